@@ -1,0 +1,21 @@
+"""What an attack is. `Attack` puts the parts together; `agr.attacks.parts` says what a part is."""
+
+from agr.attacks.attack import Attack
+from agr.attacks.ball import L2, Linf
+from agr.attacks.loss import CrossEntropy
+from agr.attacks.stages import MeanNormalize, Momentum
+from agr.attacks.step import AdaGrad, Overwrite, Plain
+from agr.attacks.stop import OnceFooled
+
+__all__ = [
+    "L2",
+    "AdaGrad",
+    "Attack",
+    "CrossEntropy",
+    "Linf",
+    "MeanNormalize",
+    "Momentum",
+    "OnceFooled",
+    "Overwrite",
+    "Plain",
+]

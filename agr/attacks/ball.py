@@ -1,0 +1,145 @@
+"""The budget: balls that give a direction, a projection and a rounding.
+
+A ball is the only thing that knows the norm. Stages and steps ask it for a direction, and
+`Attack` projects after each step, so no part can leave the budget and ``norm=l2`` touches no
+attack. `eps` is in units of [0, 1] images here; configs speak of the 0-255 pixel scale.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LEVELS = 255
+# Float images carry a noise of about 1e-5 levels: a whole-level budget must not lose its last
+# level to it (10/255*255 may be 9.999999).
+NOISE = 1e-3
+# Halvings of the search in `L2.round`: finds the threshold to 0.5/2**8 of a level.
+HALVINGS = 8
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Shape a (B,) tensor so that it broadcasts over the images `like` (B, ...)."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def row_norm(v: Tensor) -> Tensor:
+    """L2 norm of each row of `v` (B, ...), shape (B,)."""
+    return v.flatten(1).norm(dim=1)
+
+
+def to_levels(x: Tensor) -> Tensor:
+    """The 8-bit levels (0-255, still floating point) of images in [0, 1]."""
+    return (x * LEVELS).round()
+
+
+def is_8bit(x: Tensor) -> bool:
+    """Whether every value of `x` lies on the grid k/255."""
+    return bool(((x * LEVELS) - to_levels(x)).abs().max() < NOISE)
+
+
+@dataclass(frozen=True)
+class Ball(abc.ABC):
+    """All images within `eps` (in [0, 1] units) of a clean image, and inside [0, 1]."""
+
+    eps: float
+
+    def __post_init__(self) -> None:
+        if not self.eps >= 0:
+            raise ValueError(f"eps={self.eps} is not a budget: give a number that is 0 or more")
+
+    @abc.abstractmethod
+    def direction(self, g: Tensor) -> Tensor:
+        """The unit step of steepest ascent for gradients `g` (B, ...); 0 where `g` is 0 or NaN."""
+
+    @abc.abstractmethod
+    def unit_sign(self, g: Tensor) -> Tensor:
+        """sign(g) scaled to length 1 in this norm: what a formula that prints sign() means."""
+
+    @abc.abstractmethod
+    def project(self, x: Tensor, x0: Tensor) -> Tensor:
+        """`x` (B, ...) moved into the ball around `x0` and into [0, 1]."""
+
+    @abc.abstractmethod
+    def fit(self, v: Tensor) -> Tensor:
+        """Whole-level perturbations near `v` (B, ..., in levels) that keep the budget."""
+
+    def round(self, x: Tensor, x0: Tensor) -> Tensor:
+        """The 8-bit image nearest to `x` that still lies in the ball around the 8-bit `x0`.
+
+        Each pixel goes to its nearest level; pixels that thereby left the budget are undone.
+        The result is bitwise what ``uint8 / 255`` gives, so a stored image is the scored one.
+        """
+        base = to_levels(x0)
+        return (base + self.fit((x - x0) * LEVELS)).clamp(0, LEVELS) / LEVELS
+
+
+@dataclass(frozen=True)
+class Linf(Ball):
+    """max |v| <= eps."""
+
+    def direction(self, g: Tensor) -> Tensor:
+        return torch.nan_to_num(g, posinf=1.0, neginf=-1.0).sign()
+
+    unit_sign = direction
+
+    def project(self, x: Tensor, x0: Tensor) -> Tensor:
+        return torch.clamp(x, x0 - self.eps, x0 + self.eps).clamp(0, 1)
+
+    def fit(self, v: Tensor) -> Tensor:
+        limit = int(self.eps * LEVELS + NOISE)
+        return v.round().clamp(-limit, limit)
+
+
+@dataclass(frozen=True)
+class L2(Ball):
+    """sqrt(sum v^2) <= eps, over all pixels and channels of an image."""
+
+    def direction(self, g: Tensor) -> Tensor:
+        g = torch.nan_to_num(g, posinf=1.0, neginf=-1.0)
+        # Scaled by the largest entry first: squares of tiny gradients would underflow to 0.
+        g = g / per_image(g.flatten(1).abs().amax(1).clamp_min(torch.finfo(g.dtype).tiny), g)
+        return g / per_image(row_norm(g).clamp_min(1), g)  # the norm is >= 1 unless g is 0
+
+    def unit_sign(self, g: Tensor) -> Tensor:
+        return self.direction(torch.nan_to_num(g, posinf=1.0, neginf=-1.0).sign())
+
+    def project(self, x: Tensor, x0: Tensor) -> Tensor:
+        v = x - x0
+        length = row_norm(v)
+        scale = torch.where(length > self.eps, self.eps / length.clamp_min(1e-30), 1.0)
+        return (x0 + v * per_image(scale, v)).clamp(0, 1)
+
+    def fit(self, v: Tensor) -> Tensor:
+        """Round to nearest; in rows that left the ball, undo the pixels rounded farthest out.
+
+        A row that left it gets the largest threshold (by bisection) such that stepping back
+        one level wherever rounding went outwards by more than the threshold fits the budget.
+        Threshold 0 always fits: no pixel is then farther out than before rounding.
+        """
+        r = v.round()
+        outwards = r.abs() - v.abs()
+        bound = (self.eps * LEVELS) ** 2 * (1 + 1e-6)
+
+        def undone(threshold: Tensor) -> Tensor:
+            return torch.where(outwards > per_image(threshold, v), r - r.sign(), r)
+
+        def fits(threshold: Tensor) -> Tensor:
+            # float64: sums of whole squares stay exact, so row order cannot change a verdict
+            return undone(threshold).flatten(1).double().square().sum(1) <= bound
+
+        high = torch.full((len(v),), 0.5, dtype=v.dtype, device=v.device)
+        if bool(fits(high).all()):
+            return r
+        low = torch.where(fits(high), high, 0.0)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            good = fits(middle)
+            low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+        return undone(low)
+
+
+BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2}

@@ -1,0 +1,261 @@
+"""One cell from its config to its records: select, craft on the source, score on every target."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from agr.attacks import Attack
+from agr.config import Cell, ConfigError, build_attack
+from agr.data.manifest import read_manifest
+from agr.engine import Calls, Crafted, Item, craft
+from agr.lab import Lab
+from agr.models.zoo import check_weights
+from agr.numeric import device_of, settle
+from agr.records import Records
+from agr.rows import adversarial_rows, target_rows, trace_rows
+from agr.selection import Chosen, select
+from agr.todo import Todo, todo
+
+Say = Callable[[str], None]
+PACKAGES = ("agr", "torch", "timm", "numpy", "pillow", "hydra-core", "pandas", "pyarrow")
+
+
+def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
+    """Do what is missing of `cell`; its records, complete unless images were bad.
+
+    Without `crafting`, only adversarial images that are saved are scored.
+    Raises ConfigError for what cannot be run, before a network is loaded.
+    """
+    records = Records(cell.folder)
+    attack = attack_of(cell)
+    with records.lock(cell.config.shard):
+        lab = open_lab(cell, records)
+        selection = select(lab, cell.config.n_images)
+        i, k = cell.shard
+        chosen = [c for c in selection.chosen if c.position % k == i]
+        _check_same_images(records, chosen)
+        _note(records, lab, eligible=selection.total)
+        work = todo(cell, records, {c.position for c in chosen})
+        if work.to_score:
+            made = _saved(lab, records, [c for c in chosen if c.position in work.to_score])
+            _record(lab, records, work, made, total=len(work.to_score))
+        if work.to_craft and crafting:
+            _craft(lab, records, work, attack, [c for c in chosen if c.position in work.to_craft])
+        _note(records, lab, lost={c.position for c in chosen if c.entry.image_id in lab.bad})
+    for reason in lab.bad.values():
+        say(f"bad image, left out: {reason}")
+    return records
+
+
+def attack_of(cell: Cell) -> Attack:
+    """The attack of a cell, with its budget in effect. Raises ConfigError."""
+    c = cell.config
+    return build_attack(c.attack, c.norm.name, cell.eps_effective, c.steps, c.quantize)
+
+
+def open_lab(cell: Cell, records: Records) -> Lab:
+    """Everything a cell works with, checked and written down. Raises ConfigError."""
+    names = dict.fromkeys([cell.source, *cell.selecting, *cell.targets])
+    classes = {cell.suite.networks[name].classes for name in names}
+    if len(classes) > 1:
+        raise ConfigError(f"the networks {', '.join(names)} know different numbers of classes")
+    weights = {name: check_weights(name, cell.suite.networks[name]) for name in names}
+    manifest = read_manifest(cell.suite, classes.pop())
+    run = records.run() or {}
+    numeric = settle(cell, run.get("numeric"))
+    _check_same_inputs(cell, run, weights, manifest.fingerprint)
+    numeric.apply()
+
+    def begin(run: dict[str, Any]) -> None:
+        run |= {"cell": cell.id, "name": cell.name, "attack_hash": cell.attack_hash}
+        run |= {"eps_effective": cell.eps_effective, "numeric": asdict(numeric)}
+        run |= {"data": {"layout": manifest.layout, "fingerprint": manifest.fingerprint}}
+        run |= {"weights": run.get("weights", {}) | weights}
+        run |= {"config": asdict(cell.config), "command": cell.command(), "git": git_commit()}
+        run["versions"] = {p: version(p) for p in PACKAGES} | {"python": platform.python_version()}
+
+    records.update_run(begin)
+    return Lab(cell, numeric, device_of(cell), manifest)
+
+
+# ---- adversarial images, new and saved -----------------------------------------------------------
+
+
+def _craft(
+    lab: Lab, records: Records, work: Todo, attack: Attack, chosen: Sequence[Chosen]
+) -> None:
+    """Craft on the source what is to be crafted, and record it."""
+    started, calls = time.monotonic(), Calls()
+    network = lab.network(lab.cell.source)
+    items = _items(lab, chosen)
+    made = craft(
+        attack, network, items, lab.numeric.slots, trace=lab.cell.config.trace, calls=calls
+    )
+    count = _record(lab, records, work, made, total=len(chosen))
+    session = {
+        "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "shard": lab.cell.config.shard,
+        "images": count,
+        "seconds": round(time.monotonic() - started, 3),
+        "batch_forwards": calls.forwards,
+        "batch_backwards": calls.backwards,
+    }
+    _note(records, lab, session=session)
+
+
+def _items(lab: Lab, chosen: Sequence[Chosen]) -> Iterator[Item]:
+    """The images to attack, decoded ahead, with the label that the attack works against."""
+    by_id = {c.entry.image_id: c for c in chosen}
+    for entry, pixels in lab.images(c.entry for c in chosen):
+        c = by_id[entry.image_id]
+        y = c.target_label
+        if y is None:
+            own = lab.clean_answer(lab.cell.source, entry.image_id)
+            prediction = lab.cell.config.attack.label == "prediction"
+            y = own.pred if prediction and own else entry.label
+        yield Item(c, pixels, y)
+
+
+def _saved(lab: Lab, records: Records, chosen: Sequence[Chosen]) -> Iterator[Crafted]:
+    """Adversarial images that an earlier run saved, as if they had just been crafted."""
+    saved = {row["position"]: row for row in records.table("adversarials").to_pylist()}
+    by_id = {c.entry.image_id: c for c in chosen}
+    for entry, pixels in lab.images(c.entry for c in chosen):
+        c = by_id[entry.image_id]
+        row = saved[c.position]
+        flat = np.frombuffer(row["pixels"], np.uint8)
+        image = flat.reshape(row["height"], row["width"], 3).transpose(2, 0, 1)
+        first, item = row["first_success_step"], Item(c, pixels, entry.label)
+        cost = row["forwards"], row["backwards"]
+        yield Crafted(item, image, row["steps_used"], first, *cost, ())
+
+
+def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, total: int) -> int:
+    """Score what is made and write it in parts, also when interrupted; how many images."""
+    parts = _Parts(records, lab.cell.config.shard, lab.cell.config.part_seconds)
+    count = fooled = 0
+    with _bar(lab.cell, total) as bar, parts:
+        while batch := list(islice(made, lab.numeric.width)):
+            rows = target_rows(lab, work, batch)
+            adversarials = adversarial_rows(work, batch, records.folder)
+            parts.add(rows=rows, trace=trace_rows(work, batch), adversarials=adversarials)
+            count += len(batch)
+            fooled += sum(m.first_success_step is not None for m in batch)
+            bar.set_postfix_str(f"ASR on the source {fooled / count:.1%}", refresh=False)
+            bar.update(len(batch))
+    return count
+
+
+def _bar(cell: Cell, total: int) -> tqdm[Any]:
+    c = cell.config
+    title = f"{c.attack.name} {c.norm.name} {c.source}"
+    return tqdm(total=total, unit="img", desc=title, disable=not c.progress, leave=False)
+
+
+class _Parts:
+    """Rows on their way to disk: written every so often, and on leaving, however that comes."""
+
+    def __init__(self, records: Records, shard: str, seconds: float):
+        self.records, self.shard, self.seconds = records, shard, seconds
+        self.tables: dict[str, list[dict[str, Any]]] = {}
+        self.last = time.monotonic()
+
+    def __enter__(self) -> _Parts:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.flush()
+
+    def add(self, **tables: Iterable[dict[str, Any]]) -> None:
+        for kind, rows in tables.items():
+            self.tables.setdefault(kind, []).extend(rows)
+        if time.monotonic() - self.last > self.seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.tables.get("rows") or self.tables.get("adversarials") or self.tables.get("trace"):
+            self.records.write_part(self.shard, self.tables)
+        self.tables, self.last = {}, time.monotonic()
+
+
+# ---- run.json ------------------------------------------------------------------------------------
+
+
+def _check_same_inputs(
+    cell: Cell, run: dict[str, Any], weights: dict[str, str], fingerprint: str
+) -> None:
+    """A cell goes on with the weights and images it was begun with, or not at all."""
+    changed = [n for n, h in weights.items() if run.get("weights", {}).get(n, h) != h]
+    what = f"the weights of {changed[0]}" if changed else ""
+    if run.get("data", {}).get("fingerprint", fingerprint) != fingerprint:
+        what = "the list of images"
+    if what:
+        raise ConfigError(
+            f"{cell.folder}: {what} changed since it was begun: restore them, or use another "
+            "outputs=… folder"
+        )
+
+
+def _check_same_images(records: Records, chosen: Sequence[Chosen]) -> None:
+    """The positions that have rows must still be the same images."""
+    frame = records.read("rows", ["position", "image_id"]).drop_duplicates()
+    before = dict(zip(frame["position"].tolist(), frame["image_id"].tolist(), strict=True))
+    for c in chosen:
+        if before.get(c.position, c.entry.image_id) != c.entry.image_id:
+            raise ConfigError(
+                f"{records.folder}: position {c.position} of the selection was "
+                f"{before[c.position]} and is now {c.entry.image_id}: an image file was damaged "
+                "or repaired since; restore it, or use another outputs=… folder"
+            )
+
+
+def _note(
+    records: Records,
+    lab: Lab,
+    *,
+    eligible: int | None = None,
+    session: dict[str, Any] | None = None,
+    lost: set[int] | None = None,
+) -> None:
+    """Add to run.json; `lost` are positions whose file went bad after they were chosen."""
+
+    def change(run: dict[str, Any]) -> None:
+        run["bad_images"] = run.get("bad_images", {}) | lab.bad
+        if eligible is not None:
+            run["eligible"] = eligible
+        if session:
+            run.setdefault("sessions", []).append(session)
+        if lost is not None:
+            i, k = lab.cell.shard
+            others = {p for p in run.get("lost", []) if p % k != i}
+            run["lost"] = sorted(others | lost)
+
+    records.update_run(change)
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, marked when it has changes."""
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            [*words, "--exclude=*", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+        return done.stdout.strip()
+    return None

@@ -1,0 +1,497 @@
+"""The typed config, its units, and the identity of a cell.
+
+A *cell* is one (attack, norm, eps, source) with everything that decides its numbers: what one run
+computes and one folder of records holds. This module imports neither torch nor timm, so that
+`--help`, plans and tables are quick; units are converted here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from agr.attacks import Attack
+
+PACKAGE = Path(__file__).resolve().parent
+LEVELS = 255
+HASH_LENGTH = 10
+
+
+class ConfigError(ValueError):
+    """A wrong input; its text is one line that names the thing, the value and the way out."""
+
+
+# ---- the schema ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Geometry:
+    """How a file becomes the image that is attacked: shorter side to size/crop, centre crop."""
+
+    size: int = MISSING  # pixels, height and width
+    crop: float = 1.0
+    interpolation: str = "bilinear"  # bilinear | bicubic
+
+
+@dataclass
+class NetworkConfig:
+    """One network of a suite."""
+
+    title: str | None = None  # in tables
+    architecture: str = MISSING  # timm's name
+    weights: str = MISSING  # a safetensors file
+    sha256: str | None = None  # of that file; another hash is refused
+    width: float | None = None  # a slim copy at this fraction of the width (agr.models.slim)
+    classes: int = 1000
+    size: int = MISSING  # pixels of its input
+    resize: str = "bilinear"  # how images of another size are brought to it, antialiased
+    mean: list[float] = MISSING
+    std: list[float] = MISSING
+
+
+@dataclass
+class Group:
+    """Networks that are compared with each other, and the geometry of images crafted on them."""
+
+    networks: list[str] = MISSING
+    geometry: Geometry = field(default_factory=Geometry)
+
+
+@dataclass
+class Suite:
+    """Images and networks."""
+
+    name: str = MISSING
+    notice: str | None = None  # printed with every output
+    root: str = MISSING  # folder of the images
+    manifest: str | None = None  # CSV of filename,label; null: synset folders below root
+    n_images: int = 1000
+    l2_reference: int | None = None  # pixels x channels for which L2 budgets are stated
+    groups: dict[str, Group] = MISSING
+    networks: dict[str, NetworkConfig] = MISSING
+
+
+@dataclass
+class AttackConfig:
+    """An attack as named parts; conf/attack/_base.yaml says what each slot is."""
+
+    name: str = MISSING
+    title: str = MISSING  # in tables
+    steps: int = 10
+    size: Any = "even"
+    targeted: bool = False
+    label: str = "truth"
+    target: str = "random"
+    loss: Any = MISSING
+    chain: dict[str, Any] = field(default_factory=dict)
+    step: Any = MISSING
+    stop: Any = None
+
+
+@dataclass
+class Norm:
+    """A norm and its default budget on the 0-255 pixel scale."""
+
+    name: str = MISSING
+    eps: float = MISSING
+
+
+@dataclass
+class Config:
+    """The knobs of a run, as in conf/config.yaml."""
+
+    suite: Suite = field(default_factory=Suite)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    norm: Norm = field(default_factory=Norm)
+    experiment: Any = None
+    source: str = MISSING
+    targets: list[str] | None = None  # null: the source's group
+    eps: float = MISSING
+    steps: int = MISSING
+    n_images: int = MISSING
+    select: str = "group"  # none | source | group: which networks must be right about an image
+    seed: int = 0  # of the choice of images and of target labels
+    success: str | None = None  # label | changed | targeted
+    denominator: str = "all"  # all | target-correct | all-correct, of the closing table
+    quantize: str = "always"  # always | end | off
+    slots: int | None = None
+    width: int | None = None  # images per scoring batch
+    memory_format: str = "channels_last"  # channels_last | contiguous
+    precision: str = "fp32"  # fp32 | bf16 | fp64
+    threads: int | None = None
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    workers: int = 2
+    shard: str = "0/1"  # i/k: this run does every k-th image, from the i-th
+    outputs: str = "outputs"
+    trace: bool = False  # one row per (image, step): fooled, l2, cosine
+    save_adversarials: bool = False
+    part_seconds: float = 20.0
+    progress: bool = True
+
+
+CHOICES = {
+    "select": ("none", "source", "group"),
+    "success": (None, "label", "changed", "targeted"),
+    "denominator": ("all", "target-correct", "all-correct"),
+    "quantize": ("always", "end", "off"),
+    "memory_format": ("channels_last", "contiguous"),
+    "precision": ("fp32", "bf16", "fp64"),
+    "attack.label": ("truth", "prediction"),
+    "attack.target": ("random",),
+    "norm.name": ("linf", "l2"),
+}
+
+ConfigStore.instance().store(name="schema", node=Config)
+OmegaConf.register_new_resolver("agr.assets", lambda path: str(PACKAGE / "assets" / path))
+
+
+def conf_dir() -> str:
+    """The folder of configs: inside an installed package, or at the top of a checkout."""
+    inside = PACKAGE / "conf"
+    return str(inside if inside.is_dir() else PACKAGE.parent / "conf")
+
+
+# ---- a cell -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A checked config and what follows from it."""
+
+    config: Config
+
+    @property
+    def suite(self) -> Suite:
+        """The images and networks."""
+        return self.config.suite
+
+    @property
+    def source(self) -> str:
+        """The network that the attack is crafted on."""
+        return self.config.source
+
+    @cached_property
+    def group(self) -> Group:
+        """The source's group."""
+        return next(g for g in self.suite.groups.values() if self.source in g.networks)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The geometry of the adversarial images."""
+        return self.group.geometry
+
+    @property
+    def targets(self) -> list[str]:
+        """The networks that are scored."""
+        return list(self.config.targets or self.group.networks)
+
+    @property
+    def selecting(self) -> list[str]:
+        """The networks that must classify an image correctly for it to be attacked."""
+        return {"none": [], "source": [self.source], "group": list(self.group.networks)}[
+            self.config.select
+        ]
+
+    @property
+    def success(self) -> str:
+        """What counts as success: "label", "changed" or "targeted"."""
+        return self.config.success or ("targeted" if self.config.attack.targeted else "label")
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """(i, k): positions p of the selection with p % k == i are this run's."""
+        i, k = self.config.shard.split("/")
+        return int(i), int(k)
+
+    @cached_property
+    def eps_effective(self) -> float:
+        """`eps` on the 0-255 scale after the suite's rescaling of L2 budgets."""
+        reference = self.suite.l2_reference
+        if self.config.norm.name != "l2" or reference is None:
+            return self.config.eps
+        return self.config.eps * math.sqrt(3 * self.geometry.size**2 / reference)
+
+    @property
+    def attack_hash(self) -> str:
+        """Of the attack's parts and parameters; its name and the budget don't count."""
+        parts = asdict(self.config.attack) | {"steps": self.config.steps}
+        return digest({k: v for k, v in parts.items() if k not in ("name", "title")})
+
+    @cached_property
+    def id(self) -> str:
+        """Of everything that decides the numbers; not how, where or for which targets it runs."""
+        networks = {n: asdict(self.suite.networks[n]) for n in {self.source, *self.selecting}}
+        for network in networks.values():
+            del network["title"]
+            network["weights"] = Path(network["weights"]).name  # the hash counts, not the place
+        names = ("eps", "seed", "select", "quantize")
+        return digest(
+            {
+                **{name: getattr(self.config, name) for name in names},
+                "suite": self.suite.name,
+                "geometry": asdict(self.geometry),
+                "eps_effective": self.eps_effective,
+                "attack": self.attack_hash,
+                "norm": self.config.norm.name,
+                "source": self.source,
+                "success": self.success,
+                "networks": networks,
+            }
+        )
+
+    @property
+    def name(self) -> str:
+        """Readable and unique: the name of the cell's folder."""
+        c = self.config
+        return f"{c.attack.name}-{c.norm.name}-{c.eps:g}-{c.source}-{self.id}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell's records stand."""
+        return Path(self.config.outputs) / self.suite.name / self.name
+
+    def command(self) -> str:
+        """The command that runs this cell."""
+        c = self.config
+        words = [f"attack={c.attack.name}", f"norm={c.norm.name}", f"source={c.source}"]
+        defaults = {"eps": c.norm.eps, "steps": c.attack.steps, "seed": 0, "select": "group"}
+        defaults |= {"n_images": c.suite.n_images, "quantize": "always", "outputs": "outputs"}
+        words += [f"{k}={getattr(c, k)}" for k, v in defaults.items() if getattr(c, k) != v]
+        words += [f"suite={c.suite.name}"] if c.suite.name != "demo" else []
+        return " ".join(["python -m agr.run", *words])
+
+
+def digest(value: Any) -> str:
+    """A short hash of plain data, the same in every process."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def to_cell(config: DictConfig) -> Cell:
+    """Check a composed config and make it a cell.
+
+    Raises ConfigError, with one line, for whatever a run could not work with.
+    """
+    _reject_unknown_keys(config, Config, "")
+    try:
+        cell = Cell(OmegaConf.to_object(config))  # type: ignore[arg-type]
+    except Exception as e:
+        raise ConfigError(first_line(e)) from e
+    _check_choices(cell.config)
+    _check_names(cell.config)
+    _check_numbers(cell)
+    return cell
+
+
+def expand(overrides: Sequence[str]) -> list[Cell]:
+    """The cells of a command line: one, or one for each point of its sweep.
+
+    `overrides` are Hydra's words ("attack=ifgsm,agr", "experiment=paper"). Raises ConfigError.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create()
+    try:
+        words = parser.parse_overrides(list(overrides))
+        with initialize_config_dir(conf_dir(), version_base="1.3"):
+            plain = [o.input_line for o in words if not o.is_sweep_override() and o.input_line]
+            full = compose("config", plain, return_hydra_config=True)
+            given = {o.key_or_group for o in words}
+            params = full.hydra.sweeper.params or {}
+            swept = [f"{k}={v}" for k, v in params.items() if k not in given]
+            words += parser.parse_overrides(swept)
+            points = BasicSweeper.split_arguments(words, None)[0]
+            return [to_cell(compose("config", list(point))) for point in points]
+    except ConfigError:
+        raise
+    except Exception as e:
+        raise ConfigError(explain(e)) from e
+
+
+# ---- an attack from its config -------------------------------------------------------------------
+
+
+def build_attack(c: AttackConfig, norm: str, eps: float, steps: int, quantize: str) -> Attack:
+    """The attack of a config; `eps` is on the 0-255 scale, in effect. Raises ConfigError."""
+    from agr.attacks import Attack
+    from agr.attacks.ball import BALLS
+
+    chain = [_part(f"chain.{name}", part) for name, part in c.chain.items() if part is not None]
+    size = c.size if isinstance(c.size, str) else c.size / LEVELS
+    try:
+        return Attack(
+            ball=BALLS[norm](eps / LEVELS),
+            steps=steps,
+            size=size,
+            loss=_part("loss", c.loss),
+            chain=tuple(chain),
+            step=_part("step", c.step),
+            stop=None if c.stop is None else _part("stop", c.stop),
+            targeted=c.targeted,
+            quantize=quantize,  # type: ignore[arg-type]
+        )
+    except ValueError as e:
+        raise ConfigError(f"attack={c.name}: {e}") from e
+
+
+def load_attack(
+    name: str,
+    norm: str = "linf",
+    eps: float | None = None,
+    steps: int | None = None,
+    overrides: Iterable[str] = (),
+    quantize: str = "always",
+) -> Attack:
+    """An attack of conf/attack by its name, to be called as ``attack(model, x, y)``.
+
+    Args:
+        name: as in ``attack=name`` on the command line.
+        norm: "linf" or "l2".
+        eps: the budget on the 0-255 pixel scale; the norm's default (10, 1500) when None.
+            L2 budgets are taken as they are, not scaled to the image's size.
+        steps: T; the attack's own when None.
+        overrides: further words, as ``"attack.chain.momentum.decay=0.5"``.
+        quantize: see `agr.attacks.Attack`.
+
+    Raises ConfigError for an unknown name or a value that cannot work.
+    """
+    words = [f"attack={name}", f"norm={norm}", *overrides]
+    words += [f"eps={eps}"] if eps is not None else []
+    words += [f"steps={steps}"] if steps is not None else []
+    c = expand(words)[0].config
+    return build_attack(c.attack, c.norm.name, c.eps, c.steps, quantize)
+
+
+def _part(slot: str, node: Any) -> Any:
+    """The part that a node of the config describes; only this package's own parts are made."""
+    from hydra.utils import instantiate
+
+    target = node.get("_target_") if isinstance(node, dict) else None
+    if not isinstance(target, str) or not target.startswith("agr.attacks."):
+        raise ConfigError(
+            f"attack.{slot} has _target_={target}: it must name a part of agr.attacks, "
+            "as the files in conf/attack do"
+        )
+    try:
+        return instantiate(node, _convert_="all")
+    except Exception as e:
+        raise ConfigError(f"attack.{slot}: {first_line(e.__cause__ or e)}") from e
+
+
+# ---- checks --------------------------------------------------------------------------------------
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Words that help to correct `name`: the closest of the `known` names, or else all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+
+
+def first_line(e: BaseException) -> str:
+    """The first line of an error's text."""
+    return (str(e).strip() or type(e).__name__).splitlines()[0]
+
+
+def explain(e: BaseException) -> str:
+    """One line for what Hydra or OmegaConf raised, with the nearest names where a name is wrong."""
+    options = getattr(e, "options", None)
+    missing = getattr(e, "missing_cfg_file", None)
+    if missing and options is not None:
+        group, _, name = str(missing).rpartition("/")
+        return f"{group}={name} is unknown: {nearest(name, [o for o in options if o[0] != '_'])}"
+    cause = e.__cause__ or e
+    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
+    if "not in" in str(cause) and key:
+        return f"{key} is no key of the config: {nearest(str(key), _all_keys(Config))}"
+    lines = [line.strip() for line in f"{e}\n{e.__cause__ or ''}".splitlines() if line.strip()]
+    noise = ("HYDRA_FULL_ERROR", "full_key:", "object_type=", "See https://")
+    return "; ".join(dict.fromkeys(n for n in lines if not any(word in n for word in noise)))
+
+
+def _all_keys(schema: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for f in fields(schema):
+        keys.append(prefix + f.name)
+        inner: Any = f.default_factory
+        if is_dataclass(inner):
+            keys += _all_keys(inner, f"{prefix}{f.name}.")
+    return keys
+
+
+def _reject_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
+    """`+key=value` slips past Hydra's own check; a key that nothing reads must be an error."""
+    known = {f.name for f in fields(schema)}
+    for key in map(str, node):
+        if key not in known:
+            raise ConfigError(f"{prefix}{key} is no key of the config: {nearest(key, known)}")
+        inner = None if OmegaConf.is_missing(node, key) else node._get_node(key)
+        kind = OmegaConf.get_type(inner) if isinstance(inner, DictConfig) else None
+        if kind is not None and is_dataclass(kind):
+            _reject_unknown_keys(inner, kind, f"{prefix}{key}.")  # type: ignore[arg-type]
+
+
+def _check_choices(c: Config) -> None:
+    for key, known in CHOICES.items():
+        value: Any = c
+        for word in key.split("."):
+            value = getattr(value, word)
+        if value not in known:
+            names = [k for k in known if k is not None]
+            raise ConfigError(f"{key}={value} is unknown: {nearest(str(value), names)}")
+
+
+def _check_names(c: Config) -> None:
+    grouped = [n for g in c.suite.groups.values() for n in g.networks]
+    if c.source not in grouped:
+        raise ConfigError(f"source={c.source} is unknown: {nearest(c.source, grouped)}")
+    for target in c.targets or []:
+        if target not in c.suite.networks:
+            raise ConfigError(f"target {target} is unknown: {nearest(target, c.suite.networks)}")
+    if c.success == "targeted" and not c.attack.targeted:
+        raise ConfigError("success=targeted needs a targeted attack: add attack.targeted=true")
+    if c.save_adversarials and c.quantize == "off":
+        raise ConfigError(
+            "save_adversarials=true keeps 8-bit images, quantize=off makes none: use always or end"
+        )
+
+
+def _check_numbers(cell: Cell) -> None:
+    c = cell.config
+    if not (math.isfinite(c.eps) and c.eps >= 0):
+        raise ConfigError(f"eps={c.eps} is no budget: give a number that is 0 or more")
+    d = 3 * cell.geometry.size**2
+    bound = LEVELS * (math.sqrt(d) if c.norm.name == "l2" else 1)
+    if cell.eps_effective > bound:
+        scaled = f" ({cell.eps_effective:g} in effect)" if cell.eps_effective != c.eps else ""
+        raise ConfigError(
+            f"eps={c.eps:g}{scaled} is beyond the {c.norm.name} bound {bound:g} of images of "
+            f"{cell.geometry.size} px: eps is on the 0-255 pixel scale"
+        )
+    least = {"steps": 1, "n_images": 1, "slots": 1, "width": 1, "threads": 1, "workers": 1}
+    for key, low in least.items():
+        value = getattr(c, key)
+        if value is not None and value < low:
+            raise ConfigError(f"{key}={value} is too small: give {low} or more")
+    size = c.attack.size
+    if isinstance(size, bool) or not isinstance(size, str | int | float):
+        raise ConfigError(f"attack.size={size} is no step size: give a number or a rule's name")
+    try:
+        i, k = cell.shard
+    except ValueError:
+        i, k = -1, 0
+    if not 0 <= i < k:
+        raise ConfigError(f"shard={c.shard} is no shard: write i/k with 0 <= i < k, as 0/3")

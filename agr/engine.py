@@ -1,0 +1,198 @@
+"""How an attack runs over a stream: slots that are refilled as images are done.
+
+A fixed number of slots holds one image's whole state each. One `Attack.tick` runs one forward and
+one input gradient over all slots; images that are done leave, new ones take their slots, empty
+slots are padded. Since the shape never changes and losses are summed, an image's result is
+bitwise the same whatever its companions, its order or the point where a run was taken up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agr.attacks.attack import Attack, Look
+from agr.attacks.ball import LEVELS, row_norm, to_levels
+from agr.attacks.parts import State
+from agr.models.zoo import Network
+
+
+class Item(NamedTuple):
+    """An image that is to be attacked; `tag` is the caller's and comes back with the result."""
+
+    tag: Any
+    pixels: NDArray[np.uint8]  # (3, H, W)
+    y: int  # the label, or the wanted label when the attack is targeted
+
+
+class Point(NamedTuple):
+    """One iterate of an image, for the trace."""
+
+    step: int
+    fooled: bool
+    l2: float  # of the perturbation that the model saw, images in [0, 1]
+    cosine: float  # between that image and the clean one
+
+
+class Crafted(NamedTuple):
+    """An adversarial image and what it cost."""
+
+    item: Item
+    image: NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1] when never quantised
+    steps_used: int
+    first_success_step: int | None
+    forwards: int
+    backwards: int
+    trace: tuple[Point, ...]
+
+
+@dataclass
+class Calls:
+    """Forward and backward passes of a network, counted by hooks on the network itself."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+    def attach(self, network: torch.nn.Module) -> Any:
+        """Start counting; the returned handle's `remove()` ends it."""
+        return network.register_forward_hook(self._forward)
+
+    def _forward(self, module: torch.nn.Module, args: Any, out: Tensor) -> None:
+        self.forwards += 1
+        if out.requires_grad:
+            out.register_hook(self._backward)
+
+    def _backward(self, gradient: Tensor) -> None:
+        self.backwards += 1
+
+
+@dataclass
+class Slot:
+    """The bookkeeping of one image on its way."""
+
+    item: Item
+    forwards: int = 0
+    backwards: int = 0
+    trace: list[Point] = field(default_factory=list)
+
+
+def craft(
+    attack: Attack,
+    network: Network,
+    items: Iterable[Item],
+    slots: int,
+    *,
+    trace: bool = False,
+    calls: Calls | None = None,
+) -> Iterator[Crafted]:
+    """Attack every item on `network`; results come as they are done, not in order.
+
+    Args:
+        attack: what to run.
+        network: the source, on its device.
+        items: images of one shape, (3, H, W) uint8, read as slots become free.
+        slots: images in flight; part of the numeric identity.
+        trace: keep one `Point` per image and iterate.
+        calls: counts whole passes over all slots, padding included.
+    """
+    calls = calls or Calls()
+    handle = calls.attach(network)
+    try:
+        yield from _run(attack, network, iter(items), slots, trace, calls)
+    finally:
+        handle.remove()
+
+
+def _run(
+    attack: Attack, network: Network, items: Iterator[Item], slots: int, trace: bool, calls: Calls
+) -> Iterator[Crafted]:
+    state: State = {}
+    held: list[Slot | None] = [None] * slots
+    while True:
+        state = _refill(attack, network, state, held, items)
+        if not any(held):
+            return
+        before, forwards, backwards = state, calls.forwards, calls.backwards
+        look, state = attack.tick(network, state)
+        more = look.more.tolist()
+        for slot, goes_on in zip(held, more, strict=True):
+            if slot:
+                slot.forwards += calls.forwards - forwards
+                # A row that is done leaves before the gradient; that its place was still
+                # computed shows in `calls`, not in the image's own count.
+                slot.backwards += (calls.backwards - backwards) * goes_on
+        if trace:
+            _note(held, before, look)
+        done = [row for row, slot in enumerate(held) if slot and not more[row]]
+        yield from _harvest(attack, state, held, done)
+
+
+def _refill(
+    attack: Attack, network: Network, state: State, held: list[Slot | None], items: Iterator[Item]
+) -> State:
+    """Put new items into the free slots."""
+    free = [row for row, slot in enumerate(held) if slot is None]
+    fresh = list(islice(items, len(free)))
+    if not fresh:
+        return state
+    device = network.device
+    pixels = torch.from_numpy(np.stack([item.pixels for item in fresh])).to(device)
+    x0 = (pixels.to(network.dtype) / LEVELS).contiguous(memory_format=network.memory_format)
+    if not state:
+        blank = torch.zeros_like(x0[:1]).expand(len(held), -1, -1, -1)
+        blank = blank.contiguous(memory_format=network.memory_format)
+        state = attack.start(blank, torch.zeros(len(held), dtype=torch.int64, device=device))
+        state["live"] = torch.zeros_like(state["live"])
+    rows = torch.tensor(free[: len(fresh)], device=device)
+    _put(state, rows, attack.start(x0, torch.tensor([item.y for item in fresh], device=device)))
+    for row, item in zip(free, fresh, strict=False):
+        held[row] = Slot(item)
+    return state
+
+
+def _put(state: State, rows: Tensor, fresh: State) -> None:
+    """Write the rows of `fresh` into the rows `rows` of `state`, leaf by leaf, in place."""
+    for key, value in fresh.items():
+        if isinstance(value, dict):
+            _put(state[key], rows, value)
+        else:
+            state[key][rows] = value
+
+
+def _note(held: list[Slot | None], state: State, look: Look) -> None:
+    """Add the iterate that the model just saw to the trace of each slot."""
+    seen, clean = look.image.double(), state["x0"].double()
+    l2 = row_norm(seen - clean).tolist()
+    dot = (seen * clean).flatten(1).sum(1)
+    cosine = (dot / (row_norm(seen) * row_norm(clean)).clamp_min(1e-30)).tolist()
+    steps, fooled = state["t"].tolist(), look.fooled.tolist()
+    for row, slot in enumerate(held):
+        if slot:
+            slot.trace.append(Point(steps[row], fooled[row], l2[row], cosine[row]))
+
+
+def _harvest(
+    attack: Attack, state: State, held: list[Slot | None], done: list[int]
+) -> Iterator[Crafted]:
+    """The results of the rows that are done; their slots become free."""
+    if not done:
+        return
+    images = attack.final({k: state[k][done] for k in ("x", "x0")})
+    if attack.quantize != "off":
+        images = to_levels(images).to(torch.uint8)
+    pixels = images.cpu().contiguous().numpy()
+    steps, first = state["t"][done].tolist(), state["first"][done].tolist()
+    for i, row in enumerate(done):
+        slot = held[row]
+        assert slot is not None
+        held[row] = None
+        first_step = first[i] if first[i] >= 0 else None
+        cost = slot.forwards, slot.backwards
+        yield Crafted(slot.item, pixels[i], steps[i], first_step, *cost, tuple(slot.trace))

@@ -1,0 +1,140 @@
+"""What networks say about images: the clean ones, kept on disk, and the adversarial ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from agr.attacks.attack import predict
+from agr.config import LEVELS, Cell, digest
+from agr.data.manifest import Entry, Manifest
+from agr.data.stream import BadImage, Pixels, stream
+from agr.models.zoo import Network, check_weights, load_network
+from agr.numeric import Numeric
+
+CLEAN_COLUMNS = ["image_id", "pred", "conf"]
+Image = NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1]
+
+
+class Answer(NamedTuple):
+    """A network's class for an image and its softmax probability; class -1: logits not finite."""
+
+    pred: int
+    conf: float
+
+
+def as_input(images: Sequence[Image], network: Network) -> torch.Tensor:
+    """Images as the network's input: (B, 3, H, W) in [0, 1], on its device and in its dtype."""
+    x = torch.from_numpy(np.stack(images)).to(network.device)
+    whole = x.dtype == torch.uint8
+    return x.to(network.dtype) / LEVELS if whole else x.to(network.dtype)
+
+
+@torch.no_grad()
+def answers(network: Network, images: Sequence[Image], width: int) -> list[Answer]:
+    """The network's answer to each image (3, H, W), all of one shape.
+
+    Batches have a fixed `width` and are padded, so that an answer never depends on companions.
+    """
+    found: list[Answer] = []
+    for start in range(0, len(images), width):
+        batch = list(images[start : start + width])
+        padding = [np.zeros_like(batch[0])] * (width - len(batch))
+        logits = network(as_input([*batch, *padding], network))[: len(batch)]
+        conf = logits.float().softmax(1).amax(1)
+        pairs = zip(predict(logits).tolist(), conf.tolist(), strict=True)
+        found += [Answer(p, c) for p, c in pairs]
+    return found
+
+
+class Lab:
+    """The networks, images and clean answers that one cell works with."""
+
+    def __init__(self, cell: Cell, numeric: Numeric, device: str, manifest: Manifest):
+        self.cell, self.numeric, self.device, self.manifest = cell, numeric, device, manifest
+        self.bad: dict[str, str] = {}  # image id -> what is wrong with its file
+        self._clean: dict[str, dict[str, Answer]] = {}
+
+    def network(self, name: str) -> Network:
+        """A network of the suite, loaded on first use."""
+        n = self.numeric
+        return load_network(
+            name,
+            self.cell.suite.networks[name],
+            memory_format=n.memory_format,
+            precision=n.precision,
+            device=self.device,
+        )
+
+    def images(self, entries: Iterable[Entry]) -> Iterable[tuple[Entry, Pixels]]:
+        """The entries with their pixels; bad files are noted in `bad` and left out."""
+        for entry, pixels in stream(entries, self.cell.geometry, self.cell.config.workers):
+            if isinstance(pixels, BadImage):
+                self.bad[entry.image_id] = str(pixels)
+            else:
+                yield entry, pixels
+
+    def answer(self, name: str, images: Sequence[Image]) -> list[Answer]:
+        """A network's answers to images in the cell's geometry."""
+        return answers(self.network(name), images, self.numeric.width)
+
+    def clean(self, names: Iterable[str], entries: Sequence[Entry]) -> None:
+        """See that the clean answers of the networks to the entries are known."""
+        wanted = {name: self._known(name) for name in names}
+        missing = [e for e in entries if any(e.image_id not in k for k in wanted.values())]
+        found = iter(self.images(missing))
+        while batch := list(islice(found, 4 * self.numeric.width)):
+            for name, known in wanted.items():
+                new = [(e, p) for e, p in batch if e.image_id not in known]
+                said = self.answer(name, [p for _, p in new])
+                known |= {e.image_id: a for (e, _), a in zip(new, said, strict=True)}
+        if missing:
+            for name in wanted:
+                self._keep(name)
+
+    def clean_answer(self, name: str, image_id: str) -> Answer | None:
+        """The network's answer to a clean image, if `clean` found one."""
+        return self._clean[name].get(image_id)
+
+    def _file(self, name: str) -> Path:
+        """Where clean answers are kept: one file per network, geometry, data and identity."""
+        config = self.cell.suite.networks[name]
+        key = digest(
+            {
+                "network": asdict(config) | {"weights": check_weights(name, config)},
+                "geometry": asdict(self.cell.geometry),
+                "data": self.manifest.fingerprint,
+                "numeric": asdict(self.numeric),
+            }
+        )
+        root = Path(self.cell.config.outputs) / self.cell.suite.name / "clean"
+        return root / f"{name}-{self.cell.geometry.size}px-{key}.parquet"
+
+    def _known(self, name: str) -> dict[str, Answer]:
+        if name not in self._clean:
+            path = self._file(name)
+            frame = pd.read_parquet(path) if path.exists() else pd.DataFrame()
+            columns = [frame[c].tolist() for c in CLEAN_COLUMNS if c in frame]
+            self._clean[name] = {i: Answer(p, c) for i, p, c in zip(*columns, strict=True)}
+        return self._clean[name]
+
+    def _keep(self, name: str) -> None:
+        """Merge what is known into the file; another process may have added to it meanwhile."""
+        path = self._file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            mine = self._clean.pop(name)
+            self._clean[name] = merged = self._known(name) | mine
+            frame = pd.DataFrame([(i, *a) for i, a in merged.items()], columns=CLEAN_COLUMNS)
+            draft = path.with_suffix(".draft")
+            frame.to_parquet(draft, index=False)
+            draft.replace(path)

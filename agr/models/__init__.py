@@ -1,0 +1,1 @@
+"""Networks: timm's by name, and the demo's slim copies."""

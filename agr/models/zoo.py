@@ -1,0 +1,110 @@
+"""Networks by their config: timm's code, a weight file that is checked, and its preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agr.config import ConfigError, NetworkConfig, first_line
+from agr.models.slim import load_slim
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+MEMORY_FORMATS = {
+    "channels_last": torch.channels_last,
+    "contiguous": torch.contiguous_format,
+}
+
+
+class Network(nn.Module):
+    """A classifier of images in [0, 1], of any size: it resizes and normalises them itself.
+
+    Its parameters need no gradient, so attacks pay for the input's gradient only.
+    """
+
+    def __init__(self, body: nn.Module, config: NetworkConfig, memory_format: str, precision: str):
+        super().__init__()
+        self.config = config
+        self.precision = precision
+        self.dtype = DTYPES[precision]
+        self.memory_format = MEMORY_FORMATS[memory_format]
+        self.mean = nn.Buffer(torch.tensor(config.mean).view(1, 3, 1, 1))
+        self.std = nn.Buffer(torch.tensor(config.std).view(1, 3, 1, 1))
+        self.body = body
+        self.eval().requires_grad_(False)
+        self.to(self.dtype).to(memory_format=self.memory_format)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mean.device
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of images `x` (B, 3, H, W) in [0, 1]."""
+        size = (self.config.size, self.config.size)
+        if x.shape[-2:] != size:
+            x = F.interpolate(x, size, mode=self.config.resize, antialias=True)
+        x = ((x - self.mean) / self.std).contiguous(memory_format=self.memory_format)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits: Tensor = self.body(x)
+        return logits.to(self.dtype)
+
+
+def check_weights(name: str, config: NetworkConfig) -> str:
+    """The sha256 of a network's weight file. Raises ConfigError if it is missing or another."""
+    path = Path(config.weights)
+    if not path.is_file():
+        raise ConfigError(f"network {name}: there is no weight file {path}")
+    found = _sha256(path, path.stat().st_mtime_ns)
+    if config.sha256 and found != config.sha256:
+        raise ConfigError(
+            f"network {name}: {path} has sha256 {found[:12]}…, the suite says "
+            f"{config.sha256[:12]}…: restore the file, or correct the suite if the new one is meant"
+        )
+    return found
+
+
+def load_network(
+    name: str, config: NetworkConfig, *, memory_format: str, precision: str, device: str
+) -> Network:
+    """The network `name`, ready for use; one that this process has loaded before is reused.
+
+    Raises ConfigError if the weight file is missing, has another hash, or is another network's.
+    """
+    check_weights(name, config)
+    key = repr((config, memory_format, precision, device))
+    if key not in _loaded:
+        body = _body(name, config)
+        _loaded[key] = Network(body, config, memory_format, precision).to(device)
+    return _loaded[key]
+
+
+# One process runs the cells of a whole sweep: a network is built once.
+_loaded: dict[str, Network] = {}
+
+
+def _body(name: str, config: NetworkConfig) -> nn.Module:
+    try:
+        if config.width is not None:
+            return load_slim(config.architecture, config.width, config.classes, config.weights)
+        body: nn.Module = timm.create_model(config.architecture, num_classes=config.classes)
+        body.load_state_dict(load_file(config.weights))
+        return body
+    except (RuntimeError, ValueError, SafetensorError) as e:
+        raise ConfigError(
+            f"network {name}: {config.weights} holds no weights of {config.architecture}: "
+            f"{first_line(e)}"
+        ) from e
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, changed: int) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""From records to tables. Nothing here imports torch or timm."""

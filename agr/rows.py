@@ -1,0 +1,133 @@
+"""Rows of the records: what was done to an image, and what every target said of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from agr.config import LEVELS
+from agr.engine import Crafted
+from agr.lab import Answer, Lab, Pixels
+from agr.selection import Chosen
+from agr.todo import Todo
+
+Row = dict[str, Any]
+
+
+def target_rows(lab: Lab, work: Todo, made: Sequence[Crafted]) -> list[Row]:
+    """Score adversarial images: one row per image and target that lacks one."""
+    cell = lab.cell
+    images = [m.image for m in made]
+    wanted = {m.item.tag.position for m in made}
+    targets = [t for t in cell.targets if work.rows[t] & wanted]
+    said = {name: lab.answer(name, images) for name in dict.fromkeys([cell.source, *targets])}
+    shared = _of_cell(lab)
+    rows = []
+    for i, m in enumerate(made):
+        chosen: Chosen = m.item.tag
+        source = _answers(lab, cell.source, chosen, said[cell.source][i])
+        own = shared | _of_image(m) | {f"source_{k}": v for k, v in source.items()}
+        for target in targets:
+            if chosen.position in work.rows[target]:
+                answer = _answers(lab, target, chosen, said[target][i])
+                success = succeeded(cell.success, chosen.entry.label, chosen.target_label, answer)
+                place = {"target": target, "white_box": target == cell.source}
+                rows.append(own | place | answer | {"success": success})
+    return rows
+
+
+def trace_rows(work: Todo, made: Sequence[Crafted]) -> list[Row]:
+    """One row per image and iterate, of the images that lack a trace."""
+    return [
+        {"position": m.item.tag.position, "image_id": m.item.tag.entry.image_id} | p._asdict()
+        for m in made
+        if m.item.tag.position in work.trace
+        for p in m.trace
+    ]
+
+
+def adversarial_rows(work: Todo, made: Sequence[Crafted], folder: Path) -> list[Row]:
+    """The images themselves, of those that are to be saved; also written as PNG below `folder`."""
+    rows = []
+    for m in made:
+        if m.item.tag.position in work.adversarials:
+            pixels = np.ascontiguousarray(m.image.transpose(1, 2, 0))
+            path = folder / "png" / f"{m.item.tag.entry.image_id}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(path, compress_level=1)
+            height, width, _ = pixels.shape
+            facts = {"height": height, "width": width, "pixels": pixels.tobytes()}
+            rows.append(_of_image(m) | facts)
+    return rows
+
+
+def succeeded(rule: str, label: int, target_label: int | None, answer: Row) -> bool:
+    """Whether a target was fooled, by the rule "label", "changed" or "targeted".
+
+    A prediction of -1 (logits that are not finite) is no answer, and no success.
+    """
+    pred = answer["adv_pred"]
+    if rule == "targeted":
+        return bool(pred == target_label)
+    reference = label if rule == "label" else answer["clean_pred"]
+    return bool(pred >= 0 and pred != reference)
+
+
+def image_hash(image: np.ndarray[Any, Any]) -> str:
+    """sha256 of an image's bytes, from (3, H, W) in the order (H, W, 3)."""
+    return hashlib.sha256(np.ascontiguousarray(image.transpose(1, 2, 0)).tobytes()).hexdigest()
+
+
+def norms(clean: Pixels, image: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Sizes of a perturbation, images in [0, 1]: linf, l2, mean_abs, rel_l2 and the cosine.
+
+    Args:
+        clean: (3, H, W) uint8.
+        image: the adversarial image, (3, H, W): uint8, or floating point in [0, 1].
+    """
+    x = clean.astype(np.float64).ravel() / LEVELS
+    a = image.astype(np.float64).ravel() / (LEVELS if image.dtype == np.uint8 else 1)
+    v = a - x
+    length, both = np.linalg.norm(x), np.linalg.norm(x) * np.linalg.norm(a)
+    return {
+        "linf": float(np.abs(v).max()),
+        "l2": float(np.linalg.norm(v)),
+        "mean_abs": float(np.abs(v).mean()),
+        "rel_l2": float(np.linalg.norm(v) / length) if length else 0.0,
+        "cosine": float(x @ a / both) if both else 1.0,
+    }
+
+
+def _of_cell(lab: Lab) -> Row:
+    cell, c = lab.cell, lab.cell.config
+    names = {"suite": cell.suite.name, "cell": cell.id, "source": cell.source}
+    attack = {"attack": c.attack.name, "attack_hash": cell.attack_hash, "norm": c.norm.name}
+    budget = {"eps": c.eps, "eps_effective": cell.eps_effective, "steps": c.steps, "seed": c.seed}
+    return names | attack | budget
+
+
+def _of_image(m: Crafted) -> Row:
+    """What a row says of the image itself, whatever the target."""
+    chosen: Chosen = m.item.tag
+    what = {"position": chosen.position, "image_id": chosen.entry.image_id}
+    what |= {"label": chosen.entry.label, "target_label": chosen.target_label}
+    cost = {"steps_used": m.steps_used, "first_success_step": m.first_success_step}
+    cost |= {"forwards": m.forwards, "backwards": m.backwards}
+    return what | cost | {"adv_sha256": image_hash(m.image)} | norms(m.item.pixels, m.image)
+
+
+def _answers(lab: Lab, name: str, chosen: Chosen, adv: Answer) -> Row:
+    """A network's answers to the clean and the adversarial image."""
+    clean = lab.clean_answer(name, chosen.entry.image_id)
+    assert clean is not None  # `select` asked for it
+    return {
+        "clean_pred": clean.pred,
+        "clean_conf": clean.conf,
+        "adv_pred": adv.pred,
+        "adv_conf": adv.conf,
+    }

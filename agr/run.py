@@ -1,0 +1,128 @@
+"""The command: one config is one cell, and a sweep of configs is many.
+
+For example:
+
+    python -m agr.run attack=agr norm=linf source=inc_v3
+    python -m agr.run -m attack=ifgsm,mifgsm,agr norm=linf,l2 eps=2,4,8,16
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from agr.config import Cell, ConfigError, conf_dir, expand, explain, first_line, to_cell
+
+# Said of each cell: its place in the sweep. Set by `main`, unknown to a job on a cluster.
+_cells_in_sweep = 0
+
+
+@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
+def job(config: DictConfig) -> None:
+    """Run one cell and show its table."""
+    if _cells_in_sweep:
+        guard(lambda: run(config))  # here, before Hydra adds lines of its own
+    else:
+        run(config)  # a cluster job: the launcher carries the error home
+
+
+def run(config: DictConfig) -> None:
+    """Run one cell and show its table. Raises ConfigError."""
+    from agr.records import Records
+    from agr.todo import finished
+
+    cell = to_cell(config)
+    _greet(cell)
+    records = Records(cell.folder)
+    _check_writable(cell)
+    if finished(cell, records):
+        print("finished before: nothing to run")
+    else:
+        from agr.cell import run_cell  # torch and timm: seconds that a finished cell needn't wait
+
+        run_cell(cell)
+    from agr.report.tables import closing
+
+    print(f"\n{closing(cell)}\nrecords: {cell.folder}")
+
+
+def main() -> None:
+    """The entry point: wrong input ends with one line and exit code 2."""
+    shown_whole = "HYDRA_FULL_ERROR" in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and we say it in one line
+    guard(_main, traceback=shown_whole)
+
+
+def _main() -> None:
+    global _cells_in_sweep
+    if not any(word.startswith("-") and word not in ("-m", "--multirun") for word in sys.argv[1:]):
+        # Every cell of a sweep is checked before the first one runs.
+        _cells_in_sweep = len(expand([w for w in sys.argv[1:] if not w.startswith("-")]))
+    job()
+
+
+def guard(work: Callable[[], None], *, traceback: bool = False) -> None:
+    """Run `work`; what a user can mend ends with one line on stderr and exit code 2."""
+    try:
+        work()
+    except (ConfigError, HydraException, OmegaConfBaseException, OSError) as e:
+        if traceback:
+            raise
+        wrong = e.__cause__ if isinstance(e.__cause__, ConfigError) else e
+        text = first_line(wrong) if isinstance(wrong, ConfigError | OSError) else explain(wrong)
+        print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped: what was finished is kept, the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _greet(cell: Cell) -> None:
+    c = cell.config
+    place = ""
+    if _cells_in_sweep > 1:
+        place = f"[{HydraConfig.get().job.num + 1}/{_cells_in_sweep}] "
+    eps = f"{c.eps:g}"
+    if cell.eps_effective != c.eps:
+        eps += f" ({cell.eps_effective:.1f} at {cell.geometry.size} px)"
+    print(
+        f"\n{place}{c.attack.title} on {cell.source}, {c.norm.name} eps {eps}, T = {c.steps}, "
+        f"{c.n_images} images, targets {' '.join(cell.targets)}"
+    )
+    if cell.suite.notice:
+        print(cell.suite.notice)
+
+
+def _check_writable(cell: Cell) -> None:
+    try:
+        outputs = Path(cell.config.outputs)
+        outputs.mkdir(parents=True, exist_ok=True)
+        probe = outputs / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise ConfigError(
+            f"outputs={cell.config.outputs} cannot be written ({e.strerror}): name another folder"
+        ) from e
+
+
+def words(arguments: Sequence[str], default: str) -> list[str]:
+    """Hydra words for a script, with a default experiment where none is named."""
+    named = any(word.startswith("experiment=") for word in arguments)
+    return list(arguments) if named else [default, *arguments]
+
+
+if __name__ == "__main__":
+    # Not `main()` of this module, which is called __main__ here: what a cluster job unpickles
+    # must be found under its real name.
+    from agr.run import main as entry
+
+    entry()

@@ -1,0 +1,80 @@
+"""Score saved adversarial images on further targets, without crafting them again.
+
+python -m agr.score outputs=outputs targets=[res152]
+
+Every cell below `outputs` that was run with save_adversarials=true gets rows for the targets.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from agr.config import Cell, Config, ConfigError, expand, first_line, to_cell
+from agr.records import Records
+from agr.run import guard
+
+
+def saved_cells(outputs: str, targets: list[str]) -> list[Cell]:
+    """The cells below `outputs` with saved adversarial images, with `targets` as their targets.
+
+    Networks are those of today's suite config, so that a target can be newer than the cell.
+    Raises ConfigError if there is no such cell, or if a target is unknown.
+    """
+    cells = []
+    for path in sorted(Path(outputs).glob("*/*/run.json")):
+        records = Records(path.parent)
+        if not records.positions("adversarials"):
+            continue
+        stored = (records.run() or {})["config"]
+        config = OmegaConf.merge(OmegaConf.structured(Config), stored)
+        config.suite.networks.update(_networks(config.suite.name))
+        config.targets, config.outputs = targets, outputs
+        assert isinstance(config, DictConfig)
+        cell = to_cell(config)
+        if cell.folder != path.parent:
+            raise ConfigError(
+                f"{path.parent} was made with other networks than suite={cell.suite.name} has now: "
+                "score it with the suite config it was made with"
+            )
+        cells.append(Cell(replace(cell.config, save_adversarials=False, trace=False)))
+    if not cells:
+        raise ConfigError(
+            f"outputs={outputs} has no saved adversarial images: run with save_adversarials=true"
+        )
+    return cells
+
+
+def _networks(suite: str) -> dict[str, object]:
+    try:
+        return dict(expand([f"suite={suite}"])[0].suite.networks)
+    except ConfigError:  # a suite of --config-dir: the cell's own copy of it serves
+        return {}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the words, score, and show each cell's table."""
+    try:
+        asked = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
+    except Exception as e:
+        raise ConfigError(f"{' '.join(arguments)} cannot be read: {first_line(e)}") from e
+    if not isinstance(asked, dict) or set(asked) - {"outputs", "targets"} or "targets" not in asked:
+        raise ConfigError("give targets=[name,...] and, if not outputs, outputs=folder")
+    targets = asked["targets"] if isinstance(asked["targets"], list) else [asked["targets"]]
+    cells = saved_cells(str(asked.get("outputs", "outputs")), targets)
+
+    from agr.cell import run_cell
+    from agr.report.tables import closing
+
+    for cell in cells:
+        print(f"\n{cell.name}")
+        run_cell(cell, crafting=False)
+        print(closing(cell))
+
+
+if __name__ == "__main__":
+    guard(lambda: main(sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""Which images are attacked, in which order, and which label a targeted attack wants."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from agr.data.manifest import Entry
+from agr.lab import Lab
+
+
+class Chosen(NamedTuple):
+    """An image of the selection."""
+
+    position: int
+    entry: Entry
+    target_label: int | None
+
+
+class Selection(NamedTuple):
+    """The first images of the seeded order that the selecting networks get right."""
+
+    chosen: list[Chosen]
+    total: int | None  # how many there are in all, once that is known
+
+
+def select(lab: Lab, n: int) -> Selection:
+    """The first `n` eligible images, fewer if there are not so many.
+
+    The order is a hash of (seed, image id), so the first n stay the same when n grows, and don't
+    depend on the other images of the suite. Clean answers of the source, the targets and the
+    selecting networks are known afterwards for every chosen image; bad files are in `lab.bad`.
+    """
+    cell = lab.cell
+    deciding = cell.selecting or [cell.source]
+    entries = sorted(lab.manifest.entries, key=lambda e: draw(cell.config.seed, e.image_id))
+    found: list[Entry] = []
+    chunk, start = 4 * lab.numeric.width, 0
+    while len(found) < n and start < len(entries):
+        batch = entries[start : start + chunk]
+        lab.clean(deciding, batch)
+        found += [e for e in batch if _eligible(lab, e)]
+        start += chunk
+    total = len(found) if start >= len(entries) else None
+    found = found[:n]
+    lab.clean(dict.fromkeys([cell.source, *cell.targets]), found)
+    chosen = [Chosen(i, e, _target_label(lab, e)) for i, e in enumerate(found)]
+    return Selection(chosen, total)
+
+
+def draw(*key: object) -> int:
+    """A uniform 64-bit number that is a function of `key` alone."""
+    text = ":".join(map(str, key)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def _eligible(lab: Lab, entry: Entry) -> bool:
+    if lab.clean_answer((lab.cell.selecting or [lab.cell.source])[0], entry.image_id) is None:
+        return False  # its file is bad
+    said = (lab.clean_answer(name, entry.image_id) for name in lab.cell.selecting)
+    return all(answer is not None and answer.pred == entry.label for answer in said)
+
+
+def _target_label(lab: Lab, entry: Entry) -> int | None:
+    """A class other than the true one, uniform, by image id."""
+    if not lab.cell.config.attack.targeted:
+        return None
+    classes = lab.cell.suite.networks[lab.cell.source].classes
+    shift = draw(lab.cell.config.seed, entry.image_id, "target") % (classes - 1)
+    return (entry.label + 1 + shift) % classes

@@ -1,0 +1,45 @@
+"""What of a cell is done and what is missing. Reads records only: needs neither torch nor timm."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from agr.config import Cell
+from agr.records import Records
+
+
+class Todo(NamedTuple):
+    """Positions of the selection that lack something."""
+
+    rows: dict[str, set[int]]  # by target
+    trace: set[int]
+    adversarials: set[int]
+    to_craft: set[int]  # to be crafted (again)
+    to_score: set[int]  # lack rows only, and their adversarial image is saved
+
+
+def todo(cell: Cell, records: Records, wanted: set[int]) -> Todo:
+    """What the positions `wanted` lack of what the config asks for."""
+    c = cell.config
+    rows = {target: wanted - records.positions("rows", target) for target in cell.targets}
+    saved = records.positions("adversarials")
+    trace = wanted - records.positions("trace") if c.trace else set()
+    adversarials = wanted - saved if c.save_adversarials else set()
+    lacking = set().union(*rows.values())
+    to_craft = trace | adversarials | (lacking - saved)
+    return Todo(rows, trace, adversarials, to_craft, lacking - to_craft)
+
+
+def wanted_positions(cell: Cell, records: Records) -> set[int]:
+    """The positions of this run's shard; fewer than n_images once the images are known to be."""
+    n, eligible = cell.config.n_images, (records.run() or {}).get("eligible")
+    i, k = cell.shard
+    return set(range(i, n if eligible is None else min(n, eligible), k))
+
+
+def finished(cell: Cell, records: Records) -> bool:
+    """Whether the records hold all that this config asks for."""
+    if not records.run_file.exists():
+        return False
+    work = todo(cell, records, wanted_positions(cell, records))
+    return not (work.to_craft or work.to_score)

@@ -1,0 +1,28 @@
+"""Render Tables 1-3 from records: python scripts/make_tables.py [experiment=paper] [key=value ...].
+
+The words are those of the run whose cells are shown: seed=0,1,2 shows means and spreads,
+experiment=readings adds AGR's readings and the stopped baselines, denominator=target-correct
+counts other images.
+"""
+
+import sys
+from pathlib import Path
+
+from agr.config import expand
+from agr.report.tables import write_tables
+from agr.run import guard, words
+
+
+def main() -> None:
+    """Write the tables and print the Markdown ones."""
+    cells = expand(words(sys.argv[1:], "experiment=paper"))
+    folder = Path(cells[0].config.outputs) / cells[0].suite.name / "tables"
+    paths = write_tables(cells, folder)
+    for path in paths:
+        if path.suffix == ".md":
+            print(path.read_text(encoding="utf-8"))
+    print("written:", *paths)
+
+
+if __name__ == "__main__":
+    guard(main)

@@ -1,0 +1,54 @@
+"""What several tests use: small models, images, and the demo suite's networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agr.config import Cell, expand
+
+EPS = 10 / 255
+
+# Tests are small: a second thread would mostly wait for the first.
+torch.set_num_threads(1)
+CLASSES = 5
+
+
+def small_model(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A smooth convolutional classifier of 12 px images, on which no gradient is zero."""
+    torch.manual_seed(seed)
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3, stride=2), nn.Tanh(),
+        nn.Flatten(), nn.Linear(200, CLASSES),
+    )  # fmt: skip
+    return body.to(dtype).eval().requires_grad_(False)
+
+
+def images(n: int = 6, seed: int = 1, size: int = 12, dtype: torch.dtype = torch.float64) -> Tensor:
+    """8-bit images with some pixels at the borders 0 and 255."""
+    torch.manual_seed(seed)
+    levels = torch.randint(-20, 276, (n, 3, size, size)).clamp(0, 255)
+    return levels.to(dtype) / 255
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return small_model()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return images()
+
+
+@pytest.fixture
+def y(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x).argmax(1)
+
+
+def demo_cell(outputs: Path, *words: str) -> Cell:
+    """A cell of the demo suite that is quick to run and writes below `outputs`."""
+    return expand(["n_images=12", "slots=8", "threads=1", f"outputs={outputs}", *words])[0]
