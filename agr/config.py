@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.errors import OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 if TYPE_CHECKING:
@@ -413,6 +414,8 @@ def explain(e: BaseException) -> str:
     if missing and options is not None:
         group, _, name = str(missing).rpartition("/")
         return f"{group}={name} is unknown: {nearest(name, [o for o in options if o[0] != '_'])}"
+    if isinstance(e, OverrideParseException):
+        return f"{e.override} cannot be read: {first_line(e)}"
     cause = e.__cause__ or e
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     if "not in" in str(cause) and key:
@@ -438,10 +441,15 @@ def _reject_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
     for key in map(str, node):
         if key not in known:
             raise ConfigError(f"{prefix}{key} is no key of the config: {nearest(key, known)}")
-        inner = None if OmegaConf.is_missing(node, key) else node._get_node(key)
+        inner: Any = None if OmegaConf.is_missing(node, key) else node._get_node(key)
         kind = OmegaConf.get_type(inner) if isinstance(inner, DictConfig) else None
-        if kind is not None and is_dataclass(kind):
-            _reject_unknown_keys(inner, kind, f"{prefix}{key}.")  # type: ignore[arg-type]
+        named = {f"{prefix}{key}.": inner}
+        if kind is dict:  # named networks, named groups
+            named = {f"{prefix}{key}.{name}.": inner._get_node(name) for name in inner}
+        for place, child in named.items():
+            kind = OmegaConf.get_type(child) if isinstance(child, DictConfig) else None
+            if kind is not None and is_dataclass(kind):
+                _reject_unknown_keys(child, kind, place)  # type: ignore[arg-type]
 
 
 def _check_choices(c: Config) -> None:

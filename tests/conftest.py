@@ -24,6 +24,9 @@ def small_model(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
         nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3, stride=2), nn.Tanh(),
         nn.Flatten(), nn.Linear(200, CLASSES),
     )  # fmt: skip
+    with torch.no_grad():
+        for p in body.parameters():  # curved enough that normalised momentum differs from plain
+            p *= 3
     return body.to(dtype).eval().requires_grad_(False)
 
 

@@ -41,7 +41,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 
-# ---- oracles: each agrees to 1e-6, and disagrees once a parameter is changed ----------------------
+# ---- oracles: each agrees to 1e-6, and disagrees once a parameter is changed -------------------
 
 Oracle = Callable[[nn.Module, Tensor, Tensor], Tensor]
 

@@ -23,8 +23,11 @@ def balls(norm: str, eps_levels: float) -> Ball:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @settings(max_examples=60, deadline=None)
 @given(
-    eps=st.floats(0, 60), spread=st.floats(1e-4, 3), seed=st.integers(0, 10_000), whole=st.booleans()
-)  # fmt: skip
+    eps=st.floats(0, 60),
+    spread=st.floats(1e-4, 3),
+    seed=st.integers(0, 10_000),
+    whole=st.booleans(),
+)
 def test_projection_and_rounding_keep_the_budget(
     norm: str, eps: float, spread: float, seed: int, whole: bool
 ) -> None:

@@ -57,11 +57,20 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "inc_v3": Recipe("inception_v3", 3 / 16, 80, INCEPTION_STATS, peak=3e-3, steps=2000),
-    "inc_v4": Recipe("inception_v4", 3 / 16, 80, INCEPTION_STATS, peak=3e-3, steps=2000),
-    "ir_v2": Recipe("inception_resnet_v2", 3 / 16, 80, INCEPTION_STATS, peak=3e-3),
+    "inc_v4": Recipe(
+        *("inception_v4", 3 / 16, 80, INCEPTION_STATS),
+        peak=3e-3,
+        steps=3000,
+        fade=(0.1, 0.5),
+        adversarial=(0.6, 0.85),
+        strongest=1.2,
+    ),
+    "ir_v2": Recipe("inception_resnet_v2", 3 / 16, 80, INCEPTION_STATS, peak=3e-3, strongest=1.2),
     "vgg16": Recipe("vgg16", 1 / 8, 64, IMAGENET_STATS, batch_norm=True),
-    "vgg19": Recipe("vgg19", 1 / 8, 64, IMAGENET_STATS, batch_norm=True),
-    "res152": Recipe("resnet152", 1 / 8, 64, IMAGENET_STATS),
+    "vgg19": Recipe(
+        "vgg19", 1 / 8, 64, IMAGENET_STATS, peak=1e-3, steps=2000, warm_up=0.3, batch_norm=True
+    ),
+    "res152": Recipe("resnet152", 1 / 8, 64, IMAGENET_STATS, steps=2400),
 }
 
 

@@ -78,8 +78,7 @@ def load_network(
 
     Raises ConfigError if the weight file is missing, has another hash, or is another network's.
     """
-    check_weights(name, config)
-    key = repr((config, memory_format, precision, device))
+    key = repr((check_weights(name, config), config, memory_format, precision, device))
     if key not in _loaded:
         body = _body(name, config)
         _loaded[key] = Network(body, config, memory_format, precision).to(device)

@@ -1,0 +1,51 @@
+# Everything a user or a developer runs. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+# The words after these go to the programs: make tables SUITE=demo ARGS="seed=1 n_images=200"
+SUITE ?= demo
+EXPERIMENT ?= paper
+ARGS ?=
+CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo plan tables test test-all check clean
+
+help: ## list what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.done ## make .venv and install the project with its test tools
+
+demo: setup ## the main job on the embedded demo suite: AGR on Inception-v3, L-infinity 10
+	$(RUN) -m agr.run attack=agr norm=linf source=inc_v3 $(ARGS)
+
+plan: setup ## list the cells of the tables: which are done, how long the others will take
+	@$(RUN) -m agr.plan $(CELLS)
+
+tables: setup ## run every missing cell of the paper's Tables 1-3 and render them
+	$(RUN) -m agr.run $(CELLS)
+	$(RUN) scripts/make_tables.py $(CELLS)
+
+test: setup ## the fast tests
+	$(RUN) -m pytest -n 2 -m "not slow" $(ARGS)
+
+test-all: setup ## all tests, whole runs included
+	$(RUN) -m pytest -n 2 $(ARGS)
+
+check: setup ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean: ## remove .venv and caches; outputs stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# torchattacks without its dependencies: it pins an old `requests` that hub clients refuse.
+$(VENV)/.done: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11: make PYTHON=python3.12 ..."; exit 1; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchattacks
+	@touch $@

@@ -1,0 +1,1 @@
+"""Tests; what several of them use stands in conftest.py."""

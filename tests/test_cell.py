@@ -1,0 +1,430 @@
+"""Whole cells on the demo suite: selection, rows, shards, resuming, new targets, bad images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from agr.cell import attack_of, open_lab, run_cell
+from agr.config import Cell, ConfigError, expand
+from agr.data.manifest import read_manifest
+from agr.data.stream import load_image
+from agr.models.zoo import load_network
+from agr.records import ADVERSARIALS, ROWS, TRACE, Records
+from agr.score import saved_cells
+from agr.selection import select
+from agr.todo import finished, todo
+from tests.conftest import demo_cell
+
+VGG = ("source=vgg16", "targets=[vgg16,vgg19]", "progress=false")
+KEY = ["position", "target"]
+
+
+def frame_of(records: Records) -> pd.DataFrame:
+    return records.read("rows").sort_values(KEY).reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """An undisturbed run of the cell that the tests below disturb."""
+    cell = demo_cell(tmp_path_factory.mktemp("reference"), *VGG, "attack=ifgsm_stop")
+    return frame_of(run_cell(cell))
+
+
+def test_rows_say_what_happened(reference: pd.DataFrame, tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG)
+    assert list(reference.columns) == ROWS.names
+    assert len(reference) == 12 * 2
+    assert not reference.duplicated(KEY).any()
+    required = reference.drop(columns=["target_label", "first_success_step"])
+    assert not required.isna().any().any()
+    assert (reference["clean_pred"] == reference["label"]).all()  # select=group
+    assert (reference["success"] == (reference["adv_pred"] != reference["label"])).all()
+    own = reference[reference["white_box"]]
+    assert set(own["target"]) == {"vgg16"}
+    assert (own["adv_pred"] == own["source_adv_pred"]).all()
+    assert (own["success"] == own["first_success_step"].notna()).all()  # what stopped it is scored
+    assert (reference["forwards"] == reference["steps_used"] + 1).all()
+    assert (reference["backwards"] == reference["steps_used"]).all()
+    assert (reference["linf"] <= 10 / 255 + 1e-12).all()
+    assert reference["linf"].max() > 0
+    assert (reference["eps_effective"] == cell.eps_effective).all()
+
+
+def test_norms_and_hash_are_those_of_the_saved_image(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "n_images=3", "norm=l2", "save_adversarials=true")
+    records = run_cell(cell)
+    rows = records.read("rows").drop_duplicates("image_id").set_index("image_id")
+    entries = {e.image_id: e for e in read_manifest(cell.suite, 10).entries}
+    saved = records.table("adversarials").to_pylist()
+    assert len(saved) == 3
+    assert list(saved[0]) == ADVERSARIALS.names
+    for row in saved:
+        png = np.asarray(Image.open(records.folder / "png" / f"{row['image_id']}.png"))
+        assert png.tobytes() == row["pixels"]
+        stored = rows.loc[row["image_id"]]
+        assert hashlib.sha256(row["pixels"]).hexdigest() == stored["adv_sha256"]
+        clean = load_image(entries[row["image_id"]], cell.geometry).transpose(1, 2, 0) / 255
+        adv = png / 255
+        v = adv - clean
+        assert stored["l2"] == pytest.approx(np.sqrt((v**2).sum()))
+        assert stored["l2"] * 255 <= cell.eps_effective * (1 + 1e-6)
+        assert stored["mean_abs"] == pytest.approx(np.abs(v).mean())
+        assert stored["rel_l2"] == pytest.approx(np.sqrt((v**2).sum() / (clean**2).sum()))
+        cosine = (adv * clean).sum() / np.sqrt((adv**2).sum() * (clean**2).sum())
+        assert stored["cosine"] == pytest.approx(cosine)
+
+
+def test_predictions_are_the_networks_own(tmp_path: Path) -> None:
+    """Each row's predictions, made again one image at a time from the saved files."""
+    import torch
+
+    cell = demo_cell(
+        tmp_path, "source=vgg16", "targets=[vgg19,inc_v3]", "n_images=4", "attack=mifgsm",
+        "save_adversarials=true", "progress=false",
+    )  # fmt: skip
+    records = run_cell(cell)
+    rows = records.read("rows")
+    entries = {e.image_id: e for e in read_manifest(cell.suite, 10).entries}
+    for row in rows.to_dict("records"):
+        config = cell.suite.networks[row["target"]]
+        network = load_network(
+            row["target"], config, memory_format="contiguous", precision="fp32", device="cpu"
+        )
+        png = np.asarray(Image.open(records.folder / "png" / f"{row['image_id']}.png"))
+        clean = load_image(entries[row["image_id"]], cell.geometry)
+        with torch.no_grad():
+            for prefix, image in (("adv", png.transpose(2, 0, 1)), ("clean", clean)):
+                x = torch.from_numpy(image.copy())[None].float() / 255
+                conf = network(x).softmax(1)[0]
+                assert conf.argmax() == row[f"{prefix}_pred"]
+                assert float(conf.max()) == pytest.approx(row[f"{prefix}_conf"], abs=1e-4)
+
+
+@pytest.mark.parametrize("words", [["shard=0/3", "shard=2/3", "shard=1/3"]])
+def test_shards_add_up_to_the_whole(
+    words: list[str], reference: pd.DataFrame, tmp_path: Path
+) -> None:
+    for word in words:
+        records = run_cell(demo_cell(tmp_path, *VGG, "attack=ifgsm_stop", word))
+    pd.testing.assert_frame_equal(frame_of(records), reference)
+
+
+def test_a_longer_run_adds_to_a_shorter_one(reference: pd.DataFrame, tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "attack=ifgsm_stop", "n_images=5")
+    first = frame_of(run_cell(cell))
+    assert len(first) == 5 * 2
+    longer = demo_cell(tmp_path, *VGG, "attack=ifgsm_stop")
+    assert longer.folder == cell.folder
+    assert not finished(longer, Records(cell.folder))
+    records = run_cell(longer)
+    pd.testing.assert_frame_equal(frame_of(records), reference)
+    sessions = json.loads(records.run_file.read_text())["sessions"]
+    assert [s["images"] for s in sessions] == [5, 7]
+    assert finished(longer, records)
+    assert finished(cell, records)
+
+
+def test_an_interrupted_run_goes_on(
+    reference: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while scoring the second batch: the first is kept, and nothing is done twice."""
+    import agr.cell
+
+    calls = []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    real = agr.cell.target_rows
+    monkeypatch.setattr(agr.cell, "target_rows", interrupted)
+    cell = demo_cell(tmp_path, *VGG, "attack=ifgsm_stop")
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell)
+    assert len(Records(cell.folder).positions("rows")) == 8
+    records = run_cell(cell)
+    pd.testing.assert_frame_equal(frame_of(records), reference)
+    assert json.loads(records.run_file.read_text())["sessions"][-1]["images"] == 4
+
+
+def test_a_trace_without_rows_is_not_counted(tmp_path: Path) -> None:
+    """What a kill between two files of one part leaves is made again, once."""
+    cell = demo_cell(tmp_path, *VGG, "n_images=3", "trace=true")
+    records = run_cell(cell)
+    before = records.read("trace")
+    next(records.folder.glob("rows-*.parquet")).unlink()
+    assert records.read("trace").empty
+    assert not finished(cell, records)
+    run_cell(cell)
+    after = records.read("trace")
+    pd.testing.assert_frame_equal(after, before)
+    assert list(after.columns) == TRACE.names
+
+
+def test_trace_agrees_with_rows(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "n_images=4", "attack=mifgsm", "trace=true")
+    records = run_cell(cell)
+    rows = records.read("rows").drop_duplicates("image_id").set_index("image_id")
+    trace = records.read("trace")
+    assert len(trace) == 4 * 11
+    last = trace[trace["step"] == 10].set_index("image_id")
+    assert np.allclose(last["l2"], rows.loc[last.index, "l2"], rtol=1e-9)
+    assert np.allclose(last["cosine"], rows.loc[last.index, "cosine"], rtol=1e-9)
+    first = trace[trace["fooled"]].groupby("image_id")["step"].min()
+    assert first.to_dict() == rows["first_success_step"].dropna().astype(int).to_dict()
+
+
+def test_new_targets_are_scored_from_saved_images(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "save_adversarials=true", "n_images=5")
+    before = frame_of(run_cell(cell))
+    (scoring,) = saved_cells(str(tmp_path), ["res152", "inc_v3"])
+    assert scoring.folder == cell.folder
+    records = run_cell(scoring, crafting=False)
+    after = frame_of(records)
+    assert len(after) == 5 * 4
+    old = after[after["target"].isin(cell.targets)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(old, before)
+    # ... and are what crafting and scoring at once would have given
+    whole = demo_cell(
+        tmp_path / "other", "source=vgg16", "targets=[vgg16,vgg19,res152,inc_v3]", "n_images=5",
+        "progress=false",
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(frame_of(run_cell(whole)), after)
+    sessions = json.loads(records.run_file.read_text())["sessions"]
+    assert len(sessions) == 1  # nothing was crafted again
+
+
+def test_new_targets_without_saved_images_are_crafted_again(tmp_path: Path) -> None:
+    run_cell(demo_cell(tmp_path, *VGG, "n_images=3"))
+    more = demo_cell(tmp_path, "source=vgg16", "targets=[vgg16,res152]", "n_images=3")
+    after = frame_of(run_cell(replace_progress(more)))
+    assert sorted(after["target"].unique()) == ["res152", "vgg16", "vgg19"]
+    assert not after.duplicated(KEY).any()
+    assert after.groupby("position")["adv_sha256"].nunique().eq(1).all()
+
+
+def replace_progress(cell: Cell) -> Cell:
+    return Cell(replace(cell.config, progress=False))
+
+
+def test_bad_images_are_named_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo = demo_cell(tmp_path, *VGG)
+    images = tmp_path / "val"
+    shutil.copytree(demo.suite.root, images)
+    order = select(open_lab(demo, Records(demo.folder)), 12).chosen
+    damaged, gone = order[2].entry, order[5].entry
+    damaged_path = images / damaged.path.relative_to(demo.suite.root)
+    damaged_path.write_bytes(damaged_path.read_bytes()[:200])
+    (images / gone.path.relative_to(demo.suite.root)).unlink()
+    cell = demo_cell(tmp_path / "o", *VGG, f"suite.root={images}", "n_images=10")
+    records = run_cell(cell)
+    out = capsys.readouterr().out
+    assert f"{damaged.image_id}.JPEG" in out
+    assert f"{gone.image_id}.JPEG: missing" in out
+    assert set(json.loads(records.run_file.read_text())["bad_images"]) == {
+        damaged.image_id, gone.image_id,
+    }  # fmt: skip
+    rows = frame_of(records)
+    assert rows["image_id"].nunique() == 10
+    expected = [c.entry.image_id for c in order if c.entry not in (damaged, gone)]
+    assert rows.drop_duplicates("position")["image_id"].tolist() == expected
+
+
+def test_an_image_lost_in_mid_run_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was chosen, and its file is gone when it is to be crafted."""
+    import agr.cell
+
+    cell = demo_cell(tmp_path, *VGG, "n_images=4")
+    real = agr.cell._items
+
+    def without_first(lab, chosen):
+        lab.bad[chosen[0].entry.image_id] = "gone"
+        return real(lab, chosen[1:])
+
+    monkeypatch.setattr(agr.cell, "_items", without_first)
+    records = run_cell(cell)
+    assert records.positions("rows") == {1, 2, 3}
+    assert not finished(cell, records)
+    monkeypatch.undo()
+    run_cell(cell)
+    assert finished(cell, records)
+
+
+# ---- selection -----------------------------------------------------------------------------------
+
+
+def chosen_ids(cell: Cell) -> list[str]:
+    lab = open_lab(cell, Records(cell.folder))
+    return [c.entry.image_id for c in select(lab, cell.config.n_images).chosen]
+
+
+def test_selection_is_seeded_and_its_beginning_stable(tmp_path: Path) -> None:
+    ten = chosen_ids(demo_cell(tmp_path, *VGG, "n_images=10"))
+    assert chosen_ids(demo_cell(tmp_path, *VGG, "n_images=60"))[:10] == ten
+    assert chosen_ids(demo_cell(tmp_path / "b", *VGG, "n_images=10")) == ten
+    other = chosen_ids(demo_cell(tmp_path, *VGG, "n_images=10", "seed=1"))
+    assert set(other) != set(ten)
+
+
+def test_selecting_networks_are_right_about_every_image(tmp_path: Path) -> None:
+    words = {"none": [], "source": ["vgg16"], "group": ["vgg16", "vgg19", "res152"]}
+    sizes = {}
+    for word, names in words.items():
+        cell = demo_cell(tmp_path, *VGG, "n_images=10000", f"select={word}")
+        lab = open_lab(cell, Records(cell.folder))
+        selection = select(lab, 10_000)
+        sizes[word] = selection.total
+        for c in selection.chosen:
+            for name in names:
+                answer = lab.clean_answer(name, c.entry.image_id)
+                assert answer is not None
+                assert answer.pred == c.entry.label
+    assert sizes["none"] == len(read_manifest(cell.suite, 10).entries)
+    assert sizes["group"] < sizes["source"] < sizes["none"]
+
+
+# ---- what is attacked, what counts ---------------------------------------------------------------
+
+
+def test_targeted_attacks_go_for_their_label(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "attack=mifgsm", "attack.targeted=true", "eps=20")
+    rows = frame_of(run_cell(cell))
+    assert (rows["target_label"] != rows["label"]).all()
+    assert rows["target_label"].nunique() > 2
+    assert (rows["success"] == (rows["adv_pred"] == rows["target_label"])).all()
+    assert rows[rows["white_box"]]["success"].mean() > 0.5
+
+
+def test_own_prediction_can_be_attacked(tmp_path: Path) -> None:
+    """On images that the source errs on, label=prediction moves away from the error."""
+    shared = (*VGG, "attack=agr", "select=none", "n_images=150", "success=changed")
+    truth = frame_of(run_cell(demo_cell(tmp_path, *shared)))
+    own = frame_of(run_cell(demo_cell(tmp_path, *shared, "attack.label=prediction")))
+    assert truth["cell"].iloc[0] != own["cell"].iloc[0]
+    wrong = truth["source_clean_pred"] != truth["label"]
+    assert wrong.any()
+    assert (truth[wrong]["steps_used"] == 0).all()  # fooled already
+    assert (own[wrong]["steps_used"] > 0).all()
+    assert (own["success"] == (own["adv_pred"] != own["clean_pred"])).all()
+    assert truth[~wrong]["adv_sha256"].tolist() == own[~wrong]["adv_sha256"].tolist()
+
+
+# ---- never mixed ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("slots=4", "slots"),
+        ("width=4", "width"),
+        ("precision=fp64", "precision"),
+        ("memory_format=contiguous", "memory_format"),
+        ("threads=2", "threads"),
+    ],
+)
+def test_another_numeric_identity_is_refused(word: str, key: str, tmp_path: Path) -> None:
+    run_cell(demo_cell(tmp_path, *VGG, "n_images=2"))
+    other = demo_cell(tmp_path, *VGG, "n_images=4", word)
+    with pytest.raises(ConfigError, match=f"begun with {key}="):
+        run_cell(other)
+    # ... while leaving it open takes the stored one
+    left = Cell(replace(other.config, slots=None, width=None, threads=None, precision="fp32",
+                        memory_format="channels_last"))  # fmt: skip
+    run_cell(left)
+
+
+def test_another_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = demo_cell(tmp_path, *VGG, "n_images=2")
+    run_cell(cell)
+    monkeypatch.setattr("torch.__version__", "2.6.0")
+    with pytest.raises(ConfigError, match="begun with torch="):
+        run_cell(demo_cell(tmp_path, *VGG, "n_images=4"))
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "n_images=2")
+    path = tmp_path / "vgg16.safetensors"
+    shutil.copy(cell.suite.networks["vgg16"].weights, path)
+    with path.open("r+b") as f:
+        f.seek(-1, 2)
+        f.write(b"\x01")
+    here = f"suite.networks.vgg16.weights={path}"
+    with pytest.raises(ConfigError, match=r"network vgg16: .* has sha256"):
+        run_cell(demo_cell(tmp_path, *VGG, "n_images=2", here))
+
+
+def test_weights_that_changed_since_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vgg16.safetensors"
+    shutil.copy(demo_cell(tmp_path).suite.networks["vgg16"].weights, path)
+    words = (f"suite.networks.vgg16.weights={path}", "suite.networks.vgg16.sha256=null")
+    run_cell(demo_cell(tmp_path, *VGG, "n_images=2", *words))
+    with path.open("r+b") as f:
+        f.seek(-1, 2)
+        f.write(b"\x01")
+    with pytest.raises(ConfigError, match="weights of vgg16 changed"):
+        run_cell(demo_cell(tmp_path, *VGG, "n_images=4", *words))
+
+
+def test_two_writers_of_one_shard_are_kept_apart(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "n_images=2")
+    records = Records(cell.folder)
+    with (
+        records.lock("0/1"),
+        pytest.raises(ConfigError, match="run by another process"),
+        Records(cell.folder).lock("0/1"),
+    ):
+        pass
+    with records.lock("0/3"), Records(cell.folder).lock("1/3"):
+        pass
+
+
+def test_older_and_damaged_records_are_refused(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "n_images=2")
+    cell.folder.mkdir(parents=True)
+    for text, words in (('{"schema_version": 0}', "schema 0"), ("{", "damaged"), ("[]", "damaged")):
+        (cell.folder / "run.json").write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            run_cell(cell)
+
+
+def test_identity_counts_what_decides_the_numbers_only(tmp_path: Path) -> None:
+    base = demo_cell(tmp_path)
+    same = ("targets=[vgg19]", "n_images=7", "slots=2", "workers=1", "trace=true", "shard=1/2",
+            "denominator=all-correct", "device=cpu", "progress=false")  # fmt: skip
+    for word in same:
+        assert demo_cell(tmp_path, word).id == base.id, word
+    other = ("eps=9", "steps=9", "seed=1", "select=none", "quantize=end", "source=inc_v4",
+             "norm=l2", "attack=ifgsm", "attack.step.phi=2", "success=changed",
+             "attack.label=prediction", "suite.groups.inception.geometry.size=76")  # fmt: skip
+    assert len({demo_cell(tmp_path, word).id for word in other} | {base.id}) == len(other) + 1
+
+
+def test_every_attack_config_builds_in_both_norms(tmp_path: Path) -> None:
+    names = [p.stem for p in Path("conf/attack").glob("[!_]*.yaml")]
+    assert len(names) >= 11
+    for cell in expand([f"attack={','.join(names)}", "norm=linf,l2"]):
+        attack = attack_of(cell)
+        assert attack.ball.eps * 255 == pytest.approx(cell.eps_effective)
+        assert cell.config.attack.name in names
+
+
+def test_todo_counts_missing_pieces(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG)
+    work = todo(cell, Records(cell.folder), {0, 1})
+    assert work.rows == {"vgg16": {0, 1}, "vgg19": {0, 1}}
+    assert (work.to_craft, work.to_score) == ({0, 1}, set())

@@ -1,0 +1,182 @@
+"""The engine: a result never depends on companions, and its cost is what theory says."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agr import load_attack
+from agr.attacks import Attack, Linf, OnceFooled
+from agr.config import Cell, NetworkConfig, expand
+from agr.data.manifest import read_manifest
+from agr.data.stream import load_image
+from agr.engine import Calls, Crafted, Item, craft
+from agr.models.zoo import Network, load_network
+from agr.rows import image_hash
+from tests.conftest import CLASSES, EPS, images, small_model
+
+SLOTS = 8
+
+
+def small_network(seed: int = 0) -> Network:
+    config = NetworkConfig(
+        architecture="", weights="", classes=CLASSES, size=12, mean=[0.5] * 3, std=[0.5] * 3
+    )
+    body = small_model(seed, torch.float32)
+    return Network(body, config, memory_format="contiguous", precision="fp64")
+
+
+def small_items(n: int) -> list[Item]:
+    network, x = small_network(), images(n)
+    y = network(x).argmax(1).tolist()
+    pixels = (x * 255).round().to(torch.uint8).numpy()
+    return [Item(i, p, label) for i, (p, label) in enumerate(zip(pixels, y, strict=True))]
+
+
+def run(attack: Attack, network: Network, items: list[Item], slots: int, **k: Any) -> list[Crafted]:
+    made = list(craft(attack, network, items, slots, **k))
+    return sorted(made, key=lambda m: m.item.tag)
+
+
+@pytest.mark.parametrize("name", ["ifgsm", "mifgsm", "agr", "mifgsm_stop", "agr_literal"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("slots", [1, 5, 30])
+def test_engine_equals_the_plain_call(name: str, norm: str, slots: int) -> None:
+    attack, network, items = load_attack(name, norm=norm), small_network(), small_items(13)
+    made = run(attack, network, items, slots)
+    x = torch.from_numpy(np.stack([i.pixels for i in items])).double() / 255
+    adv = attack(network, x, torch.tensor([i.y for i in items]))
+    expected = (adv * 255).round().to(torch.uint8).numpy()
+    assert [m.item.tag for m in made] == list(range(13))
+    assert all(np.array_equal(m.image, e) for m, e in zip(made, expected, strict=True))
+
+
+def test_costs_are_those_of_theory() -> None:
+    network, items = small_network(), small_items(20)
+    for steps in (1, 4, 10):
+        calls = Calls()
+        made = run(Attack(Linf(EPS), steps=steps), network, items, 20, calls=calls)
+        assert {(m.steps_used, m.forwards, m.backwards) for m in made} == {
+            (steps, steps + 1, steps)
+        }
+        # All images start and end together: the batch itself made no more passes than an image.
+        assert (calls.forwards, calls.backwards) == (steps + 1, steps)
+
+
+def test_costs_of_a_stopped_attack() -> None:
+    network, items = small_network(), small_items(40)
+    calls = Calls()
+    made = run(Attack(Linf(EPS), stop=OnceFooled()), network, items, SLOTS, calls=calls)
+    assert len({m.steps_used for m in made}) > 1
+    for m in made:
+        assert (m.forwards, m.backwards) == (m.steps_used + 1, m.steps_used)
+        assert m.first_success_step in (m.steps_used, None)
+        assert m.first_success_step is not None or m.steps_used == 10
+    rows = sum(m.forwards for m in made)
+    assert rows / SLOTS <= calls.forwards < 1.5 * rows / SLOTS  # refilled: hardly an empty slot
+
+
+def test_already_fooled_images_cost_one_forward() -> None:
+    items = [item._replace(y=(item.y + 1) % CLASSES) for item in small_items(5)]
+    for m in run(Attack(Linf(EPS), stop=OnceFooled()), small_network(), items, 3):
+        assert (m.steps_used, m.first_success_step, m.forwards, m.backwards) == (0, 0, 1, 0)
+        assert np.array_equal(m.image, m.item.pixels)
+
+
+def test_trace_shows_every_iterate() -> None:
+    network, items = small_network(), small_items(6)
+    attack = Attack(Linf(EPS))
+    for m in run(attack, network, items, 4, trace=True):
+        assert [p.step for p in m.trace] == list(range(11))
+        assert m.trace[0][1:] == (False, 0.0, pytest.approx(1))
+        v = m.image.astype(float) - m.item.pixels
+        assert m.trace[-1].l2 == pytest.approx(np.linalg.norm(v) / 255, rel=1e-12)
+        fooled = [p.step for p in m.trace if p.fooled]
+        assert m.first_success_step == (fooled[0] if fooled else None)
+        for p in m.trace[1:]:  # the same as a shorter run with the same step size
+            short = Attack(Linf(EPS), steps=p.step, size=EPS / 10)
+            (again,) = run(short, network, [m.item], 4)
+            l2 = np.linalg.norm(again.image.astype(float) - m.item.pixels) / 255
+            assert p.l2 == pytest.approx(l2, rel=1e-12)
+
+
+def test_one_broken_image_is_alone_in_it() -> None:
+    """A network answers NaN to one image: that one is never fooled, the others don't notice."""
+    items = small_items(9)
+    mark = items[4].pixels
+
+    class Breaks(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small_model(0, torch.float32)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.inner(x)
+            clean = (torch.from_numpy(mark).to(x) / 255 - 0.5) / 0.5
+            near = (x - clean).flatten(1).abs().amax(1) < 0.2
+            return torch.where(near[:, None], torch.nan, logits)
+
+    sound = small_network()
+    broken = Network(Breaks(), sound.config, memory_format="contiguous", precision="fp64")
+    attack = Attack(Linf(EPS), stop=OnceFooled())
+    for a, b in zip(run(attack, broken, items, 4), run(attack, sound, items, 4), strict=True):
+        if a.item.tag == 4:
+            assert a.first_success_step is None
+            assert np.array_equal(a.image, a.item.pixels)
+        else:
+            assert np.array_equal(a.image, b.image)
+
+
+# ---- bitwise, on the demo suite's networks -------------------------------------------------------
+
+
+def demo_items(cell: Cell, n: int) -> list[Item]:
+    entries = read_manifest(cell.suite, 10).entries[:n]
+    return [Item(e.image_id, load_image(e, cell.geometry), e.label) for e in entries]
+
+
+def demo_network(cell: Cell) -> Network:
+    config = cell.suite.networks[cell.source]
+    return load_network(
+        cell.source, config, memory_format="channels_last", precision="fp32", device="cpu"
+    )
+
+
+@pytest.mark.parametrize("source", ["inc_v3", "vgg16"])
+@pytest.mark.parametrize(("name", "norm"), [("agr", "linf"), ("mifgsm", "l2")])
+def test_results_are_bitwise_independent_of_order_and_companions(
+    source: str, name: str, norm: str
+) -> None:
+    cell = expand([f"source={source}", f"norm={norm}"])[0]
+    attack = load_attack(name, norm=norm, eps=cell.eps_effective, steps=4)
+    network, items = demo_network(cell), demo_items(cell, 20)
+
+    def results(chosen: list[Item]) -> dict[str, tuple[Any, ...]]:
+        made = craft(attack, network, chosen, SLOTS)
+        return {m.item.tag: (image_hash(m.image), *m[2:]) for m in made}
+
+    reference = results(items)
+    shuffled = items.copy()
+    random.Random(0).shuffle(shuffled)
+    assert results(shuffled) == reference  # any order
+    few = items[:3]  # fewer images than slots
+    assert results(few) == {i.tag: reference[i.tag] for i in few}
+    for companions in (items[10:17], items[3:10]):  # two sets of companions
+        found = results([*companions, *few])
+        assert all(found[i.tag] == reference[i.tag] for i in few)
+
+
+def test_another_network_gives_other_images(tmp_path: Path) -> None:
+    """The hashes compared above can differ at all."""
+    cells = [expand([f"source={s}"])[0] for s in ("vgg16", "vgg19")]
+    attack = load_attack("ifgsm", steps=1)
+    items = demo_items(cells[0], 4)
+    hashes = [
+        {image_hash(m.image) for m in craft(attack, demo_network(c), items, SLOTS)} for c in cells
+    ]
+    assert not hashes[0] & hashes[1]

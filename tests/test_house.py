@@ -1,0 +1,70 @@
+"""The house itself: imports point downwards, reports need no torch, the repository stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import agr
+
+PACKAGE = Path(agr.__file__).parent
+# From the ground up; a module may import what stands in a line above its own, or beside it.
+FLOORS = [
+    ["agr.config", "agr.attacks", "agr.models", "agr.data"],
+    ["agr.records", "agr.numeric"],
+    ["agr.todo", "agr.engine"],
+    ["agr.lab", "agr.report"],
+    ["agr.selection"],
+    ["agr.rows"],
+    ["agr.cell"],
+    ["agr.run"],
+    ["agr.plan", "agr.score"],
+]
+
+
+def floor(module: str) -> int:
+    for i, names in enumerate(FLOORS):
+        if any(module == n or module.startswith(f"{n}.") for n in names):
+            return i
+    raise AssertionError(f"{module} has no floor: add it to FLOORS and docs/design.md")
+
+
+def imports(path: Path, *, top_level: bool) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def test_imports_point_downwards() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        module = ".".join(parts).removesuffix(".__init__")
+        if module == "agr":
+            continue
+        # run.py and the other commands start what they need when they need it
+        whole = not module.startswith(("agr.run", "agr.plan", "agr.score", "agr.config"))
+        for name in imports(path, top_level=not whole):
+            if name.startswith("agr."):
+                assert floor(name) <= floor(module), f"{module} imports {name}"
+
+
+def test_reports_and_plans_need_neither_torch_nor_timm() -> None:
+    modules = "agr, agr.config, agr.records, agr.todo, agr.run, agr.plan, agr.score"
+    code = (
+        f"import {modules}, agr.report.tables, agr.report.statistics, sys;"
+        "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_demo_suite_is_light() -> None:
+    size = sum(p.stat().st_size for p in (PACKAGE / "assets" / "demo").rglob("*") if p.is_file())
+    assert size < 25e6

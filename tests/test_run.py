@@ -1,0 +1,266 @@
+"""The command as a user meets it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from agr.records import Records
+from agr.run import main
+from tests.conftest import demo_cell
+
+QUICK = ["source=vgg16", "n_images=12", "slots=8", "threads=1", "attack=ifgsm_stop"]
+
+
+def say(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Run the command in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["agr", *words])
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    code = 0
+    try:
+        main()
+    except SystemExit as e:
+        code = int(e.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+WRONG = {
+    "attack=agrr": "did you mean agr",
+    "attack=mifgms": "did you mean mifgsm",
+    "norm=l1": "did you mean l2",
+    "suite=demmo": "did you mean demo",
+    "source=inc_v5": "did you mean inc_v",
+    "targets=[vgg16,vgg91]": "target vgg91 is unknown: did you mean vgg19",
+    "epss=3": "epss is no key of the config: did you mean eps",
+    "+epss=3": "epss is no key of the config: did you mean eps",
+    "attack.chain.momentun.decay=3": "attack.chain.momentun is no key",
+    "+attack.stop.patience=3": "attack.stop: ",
+    "+suite.groups.inception.geometry.sise=3": "suite.groups.inception.geometry.sise is no key",
+    "eps=-1": "eps=-1.0 is no budget",
+    "eps=abc": "'abc' of type 'str' could not be converted to Float",
+    "eps=nan": "eps=nan is no budget",
+    "eps=inf": "eps=inf is no budget",
+    "eps=256": "beyond the linf bound 255",
+    "steps=0": "steps=0 is too small",
+    "steps=1.5": "could not be converted to Integer",
+    "n_images=0": "n_images=0 is too small",
+    "slots=0": "slots=0 is too small",
+    "shard=3/3": "shard=3/3 is no shard",
+    "shard=three": "shard=three is no shard",
+    "select=al": "select=al is unknown: known: group, none, source",
+    "success=targeted": "needs a targeted attack",
+    "success=labels": "did you mean label",
+    "quantize=never": "known: always, end, off",
+    "denominator=corect": "did you mean",
+    "precision=fp16": "did you mean",
+    "attack.size=fast": "step_size=fast is unknown",
+    "attack.size=-2": "does not move",
+    "attack.step._target_=os.system": "it must name a part of agr.attacks",
+    "attack.step.direction=up": "direction=up",
+    "device=cuda:77": "device=cuda:77 is not there",
+    "suite.root=/nowhere": "suite.root=/nowhere is no folder",
+    "suite.networks.inc_v4.weights=/nowhere": "network inc_v4: there is no weight file /nowhere",
+    "outputs=/proc/nowhere": "outputs=/proc/nowhere cannot be written",
+    "eps=[": "eps=[",
+    "eps": "eps",
+    "eps=2,4": "",
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_wrong_input_is_one_line_before_any_model_loads(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*args, **kwargs):
+        raise AssertionError("a network was loaded")
+
+    monkeypatch.setattr("agr.models.zoo._body", never)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = say([word], monkeypatch, capsys)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    assert WRONG[word] in err
+    assert not list(tmp_path.glob("outputs/demo/*/rows*"))
+
+
+def test_one_wrong_cell_stops_a_sweep_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["-m", f"outputs={tmp_path}", "eps=2,4,-8", *QUICK]
+    code, out, err = say(words, monkeypatch, capsys)
+    assert code == 2
+    assert err == "error: eps=-8.0 is no budget: give a number that is 0 or more\n"
+    assert "VGG" not in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corrupt_weight_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"not weights")
+    words = [f"suite.networks.vgg16.weights={path}", "suite.networks.vgg16.sha256=null"]
+    code, _, err = say([f"outputs={tmp_path}", *QUICK, *words], monkeypatch, capsys)
+    assert code == 2
+    assert err.startswith(f"error: network vgg16: {path} holds no weights of vgg16")
+    assert err.count("\n") == 1
+
+
+def test_a_finished_cell_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"outputs={tmp_path}", *QUICK, "progress=false"]
+    code, first, err = say(words, monkeypatch, capsys)
+    assert (code, err) == (0, "")
+    for part in ("demo suite: stand-in networks", "VGG16 *", "VGG19", "Res152", "records: "):
+        assert part in first
+
+    def never(*args, **kwargs):
+        raise AssertionError("it was run again")
+
+    monkeypatch.setattr("agr.cell.run_cell", never)
+    code, second, _ = say(words, monkeypatch, capsys)
+    assert code == 0
+    assert "finished before" in second
+    assert second.split("target")[1] == first.split("target")[1]
+
+
+def test_a_sweep_in_one_process_builds_each_network_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import agr.lab
+    import agr.models.zoo
+
+    monkeypatch.setattr(agr.models.zoo, "_loaded", {})
+    built, scored = [], []
+    real_body, real_answers = agr.models.zoo._body, agr.lab.answers
+    monkeypatch.setattr(
+        agr.models.zoo, "_body", lambda name, c: built.append(name) or real_body(name, c)
+    )
+    monkeypatch.setattr(
+        agr.lab, "answers", lambda n, i, w: scored.append(len(i)) or real_answers(n, i, w)
+    )
+    words = ["-m", f"outputs={tmp_path}", *QUICK, "eps=2,8", "attack=ifgsm_stop,agr"]
+    code, out, _ = say([*words, "progress=false"], monkeypatch, capsys)
+    assert code == 0
+    assert "[4/4]" in out
+    assert sorted(built) == ["res152", "vgg16", "vgg19"]
+    assert len(list(tmp_path.glob("demo/*/run.json"))) == 4
+    assert len(list(tmp_path.glob("demo/clean/*.parquet"))) == 3
+    clean = sum(n for n in scored if n > 8)  # scoring comes in eights; clean answers in more
+    assert clean < 3 * 2 * 4 * 8  # predicted for the first cell only
+
+
+@pytest.mark.parametrize("word", ["--help", "--cfg"])
+def test_help_needs_neither_torch_nor_timm(word: str) -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['agr', *%r]\n"
+        "try: runpy.run_module('agr.run', run_name='__main__')\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "assert 'torch' not in sys.modules and 'timm' not in sys.modules"
+    ) % ([word] if word == "--help" else ["--cfg", "job"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "source" in done.stdout
+
+
+def command(outputs: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "agr.run", f"outputs={outputs}", "progress=false", *words]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_bitwise(tmp_path: Path) -> None:
+    """SIGKILL once some parts are there; the same command then gives an undisturbed run's rows."""
+    words = [
+        "source=vgg16",
+        "n_images=96",
+        "slots=8",
+        "threads=1",
+        "attack=mifgsm",
+        "part_seconds=0",
+    ]
+    subprocess.run(command(tmp_path / "whole", *words), check=True, capture_output=True)
+    folder = demo_cell(tmp_path / "killed", *words).folder
+    process = subprocess.Popen(command(tmp_path / "killed", *words), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("rows-*"))) < 3:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = len(Records(folder).positions("rows"))
+    assert 0 < done < 96
+    subprocess.run(command(tmp_path / "killed", *words), check=True, capture_output=True)
+    frames = [
+        Records(demo_cell(tmp_path / name, *words).folder)
+        .read("rows").sort_values(["position", "target"]).reset_index(drop=True)
+        for name in ("whole", "killed")
+    ]  # fmt: skip
+    assert len(frames[0]) == 96 * 3
+    pd.testing.assert_frame_equal(frames[0], frames[1])
+
+
+@pytest.mark.slow
+def test_the_cluster_launcher_runs_a_sweep(tmp_path: Path) -> None:
+    """submitit's local executor: one process per cell, the same config otherwise as Slurm's."""
+    words = ["-m", "hydra/launcher=local", *QUICK, "eps=2,8", "attack=agr"]
+    subprocess.run(command(tmp_path, *words), check=True, capture_output=True, timeout=300)
+    cells = [demo_cell(tmp_path, *QUICK, f"eps={eps}", "attack=agr") for eps in (2, 8)]
+    for cell in cells:
+        assert len(Records(cell.folder).read("rows")) == 12 * 3
+
+
+def test_slurm_is_configured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--cfg", "hydra", "hydra/launcher=slurm"]
+    code, out, err = say(words, monkeypatch, capsys)
+    assert (code, err) == (0, "")
+    assert "SlurmLauncher" in out
+    assert "max_num_timeout: 3" in out
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_works_from_any_folder(tmp_path: Path) -> None:
+    """conf/ and the demo suite travel inside the wheel."""
+    import zipfile
+
+    root = Path(__file__).parent.parent
+    wheel = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "-w",
+        str(tmp_path),
+        str(root),
+    ]
+    subprocess.run(wheel, check=True, capture_output=True, timeout=300)
+    (path,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(path) as f:
+        f.extractall(tmp_path / "site")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import agr.run;"
+        "assert 'elsewhere' not in agr.run.__file__ and 'site' in agr.run.__file__; agr.run.main()"
+    )
+    words = ["source=vgg16", "n_images=4", "slots=4", "threads=1"]
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "site"), *words],
+        cwd=elsewhere, check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert list(elsewhere.glob("outputs/demo/*/rows-*.parquet"))
