@@ -449,7 +449,7 @@ def _reject_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
         for place, child in named.items():
             kind = OmegaConf.get_type(child) if isinstance(child, DictConfig) else None
             if kind is not None and is_dataclass(kind):
-                _reject_unknown_keys(child, kind, place)  # type: ignore[arg-type]
+                _reject_unknown_keys(child, kind, place)
 
 
 def _check_choices(c: Config) -> None:

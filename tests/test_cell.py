@@ -179,7 +179,7 @@ def test_trace_agrees_with_rows(tmp_path: Path) -> None:
     trace = records.read("trace")
     assert len(trace) == 4 * 11
     last = trace[trace["step"] == 10].set_index("image_id")
-    assert np.allclose(last["l2"], rows.loc[last.index, "l2"], rtol=1e-9)
+    assert np.allclose(last["l2"], rows.loc[last.index, "l2"], rtol=1e-6)
     assert np.allclose(last["cosine"], rows.loc[last.index, "cosine"], rtol=1e-9)
     first = trace[trace["fooled"]].groupby("image_id")["step"].min()
     assert first.to_dict() == rows["first_success_step"].dropna().astype(int).to_dict()
