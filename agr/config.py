@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -171,6 +172,7 @@ class Cell:
     """A checked config and what follows from it."""
 
     config: Config
+    words: tuple[str, ...] = ()  # the command line that it was composed from
 
     @property
     def suite(self) -> Suite:
@@ -264,13 +266,7 @@ class Cell:
 
     def command(self) -> str:
         """The command that runs this cell."""
-        c = self.config
-        words = [f"attack={c.attack.name}", f"norm={c.norm.name}", f"source={c.source}"]
-        defaults = {"eps": c.norm.eps, "steps": c.attack.steps, "seed": 0, "select": "group"}
-        defaults |= {"n_images": c.suite.n_images, "quantize": "always", "outputs": "outputs"}
-        words += [f"{k}={getattr(c, k)}" for k, v in defaults.items() if getattr(c, k) != v]
-        words += [f"suite={c.suite.name}"] if c.suite.name != "demo" else []
-        return " ".join(["python -m agr.run", *words])
+        return shlex.join(["python", "-m", "agr.run", *self.words])
 
 
 def digest(value: Any) -> str:
@@ -279,14 +275,14 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
 
-def to_cell(config: DictConfig) -> Cell:
-    """Check a composed config and make it a cell.
+def to_cell(config: DictConfig, words: Iterable[str] = ()) -> Cell:
+    """Check a config, composed from `words`, and make it a cell.
 
     Raises ConfigError, with one line, for whatever a run could not work with.
     """
     _reject_unknown_keys(config, Config, "")
     try:
-        cell = Cell(OmegaConf.to_object(config))  # type: ignore[arg-type]
+        cell = Cell(OmegaConf.to_object(config), tuple(words))  # type: ignore[arg-type]
     except Exception as e:
         raise ConfigError(first_line(e)) from e
     _check_choices(cell.config)
@@ -315,7 +311,7 @@ def expand(overrides: Sequence[str]) -> list[Cell]:
             swept = [f"{k}={v}" for k, v in params.items() if k not in given]
             words += parser.parse_overrides(swept)
             points = BasicSweeper.split_arguments(words, None)[0]
-            return [to_cell(compose("config", list(point))) for point in points]
+            return [to_cell(compose("config", list(point)), point) for point in points]
     except ConfigError:
         raise
     except Exception as e:

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from agr.config import Cell, expand
 from agr.records import Records
-from agr.run import guard, words
+from agr.run import script, words
 from agr.todo import finished, todo, wanted_positions
 
 
@@ -89,4 +89,4 @@ def _time(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    guard(lambda: main(sys.argv[1:]))
+    script(lambda: main(sys.argv[1:]), __doc__)

@@ -21,17 +21,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agr.config import Cell, ConfigError, conf_dir, expand, explain, first_line, to_cell
 
-# Said of each cell: its place in the sweep. Set by `main`, unknown to a job on a cluster.
-_cells_in_sweep = 0
+# How many cells this process was started for. None in a job on a cluster, which unpickles `job`
+# without `main`; 0 where command-line flags keep `main` from knowing.
+_cells_in_sweep: int | None = None
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
 def job(config: DictConfig) -> None:
     """Run one cell and show its table."""
-    if _cells_in_sweep:
-        guard(lambda: run(config))  # here, before Hydra adds lines of its own
+    if _cells_in_sweep is None:
+        run(config)  # the launcher carries an error home
     else:
-        run(config)  # a cluster job: the launcher carries the error home
+        guard(lambda: run(config))  # here, before Hydra adds lines of its own
 
 
 def run(config: DictConfig) -> None:
@@ -39,7 +40,7 @@ def run(config: DictConfig) -> None:
     from agr.records import Records
     from agr.todo import finished
 
-    cell = to_cell(config)
+    cell = to_cell(config, HydraConfig.get().overrides.task)
     _greet(cell)
     records = Records(cell.folder)
     _check_writable(cell)
@@ -63,6 +64,7 @@ def main() -> None:
 
 def _main() -> None:
     global _cells_in_sweep
+    _cells_in_sweep = 0
     if not any(word.startswith("-") and word not in ("-m", "--multirun") for word in sys.argv[1:]):
         # Every cell of a sweep is checked before the first one runs.
         _cells_in_sweep = len(expand([w for w in sys.argv[1:] if not w.startswith("-")]))
@@ -73,6 +75,8 @@ def guard(work: Callable[[], None], *, traceback: bool = False) -> None:
     """Run `work`; what a user can mend ends with one line on stderr and exit code 2."""
     try:
         work()
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ConfigError, HydraException, OmegaConfBaseException, OSError) as e:
         if traceback:
             raise
@@ -88,7 +92,7 @@ def guard(work: Callable[[], None], *, traceback: bool = False) -> None:
 def _greet(cell: Cell) -> None:
     c = cell.config
     place = ""
-    if _cells_in_sweep > 1:
+    if (_cells_in_sweep or 0) > 1:
         place = f"[{HydraConfig.get().job.num + 1}/{_cells_in_sweep}] "
     eps = f"{c.eps:g}"
     if cell.eps_effective != c.eps:
@@ -112,6 +116,14 @@ def _check_writable(cell: Cell) -> None:
         raise ConfigError(
             f"outputs={cell.config.outputs} cannot be written ({e.strerror}): name another folder"
         ) from e
+
+
+def script(work: Callable[[], None], text: str | None) -> None:
+    """Run a script's `work`, or print its text where the user asks for help."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print((text or "").strip())
+    else:
+        guard(work)
 
 
 def words(arguments: Sequence[str], default: str) -> list[str]:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from agr.config import Cell, Config, ConfigError, expand, first_line, to_cell
 from agr.records import Records
-from agr.run import guard
+from agr.run import script
 
 
 def saved_cells(outputs: str, targets: list[str]) -> list[Cell]:
@@ -77,4 +77,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    guard(lambda: main(sys.argv[1:]))
+    script(lambda: main(sys.argv[1:]), __doc__)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agr.config import expand
 from agr.report.tables import write_tables
-from agr.run import guard, words
+from agr.run import script, words
 
 
 def main() -> None:
@@ -25,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    guard(main)
+    script(main, __doc__)

@@ -73,7 +73,8 @@ def test_rates_by_hand(tmp_path: Path) -> None:
     assert frame.loc[("ifgsm", "inc_v3"), "white_box"]
     assert frame.loc["agr"]["asr"].isna().all()
     assert frame.loc[("agr", "ir_v2"), "command"] == (
-        f"python -m agr.run attack=agr norm=linf source=inc_v3 n_images=8 outputs={tmp_path}"
+        f"python -m agr.run experiment=paper outputs={tmp_path} n_images=8 norm=linf "
+        "source=inc_v3 attack=agr"
     )
 
 
@@ -195,7 +196,7 @@ def test_rendered_tables(tmp_path: Path) -> None:
     assert second[4] == "62.5 [30.6, 86.3]"  # not the best of its column: not bold
     assert lines[5].split("|")[3].strip() == "—"  # Inc-v4 was not run
     assert "demo suite: stand-in networks, not the paper's" in text
-    assert "missing: python -m agr.run attack=agr norm=linf source=res152" in text
+    assert "missing: python -m agr.run experiment=paper outputs=" in text
     assert len(lines) == 2 * (2 + 9)
     table2 = (tmp_path / "tables/table2.md").read_text()
     assert table2.count("— ") > 50
