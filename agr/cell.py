@@ -146,15 +146,15 @@ def _saved(lab: Lab, records: Records, chosen: Sequence[Chosen]) -> Iterator[Cra
 def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, total: int) -> int:
     """Score what is made and write it in parts, also when interrupted; how many images."""
     parts = _Parts(records, lab.cell.config.shard, lab.cell.config.part_seconds)
-    count = fooled = 0
+    count, fooled, shown = 0, 0, lab.cell.targets[0]
     with _bar(lab.cell, total) as bar, parts:
         while batch := list(islice(made, lab.numeric.width)):
             rows = target_rows(lab, work, batch)
             adversarials = adversarial_rows(work, batch, records.folder)
             parts.add(rows=rows, trace=trace_rows(work, batch), adversarials=adversarials)
             count += len(batch)
-            fooled += sum(m.first_success_step is not None for m in batch)
-            bar.set_postfix_str(f"ASR on the source {fooled / count:.1%}", refresh=False)
+            fooled += sum(row["success"] for row in rows if row["target"] == shown)
+            bar.set_postfix_str(f"ASR on {shown} {fooled / count:.1%}", refresh=False)
             bar.update(len(batch))
     return count
 

@@ -75,7 +75,7 @@ TRACE = pa.schema(
     [
         _field("position", pa.int32(), "place of the image in the selection"),
         _field("image_id", pa.string(), "file name without its ending"),
-        _field("step", pa.int32(), "iterate, 0 is the clean image"),
+        _field("step", pa.int32(), "iterate; 0 is the clean image, the last one is scored"),
         _field("fooled", pa.bool_(), "whether the source was fooled by it"),
         _field("l2", pa.float64(), "||v||_2, images in [0, 1]"),
         _field("cosine", pa.float64(), "cosine similarity with the clean image"),

@@ -1,0 +1,90 @@
+"""The smaller commands: plan, score, the picture, and their help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import agr.plan
+import agr.score
+from agr.cell import run_cell
+from agr.config import ConfigError
+from agr.records import Records
+from tests.conftest import demo_cell
+
+ROOT = Path(__file__).parent.parent
+VGG = ("source=vgg16", "targets=[vgg16]", "n_images=4", "progress=false")
+
+
+def test_plan_lists_cells_states_and_an_estimate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["norm=linf", "attack=agr,ifgsm,mifgsm", *VGG[:3], "slots=8", "threads=1"]
+    words += [f"outputs={tmp_path}"]
+    run_cell(demo_cell(tmp_path, "attack=ifgsm", *VGG))
+    run_cell(demo_cell(tmp_path, "attack=agr", *VGG, "n_images=1"))
+    agr.plan.main(words)
+    out = capsys.readouterr().out
+    states = {line.split()[0]: " ".join(line.split()[4:]) for line in out.splitlines()[2:5]}
+    assert states["ifgsm"] == "0 done -"
+    assert "3 of 4 left" in states["agr"]
+    assert "missing" in states["mifgsm"]
+    assert "3 cells, 1 done" in out
+    assert "at most about" in out
+
+
+def test_score_adds_a_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = demo_cell(tmp_path, *VGG, "save_adversarials=true")
+    run_cell(cell)
+    agr.score.main([f"outputs={tmp_path}", "targets=[vgg19]"])
+    assert "VGG19" in capsys.readouterr().out
+    assert Records(cell.folder).positions("rows", "vgg19") == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "give targets="),
+        (["target=[vgg19]"], "give targets="),
+        (["targets=[vgg19]", "outputs=/nowhere"], "no saved adversarial images"),
+    ],
+)
+def test_wrong_words_for_score(words: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        agr.score.main(words)
+
+
+def test_score_refuses_an_unknown_target(tmp_path: Path) -> None:
+    run_cell(demo_cell(tmp_path, *VGG, "save_adversarials=true", "n_images=1"))
+    with pytest.raises(ConfigError, match="target vgg91 is unknown: did you mean vgg19"):
+        agr.score.main([f"outputs={tmp_path}", "targets=[vgg91]"])
+
+
+def test_picture(tmp_path: Path) -> None:
+    words = [*VGG, "save_adversarials=true", "slots=8", "threads=1", f"outputs={tmp_path}"]
+    for name in ("ifgsm", "agr"):
+        run_cell(demo_cell(tmp_path, *VGG, "save_adversarials=true", f"attack={name}"))
+    path = tmp_path / "picture.png"
+    script = [sys.executable, str(ROOT / "scripts/make_picture.py"), str(path)]
+    subprocess.run([*script, "attack=ifgsm,agr", *words], check=True, capture_output=True)
+    with Image.open(path) as picture:
+        assert picture.width > 3 * 64 * 3
+        assert len(picture.getcolors(1 << 24)) > 1000
+    done = subprocess.run([*script, "attack=mifgsm", *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nothing is saved: python -m agr.run ")
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "agr.plan"], ["-m", "agr.score"], ["scripts/make_tables.py"],
+                ["scripts/make_picture.py"]]
+)  # fmt: skip
+def test_help_of_every_script(command: list[str]) -> None:
+    words = [sys.executable, *command, "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "python" in done.stdout
+    assert done.stderr == ""
