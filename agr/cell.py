@@ -19,10 +19,9 @@ from tqdm import tqdm
 
 from agr.attacks import Attack
 from agr.config import Cell, ConfigError, build_attack
-from agr.data.manifest import read_manifest
 from agr.engine import Calls, Crafted, Item, craft
+from agr.inputs import check_inputs, check_unchanged
 from agr.lab import Lab
-from agr.models.zoo import check_weights
 from agr.numeric import device_of, settle
 from agr.records import Records
 from agr.rows import adversarial_rows, target_rows, trace_rows
@@ -42,8 +41,13 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
     records = Records(cell.folder)
     attack = attack_of(cell)
     with records.lock(cell.config.shard):
-        lab = open_lab(cell, records)
+        lab = open_lab(cell, records, note=crafting)
         selection = select(lab, cell.config.n_images)
+        if not selection.chosen:
+            raise ConfigError(
+                f"no image of {cell.suite.root} is eligible: select={cell.config.select} asks that "
+                f"{' and '.join(cell.selecting) or 'no network'} be right about it"
+            )
         i, k = cell.shard
         chosen = [c for c in selection.chosen if c.position % k == i]
         _check_same_images(records, chosen)
@@ -62,33 +66,34 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
 
 def attack_of(cell: Cell) -> Attack:
     """The attack of a cell, with its budget in effect. Raises ConfigError."""
-    c = cell.config
-    return build_attack(c.attack, c.norm.name, cell.eps_effective, c.steps, c.quantize)
+    return build_attack(cell.config, cell.eps_scale)
 
 
-def open_lab(cell: Cell, records: Records) -> Lab:
-    """Everything a cell works with, checked and written down. Raises ConfigError."""
-    names = dict.fromkeys([cell.source, *cell.selecting, *cell.targets])
-    classes = {cell.suite.networks[name].classes for name in names}
-    if len(classes) > 1:
-        raise ConfigError(f"the networks {', '.join(names)} know different numbers of classes")
-    weights = {name: check_weights(name, cell.suite.networks[name]) for name in names}
-    manifest = read_manifest(cell.suite, classes.pop())
-    run = records.run() or {}
-    numeric = settle(cell, run.get("numeric"))
-    _check_same_inputs(cell, run, weights, manifest.fingerprint)
-    numeric.apply()
+def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
+    """Everything a cell works with, checked and, unless `note` is off, written down.
+
+    Raises ConfigError.
+    """
+    inputs, settled = check_inputs(cell), []
 
     def begin(run: dict[str, Any]) -> None:
+        # Under the lock of run.json: of two processes that begin a cell, the second sees the first.
+        check_unchanged(cell, run, inputs)
+        numeric = settle(cell, run.get("numeric"))
+        settled.append(numeric)
         run |= {"cell": cell.id, "name": cell.name, "attack_hash": cell.attack_hash}
         run |= {"eps_effective": cell.eps_effective, "numeric": asdict(numeric)}
+        manifest = inputs.manifest
         run |= {"data": {"layout": manifest.layout, "fingerprint": manifest.fingerprint}}
-        run |= {"weights": run.get("weights", {}) | weights}
-        run |= {"config": asdict(cell.config), "command": cell.command(), "git": git_commit()}
-        run["versions"] = {p: version(p) for p in PACKAGES} | {"python": platform.python_version()}
+        run |= {"weights": run.get("weights", {}) | inputs.weights}
+        if note:
+            run |= {"config": asdict(cell.config), "command": cell.command(), "git": git_commit()}
+            run["versions"] = {p: version(p) for p in PACKAGES}
+            run["versions"]["python"] = platform.python_version()
 
     records.update_run(begin)
-    return Lab(cell, numeric, device_of(cell), manifest)
+    settled[0].apply()
+    return Lab(cell, settled[0], device_of(cell), inputs.manifest)
 
 
 # ---- adversarial images, new and saved -----------------------------------------------------------
@@ -146,7 +151,8 @@ def _saved(lab: Lab, records: Records, chosen: Sequence[Chosen]) -> Iterator[Cra
 def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, total: int) -> int:
     """Score what is made and write it in parts, also when interrupted; how many images."""
     parts = _Parts(records, lab.cell.config.shard, lab.cell.config.part_seconds)
-    count, fooled, shown = 0, 0, lab.cell.targets[0]
+    count, fooled = 0, 0
+    shown = next((t for t in lab.cell.targets if work.rows[t]), lab.cell.source)
     with _bar(lab.cell, total) as bar, parts:
         while batch := list(islice(made, lab.numeric.width)):
             rows = target_rows(lab, work, batch)
@@ -194,21 +200,6 @@ class _Parts:
 # ---- run.json ------------------------------------------------------------------------------------
 
 
-def _check_same_inputs(
-    cell: Cell, run: dict[str, Any], weights: dict[str, str], fingerprint: str
-) -> None:
-    """A cell goes on with the weights and images it was begun with, or not at all."""
-    changed = [n for n, h in weights.items() if run.get("weights", {}).get(n, h) != h]
-    what = f"the weights of {changed[0]}" if changed else ""
-    if run.get("data", {}).get("fingerprint", fingerprint) != fingerprint:
-        what = "the list of images"
-    if what:
-        raise ConfigError(
-            f"{cell.folder}: {what} changed since it was begun: restore them, or use another "
-            "outputs=… folder"
-        )
-
-
 def _check_same_images(records: Records, chosen: Sequence[Chosen]) -> None:
     """The positions that have rows must still be the same images."""
     frame = records.read("rows", ["position", "image_id"]).drop_duplicates()
@@ -233,7 +224,7 @@ def _note(
     """Add to run.json; `lost` are positions whose file went bad after they were chosen."""
 
     def change(run: dict[str, Any]) -> None:
-        run["bad_images"] = run.get("bad_images", {}) | lab.bad
+        run["bad_images"] = lab.bad
         if eligible is not None:
             run["eligible"] = eligible
         if session:

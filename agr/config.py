@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,7 +95,6 @@ class AttackConfig:
     size: Any = "even"
     targeted: bool = False
     label: str = "truth"
-    target: str = "random"
     loss: Any = MISSING
     chain: dict[str, Any] = field(default_factory=dict)
     step: Any = MISSING
@@ -142,6 +142,8 @@ class Config:
     progress: bool = True
 
 
+STEP_RULES = ("even", "decaying", "full")  # see agr.attacks.step.step_size
+RESIZING = ("bilinear", "bicubic")
 CHOICES = {
     "select": ("none", "source", "group"),
     "success": (None, "label", "changed", "targeted"),
@@ -150,7 +152,6 @@ CHOICES = {
     "memory_format": ("channels_last", "contiguous"),
     "precision": ("fp32", "bf16", "fp64"),
     "attack.label": ("truth", "prediction"),
-    "attack.target": ("random",),
     "norm.name": ("linf", "l2"),
 }
 
@@ -197,7 +198,7 @@ class Cell:
     @property
     def targets(self) -> list[str]:
         """The networks that are scored."""
-        return list(self.config.targets or self.group.networks)
+        return list(dict.fromkeys(self.config.targets or self.group.networks))
 
     @property
     def selecting(self) -> list[str]:
@@ -217,13 +218,18 @@ class Cell:
         i, k = self.config.shard.split("/")
         return int(i), int(k)
 
-    @cached_property
+    @property
     def eps_effective(self) -> float:
         """`eps` on the 0-255 scale after the suite's rescaling of L2 budgets."""
+        return self.config.eps * self.eps_scale
+
+    @property
+    def eps_scale(self) -> float:
+        """What the suite multiplies budgets and step sizes of this norm with."""
         reference = self.suite.l2_reference
         if self.config.norm.name != "l2" or reference is None:
-            return self.config.eps
-        return self.config.eps * math.sqrt(3 * self.geometry.size**2 / reference)
+            return 1.0
+        return math.sqrt(3 * self.geometry.size**2 / reference)
 
     @property
     def attack_hash(self) -> str:
@@ -296,14 +302,15 @@ def expand(overrides: Sequence[str]) -> list[Cell]:
 
     `overrides` are Hydra's words ("attack=ifgsm,agr", "experiment=paper"). Raises ConfigError.
     """
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parser = OverridesParser.create()
     try:
-        words = parser.parse_overrides(list(overrides))
-        with initialize_config_dir(conf_dir(), version_base="1.3"):
+        with _composer():
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+            words = parser.parse_overrides(_without_flags(overrides))
             plain = [o.input_line for o in words if not o.is_sweep_override() and o.input_line]
             full = compose("config", plain, return_hydra_config=True)
             given = {o.key_or_group for o in words}
@@ -318,30 +325,62 @@ def expand(overrides: Sequence[str]) -> list[Cell]:
         raise ConfigError(explain(e)) from e
 
 
+@contextmanager
+def _composer() -> Iterator[None]:
+    """Hydra over our configs, whatever Hydra application this process may be."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    instance = GlobalHydra.instance()
+    outer, instance.hydra = instance.hydra, None
+    try:
+        with initialize_config_dir(conf_dir(), version_base="1.3"):
+            yield
+    finally:
+        instance.hydra = outer
+
+
+def _without_flags(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line without -m; --config-dir becomes a word that means the same."""
+    words, rest = [], iter(arguments)
+    for word in rest:
+        flag, _, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            words.append(f"hydra.searchpath=[{value or next(rest, '')}]")
+        elif word not in ("-m", "--multirun"):
+            words.append(word)
+    return words
+
+
 # ---- an attack from its config -------------------------------------------------------------------
 
 
-def build_attack(c: AttackConfig, norm: str, eps: float, steps: int, quantize: str) -> Attack:
-    """The attack of a config; `eps` is on the 0-255 scale, in effect. Raises ConfigError."""
+def build_attack(c: Config, scale: float = 1.0) -> Attack:
+    """The attack of a config. Budget and step size go from the 0-255 scale to [0, 1] here.
+
+    `scale` is the suite's rescaling (`Cell.eps_scale`). Raises ConfigError.
+    """
     from agr.attacks import Attack
     from agr.attacks.ball import BALLS
 
-    chain = [_part(f"chain.{name}", part) for name, part in c.chain.items() if part is not None]
-    size = c.size if isinstance(c.size, str) else c.size / LEVELS
+    a = c.attack
+    stages = {k: part for k, part in a.chain.items() if part is not None}
     try:
         return Attack(
-            ball=BALLS[norm](eps / LEVELS),
-            steps=steps,
-            size=size,
-            loss=_part("loss", c.loss),
-            chain=tuple(chain),
-            step=_part("step", c.step),
-            stop=None if c.stop is None else _part("stop", c.stop),
-            targeted=c.targeted,
-            quantize=quantize,  # type: ignore[arg-type]
+            ball=BALLS[c.norm.name](c.eps * scale / LEVELS),
+            steps=c.steps,
+            size=a.size if isinstance(a.size, str) else a.size * scale / LEVELS,
+            loss=_part("loss", "loss", a.loss),
+            chain=tuple(_part(f"chain.{k}", "stages", part) for k, part in stages.items()),
+            step=_part("step", "step", a.step),
+            stop=None if a.stop is None else _part("stop", "stop", a.stop),
+            targeted=a.targeted,
+            quantize=c.quantize,  # type: ignore[arg-type]
         )
+    except ConfigError:
+        raise
     except ValueError as e:
-        raise ConfigError(f"attack={c.name}: {e}") from e
+        raise ConfigError(f"attack={a.name}: {e}") from e
 
 
 def load_attack(
@@ -368,18 +407,19 @@ def load_attack(
     words = [f"attack={name}", f"norm={norm}", *overrides]
     words += [f"eps={eps}"] if eps is not None else []
     words += [f"steps={steps}"] if steps is not None else []
-    c = expand(words)[0].config
-    return build_attack(c.attack, c.norm.name, c.eps, c.steps, quantize)
+    return build_attack(
+        expand([*words, f"quantize={quantize}", "suite.l2_reference=null"])[0].config
+    )
 
 
-def _part(slot: str, node: Any) -> Any:
-    """The part that a node of the config describes; only this package's own parts are made."""
+def _part(slot: str, module: str, node: Any) -> Any:
+    """The part that a node describes; only the own parts in the slot's module are ever made."""
     from hydra.utils import instantiate
 
     target = node.get("_target_") if isinstance(node, dict) else None
-    if not isinstance(target, str) or not target.startswith("agr.attacks."):
+    if not isinstance(target, str) or target.rpartition(".")[0] != f"agr.attacks.{module}":
         raise ConfigError(
-            f"attack.{slot} has _target_={target}: it must name a part of agr.attacks, "
+            f"attack.{slot} has _target_={target}: it must name a part of agr.attacks.{module}, "
             "as the files in conf/attack do"
         )
     try:
@@ -416,6 +456,8 @@ def explain(e: BaseException) -> str:
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     if "not in" in str(cause) and key:
         return f"{key} is no key of the config: {nearest(str(key), _all_keys(Config))}"
+    if "ListConfig" in str(cause):
+        return "targets is a list: write targets=[vgg16,vgg19]"
     lines = [line.strip() for line in f"{e}\n{e.__cause__ or ''}".splitlines() if line.strip()]
     noise = ("HYDRA_FULL_ERROR", "full_key:", "object_type=", "See https://")
     return "; ".join(dict.fromkeys(n for n in lines if not any(word in n for word in noise)))
@@ -460,11 +502,29 @@ def _check_choices(c: Config) -> None:
 
 def _check_names(c: Config) -> None:
     grouped = [n for g in c.suite.groups.values() for n in g.networks]
+    for name in grouped:
+        if name not in c.suite.networks:
+            raise ConfigError(
+                f"suite.groups names {name}: {nearest(name, c.suite.networks)} (suite.networks)"
+            )
+    for group in c.suite.groups.values():
+        _check_geometry(group.geometry)
+    for name, network in c.suite.networks.items():
+        _check_network(name, network)
     if c.source not in grouped:
         raise ConfigError(f"source={c.source} is unknown: {nearest(c.source, grouped)}")
     for target in c.targets or []:
         if target not in c.suite.networks:
             raise ConfigError(f"target {target} is unknown: {nearest(target, c.suite.networks)}")
+    if c.targets is not None and not c.targets:
+        raise ConfigError("targets=[] names no network: leave it out for the source's group")
+    if not c.outputs:
+        raise ConfigError("outputs= names no folder")
+    if c.attack.targeted and c.attack.label != "truth":
+        raise ConfigError(
+            f"attack.label={c.attack.label} says what an untargeted attack moves away from: leave "
+            "it out with attack.targeted=true"
+        )
     if c.success == "targeted" and not c.attack.targeted:
         raise ConfigError("success=targeted needs a targeted attack: add attack.targeted=true")
     if c.save_adversarials and c.quantize == "off":
@@ -473,8 +533,31 @@ def _check_names(c: Config) -> None:
         )
 
 
+def _check_geometry(g: Geometry) -> None:
+    if g.interpolation not in RESIZING:
+        raise ConfigError(
+            f"geometry.interpolation={g.interpolation} is unknown: "
+            f"{nearest(g.interpolation, RESIZING)}"
+        )
+    if g.size < 1 or not 0 < g.crop <= 1:
+        raise ConfigError(f"geometry: size={g.size} crop={g.crop} cannot be: 1 or more, and 0 to 1")
+
+
+def _check_network(name: str, n: NetworkConfig) -> None:
+    if n.resize not in RESIZING:
+        raise ConfigError(
+            f"network {name}: resize={n.resize} is unknown: {nearest(n.resize, RESIZING)}"
+        )
+    if len(n.mean) != 3 or len(n.std) != 3 or not all(s > 0 for s in n.std):
+        raise ConfigError(f"network {name}: mean={n.mean} std={n.std}: give three, std above 0")
+    if n.size < 1 or n.classes < 2:
+        raise ConfigError(f"network {name}: size={n.size} classes={n.classes} cannot be")
+
+
 def _check_numbers(cell: Cell) -> None:
     c = cell.config
+    if c.suite.l2_reference is not None and c.suite.l2_reference < 1:
+        raise ConfigError(f"suite.l2_reference={c.suite.l2_reference} is no number of values")
     if not (math.isfinite(c.eps) and c.eps >= 0):
         raise ConfigError(f"eps={c.eps} is no budget: give a number that is 0 or more")
     d = 3 * cell.geometry.size**2
@@ -491,8 +574,12 @@ def _check_numbers(cell: Cell) -> None:
         if value is not None and value < low:
             raise ConfigError(f"{key}={value} is too small: give {low} or more")
     size = c.attack.size
-    if isinstance(size, bool) or not isinstance(size, str | int | float):
-        raise ConfigError(f"attack.size={size} is no step size: give a number or a rule's name")
+    known = size in STEP_RULES if isinstance(size, str) else isinstance(size, int | float)
+    if not known or isinstance(size, bool) or (not isinstance(size, str) and not size > 0):
+        raise ConfigError(
+            f"attack.size={size} is no step size: give a number above 0 or one of "
+            f"{', '.join(STEP_RULES)}"
+        )
     try:
         i, k = cell.shard
     except ValueError:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from agr.attacks.attack import predict
 from agr.config import LEVELS, Cell, digest
 from agr.data.manifest import Entry, Manifest
 from agr.data.stream import BadImage, Pixels, stream
-from agr.models.zoo import Network, check_weights, load_network
+from agr.inputs import check_weights
+from agr.models.zoo import Network, load_network
 from agr.numeric import Numeric
 
 CLEAN_COLUMNS = ["image_id", "pred", "conf"]
@@ -121,8 +123,10 @@ class Lab:
 
     def _known(self, name: str) -> dict[str, Answer]:
         if name not in self._clean:
-            path = self._file(name)
-            frame = pd.read_parquet(path) if path.exists() else pd.DataFrame()
+            try:
+                frame = pd.read_parquet(self._file(name))
+            except (FileNotFoundError, pa.ArrowException):  # a damaged one is made again
+                frame = pd.DataFrame()
             columns = [frame[c].tolist() for c in CLEAN_COLUMNS if c in frame]
             self._clean[name] = {i: Answer(p, c) for i, p, c in zip(*columns, strict=True)}
         return self._clean[name]

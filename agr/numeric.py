@@ -12,8 +12,11 @@ from typing import Any
 import torch
 
 from agr.config import Cell, ConfigError
+from agr.inputs import refuse
 
 SLOTS = 32
+# Read before any cell sets its own number of threads.
+ALL_THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,13 @@ def settle(cell: Cell, stored: dict[str, Any] | None) -> Numeric:
         width=c.width or (stored or {}).get("width") or slots,
         memory_format=c.memory_format,
         precision=c.precision,
-        threads=c.threads or (stored or {}).get("threads") or torch.get_num_threads(),
+        threads=c.threads or (stored or {}).get("threads") or ALL_THREADS,
         device=_kind(device_of(cell)),
         torch=torch.__version__,
     )
     for key, value in asdict(asked).items():
         if stored and stored.get(key) != value:
-            raise ConfigError(
-                f"{cell.folder} was begun with {key}={stored.get(key)}, this run has "
-                f"{key}={value}: such numbers are not mixed; go on as it was begun, or use "
-                "another outputs=… folder"
-            )
+            refuse(cell, key, stored.get(key), value)
     return asked
 
 

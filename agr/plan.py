@@ -26,7 +26,9 @@ def main(arguments: Sequence[str]) -> None:
         state, missing = _state(cell)
         seconds = 0.0
         if missing:
-            seconds = missing * (cell.config.steps + 1) * _seconds_per_tick(cell, costs)
+            # Scoring and clean answers: at most two passes per target, each no dearer than a tick.
+            ticks = cell.config.steps + 1 + 2 * len(cell.targets)
+            seconds = missing * ticks * _seconds_per_tick(cell, costs)
         total += seconds
         c = cell.config
         eps = f"{c.norm.name} {c.eps:g}"

@@ -100,6 +100,8 @@ ADVERSARIALS = pa.schema(
 # Rows come last: a part counts once its rows are there.
 TABLES = {"trace": TRACE, "adversarials": ADVERSARIALS, "rows": ROWS}
 
+KEYS = {"trace": ["position", "step"], "adversarials": ["position"], "rows": ["position", "target"]}
+
 
 class Records:
     """The folder of one cell."""
@@ -152,13 +154,16 @@ class Records:
             ) from e
 
     def write_part(self, shard: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Write one part: the rows, and whatever else belongs to the same images."""
+        """Write one part: the rows, and whatever else belongs to the same images.
+
+        The file of rows is always written, if need be empty: it makes the others count.
+        """
         stem = f"{shard.replace('/', 'of')}-"
         numbers = [int(p.stem.rsplit("-", 1)[1]) for p in self._parts("rows", stem)]
         number = max(numbers, default=-1) + 1
         for kind, schema in TABLES.items():
-            if tables.get(kind):
-                table = pa.Table.from_pylist(list(tables[kind]), schema=schema)
+            if tables.get(kind) or kind == "rows":
+                table = pa.Table.from_pylist(list(tables.get(kind, ())), schema=schema)
                 path = self.folder / f"{kind}-{stem}{number:05d}.parquet"
                 _write_whole(path, partial(pq.write_table, table, compression="zstd"))
 
@@ -167,14 +172,25 @@ class Records:
         return self.table(kind, columns).to_pandas(types_mapper=_NULLABLE.get)
 
     def table(self, kind: str = "rows", columns: list[str] | None = None) -> pa.Table:
-        """The same as an Arrow table, in which unknown values are None."""
-        tables = [
-            pq.read_table(path, columns=columns, schema=TABLES[kind])
-            for path in self._parts(kind)
-            if self._with_rows(path, kind)
-        ]
-        empty = TABLES[kind].empty_table()
-        return pa.concat_tables(tables) if tables else empty.select(columns or empty.column_names)
+        """The same as an Arrow table, in which unknown values are None.
+
+        What overlapping shards made twice (bitwise the same) counts once. Raises ConfigError for
+        a damaged part.
+        """
+        columns = columns or TABLES[kind].names
+        wanted = list(dict.fromkeys([*columns, *KEYS[kind]]))
+        tables = [TABLES[kind].empty_table().select(wanted)]
+        for path in self._parts(kind):
+            if self._with_rows(path, kind):
+                try:
+                    tables.append(pq.read_table(path, columns=wanted, schema=TABLES[kind]))
+                except (pa.ArrowException, OSError) as e:
+                    raise ConfigError(
+                        f"{path} is damaged: delete it, and run the cell again for its images"
+                    ) from e
+        table = pa.concat_tables(tables)
+        again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
+        return table.filter(pa.array(~again)).select(columns)
 
     def positions(self, kind: str, target: str | None = None) -> set[int]:
         """The positions that have rows of a kind (for a target, in the case of "rows")."""

@@ -75,7 +75,7 @@ def succeeded(rule: str, label: int, target_label: int | None, answer: Row) -> b
     if rule == "targeted":
         return bool(pred == target_label)
     reference = label if rule == "label" else answer["clean_pred"]
-    return bool(pred >= 0 and pred != reference)
+    return bool(pred >= 0 and reference >= 0 and pred != reference)
 
 
 def image_hash(image: np.ndarray[Any, Any]) -> str:

@@ -37,6 +37,7 @@ def job(config: DictConfig) -> None:
 
 def run(config: DictConfig) -> None:
     """Run one cell and show its table. Raises ConfigError."""
+    from agr.inputs import check_inputs, check_unchanged
     from agr.records import Records
     from agr.todo import finished
 
@@ -45,6 +46,7 @@ def run(config: DictConfig) -> None:
     records = Records(cell.folder)
     _check_writable(cell)
     if finished(cell, records):
+        check_unchanged(cell, records.run() or {}, check_inputs(cell))
         print("finished before: nothing to run")
     else:
         from agr.cell import run_cell  # torch and timm: seconds that a finished cell needn't wait
@@ -65,10 +67,26 @@ def main() -> None:
 def _main() -> None:
     global _cells_in_sweep
     _cells_in_sweep = 0
-    if not any(word.startswith("-") and word not in ("-m", "--multirun") for word in sys.argv[1:]):
-        # Every cell of a sweep is checked before the first one runs.
-        _cells_in_sweep = len(expand([w for w in sys.argv[1:] if not w.startswith("-")]))
+    flags = ("-m", "--multirun", "--config-dir", "-cd")
+    if all(not word.startswith("-") or word.startswith(flags) for word in sys.argv[1:]):
+        cells = expand(sys.argv[1:])
+        check_all(cells)
+        _cells_in_sweep = len(cells)
     job()
+
+
+def check_all(cells: Sequence[Cell]) -> None:
+    """Check every cell of a sweep before the first one runs. Raises ConfigError."""
+    from agr.inputs import check_inputs
+    from agr.records import Records
+    from agr.todo import finished
+
+    for cell in cells:
+        check_inputs(cell)
+        if not finished(cell, Records(cell.folder)):
+            from agr.cell import attack_of
+
+            attack_of(cell)
 
 
 def guard(work: Callable[[], None], *, traceback: bool = False) -> None:

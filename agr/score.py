@@ -28,12 +28,15 @@ def saved_cells(outputs: str, targets: list[str]) -> list[Cell]:
     cells = []
     for path in sorted(Path(outputs).glob("*/*/run.json")):
         records = Records(path.parent)
-        if not records.positions("adversarials"):
+        saved = records.positions("adversarials")
+        if not saved:
             continue
         stored = (records.run() or {})["config"]
         config = OmegaConf.merge(OmegaConf.structured(Config), stored)
         config.suite.networks.update(_networks(config.suite.name))
         config.targets, config.outputs = targets, outputs
+        # run.json holds the last session's; scoring is for all that is saved
+        config.shard, config.n_images = "0/1", max(saved) + 1
         assert isinstance(config, DictConfig)
         cell = to_cell(config)
         if cell.folder != path.parent:
@@ -62,7 +65,11 @@ def main(arguments: Sequence[str]) -> None:
         asked = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
     except Exception as e:
         raise ConfigError(f"{' '.join(arguments)} cannot be read: {first_line(e)}") from e
-    if not isinstance(asked, dict) or set(asked) - {"outputs", "targets"} or "targets" not in asked:
+    if (
+        not isinstance(asked, dict)
+        or set(asked) - {"outputs", "targets"}
+        or not asked.get("targets")
+    ):
         raise ConfigError("give targets=[name,...] and, if not outputs, outputs=folder")
     targets = asked["targets"] if isinstance(asked["targets"], list) else [asked["targets"]]
     cells = saved_cells(str(asked.get("outputs", "outputs")), targets)
@@ -71,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     from agr.report.tables import closing
 
     for cell in cells:
-        print(f"\n{cell.name}")
+        print(f"\n{cell.name}\n{cell.suite.notice or ''}")
         run_cell(cell, crafting=False)
         print(closing(cell))
 

@@ -15,8 +15,10 @@ from agr.run import script, words
 
 def main() -> None:
     """Write the tables and print the Markdown ones."""
-    cells = expand(words(sys.argv[1:], "experiment=paper"))
-    folder = Path(cells[0].config.outputs) / cells[0].suite.name / "tables"
+    asked = words(sys.argv[1:], "experiment=paper")
+    cells = expand(asked)
+    experiment = next(word.partition("=")[2] for word in asked if word.startswith("experiment="))
+    folder = Path(cells[0].config.outputs) / cells[0].suite.name / "tables" / experiment
     paths = write_tables(cells, folder)
     for path in paths:
         if path.suffix == ".md":

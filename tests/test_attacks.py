@@ -26,6 +26,7 @@ from agr.attacks import (
     Overwrite,
 )
 from agr.attacks.attack import NO_ANSWER, predict
+from agr.attacks.parts import Context, State, Stateless
 from agr.attacks.step import step_size
 from agr.config import ConfigError
 from tests.conftest import CLASSES, EPS, images, small_model
@@ -361,6 +362,30 @@ def test_one_bad_row_leaves_the_others_alone(model: nn.Module, x: Tensor, y: Ten
     for chain in ((), MI):
         attack = Attack(Linf(EPS), chain=chain)
         assert torch.equal(attack(OneBad().eval(), x, y)[1:], attack(model, x, y)[1:])
+
+
+def test_images_without_an_answer_stay_as_they_are(model: nn.Module, x: Tensor) -> None:
+    """A clean prediction that is no answer is no label to move away from."""
+
+    class Silent(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = model(x)
+            return torch.cat([logits[:1] * float("nan"), logits[1:]])
+
+    adv = Attack(Linf(EPS))(Silent().eval(), x)
+    assert torch.equal(adv[:1], x[:1])
+    assert torch.equal(adv[1:], Attack(Linf(EPS))(model, x)[1:])
+
+
+def test_iterates_that_are_not_finite_do_not_leave_the_ball(
+    model: nn.Module, x: Tensor, y: Tensor
+) -> None:
+    class Wild(Stateless):
+        def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
+            return torch.where(g > 0, torch.nan, torch.inf * g), s
+
+    for ball in (Linf(EPS), L2(L2_EPS)):
+        assert torch.equal(Attack(ball, step=Wild())(model, x, y), x)
 
 
 def test_logits_that_are_not_finite_are_no_answer() -> None:

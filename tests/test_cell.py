@@ -17,6 +17,7 @@ from agr.cell import attack_of, open_lab, run_cell
 from agr.config import Cell, ConfigError, expand
 from agr.data.manifest import read_manifest
 from agr.data.stream import load_image
+from agr.inputs import check_inputs, check_unchanged
 from agr.models.zoo import load_network
 from agr.records import ADVERSARIALS, ROWS, TRACE, Records
 from agr.score import saved_cells
@@ -109,13 +110,51 @@ def test_predictions_are_the_networks_own(tmp_path: Path) -> None:
                 assert float(conf.max()) == pytest.approx(row[f"{prefix}_conf"], abs=1e-4)
 
 
-@pytest.mark.parametrize("words", [["shard=0/3", "shard=2/3", "shard=1/3"]])
-def test_shards_add_up_to_the_whole(
-    words: list[str], reference: pd.DataFrame, tmp_path: Path
-) -> None:
-    for word in words:
+def test_shards_add_up_to_the_whole(reference: pd.DataFrame, tmp_path: Path) -> None:
+    for word in ("shard=0/3", "shard=2/3", "shard=1/3"):
         records = run_cell(demo_cell(tmp_path, *VGG, "attack=ifgsm_stop", word))
     pd.testing.assert_frame_equal(frame_of(records), reference)
+
+
+def test_overlapping_shards_count_once(reference: pd.DataFrame, tmp_path: Path) -> None:
+    """Two divisions of the work at once: what both made is the same and counts once."""
+    cell = demo_cell(tmp_path, *VGG, "attack=ifgsm_stop", "shard=0/2")
+    records = run_cell(cell)
+    for path in sorted(records.folder.glob("rows-0of2-*")):
+        shutil.copy(path, path.with_name(path.name.replace("0of2", "0of4")))
+    run_cell(demo_cell(tmp_path, *VGG, "attack=ifgsm_stop"))
+    pd.testing.assert_frame_equal(frame_of(records), reference)
+
+
+def test_targets_count_once(tmp_path: Path) -> None:
+    words = (VGG[0], "targets=[vgg16,vgg16,vgg19]", VGG[2], "n_images=3")
+    assert len(run_cell(demo_cell(tmp_path, *words)).read("rows")) == 3 * 2
+
+
+def test_extras_can_be_asked_for_later(tmp_path: Path) -> None:
+    """trace and save_adversarials on a finished cell craft once more, and then it is finished."""
+    before = frame_of(run_cell(demo_cell(tmp_path, *VGG, "n_images=10")))
+    more = demo_cell(tmp_path, *VGG, "n_images=10", "trace=true", "save_adversarials=true")
+    records = Records(more.folder)
+    assert not finished(more, records)
+    run_cell(more)
+    assert finished(more, records)
+    assert records.positions("adversarials") == records.positions("trace") == set(range(10))
+    pd.testing.assert_frame_equal(frame_of(records), before)
+
+
+def test_scoring_reaches_all_that_is_saved(tmp_path: Path) -> None:
+    """Whatever the last session's shard and n_images were; and run.json keeps telling of it."""
+    for word in ("shard=0/2", "shard=1/2"):
+        cell = demo_cell(tmp_path, *VGG, "n_images=6", "save_adversarials=true", word)
+        records = run_cell(cell)
+    run_cell(demo_cell(tmp_path, *VGG, "n_images=7", "shard=0/7"))
+    before = json.loads(records.run_file.read_text())
+    (scoring,) = saved_cells(str(tmp_path), ["res152"])
+    run_cell(scoring, crafting=False)
+    assert records.positions("rows", "res152") == set(range(6))
+    after = json.loads(records.run_file.read_text())
+    assert (after["config"], after["command"]) == (before["config"], before["command"])
 
 
 def test_a_longer_run_adds_to_a_shorter_one(reference: pd.DataFrame, tmp_path: Path) -> None:
@@ -207,15 +246,11 @@ def test_new_targets_are_scored_from_saved_images(tmp_path: Path) -> None:
 
 def test_new_targets_without_saved_images_are_crafted_again(tmp_path: Path) -> None:
     run_cell(demo_cell(tmp_path, *VGG, "n_images=3"))
-    more = demo_cell(tmp_path, "source=vgg16", "targets=[vgg16,res152]", "n_images=3")
-    after = frame_of(run_cell(replace_progress(more)))
+    words = (VGG[0], "targets=[vgg16,res152]", VGG[2], "n_images=3")
+    after = frame_of(run_cell(demo_cell(tmp_path, *words)))
     assert sorted(after["target"].unique()) == ["res152", "vgg16", "vgg19"]
     assert not after.duplicated(KEY).any()
     assert after.groupby("position")["adv_sha256"].nunique().eq(1).all()
-
-
-def replace_progress(cell: Cell) -> Cell:
-    return Cell(replace(cell.config, progress=False))
 
 
 def test_bad_images_are_named_and_counted(
@@ -260,9 +295,12 @@ def test_an_image_lost_in_mid_run_does_not_end_it(
     records = run_cell(cell)
     assert records.positions("rows") == {1, 2, 3}
     assert not finished(cell, records)
+    assert json.loads(records.run_file.read_text())["lost"] == [0]
     monkeypatch.undo()
     run_cell(cell)
     assert finished(cell, records)
+    run = json.loads(records.run_file.read_text())
+    assert (run["lost"], run["bad_images"]) == ([], {})
 
 
 # ---- selection -----------------------------------------------------------------------------------
@@ -348,6 +386,53 @@ def test_another_numeric_identity_is_refused(word: str, key: str, tmp_path: Path
     run_cell(left)
 
 
+def test_a_finished_cell_is_compared_too(tmp_path: Path) -> None:
+    """Nothing is run, yet a knob that differs from the stored identity is not passed over."""
+    cell = demo_cell(tmp_path, *VGG, "n_images=2")
+    run = json.loads(run_cell(cell).run_file.read_text())
+    check_unchanged(cell, run, check_inputs(cell))
+    for word in ("slots=4", "precision=fp64", "memory_format=contiguous", "threads=2"):
+        other = demo_cell(tmp_path, *VGG, "n_images=2", word)
+        with pytest.raises(ConfigError, match="begun with"):
+            check_unchanged(other, run, check_inputs(other))
+
+
+def test_threads_of_one_cell_do_not_leak_into_the_next(tmp_path: Path) -> None:
+    import torch
+
+    from agr.numeric import ALL_THREADS, settle
+
+    settle(demo_cell(tmp_path, *VGG), None).apply()
+    assert torch.get_num_threads() == 1
+    free = demo_cell(tmp_path, *VGG, "seed=1")
+    assert settle(Cell(replace(free.config, threads=None)), None).threads == ALL_THREADS
+
+
+def test_nothing_eligible_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no image of .* is eligible: select=group"):
+        run_cell(demo_cell(tmp_path, *VGG, "suite.networks.vgg19.std=[1e-40,1e-40,1e-40]"))
+
+
+def test_l2_step_sizes_are_scaled_like_the_budget(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "norm=l2", "attack.size=150")
+    attack = attack_of(cell)
+    assert attack.size * 10 == pytest.approx(attack.ball.eps)
+    assert attack_of(demo_cell(tmp_path, *VGG, "attack.size=1")).size == pytest.approx(1 / 255)
+
+
+def test_other_images_under_the_same_names_are_noticed(tmp_path: Path) -> None:
+    """Without hashes in a manifest, sizes of files tell."""
+    demo = demo_cell(tmp_path, *VGG)
+    root = tmp_path / "val"
+    shutil.copytree(demo.suite.root, root)
+    words = (*VGG, "n_images=2", f"suite.root={root}", "suite.manifest=null")
+    run_cell(demo_cell(tmp_path, *words))
+    path = next(root.glob("*/*"))
+    Image.open(path).rotate(90).save(path, quality=50)
+    with pytest.raises(ConfigError, match="list of images changed"):
+        run_cell(demo_cell(tmp_path, *words, "n_images=4"))
+
+
 def test_another_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = demo_cell(tmp_path, *VGG, "n_images=2")
     run_cell(cell)
@@ -391,6 +476,20 @@ def test_two_writers_of_one_shard_are_kept_apart(tmp_path: Path) -> None:
         pass
     with records.lock("0/3"), Records(cell.folder).lock("1/3"):
         pass
+
+
+def test_damaged_parts_are_named(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "n_images=2")
+    records = run_cell(cell)
+    (path,) = records.folder.glob("rows-*")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ConfigError, match="is damaged: delete it"):
+        run_cell(cell)
+    path.unlink()
+    (clean, *_) = tmp_path.glob("demo/clean/*.parquet")
+    clean.write_bytes(b"PAR1")  # a damaged cache is made again
+    run_cell(cell)
+    assert finished(cell, records)
 
 
 def test_older_and_damaged_records_are_refused(tmp_path: Path) -> None:

@@ -130,9 +130,10 @@ def test_csv_gives_the_same_images_in_any_order(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("filename\na.png", "no column label"),
-        ("filename,label\na.png,cat", "line 2: label 'cat'"),
+        ("filename,label\na.png,cat", "line 2: 'a.png', label 'cat'"),
         ("filename,label\na.png,-1", "line 2"),
         ("filename,label\na.png", "line 2"),
+        ("label,filename\n3", "line 2"),
         ("filename,label\na.png,3", "know 0 to 2"),
         ("filename,label\na.png,1\nb/a.png,1", "twice"),
         ("filename,label", "names no image"),
@@ -153,7 +154,7 @@ def test_wrong_roots_are_refused(tmp_path: Path) -> None:
         read_manifest(suite(tmp_path), classes=3)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_manifest(suite(tmp_path, str(tmp_path / "gone.csv")), classes=3)
-    with pytest.raises(ConfigError, match="know 0 to 1"):
+    with pytest.raises(ConfigError, match="3 synset folders, the networks know 2"):
         read_manifest(suite(tree(tmp_path)), classes=2)
 
 

@@ -15,8 +15,9 @@ from scipy.stats import binomtest
 
 from agr.config import PACKAGE, Cell, ConfigError, expand
 from agr.records import ROWS, Records
+from agr.report.results import rates, sizes
 from agr.report.statistics import wilson
-from agr.report.tables import closing, rates, sizes, write_tables
+from agr.report.tables import closing, write_tables
 
 N = 8
 
@@ -119,6 +120,21 @@ def test_denominators_by_hand(tmp_path: Path) -> None:
         words = ("norm=linf", "source=inc_v3", "attack=agr", f"denominator={denominator}")
         frame = rates(cells_of(tmp_path, *words)).set_index("target")
         assert {t: tuple(frame.loc[t, ["n", "successes"]]) for t in wrong} == counts
+
+
+@pytest.mark.parametrize("word", ["eps=8", "steps=5", "attack.targeted=true"])
+def test_the_papers_values_stand_only_beside_its_setting(word: str, tmp_path: Path) -> None:
+    words = ("norm=linf", "source=inc_v3", "attack=mifgsm", word)
+    (cell,) = cells_of(tmp_path, *words)
+    fill(cell, {"inc_v3": 5})
+    frame = rates([cell])
+    assert frame["asr"].notna().all()
+    assert frame["paper"].isna().all()
+    write_tables([cell], tmp_path)
+    text = (tmp_path / "table1.md").read_text()
+    assert "95.62" not in text
+    assert ("L∞ = 8" in text) == (word == "eps=8")
+    assert ("attacks changed by attack.targeted=True" in text) == word.startswith("attack.")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +264,7 @@ def test_the_script_needs_no_torch(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "87.5" in done.stdout
-    assert (tmp_path / "demo/tables/table1.tex").exists()
+    assert (tmp_path / "demo/tables/paper/table1.tex").exists()
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX (Debian's texlive)")

@@ -92,7 +92,7 @@ class Attack:
             "y": y,
             "t": rows,
             "first": rows - 1,  # step of the first success, -1 while there is none
-            "live": rows == 0,
+            "live": y >= 0,  # a label that is no answer cannot be attacked
             "chain": {str(i): stage.init(x0) for i, stage in enumerate(self.chain)},
             "step": self.step.init(x0),
             "stop": self.stop.init(x0) if self.stop else {},
@@ -110,7 +110,7 @@ class Attack:
             look, s = self._look(logits.detach(), point.detach(), s)
             if not bool(look.more.any()):
                 return look, s
-            loss = self.loss(logits, s["y"]).sum()
+            loss = self.loss(logits, s["y"].clamp_min(0)).sum()
             (g,) = torch.autograd.grad(-loss if self.targeted else loss, point)
         return look, choose(look.more, self._advance(g, s), s)
 
@@ -163,7 +163,7 @@ class Attack:
         for i, stage in enumerate(self.chain):
             g, chain[str(i)] = stage.update(g, s["chain"][str(i)], c)
         x, step = self.step.update(g, s["step"], c)
-        x = self.ball.project(x, s["x0"])
+        x = self.ball.project(torch.where(x.isfinite(), x, s["x0"]), s["x0"])
         return s | {"x": x, "t": s["t"] + 1, "chain": chain, "step": step}
 
 

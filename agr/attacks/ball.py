@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 LEVELS = 255
-# Float images carry a noise of about 1e-5 levels: a whole-level budget must not lose its last
-# level to it (10/255*255 may be 9.999999).
-NOISE = 1e-3
+NOISE = 1e-3  # levels; float32 images are off the 8-bit grid by about 1e-5
 # Halvings of the search in `L2.round`: finds the threshold to 0.5/2**8 of a level.
 HALVINGS = 8
 
@@ -90,7 +88,7 @@ class Linf(Ball):
         return torch.clamp(x, x0 - self.eps, x0 + self.eps).clamp(0, 1)
 
     def fit(self, v: Tensor) -> Tensor:
-        limit = int(self.eps * LEVELS + NOISE)
+        limit = int(self.eps * LEVELS + 1e-6)  # 10/255*255 may be 9.999…: that is ten levels
         return v.round().clamp(-limit, limit)
 
 

@@ -16,6 +16,8 @@ every leaf has one row per image, so that the engine can put any image into any 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -73,6 +75,19 @@ class Stop(Protocol):
     def init(self, x: Tensor) -> State: ...
 
     def update(self, seen: Seen, s: State) -> tuple[Tensor, State]: ...
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """Raise ValueError unless the parameter `value` is one of the `known` ones."""
+    if value not in known:
+        raise ValueError(f"{name}={value} is unknown: use {' or '.join(known)}")
+
+
+def number(name: str, value: float, least: float) -> None:
+    """Raise ValueError unless the parameter `value` is a finite number, `least` or more."""
+    fine = isinstance(value, int | float) and not isinstance(value, bool)
+    if not fine or not math.isfinite(value) or value < least:
+        raise ValueError(f"{name}={value} cannot be: give a number, {least:g} or more")
 
 
 class Stateless:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from agr.attacks.ball import per_image
-from agr.attacks.parts import Context, State, Stateless
+from agr.attacks.parts import Context, State, Stateless, number
 
 
 def mean_normalized(g: Tensor) -> Tensor:
@@ -38,6 +38,9 @@ class Momentum:
     """m <- decay * m + g (Dong et al., arXiv:1710.06081, Eq. 6)."""
 
     decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        number("decay", self.decay, 0)
 
     def init(self, x: Tensor) -> State:
         return {"m": torch.zeros_like(x)}

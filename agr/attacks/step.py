@@ -6,7 +6,6 @@ readings are `AdaGrad` or `Overwrite`, a step-size rule, and a stop or none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,16 +13,10 @@ import torch
 from torch import Tensor
 
 from agr.attacks.ball import Ball
-from agr.attacks.parts import Context, State, Stateless
+from agr.attacks.parts import Context, State, Stateless, number, one_of
 from agr.attacks.stages import mean_normalized
 
 Direction = Literal["ball", "sign"]
-
-
-def check(name: str, value: str, known: Sequence[str]) -> None:
-    """Raise ValueError unless `value` is one of the `known` ones."""
-    if value not in known:
-        raise ValueError(f"{name}={value} is unknown: use {' or '.join(known)}")
 
 
 def step_size(rule: str | float, eps: float, steps: int) -> float:
@@ -61,7 +54,7 @@ class Plain(Stateless):
     direction: Direction = "ball"
 
     def __post_init__(self) -> None:
-        check("direction", self.direction, ("ball", "sign"))
+        one_of("direction", self.direction, ("ball", "sign"))
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         return c.x + c.size * unit(c.ball, g, self.direction), s
@@ -86,8 +79,10 @@ class AdaGrad:
     delta: float = 1e-7
 
     def __post_init__(self) -> None:
-        check("of", self.of, ("sign", "gradient"))
-        check("direction", self.direction, ("ball", "sign"))
+        one_of("of", self.of, ("sign", "gradient"))
+        one_of("direction", self.direction, ("ball", "sign"))
+        number("phi", self.phi, 1e-12)
+        number("delta", self.delta, 0)
 
     def init(self, x: Tensor) -> State:
         return {"G": torch.zeros_like(x)}
@@ -114,7 +109,9 @@ class Overwrite(Stateless):
     delta: float = 1e-7
 
     def __post_init__(self) -> None:
-        check("direction", self.direction, ("ball", "sign"))
+        one_of("direction", self.direction, ("ball", "sign"))
+        number("phi", self.phi, 1e-12)
+        number("delta", self.delta, 0)
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         u = torch.nan_to_num(g, posinf=1.0, neginf=-1.0).sign()

@@ -35,8 +35,8 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all ids, labels and known file hashes; not of where the files are."""
-        text = "\n".join(f"{e.image_id},{e.label},{e.sha256 or ''}" for e in self.entries)
+        """A hash of all ids, labels and file hashes (sizes, where the manifest has no hashes)."""
+        text = "\n".join(f"{e.image_id},{e.label},{e.sha256 or _size(e)}" for e in self.entries)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -52,7 +52,7 @@ def read_manifest(suite: Suite, classes: int) -> Manifest:
     if suite.manifest:
         layout, found = "csv", _from_csv(Path(suite.manifest), root)
     else:
-        layout, found = "synset folders", _from_folders(root)
+        layout, found = "synset folders", _from_folders(root, classes)
     entries = tuple(sorted(found))
     _check(entries, classes, suite.manifest or str(root))
     return Manifest(layout, entries)
@@ -72,24 +72,37 @@ def _from_csv(path: Path, root: Path) -> Iterator[Entry]:
             "filename and label"
         )
     for row in rows:
-        if not row["label"] or not row["label"].isdecimal():
+        if not row["filename"] or not row["label"] or not row["label"].isdecimal():
             raise ConfigError(
-                f"suite.manifest={path} line {rows.line_num}: label {row['label']!r} is no class "
-                "number"
+                f"suite.manifest={path} line {rows.line_num}: {row['filename']!r}, label "
+                f"{row['label']!r}: give a file name and a class number"
             )
         name = row["filename"]
         yield Entry(Path(name).stem, root / name, int(row["label"]), row.get("sha256") or None)
 
 
-def _from_folders(root: Path) -> Iterator[Entry]:
+def _from_folders(root: Path, classes: int) -> Iterator[Entry]:
     """Files in nXXXXXXXX folders; the sorted synsets are the classes 0, 1, 2 … as in timm."""
     synsets = sorted(p for p in root.iterdir() if p.is_dir() and SYNSET.fullmatch(p.name))
     if not synsets:
         raise ConfigError(f"suite.root={root} has no synset folders (n01440764 …): check the path")
+    if len(synsets) != classes:  # one missing folder would shift every later label
+        raise ConfigError(
+            f"suite.root={root} has {len(synsets)} synset folders, the networks know {classes} "
+            "classes: complete the folders, or give a CSV as suite.manifest"
+        )
     for label, folder in enumerate(synsets):
         for path in folder.iterdir():
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 yield Entry(path.stem, path, label)
+
+
+def _size(entry: Entry) -> int:
+    """Of the file in bytes, -1 if it is missing."""
+    try:
+        return entry.path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _check(entries: tuple[Entry, ...], classes: int, where: str) -> None:

@@ -66,13 +66,13 @@ RECIPES: dict[str, Recipe] = {
         strongest=1.2,
     ),
     "ir_v2": Recipe("inception_resnet_v2", 3 / 16, 80, INCEPTION_STATS, peak=3e-3, strongest=1.2),
-    "vgg16": Recipe("vgg16", 1 / 8, 64, IMAGENET_STATS, strongest=3.0, batch_norm=True),
+    "vgg16": Recipe("vgg16", 1 / 8, 64, IMAGENET_STATS, adversarial=(0.55, 1.0), batch_norm=True),
     "vgg19": Recipe(
         *("vgg19", 1 / 8, 64, IMAGENET_STATS),
         peak=1e-3,  # at 2e-3 it didn't get below a loss of 1.5
         steps=2000,
         warm_up=0.3,
-        strongest=3.0,
+        adversarial=(0.55, 1.0),
         batch_norm=True,
     ),
     "res152": Recipe("resnet152", 1 / 8, 64, IMAGENET_STATS, steps=2400),

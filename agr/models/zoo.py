@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import lru_cache
-from pathlib import Path
-
 import timm
 import torch
 from safetensors import SafetensorError
@@ -14,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agr.config import ConfigError, NetworkConfig, first_line
+from agr.inputs import check_weights
 from agr.models.slim import load_slim
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
@@ -57,20 +54,6 @@ class Network(nn.Module):
         return logits.to(self.dtype)
 
 
-def check_weights(name: str, config: NetworkConfig) -> str:
-    """The sha256 of a network's weight file. Raises ConfigError if it is missing or another."""
-    path = Path(config.weights)
-    if not path.is_file():
-        raise ConfigError(f"network {name}: there is no weight file {path}")
-    found = _sha256(path, path.stat().st_mtime_ns)
-    if config.sha256 and found != config.sha256:
-        raise ConfigError(
-            f"network {name}: {path} has sha256 {found[:12]}…, the suite says "
-            f"{config.sha256[:12]}…: restore the file, or correct the suite if the new one is meant"
-        )
-    return found
-
-
 def load_network(
     name: str, config: NetworkConfig, *, memory_format: str, precision: str, device: str
 ) -> Network:
@@ -101,9 +84,3 @@ def _body(name: str, config: NetworkConfig) -> nn.Module:
             f"network {name}: {config.weights} holds no weights of {config.architecture}: "
             f"{first_line(e)}"
         ) from e
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, changed: int) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -7,7 +7,7 @@ that fills it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +15,10 @@ import pandas as pd
 from jinja2 import Environment
 from tabulate import tabulate
 
-from agr.config import PACKAGE, Cell, ConfigError
+from agr.config import Cell
 from agr.records import Records
-from agr.report.statistics import wilson
-from agr.todo import todo, wanted_positions
+from agr.report.results import NUMBER_OF, rate, rates, selected, sizes
 
-NUMBER_OF = {"linf": 1, "l2": 2}
 PAPER_SOURCE_OF_TABLE_3 = "inc_v3"
 SIZES = {
     "rel_l2": "‖v‖₂/‖x‖₂",
@@ -37,7 +35,7 @@ LATEX = Environment(
 \centering
 \footnotesize
 \caption{<< caption >>}
-\begin{tabular}{ll<< "r" * (blocks[0].header | length - 2) >>}
+\begin{tabular}{ll<< "r" * (columns - 2) >>}
 \toprule
 <% for block in blocks %>
 <% if not loop.first %>
@@ -75,143 +73,56 @@ class Block(NamedTuple):
     rows: list[list[str]]
 
 
-# ---- numbers -------------------------------------------------------------------------------------
-
-
-def rates(cells: Sequence[Cell]) -> pd.DataFrame:
-    """ASR of every cell and target, long: one row per (norm, source, attack, target, seed).
-
-    Columns: table norm eps source attack target white_box seed n successes asr low high (percent)
-    paper difference command; asr to high are NaN where there is no finished run.
-    """
-    printed = pd.read_csv(PACKAGE / "assets" / "paper" / "asr.csv")
-    keys = ["norm", "source", "attack", "target"]
-    paper = printed.set_index(keys)["asr_percent"].to_dict()
-    found = []
-    for cell in cells:
-        frame = selected(cell)
-        for target in cell.targets:
-            row = _rate(cell, target, frame)
-            row["paper"] = paper.get(tuple(row[k] for k in keys), float("nan"))
-            found.append(row)
-    frame = pd.DataFrame(found)
-    frame["difference"] = frame["asr"] - frame["paper"]
-    if frame.duplicated([*keys, "seed"]).any():
-        twice = frame[frame.duplicated([*keys, "seed"])].iloc[0]
-        raise ConfigError(
-            f"a table holds one cell for {twice['attack']} {twice['norm']} on {twice['source']}, "
-            "the sweep has several: give one eps, steps, … (only seeds may be several)"
-        )
-    return frame
-
-
-def selected(cell: Cell) -> pd.DataFrame | None:
-    """The rows that a finished cell's config asks for, or None if it isn't finished."""
-    records = Records(cell.folder)
-    if records.run() is None:
-        return None
-    wanted = wanted_positions(cell, records)
-    lost = set((records.run() or {}).get("lost", []))
-    if any(missing - lost for missing in todo(cell, records, wanted).rows.values()):
-        return None
-    rows = records.read("rows")
-    return rows[rows["position"].isin(wanted) & rows["target"].isin(cell.targets)]
-
-
-def _rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, object]:
-    c = cell.config
-    row: dict[str, object] = {
-        "table": NUMBER_OF[c.norm.name], "norm": c.norm.name, "eps": c.eps, "source": cell.source,
-        "attack": c.attack.name, "target": target, "white_box": target == cell.source,
-        "seed": c.seed, "n": 0, "successes": 0, "asr": float("nan"), "low": float("nan"),
-        "high": float("nan"), "command": cell.command(),
-    }  # fmt: skip
-    if frame is None:
-        return row
-    counted = count(frame, target, c.denominator)
-    n, successes = len(counted), int(counted["success"].sum())
-    low, high = wilson(successes, n)
-    asr = 100 * successes / n if n else float("nan")
-    return row | {"n": n, "successes": successes, "asr": asr, "low": 100 * low, "high": 100 * high}
-
-
-def count(frame: pd.DataFrame, target: str, denominator: str) -> pd.DataFrame:
-    """The rows of a target that a denominator counts.
-
-    "all": every image. "target-correct": those that the target has right when clean.
-    "all-correct": those that every target of the frame and the source have right.
-    """
-    rows = frame[frame["target"] == target]
-    if denominator == "target-correct":
-        return rows[rows["clean_pred"] == rows["label"]]
-    if denominator == "all-correct":
-        right = (frame["clean_pred"] == frame["label"]) & (
-            frame["source_clean_pred"] == frame["label"]
-        )
-        everyone = right.groupby(frame["image_id"]).all()
-        return rows[rows["image_id"].map(everyone)]
-    return rows
-
-
-def sizes(cells: Sequence[Cell]) -> pd.DataFrame:
-    """Mean size of the perturbations (Table 3): one row per cell, NaN where there is no run."""
-    printed = pd.read_csv(PACKAGE / "assets" / "paper" / "amp.csv")
-    paper = printed.set_index(["source", "attack", "norm"])["amp"].to_dict()
-    found = []
-    for cell in cells:
-        c = cell.config
-        row: dict[str, object] = {
-            "source": cell.source, "attack": c.attack.name, "norm": c.norm.name, "eps": c.eps,
-            "seed": c.seed, "n": 0, "command": cell.command(),
-        }  # fmt: skip
-        frame = selected(cell)
-        if frame is not None:
-            images = frame.drop_duplicates("image_id")
-            row["n"] = len(images)
-            row |= {k: images[k].mean() for k in ("rel_l2", "mean_abs", "cosine", "steps_used")}
-            row["mean_abs_sym"] = 2 * images["mean_abs"].mean()  # [-1, 1] is twice as wide
-        row["paper"] = paper.get((cell.source, c.attack.name, c.norm.name), float("nan"))
-        found.append(row)
-    frame = pd.DataFrame(found)
-    return frame.reindex(columns=[*frame.columns, *(set(SIZES) - set(frame.columns))])
-
-
 # ---- text ----------------------------------------------------------------------------------------
 
 
 def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
-    """Render the tables of a sweep's cells into `folder`; the paths written."""
+    """Render the tables of a sweep's cells into `folder`, in place of older ones; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("table[123].*"):
+        old.unlink()
     asr, amp = rates(cells), sizes(cells)
     written = []
     for norm, number in NUMBER_OF.items():
         mine = [c for c in cells if c.config.norm.name == norm]
         if mine:
             part = asr[asr["norm"] == norm]
-            caption = f"Table {number}: ASR (%) under the {_norm_title(norm)} norm"
-            written += _write(folder, f"table{number}", caption, part, mine, _asr_blocks)
+            budget = f"{_norm_title(norm)} = {mine[0].config.eps:g}"
+            caption = f"Table {number}: ASR (%), {budget}"
+            notes = [*_setting(mine), *_asr_notes(mine, part), *_missing(mine, part)]
+            written += _write(folder / f"table{number}", caption, part, mine, _asr_blocks, notes)
     mine = [c for c in cells if c.source == PAPER_SOURCE_OF_TABLE_3]
     if mine:
         part = amp[amp["source"] == PAPER_SOURCE_OF_TABLE_3]
         caption = f"Table 3: size of the perturbations crafted on {_title(mine[0], mine[0].source)}"
-        written += _write(folder, "table3", caption, part, mine, _amp_blocks)
+        notes = [*_setting(mine), "means over all images of a cell", *_missing(mine, part)]
+        written += _write(folder / "table3", caption, part, mine, _amp_blocks, notes)
     return written
 
 
-def _write(folder, stem, caption, frame, cells, blocks) -> list[Path]:  # type: ignore[no-untyped-def]
-    notes = footnotes(cells, frame)
+def _write(
+    path: Path,
+    caption: str,
+    frame: pd.DataFrame,
+    cells: Sequence[Cell],
+    blocks: Callable[[Sequence[Cell], pd.DataFrame, Text], list[Block]],
+    notes: list[str],
+) -> list[Path]:
+    """One table in its three formats; their paths."""
+    tex = blocks(cells, frame, TEX)
     texts = {
-        "md": _markdown(caption, blocks(cells, frame, MARKDOWN), notes),
-        "tex": LATEX.render(
-            caption=_tex(caption), blocks=blocks(cells, frame, TEX), notes=[_tex(n) for n in notes]
+        ".md": _markdown(caption, blocks(cells, frame, MARKDOWN), notes),
+        ".tex": LATEX.render(
+            caption=_tex(caption),
+            blocks=tex,
+            columns=max(len(block.header) for block in tex),
+            notes=[_tex(n) for n in notes],
         ),
-        "csv": frame.to_csv(index=False),
+        ".csv": frame.to_csv(index=False),
     }
-    paths = []
-    for suffix, text in texts.items():
-        paths.append(folder / f"{stem}.{suffix}")
-        paths[-1].write_text(text, encoding="utf-8")
-    return paths
+    for suffix, content in texts.items():
+        path.with_suffix(suffix).write_text(content, encoding="utf-8")
+    return [path.with_suffix(suffix) for suffix in texts]
 
 
 def _markdown(caption: str, blocks: list[Block], notes: list[str]) -> str:
@@ -252,7 +163,7 @@ def _asr_pair(frame: pd.DataFrame, source: str, attack: str, target: str, text: 
     printed = NO_RUN if paper != paper else f"{paper:.2f}"
     if mine["asr"].isna().any():
         return [NO_RUN, printed]
-    means = pair.groupby("attack")["asr"].mean()
+    means = pair.groupby("attack")["asr"].apply(lambda asr: asr.mean(skipna=False))
     asr = mine["asr"].mean()
     value = f"{asr:.1f}"
     if asr >= means.max() - 1e-9:
@@ -268,8 +179,12 @@ def _asr_pair(frame: pd.DataFrame, source: str, attack: str, target: str, text: 
 
 
 def _amp_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[Block]:
-    """Table 3: a row per norm and attack, a column per definition of size."""
-    header = ["Norm", "Attack", *(_plain(s, text) for s in SIZES.values()), "paper", "n"]
+    """Table 3: a row per norm and attack, a column per definition of size.
+
+    The difference to the paper is that of the relative norm, the only definition under which all
+    of the printed values are possible (docs/design.md, "Table 3").
+    """
+    header = ["Norm", "Attack", *(_plain(s, text) for s in SIZES.values()), "paper (diff.)", "n"]
     rows = []
     for norm in dict.fromkeys(c.config.norm.name for c in cells):
         attacks = {c.config.attack.name: c for c in cells if c.config.norm.name == norm}
@@ -278,8 +193,10 @@ def _amp_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[
             eps = f"{_norm_title(norm)} = {cell.config.eps:g}"
             row = ["" if i else _plain(eps, text), _plain(cell.config.attack.title, text)]
             row += [_mean(mine[key]) for key in SIZES]
-            paper = mine["paper"].iloc[0]
-            row += [NO_RUN if paper != paper else f"{paper:.3f}", str(int(mine["n"].sum()))]
+            paper, gap = mine["paper"].iloc[0], mine["rel_l2"].mean(skipna=False)
+            printed = NO_RUN if paper != paper else f"{paper:.3f}"
+            printed += "" if paper != paper or gap != gap else f" ({gap - paper:+.4f})"
+            row += [printed, str(int(mine["n"].sum()))]
             rows.append(row)
     return [Block(header, rows)]
 
@@ -292,22 +209,24 @@ def _mean(values: pd.Series[float]) -> str:
     return f"{values.mean():.4f}{spread}"
 
 
-def footnotes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
-    """What a reader must know to read a table, and the commands for what is missing."""
+def _setting(cells: Sequence[Cell]) -> list[str]:
+    """What a reader must know to read any table of these cells."""
     c, cell = cells[0].config, cells[0]
     runs = [run for x in cells if (run := Records(x.folder).run())]
     notes = [cell.suite.notice] if cell.suite.notice else []
+    steps = "/".join(map(str, sorted({x.config.steps for x in cells})))
     seeds = sorted({x.config.seed for x in cells})
-    many = len(seeds) > 1
-    notes.append(
-        f"{c.n_images} images at most per cell, select={c.select}, denominator={c.denominator}, "
-        f"success={cell.success}, T={c.steps}, quantize={c.quantize}; "
-        + (f"mean ± standard deviation over seeds {seeds}" if many else f"seed {seeds[0]}; ")
-        + ("" if many else "brackets: 95 % Wilson interval")
+    seed = (
+        f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± standard deviation over seeds {seeds}"
     )
-    if "white_box" in frame:
-        notes.append("* white-box; bold: highest of the source and target; — no run")
-    scaled = {f"{x.config.eps:g} → {x.eps_effective:.1f}" for x in cells if _is_scaled(x)}
+    notes.append(
+        f"{c.n_images} images at most per cell, select={c.select}, T={steps}, "
+        f"quantize={c.quantize}, {seed}"
+    )
+    changed = {w for x in cells for w in x.words if w.lstrip("+~").startswith("attack.")}
+    if changed:
+        notes.append(f"attacks changed by {' '.join(sorted(changed))}")
+    scaled = {f"{x.config.eps:g} → {x.eps_effective:.1f}" for x in cells if x.eps_scale != 1}
     if scaled:
         notes.append(f"L2 budgets are scaled to the image's size: {', '.join(sorted(scaled))}")
     bad = {image for run in runs for image in run.get("bad_images", {})}
@@ -315,19 +234,33 @@ def footnotes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
         notes.append(f"{len(bad)} missing or corrupt images left out: {', '.join(sorted(bad)[:5])}")
     if len({str(run.get("numeric")) for run in runs}) > 1:
         notes.append("the cells were run under different numeric identities (see their run.json)")
-    empty = frame[frame["n"] == 0]["command"].drop_duplicates().tolist()
-    notes += [f"missing: {command}" for command in empty]
     return notes
+
+
+def _asr_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
+    c = cells[0].config
+    counts = frame[frame["run"]]["n"]
+    n = f", n from {counts.min()} to {counts.max()}" if counts.nunique() > 1 else ""
+    intervals = "" if frame["seed"].nunique() > 1 else "; brackets: 95 % Wilson interval"
+    return [
+        f"denominator={c.denominator}{n}, success={cells[0].success}{intervals}",
+        "\\* white-box; bold: highest of its source and target; — no run",
+    ]
+
+
+def _missing(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
+    """The commands that fill the gaps."""
+    return [f"missing: {command}" for command in frame[~frame["run"]]["command"].unique()]
 
 
 def closing(cell: Cell) -> str:
     """The table that ends a run: every target of one cell."""
     frame = selected(cell)
-    if frame is None:
+    if frame is None or frame.empty:
         return "no finished images yet"
     rows = []
     for target in cell.targets:
-        r = _rate(cell, target, frame)
+        r = rate(cell, target, frame)
         interval = f"[{r['low']:.1f}, {r['high']:.1f}]"
         star = " *" if r["white_box"] else ""
         rows.append([_title(cell, target) + star, f"{r['asr']:.1f}", interval, r["n"]])
@@ -346,10 +279,6 @@ def closing(cell: Cell) -> str:
     return "\n".join([table, sums, *extra])
 
 
-def _is_scaled(cell: Cell) -> bool:
-    return abs(cell.eps_effective - cell.config.eps) > 1e-9
-
-
 def _norm_title(norm: str) -> str:
     return {"linf": "L∞", "l2": "L2"}[norm]
 
@@ -364,7 +293,15 @@ def _plain(value: str, text: Text) -> str:
 
 def _tex(value: str) -> str:
     """Plain text for LaTeX; markup that this module made itself is left alone."""
-    signs = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "∞": r"$_\infty$", "—": "---"}
+    signs = {
+        r"\*": "*",
+        "%": r"\%",
+        "&": r"\&",
+        "_": r"\_",
+        "#": r"\#",
+        "∞": r"$_\infty$",
+        "—": "---",
+    }
     signs |= {"±": r"$\pm$", "→": r"$\to$", "‖": r"$\|$", "₂": "$_2$", "·": r"$\cdot$"}
     signs |= {"|v|": "$|v|$"}
     for sign, tex in signs.items():

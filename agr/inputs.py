@@ -1,0 +1,85 @@
+"""What a cell reads: weight files and the list of images, checked without torch.
+
+A cell goes on with the weights, images and numeric identity it was begun with, or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agr.config import Cell, ConfigError, NetworkConfig
+from agr.data.manifest import Manifest, read_manifest
+
+
+class Inputs(NamedTuple):
+    """The checked inputs of a cell."""
+
+    weights: dict[str, str]  # sha256 of the weight file of each network
+    manifest: Manifest
+
+
+def check_inputs(cell: Cell) -> Inputs:
+    """Find and hash what `cell` reads. Raises ConfigError for what is missing or wrong."""
+    names = dict.fromkeys([cell.source, *cell.selecting, *cell.targets])
+    networks = cell.suite.networks
+    classes = {networks[name].classes for name in names}
+    if len(classes) > 1:
+        raise ConfigError(f"the networks {', '.join(names)} know different numbers of classes")
+    weights = {name: check_weights(name, networks[name]) for name in names}
+    return Inputs(weights, read_manifest(cell.suite, classes.pop()))
+
+
+def check_weights(name: str, config: NetworkConfig) -> str:
+    """The sha256 of a network's weight file. Raises ConfigError if it is missing or another."""
+    path = Path(config.weights)
+    if not path.is_file():
+        raise ConfigError(f"network {name}: there is no weight file {path}")
+    found = _sha256(path, path.stat().st_mtime_ns)
+    if config.sha256 and found != config.sha256:
+        raise ConfigError(
+            f"network {name}: {path} has sha256 {found[:12]}…, the suite says "
+            f"{config.sha256[:12]}…: restore the file, or correct the suite if the new one is meant"
+        )
+    return found
+
+
+def check_unchanged(cell: Cell, run: dict[str, Any], inputs: Inputs) -> None:
+    """Compare with what the cell's run.json holds. Raises ConfigError for a difference.
+
+    Of the numeric identity only what the config sets is compared; `numeric.settle` does the rest.
+    """
+    stored, c = run.get("numeric", {}), cell.config
+    for key in ("slots", "width", "threads", "memory_format", "precision"):
+        asked = getattr(c, key)
+        if asked is not None and stored.get(key, asked) != asked:
+            refuse(cell, key, stored[key], asked)
+    for name, found in inputs.weights.items():
+        if run.get("weights", {}).get(name, found) != found:
+            _refuse_input(cell, f"the weights of {name}")
+    fingerprint = inputs.manifest.fingerprint
+    if run.get("data", {}).get("fingerprint", fingerprint) != fingerprint:
+        _refuse_input(cell, "the list of images")
+
+
+def refuse(cell: Cell, key: str, stored: object, asked: object) -> None:
+    """Raise the ConfigError for another numeric identity."""
+    raise ConfigError(
+        f"{cell.folder} was begun with {key}={stored}, this run has {key}={asked}: such numbers "
+        "are not mixed; go on as it was begun, or use another outputs=… folder"
+    )
+
+
+def _refuse_input(cell: Cell, what: str) -> None:
+    raise ConfigError(
+        f"{cell.folder}: {what} changed since it was begun: restore them, or use another "
+        "outputs=… folder"
+    )
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, changed: int) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

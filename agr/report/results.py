@@ -1,0 +1,135 @@
+"""Rates and sizes from records, cell by cell: the numbers behind the tables.
+
+Cells are found by their identity, so numbers of another eps, seed, step count or attack can't slip
+in, and a cell counts once it is finished. Needs neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from agr.config import PACKAGE, Cell, ConfigError
+from agr.records import Records
+from agr.report.statistics import wilson
+from agr.todo import todo, wanted_positions
+
+NAN = float("nan")
+NUMBER_OF = {"linf": 1, "l2": 2}  # the paper's tables of rates
+PAPER_EPS, PAPER_STEPS = {"linf": 10, "l2": 1500}, 10
+
+
+def rates(cells: Sequence[Cell]) -> pd.DataFrame:
+    """ASR of every cell and target, long: one row per (norm, source, attack, target, seed).
+
+    Columns: suite notice norm eps source attack seed table target white_box run command n
+    successes asr low high paper difference (percent). asr to high are NaN where there is no
+    finished run. Raises ConfigError if the cells differ in more than these and the seed.
+    """
+    printed = pd.read_csv(PACKAGE / "assets" / "paper" / "asr.csv")
+    keys = ["norm", "source", "attack", "target"]
+    paper = printed.set_index(keys)["asr_percent"].to_dict()
+    found = []
+    for cell in cells:
+        frame = selected(cell)
+        for target in cell.targets:
+            row = rate(cell, target, frame)
+            printed_there = tuple(row[k] for k in keys)
+            row["paper"] = paper.get(printed_there, NAN) if as_in_paper(cell) else NAN
+            found.append(row)
+    frame = pd.DataFrame(found)
+    frame["difference"] = frame["asr"] - frame["paper"]
+    if frame.duplicated([*keys, "seed"]).any():
+        twice = frame[frame.duplicated([*keys, "seed"])].iloc[0]
+        raise ConfigError(
+            f"a table holds one cell for {twice['attack']} {twice['norm']} on {twice['source']}, "
+            "the sweep has several: give one eps, steps, … (only seeds may be several)"
+        )
+    return frame
+
+
+def as_in_paper(cell: Cell) -> bool:
+    """Whether the paper's printed values belong beside this cell: its eps, T and goal."""
+    c = cell.config
+    changed = any(word.lstrip("+~").startswith("attack.") for word in cell.words)
+    return c.eps == PAPER_EPS[c.norm.name] and c.steps == PAPER_STEPS and not changed
+
+
+def selected(cell: Cell) -> pd.DataFrame | None:
+    """The rows that a finished cell's config asks for, or None if it isn't finished."""
+    records = Records(cell.folder)
+    run = records.run()
+    if run is None:
+        return None
+    wanted, lost = wanted_positions(cell, records), set(run.get("lost", []))
+    if any(missing - lost for missing in todo(cell, records, wanted).rows.values()):
+        return None
+    rows = records.read("rows")
+    return rows[rows["position"].isin(wanted) & rows["target"].isin(cell.targets)]
+
+
+def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
+    """One row of `rates`, from the cell's `selected` rows."""
+    row = _place(cell) | {"table": NUMBER_OF[cell.config.norm.name], "target": target}
+    row |= {"white_box": target == cell.source, "run": frame is not None, "command": cell.command()}
+    row |= {"n": 0, "successes": 0, "asr": NAN, "low": NAN, "high": NAN}
+    if frame is None:
+        return row
+    counted = count(frame, target, cell.config.denominator)
+    n, successes = len(counted), int(counted["success"].sum())
+    low, high = wilson(successes, n)
+    asr = 100 * successes / n if n else NAN
+    return row | {"n": n, "successes": successes, "asr": asr, "low": 100 * low, "high": 100 * high}
+
+
+def _place(cell: Cell) -> dict[str, Any]:
+    """What names a cell in a table."""
+    c = cell.config
+    suite = {"suite": cell.suite.name, "notice": cell.suite.notice}
+    return suite | {
+        "norm": c.norm.name,
+        "eps": c.eps,
+        "source": cell.source,
+        "attack": c.attack.name,
+        "seed": c.seed,
+    }
+
+
+def count(frame: pd.DataFrame, target: str, denominator: str) -> pd.DataFrame:
+    """The rows of a target that a denominator counts.
+
+    "all": every image. "target-correct": those that the target has right when clean.
+    "all-correct": those that every target of the frame and the source have right.
+    """
+    rows = frame[frame["target"] == target]
+    if denominator == "target-correct":
+        return rows[rows["clean_pred"] == rows["label"]]
+    if denominator == "all-correct":
+        right = (frame["clean_pred"] == frame["label"]) & (
+            frame["source_clean_pred"] == frame["label"]
+        )
+        everyone = right.groupby(frame["image_id"]).all()
+        return rows[rows["image_id"].map(everyone)]
+    return rows
+
+
+def sizes(cells: Sequence[Cell]) -> pd.DataFrame:
+    """Mean size of the perturbations (Table 3): one row per cell, NaN where there is no run."""
+    printed = pd.read_csv(PACKAGE / "assets" / "paper" / "amp.csv")
+    paper = printed.set_index(["source", "attack", "norm"])["amp"].to_dict()
+    found = []
+    for cell in cells:
+        frame = selected(cell)
+        row = _place(cell) | {"run": frame is not None, "n": 0, "command": cell.command()}
+        row |= dict.fromkeys(("rel_l2", "mean_abs", "mean_abs_sym", "cosine", "steps_used"), NAN)
+        if frame is not None:
+            images = frame.drop_duplicates("image_id")
+            row["n"] = len(images)
+            row |= {k: images[k].mean() for k in ("rel_l2", "mean_abs", "cosine", "steps_used")}
+            row["mean_abs_sym"] = 2 * images["mean_abs"].mean()  # [-1, 1] is twice as wide
+        place = (cell.source, cell.config.attack.name, cell.config.norm.name)
+        row["paper"] = paper.get(place, NAN) if as_in_paper(cell) else NAN
+        found.append(row)
+    return pd.DataFrame(found)
