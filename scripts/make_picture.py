@@ -7,7 +7,6 @@ attack=ifgsm,mifgsm,agr norm=linf source=inc_v3. Shown is the first image of the
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -44,12 +43,12 @@ def panel(cell: Cell) -> Image.Image:
     facts = next(r for r in records.table("rows").to_pylist() if r["position"] == min(saved))
     adversarial, clean = pixels_of(saved[min(saved)]), clean_of(cell, facts["image_id"])
     noise = np.clip(127.5 + GAIN * (adversarial.astype(float) - clean), 0, 255).astype(np.uint8)
-    names = sorted({p.parent.name for p in Path(cell.suite.root).glob("*/*")})
+    steps = f"{facts['steps_used']} step{'s' * (facts['steps_used'] != 1)}"
     titles = [
-        f"clean: {names[facts['source_clean_pred']]} {facts['source_clean_conf']:.0%}",
-        f"perturbation x{GAIN}, {100 * facts['rel_l2']:.1f} % of the image",
-        f"{cell.config.attack.title}: {names[facts['source_adv_pred']]} "
-        f"{facts['source_adv_conf']:.0%}, {facts['steps_used']} steps",
+        f"clean: class {facts['source_clean_pred']} ({facts['source_clean_conf']:.0%})",
+        f"perturbation x{GAIN}: {100 * facts['rel_l2']:.1f} % of the image",
+        f"{cell.config.attack.title}, {steps}: class {facts['source_adv_pred']} "
+        f"({facts['source_adv_conf']:.0%})",
     ]
     return strip([clean, noise, adversarial], titles)
 

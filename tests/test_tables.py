@@ -214,6 +214,10 @@ def test_rendered_tables(tmp_path: Path) -> None:
     assert "demo suite: stand-in networks, not the paper's" in text
     assert "missing: python -m agr.run experiment=paper outputs=" in text
     assert len(lines) == 2 * (2 + 9)
+    for path in paths[::3]:  # every row of a Markdown table has its header's number of columns
+        for block in path.read_text().split("\n\n"):
+            rows = [line for line in block.splitlines() if line.startswith("|")]
+            assert len({row.count("|") for row in rows}) <= 1
     table2 = (tmp_path / "tables/table2.md").read_text()
     assert table2.count("— ") > 50
     assert "1500 → 321.1" in table2

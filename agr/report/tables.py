@@ -22,8 +22,8 @@ from agr.report.results import NUMBER_OF, rate, rates, selected, sizes
 PAPER_SOURCE_OF_TABLE_3 = "inc_v3"
 SIZES = {
     "rel_l2": "‖v‖₂/‖x‖₂",
-    "mean_abs": "mean |v|, [0,1]",
-    "mean_abs_sym": "mean |v|, [-1,1]",
+    "mean_abs": "mean abs(v), [0,1]",
+    "mean_abs_sym": "mean abs(v), [-1,1]",
 }
 NO_RUN = "—"
 
@@ -303,7 +303,6 @@ def _tex(value: str) -> str:
         "—": "---",
     }
     signs |= {"±": r"$\pm$", "→": r"$\to$", "‖": r"$\|$", "₂": "$_2$", "·": r"$\cdot$"}
-    signs |= {"|v|": "$|v|$"}
     for sign, tex in signs.items():
         value = value.replace(sign, tex)
     return value
