@@ -9,6 +9,7 @@ For example:
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,6 +71,11 @@ def main() -> None:
 def _main() -> None:
     global _cells_in_sweep
     _cells_in_sweep = 0
+    if "hydra/launcher=slurm" in sys.argv and "--cfg" not in sys.argv and not shutil.which("srun"):
+        raise ConfigError(
+            "hydra/launcher=slurm: there is no srun here: go to a machine of the cluster, or use "
+            "hydra/launcher=local"
+        )
     flags = ("-m", "--multirun", "--config-dir", "-cd")
     if all(not word.startswith("-") or word.startswith(flags) for word in sys.argv[1:]):
         cells = expand(sys.argv[1:])

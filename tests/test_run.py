@@ -245,6 +245,15 @@ def test_slurm_is_configured(
     assert "max_num_timeout: 3" in out
 
 
+def test_a_machine_without_slurm_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    code, _, err = say(["-m", "hydra/launcher=slurm", "eps=2,4"], monkeypatch, capsys)
+    assert code == 2
+    assert err.startswith("error: hydra/launcher=slurm: there is no srun here")
+
+
 @pytest.mark.slow
 def test_an_installed_wheel_works_from_any_folder(tmp_path: Path) -> None:
     """conf/ and the demo suite travel inside the wheel."""
