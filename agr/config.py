@@ -456,6 +456,8 @@ def explain(e: BaseException) -> str:
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     if "not in" in str(cause) and key:
         return f"{key} is no key of the config: {nearest(str(key), _all_keys(Config))}"
+    if str(cause).startswith("Ambiguous value"):
+        return f"{first_line(cause)}: to sweep over its values put -m first; a list is [a,b]"
     if "ListConfig" in str(cause):
         return "targets is a list: write targets=[vgg16,vgg19]"
     lines = [line.strip() for line in f"{e}\n{e.__cause__ or ''}".splitlines() if line.strip()]
@@ -560,6 +562,11 @@ def _check_numbers(cell: Cell) -> None:
         raise ConfigError(f"suite.l2_reference={c.suite.l2_reference} is no number of values")
     if not (math.isfinite(c.eps) and c.eps >= 0):
         raise ConfigError(f"eps={c.eps} is no budget: give a number that is 0 or more")
+    if c.norm.name == "linf" and 0 < c.eps < 1 and c.quantize != "off":
+        raise ConfigError(
+            f"eps={c.eps:g} is below one level of an 8-bit image: eps is on the 0-255 scale "
+            f"({c.eps:g} of [0, 1] is {c.eps * LEVELS:g}); quantize=off allows it"
+        )
     d = 3 * cell.geometry.size**2
     bound = LEVELS * (math.sqrt(d) if c.norm.name == "l2" else 1)
     if cell.eps_effective > bound:

@@ -60,9 +60,6 @@ def run(config: DictConfig) -> None:
 
 def main() -> None:
     """The entry point: wrong input ends with one line and exit code 2."""
-    # Before torch loads OpenMP: its threads wait by spinning, by default for so long that a busy
-    # machine runs many times slower. A short spin costs an idle machine nothing.
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     shown_whole = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and we say it in one line
     guard(_main, traceback=shown_whole)
@@ -100,6 +97,9 @@ def check_all(cells: Sequence[Cell]) -> None:
 
 def guard(work: Callable[[], None], *, traceback: bool = False) -> None:
     """Run `work`; what a user can mend ends with one line on stderr and exit code 2."""
+    # Before torch loads OpenMP: its threads wait by spinning, by default for so long that a busy
+    # machine runs many times slower. A short spin costs an idle machine nothing.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         work()
     except BrokenPipeError:  # the reader of our output has seen enough

@@ -95,7 +95,11 @@ def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
     if mine:
         part = amp[amp["source"] == PAPER_SOURCE_OF_TABLE_3]
         caption = f"Table 3: size of the perturbations crafted on {_title(mine[0], mine[0].source)}"
-        notes = [*_setting(mine), "means over all images of a cell", *_missing(mine, part)]
+        notes = [
+            *_setting(mine),
+            "means over all images of a cell; the difference is that of ‖v‖₂/‖x‖₂",
+            *_missing(mine, part),
+        ]
         written += _write(folder / "table3", caption, part, mine, _amp_blocks, notes)
     return written
 
@@ -226,7 +230,11 @@ def _setting(cells: Sequence[Cell]) -> list[str]:
     changed = {w for x in cells for w in x.words if w.lstrip("+~").startswith("attack.")}
     if changed:
         notes.append(f"attacks changed by {' '.join(sorted(changed))}")
-    scaled = {f"{x.config.eps:g} → {x.eps_effective:.1f}" for x in cells if x.eps_scale != 1}
+    scaled = {
+        f"{x.config.eps:g} → {x.eps_effective:.1f} at {x.geometry.size} px"
+        for x in cells
+        if x.eps_scale != 1
+    }
     if scaled:
         notes.append(f"L2 budgets are scaled to the image's size: {', '.join(sorted(scaled))}")
     bad = {image for run in runs for image in run.get("bad_images", {})}
@@ -267,13 +275,17 @@ def closing(cell: Cell) -> str:
     images = frame.drop_duplicates("image_id")
     header = ["target", "ASR %", "95 % interval", "images"]
     table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
+    star = "* white-box · " if cell.source in cell.targets else ""
     sums = (
-        f"* white-box · mean steps {images['steps_used'].mean():.2f} · "
+        f"{star}mean steps {images['steps_used'].mean():.2f} · "
         f"‖v‖₂/‖x‖₂ {images['rel_l2'].mean():.4f} · mean |v| {images['mean_abs'].mean():.4f} · "
         f"cosine {images['cosine'].mean():.5f}"
     )
+    short = cell.config.n_images - len(images)
+    alone = cell.shard[1] == 1 and short > 0
+    extra = [f"{len(images)} of {cell.config.n_images} images: no more are eligible"] * alone
     silent = int((frame["adv_pred"] < 0).sum())
-    extra = [f"{silent} answers were not finite and count as not fooled"] if silent else []
+    extra += [f"{silent} answers were not finite and count as not fooled"] if silent else []
     bad = (Records(cell.folder).run() or {}).get("bad_images", {})
     extra += [f"{len(bad)} missing or corrupt images left out: {', '.join(bad)}"] if bad else []
     return "\n".join([table, sums, *extra])
