@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from agr.attacks import Attack
@@ -22,8 +21,8 @@ from agr.config import Cell, ConfigError, build_attack
 from agr.engine import Calls, Crafted, Item, craft
 from agr.inputs import check_inputs, check_unchanged
 from agr.lab import Lab
-from agr.numeric import device_of, settle
-from agr.records import Records
+from agr.numeric import Numeric, device_of, settle
+from agr.records import Records, image_of
 from agr.rows import adversarial_rows, target_rows, trace_rows
 from agr.selection import Chosen, select
 from agr.todo import Todo, todo
@@ -74,15 +73,14 @@ def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
 
     Raises ConfigError.
     """
-    inputs, settled = check_inputs(cell), []
+    inputs = check_inputs(cell)
 
     def begin(run: dict[str, Any]) -> None:
         # Under the lock of run.json: of two processes that begin a cell, the second sees the first.
         check_unchanged(cell, run, inputs)
-        numeric = settle(cell, run.get("numeric"))
-        settled.append(numeric)
+        run["numeric"] = asdict(settle(cell, run.get("numeric")))
         run |= {"cell": cell.id, "name": cell.name, "attack_hash": cell.attack_hash}
-        run |= {"eps_effective": cell.eps_effective, "numeric": asdict(numeric)}
+        run |= {"eps_effective": cell.eps_effective}
         manifest = inputs.manifest
         run |= {"data": {"layout": manifest.layout, "fingerprint": manifest.fingerprint}}
         run |= {"weights": run.get("weights", {}) | inputs.weights}
@@ -91,9 +89,9 @@ def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
             run["versions"] = {p: version(p) for p in PACKAGES}
             run["versions"]["python"] = platform.python_version()
 
-    records.update_run(begin)
-    settled[0].apply()
-    return Lab(cell, settled[0], device_of(cell), inputs.manifest)
+    numeric = Numeric(**records.update_run(begin)["numeric"])
+    numeric.apply()
+    return Lab(cell, numeric, device_of(cell), inputs.manifest)
 
 
 # ---- adversarial images, new and saved -----------------------------------------------------------
@@ -141,8 +139,7 @@ def _saved(lab: Lab, records: Records, chosen: Sequence[Chosen]) -> Iterator[Cra
     for entry, pixels in lab.images(c.entry for c in chosen):
         c = by_id[entry.image_id]
         row = saved[c.position]
-        flat = np.frombuffer(row["pixels"], np.uint8)
-        image = flat.reshape(row["height"], row["width"], 3).transpose(2, 0, 1)
+        image = image_of(row).transpose(2, 0, 1)
         first, item = row["first_success_step"], Item(c, pixels, entry.label)
         cost = row["forwards"], row["backwards"]
         yield Crafted(item, image, row["steps_used"], first, *cost, ())

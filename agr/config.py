@@ -270,6 +270,11 @@ class Cell:
         """Where the cell's records stand."""
         return Path(self.config.outputs) / self.suite.name / self.name
 
+    @property
+    def attack_words(self) -> list[str]:
+        """The words that change the attack from what its file says."""
+        return [w for w in self.words if w.lstrip("+~").startswith("attack.")]
+
     def command(self) -> str:
         """The command that runs this cell."""
         return shlex.join(["python", "-m", "agr.run", *self.words])
@@ -581,8 +586,11 @@ def _check_numbers(cell: Cell) -> None:
         if value is not None and value < low:
             raise ConfigError(f"{key}={value} is too small: give {low} or more")
     size = c.attack.size
-    known = size in STEP_RULES if isinstance(size, str) else isinstance(size, int | float)
-    if not known or isinstance(size, bool) or (not isinstance(size, str) and not size > 0):
+    if isinstance(size, str):
+        fine = size in STEP_RULES
+    else:
+        fine = isinstance(size, int | float) and not isinstance(size, bool) and size > 0
+    if not fine:
         raise ConfigError(
             f"attack.size={size} is no step size: give a number above 0 or one of "
             f"{', '.join(STEP_RULES)}"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agr.attacks.attack import Attack, Look
-from agr.attacks.ball import LEVELS, row_norm, to_levels
+from agr.attacks.ball import row_norm, to_levels
 from agr.attacks.parts import State
 from agr.models.zoo import Network
 
@@ -143,8 +143,8 @@ def _refill(
     if not fresh:
         return state
     device = network.device
-    pixels = torch.from_numpy(np.stack([item.pixels for item in fresh])).to(device)
-    x0 = (pixels.to(network.dtype) / LEVELS).contiguous(memory_format=network.memory_format)
+    x0 = network.as_input([item.pixels for item in fresh])
+    x0 = x0.contiguous(memory_format=network.memory_format)
     if not state:
         blank = torch.zeros_like(x0[:1]).expand(len(held), -1, -1, -1)
         blank = blank.contiguous(memory_format=network.memory_format)

@@ -16,7 +16,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from agr.attacks.attack import predict
-from agr.config import LEVELS, Cell, digest
+from agr.config import Cell, digest
 from agr.data.manifest import Entry, Manifest
 from agr.data.stream import BadImage, Pixels, stream
 from agr.inputs import check_weights
@@ -34,13 +34,6 @@ class Answer(NamedTuple):
     conf: float
 
 
-def as_input(images: Sequence[Image], network: Network) -> torch.Tensor:
-    """Images as the network's input: (B, 3, H, W) in [0, 1], on its device and in its dtype."""
-    x = torch.from_numpy(np.stack(images)).to(network.device)
-    whole = x.dtype == torch.uint8
-    return x.to(network.dtype) / LEVELS if whole else x.to(network.dtype)
-
-
 @torch.no_grad()
 def answers(network: Network, images: Sequence[Image], width: int) -> list[Answer]:
     """The network's answer to each image (3, H, W), all of one shape.
@@ -51,7 +44,7 @@ def answers(network: Network, images: Sequence[Image], width: int) -> list[Answe
     for start in range(0, len(images), width):
         batch = list(images[start : start + width])
         padding = [np.zeros_like(batch[0])] * (width - len(batch))
-        logits = network(as_input([*batch, *padding], network))[: len(batch)]
+        logits = network(network.as_input([*batch, *padding]))[: len(batch)]
         conf = logits.float().softmax(1).amax(1)
         pairs = zip(predict(logits).tolist(), conf.tolist(), strict=True)
         found += [Answer(p, c) for p, c in pairs]

@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from agr.config import ConfigError
 
@@ -130,14 +132,15 @@ class Records:
             )
         return dict(run)
 
-    def update_run(self, change: Callable[[dict[str, Any]], None]) -> None:
-        """Change run.json in place, one writer at a time."""
+    def update_run(self, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Change run.json in place, one writer at a time; its new content."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".run.lock"):
             run = self.run() or {"schema_version": SCHEMA_VERSION}
             change(run)
             text = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
             _write_whole(self.run_file, lambda path: path.write_text(text, encoding="utf-8"))
+            return run
 
     @contextmanager
     def lock(self, shard: str) -> Iterator[None]:
@@ -192,13 +195,16 @@ class Records:
         again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
         return table.filter(pa.array(~again)).select(columns)
 
-    def positions(self, kind: str, target: str | None = None) -> set[int]:
-        """The positions that have rows of a kind (for a target, in the case of "rows")."""
-        columns = ["position", "target"] if target else ["position"]
-        frame = self.read(kind, columns)
-        if target:
-            frame = frame[frame["target"] == target]
-        return set(frame["position"].tolist())
+    def positions(self, kind: str) -> set[int]:
+        """The positions that have rows of a kind."""
+        return set(self.read(kind, ["position"])["position"].tolist())
+
+    def scored(self) -> dict[str, set[int]]:
+        """The positions that have a row, by target."""
+        found: dict[str, set[int]] = {}
+        for row in self.table("rows", ["position", "target"]).to_pylist():
+            found.setdefault(row["target"], set()).add(row["position"])
+        return found
 
     def _parts(self, kind: str, stem: str = "") -> list[Path]:
         return sorted(self.folder.glob(f"{kind}-{stem}*.parquet"))
@@ -206,6 +212,12 @@ class Records:
     def _with_rows(self, path: Path, kind: str) -> bool:
         """A trace without its rows is what a kill left: its images are crafted again."""
         return path.with_name(path.name.replace(f"{kind}-", "rows-", 1)).exists()
+
+
+def image_of(row: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """The image of a row of "adversarials", (height, width, 3)."""
+    flat = np.frombuffer(row["pixels"], np.uint8)
+    return flat.reshape(row["height"], row["width"], 3)
 
 
 _NULLABLE = {pa.int32(): pd.Int32Dtype()}

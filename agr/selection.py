@@ -39,7 +39,7 @@ def select(lab: Lab, n: int) -> Selection:
     while len(found) < n and start < len(entries):
         batch = entries[start : start + chunk]
         lab.clean(deciding, batch)
-        found += [e for e in batch if _eligible(lab, e)]
+        found += [e for e in batch if _eligible(lab, deciding, e)]
         start += chunk
     total = len(found) if start >= len(entries) else None
     found = found[:n]
@@ -54,11 +54,11 @@ def draw(*key: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
-def _eligible(lab: Lab, entry: Entry) -> bool:
-    if lab.clean_answer((lab.cell.selecting or [lab.cell.source])[0], entry.image_id) is None:
+def _eligible(lab: Lab, deciding: list[str], entry: Entry) -> bool:
+    said = [lab.clean_answer(name, entry.image_id) for name in deciding]
+    if any(answer is None for answer in said):
         return False  # its file is bad
-    said = (lab.clean_answer(name, entry.image_id) for name in lab.cell.selecting)
-    return all(answer is not None and answer.pred == entry.label for answer in said)
+    return not lab.cell.selecting or all(a is not None and a.pred == entry.label for a in said)
 
 
 def _target_label(lab: Lab, entry: Entry) -> int | None:

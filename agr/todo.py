@@ -21,7 +21,8 @@ class Todo(NamedTuple):
 def todo(cell: Cell, records: Records, wanted: set[int]) -> Todo:
     """What the positions `wanted` lack of what the config asks for."""
     c = cell.config
-    rows = {target: wanted - records.positions("rows", target) for target in cell.targets}
+    scored = records.scored()
+    rows = {target: wanted - scored.get(target, set()) for target in cell.targets}
     saved = records.positions("adversarials")
     trace = wanted - records.positions("trace") if c.trace else set()
     adversarials = wanted - saved if c.save_adversarials else set()

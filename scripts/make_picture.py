@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from agr.config import Cell, ConfigError, expand
 from agr.data.manifest import read_manifest
 from agr.data.stream import Pixels, load_image
-from agr.records import Records
+from agr.records import Records, image_of
 from agr.run import script
 
 ZOOM, MARGIN, LINE, GAIN = 3, 8, 18, 10
@@ -41,7 +41,7 @@ def panel(cell: Cell) -> Image.Image:
     if not saved:
         raise ConfigError(f"nothing is saved: {cell.command()} save_adversarials=true")
     facts = next(r for r in records.table("rows").to_pylist() if r["position"] == min(saved))
-    adversarial, clean = pixels_of(saved[min(saved)]), clean_of(cell, facts["image_id"])
+    adversarial, clean = image_of(saved[min(saved)]), clean_of(cell, facts["image_id"])
     noise = np.clip(127.5 + GAIN * (adversarial.astype(float) - clean), 0, 255).astype(np.uint8)
     steps = f"{facts['steps_used']} step{'s' * (facts['steps_used'] != 1)}"
     titles = [
@@ -51,12 +51,6 @@ def panel(cell: Cell) -> Image.Image:
         f"({facts['source_adv_conf']:.0%})",
     ]
     return strip([clean, noise, adversarial], titles)
-
-
-def pixels_of(row: dict[str, object]) -> Pixels:
-    """A saved image as (H, W, 3)."""
-    flat = np.frombuffer(row["pixels"], np.uint8)  # type: ignore[call-overload]
-    return np.asarray(flat.reshape(row["height"], row["width"], 3))
 
 
 def clean_of(cell: Cell, image_id: str) -> Pixels:

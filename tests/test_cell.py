@@ -152,7 +152,7 @@ def test_scoring_reaches_all_that_is_saved(tmp_path: Path) -> None:
     before = json.loads(records.run_file.read_text())
     (scoring,) = saved_cells(str(tmp_path), ["res152"])
     run_cell(scoring, crafting=False)
-    assert records.positions("rows", "res152") == set(range(6))
+    assert records.scored()["res152"] == set(range(6))
     after = json.loads(records.run_file.read_text())
     assert (after["config"], after["command"]) == (before["config"], before["command"])
 

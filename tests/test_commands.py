@@ -42,7 +42,7 @@ def test_score_adds_a_target(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     run_cell(cell)
     agr.score.main([f"outputs={tmp_path}", "targets=[vgg19]"])
     assert "VGG19" in capsys.readouterr().out
-    assert Records(cell.folder).positions("rows", "vgg19") == {0, 1, 2, 3}
+    assert Records(cell.folder).scored()["vgg19"] == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agr.config import ConfigError, NetworkConfig, first_line
+from agr.config import LEVELS, ConfigError, NetworkConfig, first_line
 from agr.inputs import check_weights
 from agr.models.slim import load_slim
 
@@ -42,6 +47,15 @@ class Network(nn.Module):
     def device(self) -> torch.device:
         """Where the network is."""
         return self.mean.device
+
+    def as_input(self, images: Sequence[NDArray[Any]]) -> Tensor:
+        """Images (3, H, W), uint8 or floating point in [0, 1], as (B, 3, H, W) in [0, 1].
+
+        On the network's device and in its dtype.
+        """
+        x = torch.from_numpy(np.stack(images)).to(self.device)
+        whole = x.dtype == torch.uint8
+        return x.to(self.dtype) / LEVELS if whole else x.to(self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images `x` (B, 3, H, W) in [0, 1]."""

@@ -53,8 +53,8 @@ def rates(cells: Sequence[Cell]) -> pd.DataFrame:
 def as_in_paper(cell: Cell) -> bool:
     """Whether the paper's printed values belong beside this cell: its eps, T and goal."""
     c = cell.config
-    changed = any(word.lstrip("+~").startswith("attack.") for word in cell.words)
-    return c.eps == PAPER_EPS[c.norm.name] and c.steps == PAPER_STEPS and not changed
+    as_printed = c.eps == PAPER_EPS[c.norm.name] and c.steps == PAPER_STEPS
+    return as_printed and not cell.attack_words
 
 
 def selected(cell: Cell) -> pd.DataFrame | None:

@@ -73,9 +73,6 @@ class Block(NamedTuple):
     rows: list[list[str]]
 
 
-# ---- text ----------------------------------------------------------------------------------------
-
-
 def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
     """Render the tables of a sweep's cells into `folder`, in place of older ones; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +224,7 @@ def _setting(cells: Sequence[Cell]) -> list[str]:
         f"{c.n_images} images at most per cell, select={c.select}, T={steps}, "
         f"quantize={c.quantize}, {seed}"
     )
-    changed = {w for x in cells for w in x.words if w.lstrip("+~").startswith("attack.")}
+    changed = {word for x in cells for word in x.attack_words}
     if changed:
         notes.append(f"attacks changed by {' '.join(sorted(changed))}")
     scaled = {
