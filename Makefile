@@ -7,10 +7,11 @@ RUN := $(VENV)/bin/python
 SUITE ?= demo
 EXPERIMENT ?= paper
 ARGS ?=
+# Another suite's images: make tables SUITE=imagenet IMAGENET_DIR=/path (make exports it by itself)
 CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan tables test test-all check clean
+.PHONY: help setup demo ready plan tables test test-all check clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +20,9 @@ setup: $(VENV)/.done ## make .venv and install the project with its test tools
 
 demo: setup ## the main job on the embedded demo suite: AGR on Inception-v3, L-infinity 10
 	$(RUN) -m agr.run attack=agr norm=linf source=inc_v3 $(ARGS)
+
+ready: setup ## whether this machine can do the run: data, weights, memory, disk, time
+	@$(RUN) -m agr.check $(CELLS)
 
 plan: setup ## list the cells of the tables: which are done, how long the others will take
 	@$(RUN) -m agr.plan $(CELLS)

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from agr.attacks import Attack
-from agr.config import Cell, ConfigError, build_attack
+from agr.config import Cell, ConfigError, build_attack, build_defenses, undefended
 from agr.engine import Calls, Crafted, Item, craft
 from agr.inputs import check_inputs, check_unchanged
 from agr.lab import Lab
@@ -28,6 +28,7 @@ from agr.selection import Chosen, select
 from agr.todo import Todo, todo
 
 Say = Callable[[str], None]
+IMAGES_IN_PART = 256  # at most, of saved ones: memory doesn't grow with their number
 PACKAGES = ("agr", "torch", "timm", "numpy", "pillow", "hydra-core", "pandas", "pyarrow")
 
 
@@ -44,7 +45,7 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
         selection = select(lab, cell.config.n_images)
         if not selection.chosen:
             raise ConfigError(
-                f"no image of {cell.suite.root} is eligible: select={cell.config.select} asks that "
+                f"no image of {cell.config.data.root} is eligible: select={cell.config.select} asks that "
                 f"{' and '.join(cell.selecting) or 'no network'} be right about it"
             )
         i, k = cell.shard
@@ -64,7 +65,9 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
 
 
 def attack_of(cell: Cell) -> Attack:
-    """The attack of a cell, with its budget in effect. Raises ConfigError."""
+    """The attack of a cell, with its budget in effect. Raises ConfigError, also for a defense."""
+    for target in cell.targets:
+        build_defenses(cell.config, undefended(target, cell.config.defenses)[1])
     return build_attack(cell.config, cell.eps_scale)
 
 
@@ -84,6 +87,7 @@ def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
         manifest = inputs.manifest
         run |= {"data": {"layout": manifest.layout, "fingerprint": manifest.fingerprint}}
         run |= {"weights": run.get("weights", {}) | inputs.weights}
+        run |= {"networks": run.get("networks", {}) | inputs.networks}
         if note:
             run |= {"config": asdict(cell.config), "command": cell.command(), "git": git_commit()}
             run["versions"] = {p: version(p) for p in PACKAGES}
@@ -102,10 +106,9 @@ def _craft(
 ) -> None:
     """Craft on the source what is to be crafted, and record it."""
     started, calls = time.monotonic(), Calls()
-    network = lab.network(lab.cell.source)
     items = _items(lab, chosen)
     made = craft(
-        attack, network, items, lab.numeric.slots, trace=lab.cell.config.trace, calls=calls
+        attack, lab.source, items, lab.numeric.slots, trace=lab.cell.config.trace, calls=calls
     )
     count = _record(lab, records, work, made, total=len(chosen))
     session = {
@@ -134,15 +137,19 @@ def _items(lab: Lab, chosen: Sequence[Chosen]) -> Iterator[Item]:
 
 def _saved(lab: Lab, records: Records, chosen: Sequence[Chosen]) -> Iterator[Crafted]:
     """Adversarial images that an earlier run saved, as if they had just been crafted."""
-    saved = {row["position"]: row for row in records.table("adversarials").to_pylist()}
-    by_id = {c.entry.image_id: c for c in chosen}
-    for entry, pixels in lab.images(c.entry for c in chosen):
-        c = by_id[entry.image_id]
-        row = saved[c.position]
-        image = image_of(row).transpose(2, 0, 1)
-        first, item = row["first_success_step"], Item(c, pixels, entry.label)
-        cost = row["forwards"], row["backwards"]
-        yield Crafted(item, image, row["steps_used"], first, *cost, ())
+    by_position = {c.position: c for c in chosen}
+    for rows in records.saved_images(set(by_position)):
+        entries = [by_position[row["position"]].entry for row in rows]
+        clean = {entry.image_id: pixels for entry, pixels in lab.images(entries)}
+        for row in rows:
+            if row["image_id"] in clean:
+                c = by_position[row["position"]]
+                item = Item(c, clean[row["image_id"]], c.entry.label)
+                image = image_of(row).transpose(2, 0, 1)
+                cost = row["forwards"], row["backwards"]
+                yield Crafted(
+                    item, image, row["steps_used"], row["first_success_step"], *cost, ()
+                )
 
 
 def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, total: int) -> int:
@@ -164,7 +171,7 @@ def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, 
 
 def _bar(cell: Cell, total: int) -> tqdm[Any]:
     c = cell.config
-    title = f"{c.attack.name} {c.norm.name} {c.source}"
+    title = f"{c.attack.name} {c.norm.name} {cell.source}"
     return tqdm(total=total, unit="img", desc=title, disable=not c.progress, leave=False)
 
 
@@ -185,7 +192,8 @@ class _Parts:
     def add(self, **tables: Iterable[dict[str, Any]]) -> None:
         for kind, rows in tables.items():
             self.tables.setdefault(kind, []).extend(rows)
-        if time.monotonic() - self.last > self.seconds:
+        full = len(self.tables.get("adversarials", ())) >= IMAGES_IN_PART
+        if full or time.monotonic() - self.last > self.seconds:
             self.flush()
 
     def flush(self) -> None:

@@ -7,10 +7,12 @@ computes and one folder of records holds. This module imports neither torch nor 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,14 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import OverrideParseException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 if TYPE_CHECKING:
     from agr.attacks import Attack
+    from agr.models.defenses import Defense
 
 PACKAGE = Path(__file__).resolve().parent
 LEVELS = 255
 HASH_LENGTH = 10
+SLUG_LENGTH = 80
 
 
 class ConfigError(ValueError):
@@ -40,27 +44,49 @@ class ConfigError(ValueError):
 
 @dataclass
 class Geometry:
-    """How a file becomes the image that is attacked: shorter side to size/crop, centre crop."""
+    """How a file becomes the image that is attacked: resized to size/crop, centre cut out."""
 
     size: int = MISSING  # pixels, height and width
     crop: float = 1.0
     interpolation: str = "bilinear"  # bilinear | bicubic
+    mode: str = "center"  # center: the shorter side is resized | squash: both sides are
+
+
+@dataclass
+class Data:
+    """Where images and labels are; agr.data.manifest recognises the layout."""
+
+    root: str | None = None  # a folder, an uncompressed tar or a CSV
+    labels: str | None = None  # file of labels; null: looked for beside the images
+    cache: bool = False  # keep decoded images on disk, below outputs
 
 
 @dataclass
 class NetworkConfig:
-    """One network of a suite."""
+    """One network. Where it has a `tag`, timm's registry or the hub gives what is left out."""
 
     title: str | None = None  # in tables
+    tag: str | None = None  # as agr.models.pretrained reads it: vgg16.tv_in1k, hf-hub:owner/name
     architecture: str = MISSING  # timm's name
-    weights: str = MISSING  # a safetensors file
+    arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor in timm
+    weights: str = MISSING  # a safetensors (or torch) file, or hub:owner/name
     sha256: str | None = None  # of that file; another hash is refused
     width: float | None = None  # a slim copy at this fraction of the width (agr.models.slim)
     classes: int = 1000
     size: int = MISSING  # pixels of its input
+    fixed_size: bool = False  # it takes no other
     resize: str = "bilinear"  # how images of another size are brought to it, antialiased
+    crop: float = 1.0  # of its own geometry, with `size` and the next two
+    interpolation: str = "bilinear"
+    mode: str = "center"
     mean: list[float] = MISSING
     std: list[float] = MISSING
+    top1: float | None = None  # published, percent, in its own geometry
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of images crafted on it where it stands in no group."""
+        return Geometry(self.size, self.crop, self.interpolation, self.mode)
 
 
 @dataclass
@@ -77,8 +103,10 @@ class Suite:
 
     name: str = MISSING
     notice: str | None = None  # printed with every output
-    root: str = MISSING  # folder of the images
-    manifest: str | None = None  # CSV of filename,label; null: synset folders below root
+    root: str | None = None  # of the images; data.root is this unless given
+    labels: str | None = None  # likewise data.labels
+    synsets: str | None = None  # imagenet: classes in timm's order; null: sorted synset folders
+    images: int | None = None  # how many there are when the data are complete
     n_images: int = 1000
     l2_reference: int | None = None  # pixels x channels for which L2 budgets are stated
     groups: dict[str, Group] = MISSING
@@ -110,14 +138,25 @@ class Norm:
 
 
 @dataclass
+class Check:
+    """How thorough `python -m agr.check` is."""
+
+    images: int = 500  # for the accuracy of each network
+    seconds: float = 20.0  # for the estimate of the run time, all sources together
+
+
+@dataclass
 class Config:
     """The knobs of a run, as in conf/config.yaml."""
 
     suite: Suite = field(default_factory=Suite)
+    data: Data = field(default_factory=Data)
     attack: AttackConfig = field(default_factory=AttackConfig)
     norm: Norm = field(default_factory=Norm)
     experiment: Any = None
-    source: str = MISSING
+    defenses: dict[str, Any] = field(default_factory=dict)  # by name, for targets: vgg16/jpeg75
+    source: Any = MISSING  # a network, or a list of them: an ensemble
+    ensemble: str = "logits"  # what is averaged over its members: logits | losses
     targets: list[str] | None = None  # null: the source's group
     eps: float = MISSING
     steps: int = MISSING
@@ -140,15 +179,18 @@ class Config:
     save_adversarials: bool = False
     part_seconds: float = 20.0
     progress: bool = True
+    check: Check = field(default_factory=Check)
 
 
 STEP_RULES = ("even", "decaying", "full")  # see agr.attacks.step.step_size
 RESIZING = ("bilinear", "bicubic")
+MODES = ("center", "squash")
 CHOICES = {
     "select": ("none", "source", "group"),
     "success": (None, "label", "changed", "targeted"),
     "denominator": ("all", "target-correct", "all-correct"),
     "quantize": ("always", "end", "off"),
+    "ensemble": ("logits", "losses"),
     "memory_format": ("channels_last", "contiguous"),
     "precision": ("fp32", "bf16", "fp64"),
     "attack.label": ("truth", "prediction"),
@@ -181,14 +223,30 @@ class Cell:
         return self.config.suite
 
     @property
+    def sources(self) -> list[str]:
+        """The networks that the attack is crafted on: one, or the members of an ensemble."""
+        source = self.config.source
+        return [source] if isinstance(source, str) else list(source)
+
+    @property
     def source(self) -> str:
-        """The network that the attack is crafted on."""
-        return self.config.source
+        """The name of what the attack is crafted on; an ensemble's is "inc_v3+inc_v4"."""
+        return "+".join(self.sources)
+
+    def white_box(self, target: str) -> bool:
+        """Whether the attack is crafted on this target; a defended network is another one."""
+        return target in self.sources
 
     @cached_property
     def group(self) -> Group:
-        """The source's group."""
-        return next(g for g in self.suite.groups.values() if self.source in g.networks)
+        """The group of the first source, with the other sources.
+
+        A network that stands in no group of the suite is a group of its own, in its own geometry.
+        """
+        first = self.sources[0]
+        alone = Group([first], self.suite.networks[first].geometry)
+        base = next((g for g in self.suite.groups.values() if first in g.networks), alone)
+        return Group(list(dict.fromkeys([*base.networks, *self.sources])), base.geometry)
 
     @property
     def geometry(self) -> Geometry:
@@ -197,15 +255,27 @@ class Cell:
 
     @property
     def targets(self) -> list[str]:
-        """The networks that are scored."""
+        """What is scored: networks, and defended ones as "vgg16/jpeg75"."""
         return list(dict.fromkeys(self.config.targets or self.group.networks))
 
     @property
     def selecting(self) -> list[str]:
         """The networks that must classify an image correctly for it to be attacked."""
-        return {"none": [], "source": [self.source], "group": list(self.group.networks)}[
+        return {"none": [], "source": self.sources, "group": list(self.group.networks)}[
             self.config.select
         ]
+
+    @property
+    def networks(self) -> list[str]:
+        """The names of all networks that the cell works with, without their defenses."""
+        targets = [undefended(t, self.config.defenses)[0] for t in self.targets]
+        return list(dict.fromkeys([*self.sources, *self.selecting, *targets]))
+
+    def network_digest(self, target: str) -> str:
+        """Of everything that the config says of a target and its defenses."""
+        name, defenses = undefended(target, self.config.defenses)
+        parts = [self.config.defenses[d] for d in defenses]
+        return digest([_numbers_of(self.suite.networks[name]), *parts])
 
     @property
     def success(self) -> str:
@@ -240,10 +310,9 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """Of everything that decides the numbers; not how, where or for which targets it runs."""
-        networks = {n: asdict(self.suite.networks[n]) for n in {self.source, *self.selecting}}
-        for network in networks.values():
-            del network["title"]
-            network["weights"] = Path(network["weights"]).name  # the hash counts, not the place
+        names_of = {*self.sources, *self.selecting}
+        networks = {n: _numbers_of(self.suite.networks[n]) for n in names_of}
+        ensemble = {"ensemble": self.config.ensemble} if len(self.sources) > 1 else {}
         names = ("eps", "seed", "select", "quantize")
         return digest(
             {
@@ -256,6 +325,7 @@ class Cell:
                 "source": self.source,
                 "success": self.success,
                 "networks": networks,
+                **ensemble,
             }
         )
 
@@ -263,12 +333,17 @@ class Cell:
     def name(self) -> str:
         """Readable and unique: the name of the cell's folder."""
         c = self.config
-        return f"{c.attack.name}-{c.norm.name}-{c.eps:g}-{c.source}-{self.id}"
+        return f"{c.attack.name}-{c.norm.name}-{c.eps:g}-{slug(self.source)}-{self.id}"
 
     @property
     def folder(self) -> Path:
         """Where the cell's records stand."""
         return Path(self.config.outputs) / self.suite.name / self.name
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the index of the images and their decoded copies are kept."""
+        return Path(self.config.outputs) / self.suite.name / "data"
 
     @property
     def attack_words(self) -> list[str]:
@@ -278,6 +353,28 @@ class Cell:
     def command(self) -> str:
         """The command that runs this cell."""
         return shlex.join(["python", "-m", "agr.run", *self.words])
+
+
+def slug(name: str) -> str:
+    """A network's name as a part of a file's name: no separators, and not too long."""
+    return re.sub(r"[^\w.+-]+", "_", name)[-SLUG_LENGTH:]
+
+
+def undefended(target: str, defenses: Iterable[str]) -> tuple[str, list[str]]:
+    """A target's network and its defenses, in their order: "vgg16/jpeg75" is vgg16 and jpeg75."""
+    name = target
+    found: list[str] = []
+    while "/" in name and name.rpartition("/")[2] in defenses:
+        name, _, last = name.rpartition("/")
+        found.insert(0, last)
+    return name, found
+
+
+def _numbers_of(network: NetworkConfig) -> dict[str, Any]:
+    """What decides a network's answers; of its weights the hash counts, not the place."""
+    known = asdict(network) | {"weights": Path(network.weights).name}
+    idle = ("title", "tag", "top1", "crop", "interpolation", "mode")
+    return {k: v for k, v in known.items() if k not in idle}
 
 
 def digest(value: Any) -> str:
@@ -293,7 +390,9 @@ def to_cell(config: DictConfig, words: Iterable[str] = ()) -> Cell:
     """
     _reject_unknown_keys(config, Config, "")
     try:
-        cell = Cell(OmegaConf.to_object(config), tuple(words))  # type: ignore[arg-type]
+        cell = Cell(OmegaConf.to_object(_with_networks(config)), tuple(words))  # type: ignore[arg-type]
+    except ConfigError:
+        raise
     except Exception as e:
         raise ConfigError(first_line(e)) from e
     _check_choices(cell.config)
@@ -375,10 +474,10 @@ def build_attack(c: Config, scale: float = 1.0) -> Attack:
             ball=BALLS[c.norm.name](c.eps * scale / LEVELS),
             steps=c.steps,
             size=a.size if isinstance(a.size, str) else a.size * scale / LEVELS,
-            loss=_part("loss", "loss", a.loss),
-            chain=tuple(_part(f"chain.{k}", "stages", part) for k, part in stages.items()),
-            step=_part("step", "step", a.step),
-            stop=None if a.stop is None else _part("stop", "stop", a.stop),
+            loss=_attack_part("loss", "loss", a.loss),
+            chain=tuple(_attack_part(f"chain.{k}", "stages", part) for k, part in stages.items()),
+            step=_attack_part("step", "step", a.step),
+            stop=None if a.stop is None else _attack_part("stop", "stop", a.stop),
             targeted=a.targeted,
             quantize=c.quantize,  # type: ignore[arg-type]
         )
@@ -417,20 +516,94 @@ def load_attack(
     )
 
 
-def _part(slot: str, module: str, node: Any) -> Any:
-    """The part that a node describes; only the own parts in the slot's module are ever made."""
+def build_defenses(c: Config, names: Iterable[str]) -> list[Defense]:
+    """The parts of defenses by their names in the config, in that order. Raises ConfigError."""
+    found = []
+    for name in names:
+        node = c.defenses[name]
+        parts = node if isinstance(node, list) else [node]
+        found += [_part(f"defenses.{name}", "agr.models.defenses", part) for part in parts]
+    return found
+
+
+def _attack_part(slot: str, module: str, node: Any) -> Any:
+    return _part(f"attack.{slot}", f"agr.attacks.{module}", node)
+
+
+def _part(key: str, module: str, node: Any) -> Any:
+    """The part that a node describes; only our own parts in the key's module are ever made."""
     from hydra.utils import instantiate
 
     target = node.get("_target_") if isinstance(node, dict) else None
-    if not isinstance(target, str) or target.rpartition(".")[0] != f"agr.attacks.{module}":
+    if not isinstance(target, str) or target.rpartition(".")[0] != module:
         raise ConfigError(
-            f"attack.{slot} has _target_={target}: it must name a part of agr.attacks.{module}, "
-            "as the files in conf/attack do"
+            f"{key} has _target_={target}: it must name a part of {module}, as the files in conf do"
         )
     try:
         return instantiate(node, _convert_="all")
     except Exception as e:
-        raise ConfigError(f"attack.{slot}: {first_line(e.__cause__ or e)}") from e
+        raise ConfigError(f"{key}: {first_line(e.__cause__ or e)}") from e
+
+
+# ---- networks by their names ----------------------------------------------------------------------
+
+
+def _with_networks(config: DictConfig) -> DictConfig:
+    """`config`, with every network that it names written out.
+
+    What the suite doesn't say of a network comes from agr.models.pretrained, which has to load
+    timm for it; so suites write out the networks that are used every day. Raises ConfigError.
+    """
+    known = config.suite.networks
+    named = _named_networks(config)
+    short = [n for n in known if OmegaConf.is_missing(known[n], "architecture")]
+    if not short and all(name in known for _, name in named):
+        return config
+    from agr.models.pretrained import describe, is_tag
+
+    config = copy.deepcopy(config)
+    known = config.suite.networks
+    OmegaConf.set_struct(known, False)
+    for name in short:
+        said = OmegaConf.to_container(known[name], resolve=True)
+        default = asdict(NetworkConfig())
+        own = {k: v for k, v in said.items() if v != default[k]}  # what is missing is "???" in both
+        if "tag" not in own:
+            raise ConfigError(f"network {name} of the suite has neither architecture nor tag")
+        known[name] = NetworkConfig(**describe(own["tag"], f"network {name}") | own)
+    for place, name in named:
+        if name not in known:
+            if undefended(name.rpartition("/")[0], config.defenses)[0] in known or not is_tag(name):
+                raise _unknown(place, name, config)
+            known[name] = NetworkConfig(**describe(name, place))
+    return config
+
+
+def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
+    """(where it stands in the config, name) of sources and targets, without defenses."""
+    source, targets = config.source, config.targets
+    sources = [source] if isinstance(source, str) else source
+    if not isinstance(sources, list | ListConfig) or not all(isinstance(s, str) for s in sources):
+        raise ConfigError(f"source={source} is no network: give a name, or a list [name,name]")
+    if not sources or len(set(sources)) < len(sources):
+        raise ConfigError(f"source={source}: an ensemble is a list of different networks")
+    for name in sources:
+        bare, defenses = undefended(name, config.defenses)
+        if defenses and name not in config.suite.networks:
+            raise ConfigError(
+                f"source={name}: defenses are for targets; attack {bare} and score {name} with "
+                f"targets=[{bare},{name}]"
+            )
+    bare_targets = [undefended(t, config.defenses)[0] for t in targets or []]
+    return [(f"source={s}", s) for s in sources] + [(f"target {t}", t) for t in bare_targets]
+
+
+def _unknown(place: str, name: str, config: DictConfig) -> ConfigError:
+    """What to say of a name that is neither a network nor a defended one."""
+    network, _, defense = name.rpartition("/")
+    if undefended(network, config.defenses)[0] in config.suite.networks:
+        return ConfigError(f"{place}: {defense} is no defense: {nearest(defense, config.defenses)}")
+    return ConfigError(f"{place} is unknown: {nearest(name, config.suite.networks)}")
 
 
 # ---- checks --------------------------------------------------------------------------------------
@@ -518,11 +691,6 @@ def _check_names(c: Config) -> None:
         _check_geometry(group.geometry)
     for name, network in c.suite.networks.items():
         _check_network(name, network)
-    if c.source not in grouped:
-        raise ConfigError(f"source={c.source} is unknown: {nearest(c.source, grouped)}")
-    for target in c.targets or []:
-        if target not in c.suite.networks:
-            raise ConfigError(f"target {target} is unknown: {nearest(target, c.suite.networks)}")
     if c.targets is not None and not c.targets:
         raise ConfigError("targets=[] names no network: leave it out for the source's group")
     if not c.outputs:
@@ -541,6 +709,8 @@ def _check_names(c: Config) -> None:
 
 
 def _check_geometry(g: Geometry) -> None:
+    if g.mode not in MODES:
+        raise ConfigError(f"geometry.mode={g.mode} is unknown: {nearest(g.mode, MODES)}")
     if g.interpolation not in RESIZING:
         raise ConfigError(
             f"geometry.interpolation={g.interpolation} is unknown: "

@@ -9,6 +9,7 @@ bitwise the same whatever its companions, its order or the point where a run was
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from torch import Tensor
 from agr.attacks.attack import Attack, Look
 from agr.attacks.ball import row_norm, to_levels
 from agr.attacks.parts import State
-from agr.models.zoo import Network
+from agr.models.zoo import Source
 
 
 class Item(NamedTuple):
@@ -60,9 +61,12 @@ class Calls:
     forwards: int = 0
     backwards: int = 0
 
-    def attach(self, network: torch.nn.Module) -> Any:
-        """Start counting; the returned handle's `remove()` ends it."""
-        return network.register_forward_hook(self._forward)
+    def attach(self, network: torch.nn.Module) -> ExitStack:
+        """Start counting, of an ensemble each member; the returned stack's `close()` ends it."""
+        handles = ExitStack()
+        for member in getattr(network, "members", [network]):
+            handles.callback(member.register_forward_hook(self._forward).remove)
+        return handles
 
     def _forward(self, module: torch.nn.Module, args: Any, out: Tensor) -> None:
         self.forwards += 1
@@ -85,7 +89,7 @@ class Slot:
 
 def craft(
     attack: Attack,
-    network: Network,
+    network: Source,
     items: Iterable[Item],
     slots: int,
     *,
@@ -103,15 +107,15 @@ def craft(
         calls: counts whole passes over all slots, padding included.
     """
     calls = calls or Calls()
-    handle = calls.attach(network)
+    handles = calls.attach(network)
     try:
         yield from _run(attack, network, iter(items), slots, trace, calls)
     finally:
-        handle.remove()
+        handles.close()
 
 
 def _run(
-    attack: Attack, network: Network, items: Iterator[Item], slots: int, trace: bool, calls: Calls
+    attack: Attack, network: Source, items: Iterator[Item], slots: int, trace: bool, calls: Calls
 ) -> Iterator[Crafted]:
     state: State = {}
     held: list[Slot | None] = [None] * slots
@@ -135,7 +139,7 @@ def _run(
 
 
 def _refill(
-    attack: Attack, network: Network, state: State, held: list[Slot | None], items: Iterator[Item]
+    attack: Attack, network: Source, state: State, held: list[Slot | None], items: Iterator[Item]
 ) -> State:
     """Put new items into the free slots."""
     free = [row for row, slot in enumerate(held) if slot is None]

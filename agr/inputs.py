@@ -12,31 +12,41 @@ from typing import Any, NamedTuple
 
 from agr.config import Cell, ConfigError, NetworkConfig
 from agr.data.manifest import Manifest, read_manifest
+from agr.models.pretrained import weights_file
 
 
 class Inputs(NamedTuple):
     """The checked inputs of a cell."""
 
     weights: dict[str, str]  # sha256 of the weight file of each network
+    networks: dict[str, str]  # hash of the config of each target, with its defenses
     manifest: Manifest
 
 
 def check_inputs(cell: Cell) -> Inputs:
     """Find and hash what `cell` reads. Raises ConfigError for what is missing or wrong."""
-    names = dict.fromkeys([cell.source, *cell.selecting, *cell.targets])
     networks = cell.suite.networks
-    classes = {networks[name].classes for name in names}
-    if len(classes) > 1:
-        raise ConfigError(f"the networks {', '.join(names)} know different numbers of classes")
-    weights = {name: check_weights(name, networks[name]) for name in names}
-    return Inputs(weights, read_manifest(cell.suite, classes.pop()))
+    weights = {name: check_weights(name, networks[name]) for name in cell.networks}
+    digests = {target: cell.network_digest(target) for target in cell.targets}
+    return Inputs(weights, digests, find_images(cell))
+
+
+def find_images(cell: Cell) -> Manifest:
+    """The images of `cell`; the index of a large tree is kept beside the records.
+
+    Raises ConfigError, also if the networks differ in their number of classes.
+    """
+    classes = {name: cell.suite.networks[name].classes for name in cell.networks}
+    if len(set(classes.values())) > 1:
+        said = ", ".join(f"{name} {n}" for name, n in classes.items())
+        raise ConfigError(f"the networks know different numbers of classes: {said}")
+    n = classes[cell.sources[0]]
+    return read_manifest(cell.config.data, cell.suite, n, cell.data_folder)
 
 
 def check_weights(name: str, config: NetworkConfig) -> str:
     """The sha256 of a network's weight file. Raises ConfigError if it is missing or another."""
-    path = Path(config.weights)
-    if not path.is_file():
-        raise ConfigError(f"network {name}: there is no weight file {path}")
+    path = weights_file(name, config)
     found = _sha256(path, path.stat().st_mtime_ns)
     if config.sha256 and found != config.sha256:
         raise ConfigError(
@@ -59,6 +69,9 @@ def check_unchanged(cell: Cell, run: dict[str, Any], inputs: Inputs) -> None:
     for name, found in inputs.weights.items():
         if run.get("weights", {}).get(name, found) != found:
             _refuse_input(cell, f"the weights of {name}")
+    for target, found in inputs.networks.items():
+        if run.get("networks", {}).get(target, found) != found:
+            _refuse_input(cell, f"the config of {target}")
     fingerprint = inputs.manifest.fingerprint
     if run.get("data", {}).get("fingerprint", fingerprint) != fingerprint:
         _refuse_input(cell, "the list of images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -15,16 +16,20 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from agr.attacks.attack import predict
-from agr.config import Cell, digest
+from agr.attacks.attack import joint, predict
+from agr.config import Cell, ConfigError, build_defenses, digest, slug, undefended
+from agr.data.cache import PixelCache
 from agr.data.manifest import Entry, Manifest
 from agr.data.stream import BadImage, Pixels, stream
 from agr.inputs import check_weights
-from agr.models.zoo import Network, load_network
+from agr.models.defenses import DefendedNetwork
+from agr.models.zoo import Ensemble, Network, Source, load_network
 from agr.numeric import Numeric
 
 CLEAN_COLUMNS = ["image_id", "pred", "conf"]
+KEEP_SECONDS = 20.0  # clean answers are written about so often: a file is written whole
 Image = NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1]
+Classifier = Network | Ensemble | DefendedNetwork
 
 
 class Answer(NamedTuple):
@@ -34,8 +39,25 @@ class Answer(NamedTuple):
     conf: float
 
 
+def source_of(cell: Cell, numeric: Numeric, device: str) -> Source:
+    """What a cell's attack is crafted on, loaded: a network or an ensemble of them."""
+    members = [load(cell, name, numeric, device) for name in cell.sources]
+    return members[0] if len(members) == 1 else Ensemble(members, cell.config.ensemble)
+
+
+def load(cell: Cell, name: str, numeric: Numeric, device: str) -> Network:
+    """A network of the suite, without defenses. Raises ConfigError."""
+    return load_network(
+        name,
+        cell.suite.networks[name],
+        memory_format=numeric.memory_format,
+        precision=numeric.precision,
+        device=device,
+    )
+
+
 @torch.no_grad()
-def answers(network: Network, images: Sequence[Image], width: int) -> list[Answer]:
+def answers(network: Classifier, images: Sequence[Image], width: int) -> list[Answer]:
     """The network's answer to each image (3, H, W), all of one shape.
 
     Batches have a fixed `width` and are padded, so that an answer never depends on companions.
@@ -44,7 +66,7 @@ def answers(network: Network, images: Sequence[Image], width: int) -> list[Answe
     for start in range(0, len(images), width):
         batch = list(images[start : start + width])
         padding = [np.zeros_like(batch[0])] * (width - len(batch))
-        logits = network(network.as_input([*batch, *padding]))[: len(batch)]
+        logits = joint(network(network.as_input([*batch, *padding])))[: len(batch)]
         conf = logits.float().softmax(1).amax(1)
         pairs = zip(predict(logits).tolist(), conf.tolist(), strict=True)
         found += [Answer(p, c) for p, c in pairs]
@@ -57,22 +79,35 @@ class Lab:
     def __init__(self, cell: Cell, numeric: Numeric, device: str, manifest: Manifest):
         self.cell, self.numeric, self.device, self.manifest = cell, numeric, device, manifest
         self.bad: dict[str, str] = {}  # image id -> what is wrong with its file
+        self.cache: PixelCache | None = None
+        if cell.config.data.cache:
+            self.cache = PixelCache(cell.data_folder, manifest, cell.geometry)
         self._clean: dict[str, dict[str, Answer]] = {}
+        self._changed: set[str] = set()
+        self._kept = time.monotonic()
 
-    def network(self, name: str) -> Network:
-        """A network of the suite, loaded on first use."""
-        n = self.numeric
-        return load_network(
-            name,
-            self.cell.suite.networks[name],
-            memory_format=n.memory_format,
-            precision=n.precision,
-            device=self.device,
-        )
+    @property
+    def source(self) -> Source:
+        """What the attack is crafted on."""
+        return source_of(self.cell, self.numeric, self.device)
+
+    def network(self, name: str) -> Classifier:
+        """The source, or a target with its defenses, loaded on first use."""
+        if name == self.cell.source:
+            return self.source
+        bare, defenses = undefended(name, self.cell.config.defenses)
+        network = load(self.cell, bare, self.numeric, self.device)
+        if not defenses:
+            return network
+        try:
+            return DefendedNetwork(network, build_defenses(self.cell.config, defenses))
+        except ValueError as e:
+            raise ConfigError(f"target {name}: {e}") from e
 
     def images(self, entries: Iterable[Entry]) -> Iterable[tuple[Entry, Pixels]]:
         """The entries with their pixels; bad files are noted in `bad` and left out."""
-        for entry, pixels in stream(entries, self.cell.geometry, self.cell.config.workers):
+        workers = self.cell.config.workers
+        for entry, pixels in stream(entries, self.cell.geometry, workers, self.cache):
             if isinstance(pixels, BadImage):
                 self.bad[entry.image_id] = str(pixels)
             else:
@@ -83,7 +118,10 @@ class Lab:
         return answers(self.network(name), images, self.numeric.width)
 
     def clean(self, names: Iterable[str], entries: Sequence[Entry]) -> None:
-        """See that the clean answers of the networks to the entries are known."""
+        """See that the clean answers of the networks to the entries are known.
+
+        They reach the disk every now and then, and with `keep`.
+        """
         wanted = {name: self._known(name) for name in names}
         missing = [e for e in entries if any(e.image_id not in k for k in wanted.values())]
         found = iter(self.images(missing))
@@ -93,8 +131,16 @@ class Lab:
                 said = self.answer(name, [p for _, p in new])
                 known |= {e.image_id: a for (e, _), a in zip(new, said, strict=True)}
         if missing:
-            for name in wanted:
-                self._keep(name)
+            self._changed |= set(wanted)
+        if time.monotonic() - self._kept > KEEP_SECONDS:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write the clean answers that are new to their files."""
+        for name in sorted(self._changed):
+            self._keep(name)
+        self._changed.clear()
+        self._kept = time.monotonic()
 
     def clean_answer(self, name: str, image_id: str) -> Answer | None:
         """The network's answer to a clean image, if `clean` found one."""
@@ -102,17 +148,27 @@ class Lab:
 
     def _file(self, name: str) -> Path:
         """Where clean answers are kept: one file per network, geometry, data and identity."""
-        config = self.cell.suite.networks[name]
         key = digest(
             {
-                "network": asdict(config) | {"weights": check_weights(name, config)},
+                "network": self._identity(name),
                 "geometry": asdict(self.cell.geometry),
                 "data": self.manifest.fingerprint,
                 "numeric": asdict(self.numeric),
             }
         )
         root = Path(self.cell.config.outputs) / self.cell.suite.name / "clean"
-        return root / f"{name}-{self.cell.geometry.size}px-{key}.parquet"
+        return root / f"{slug(name)}-{self.cell.geometry.size}px-{key}.parquet"
+
+    def _identity(self, name: str) -> list[str]:
+        """What decides the answers of the source or a target: its configs and its weights."""
+        cell, members = self.cell, [name]
+        if name == cell.source and len(cell.sources) > 1:
+            members = cell.sources
+        found = []
+        for member in members:
+            bare, _ = undefended(member, cell.config.defenses)
+            found += [cell.network_digest(member), check_weights(bare, cell.suite.networks[bare])]
+        return found
 
     def _known(self, name: str) -> dict[str, Answer]:
         if name not in self._clean:

@@ -17,31 +17,38 @@ from agr.run import script, words
 from agr.todo import finished, todo, wanted_positions
 
 
+PROBE_SECONDS = 5.0  # per source
+
+
 def main(arguments: Sequence[str]) -> None:
     """Print one line per cell and the sum."""
     cells = expand(words(arguments, "experiment=paper"))
     costs: dict[tuple[str, ...], float] = {}
     rows, total = [], 0.0
     for cell in cells:
-        state, missing = _state(cell)
-        seconds = 0.0
-        if missing:
-            # Scoring and clean answers: at most two passes per target, each no dearer than a tick.
-            ticks = cell.config.steps + 1 + 2 * len(cell.targets)
-            seconds = missing * ticks * _seconds_per_tick(cell, costs)
+        state, missing = progress(cell)
+        seconds = at_most(cell, missing, _seconds_per_tick(cell, costs)) if missing else 0.0
         total += seconds
         c = cell.config
         eps = f"{c.norm.name} {c.eps:g}"
-        rows.append([c.attack.name, eps, c.source, c.seed, state, _time(seconds)])
+        rows.append([c.attack.name, eps, cell.source, c.seed, state, duration(seconds)])
     header = ["attack", "norm, eps", "source", "seed", "state", "at most"]
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
     done = sum(row[4] == "done" for row in rows)
-    print(f"\n{len(cells)} cells, {done} done; the others take at most about {_time(total)} here")
+    print(f"\n{len(cells)} cells, {done} done; the others take at most about {duration(total)} here")
     if cells[0].suite.notice:
         print(cells[0].suite.notice)
 
 
-def _state(cell: Cell) -> tuple[str, int]:
+def at_most(cell: Cell, missing: int, tick: float) -> float:
+    """Seconds that `missing` images of a cell take at most, at `tick` seconds per image and step.
+
+    Scoring and clean answers are at most two passes per target, each no dearer than a tick.
+    """
+    return missing * (cell.config.steps + 1 + 2 * len(cell.targets)) * tick
+
+
+def progress(cell: Cell) -> tuple[str, int]:
     """A word for the cell, and how many images it still has to craft or score."""
     records = Records(cell.folder)
     if finished(cell, records):
@@ -55,38 +62,25 @@ def _state(cell: Cell) -> tuple[str, int]:
 def _seconds_per_tick(cell: Cell, costs: dict[tuple[str, ...], float]) -> float:
     """Seconds per image of one forward and gradient on the source: timed once per source."""
     c = cell.config
-    key = (c.source, c.precision, c.memory_format)
+    key = (cell.source, c.precision, c.memory_format)
     if key not in costs:
         costs[key] = _probe(cell)
     return costs[key]
 
 
 def _probe(cell: Cell) -> float:
-    import torch
-
-    from agr.models.zoo import load_network
+    from agr.lab import source_of
     from agr.numeric import device_of, settle
+    from agr.probe import step_seconds
 
     numeric = settle(cell, (Records(cell.folder).run() or {}).get("numeric"))
     numeric.apply()
-    network = load_network(
-        cell.source,
-        cell.suite.networks[cell.source],
-        memory_format=numeric.memory_format,
-        precision=numeric.precision,
-        device=device_of(cell),
-    )
-    shape = (numeric.slots, 3, cell.geometry.size, cell.geometry.size)
-    point = torch.rand(shape, dtype=network.dtype, device=network.device).requires_grad_()
-    times = []
-    for _ in range(4):  # the first call pays for what is set up once, another for a busy moment
-        started = time.perf_counter()
-        torch.autograd.grad(network(point).sum(), point)
-        times.append(time.perf_counter() - started)
-    return min(times) / numeric.slots
+    network = source_of(cell, numeric, device_of(cell))
+    return step_seconds(network, cell.geometry.size, numeric.slots, PROBE_SECONDS)
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words."""
     if not seconds:
         return "-"
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from agr.config import ConfigError
 
 SCHEMA_VERSION = 1
+IMAGES_AT_ONCE = 64
 
 
 def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -45,9 +46,9 @@ ROWS = pa.schema(
         _field("eps_effective", pa.float64(), "budget in effect, 0-255 scale"),
         _field("steps", pa.int32(), "steps allowed, T"),
         _field("seed", pa.int64(), "seed of the choice of images and target labels"),
-        _field("source", pa.string(), "network the image was crafted on"),
-        _field("target", pa.string(), "network that was scored"),
-        _field("white_box", pa.bool_(), "the target is the source"),
+        _field("source", pa.string(), "network the image was crafted on; a+b: an ensemble"),
+        _field("target", pa.string(), "network that was scored; a/b: a with defense b"),
+        _field("white_box", pa.bool_(), "the target is the source, or one of its members"),
         _field("position", pa.int32(), "place of the image in the selection, from 0"),
         _field("image_id", pa.string(), "file name without its ending"),
         _field("label", pa.int32(), "true class"),
@@ -64,8 +65,8 @@ ROWS = pa.schema(
         _field("success", pa.bool_(), "as the config's `success` says"),
         _field("first_success_step", pa.int32(), "first iterate that fooled the source, from 0"),
         _field("steps_used", pa.int32(), "steps taken"),
-        _field("forwards", pa.int32(), "forward passes of the source for this image"),
-        _field("backwards", pa.int32(), "gradients of the source for this image"),
+        _field("forwards", pa.int32(), "forward passes for this image, of every member"),
+        _field("backwards", pa.int32(), "gradients for this image, of every member"),
         _field("linf", pa.float64(), "max |v|, images in [0, 1]"),
         _field("l2", pa.float64(), "||v||_2, images in [0, 1]"),
         _field("mean_abs", pa.float64(), "mean |v|, images in [0, 1]"),
@@ -194,6 +195,17 @@ class Records:
         table = pa.concat_tables(tables)
         again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
         return table.filter(pa.array(~again)).select(columns)
+
+    def saved_images(self, positions: set[int]) -> Iterator[list[dict[str, Any]]]:
+        """The rows of "adversarials" at `positions`, a few at a time: all would fill the memory."""
+        left = set(positions)
+        for path in self._parts("adversarials"):
+            if self._with_rows(path, "adversarials"):
+                for batch in pq.ParquetFile(path).iter_batches(IMAGES_AT_ONCE):
+                    rows = [r for r in batch.to_pylist() if r["position"] in left]
+                    left -= {r["position"] for r in rows}
+                    if rows:
+                        yield rows
 
     def positions(self, kind: str) -> set[int]:
         """The positions that have rows of a kind."""

@@ -36,7 +36,7 @@ def target_rows(lab: Lab, work: Todo, made: Sequence[Crafted]) -> list[Row]:
             if chosen.position in work.rows[target]:
                 answer = _answers(lab, target, chosen, said[target][i])
                 success = succeeded(cell.success, chosen.entry.label, chosen.target_label, answer)
-                place = {"target": target, "white_box": target == cell.source}
+                place = {"target": target, "white_box": cell.white_box(target)}
                 rows.append(own | place | answer | {"success": success})
     return rows
 

@@ -22,7 +22,8 @@ from agr.run import script
 def saved_cells(outputs: str, targets: list[str]) -> list[Cell]:
     """The cells below `outputs` with saved adversarial images, with `targets` as their targets.
 
-    Networks are those of today's suite config, so that a target can be newer than the cell.
+    Networks and defenses are those of today's configs, so that a target can be newer than the
+    cell; targets may also be any of timm's tags.
     Raises ConfigError if there is no such cell, or if a target is unknown.
     """
     cells = []
@@ -33,7 +34,9 @@ def saved_cells(outputs: str, targets: list[str]) -> list[Cell]:
             continue
         stored = (records.run() or {})["config"]
         config = OmegaConf.merge(OmegaConf.structured(Config), stored)
-        config.suite.networks.update(_networks(config.suite.name))
+        if now := _today(config.suite.name):
+            config.suite.networks.update(now.suite.networks)
+            config.defenses.update(now.defenses)
         config.targets, config.outputs = targets, outputs
         # run.json holds the last session's; scoring is for all that is saved
         config.shard, config.n_images = "0/1", max(saved) + 1
@@ -52,11 +55,11 @@ def saved_cells(outputs: str, targets: list[str]) -> list[Cell]:
     return cells
 
 
-def _networks(suite: str) -> dict[str, object]:
+def _today(suite: str) -> Config | None:
     try:
-        return dict(expand([f"suite={suite}"])[0].suite.networks)
+        return expand([f"suite={suite}"])[0].config
     except ConfigError:  # a suite of --config-dir: the cell's own copy of it serves
-        return {}
+        return None
 
 
 def main(arguments: Sequence[str]) -> None:

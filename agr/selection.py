@@ -36,14 +36,17 @@ def select(lab: Lab, n: int) -> Selection:
     entries = sorted(lab.manifest.entries, key=lambda e: draw(cell.config.seed, e.image_id))
     found: list[Entry] = []
     chunk, start = 4 * lab.numeric.width, 0
-    while len(found) < n and start < len(entries):
-        batch = entries[start : start + chunk]
-        lab.clean(deciding, batch)
-        found += [e for e in batch if _eligible(lab, deciding, e)]
-        start += chunk
-    total = len(found) if start >= len(entries) else None
-    found = found[:n]
-    lab.clean(dict.fromkeys([cell.source, *cell.targets]), found)
+    try:
+        while len(found) < n and start < len(entries):
+            batch = entries[start : start + chunk]
+            lab.clean(deciding, batch)
+            found += [e for e in batch if _eligible(lab, deciding, e)]
+            start += chunk
+        total = len(found) if start >= len(entries) else None
+        found = found[:n]
+        lab.clean(dict.fromkeys([cell.source, *cell.targets]), found)
+    finally:
+        lab.keep()
     chosen = [Chosen(i, e, _target_label(lab, e)) for i, e in enumerate(found)]
     return Selection(chosen, total)
 
@@ -62,9 +65,11 @@ def _eligible(lab: Lab, deciding: list[str], entry: Entry) -> bool:
 
 
 def _target_label(lab: Lab, entry: Entry) -> int | None:
-    """A class other than the true one, uniform, by image id."""
+    """The manifest's, or else a class other than the true one, uniform, by image id."""
     if not lab.cell.config.attack.targeted:
         return None
-    classes = lab.cell.suite.networks[lab.cell.source].classes
+    if entry.target is not None:
+        return entry.target
+    classes = lab.cell.suite.networks[lab.cell.sources[0]].classes
     shift = draw(lab.cell.config.seed, entry.image_id, "target") % (classes - 1)
     return (entry.label + 1 + shift) % classes

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from agr.config import Cell, ConfigError, expand
-from agr.data.manifest import read_manifest
 from agr.data.stream import Pixels, load_image
+from agr.inputs import find_images
 from agr.records import Records, image_of
 from agr.run import script
 
@@ -37,11 +37,12 @@ def main() -> None:
 def panel(cell: Cell) -> Image.Image:
     """Clean image, perturbation and adversarial image of one cell, with what the source says."""
     records = Records(cell.folder)
-    saved = {r["position"]: r for r in records.table("adversarials").to_pylist()}
-    if not saved:
+    positions = records.positions("adversarials")
+    if not positions:
         raise ConfigError(f"nothing is saved: {cell.command()} save_adversarials=true")
-    facts = next(r for r in records.table("rows").to_pylist() if r["position"] == min(saved))
-    adversarial, clean = image_of(saved[min(saved)]), clean_of(cell, facts["image_id"])
+    ((saved,),) = records.saved_images({min(positions)})
+    facts = next(r for r in records.table("rows").to_pylist() if r["position"] == min(positions))
+    adversarial, clean = image_of(saved), clean_of(cell, facts["image_id"])
     noise = np.clip(127.5 + GAIN * (adversarial.astype(float) - clean), 0, 255).astype(np.uint8)
     steps = f"{facts['steps_used']} step{'s' * (facts['steps_used'] != 1)}"
     titles = [
@@ -55,8 +56,7 @@ def panel(cell: Cell) -> Image.Image:
 
 def clean_of(cell: Cell, image_id: str) -> Pixels:
     """The clean image as (H, W, 3), in the cell's geometry."""
-    classes = cell.suite.networks[cell.source].classes
-    entries = read_manifest(cell.suite, classes).entries
+    entries = find_images(cell).entries
     entry = next(e for e in entries if e.image_id == image_id)
     return load_image(entry, cell.geometry).transpose(1, 2, 0)
 

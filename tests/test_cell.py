@@ -15,7 +15,7 @@ from PIL import Image
 
 from agr.cell import attack_of, open_lab, run_cell
 from agr.config import Cell, ConfigError, expand
-from agr.data.manifest import read_manifest
+from agr.inputs import find_images
 from agr.data.stream import load_image
 from agr.inputs import check_inputs, check_unchanged
 from agr.models.zoo import load_network
@@ -64,7 +64,7 @@ def test_norms_and_hash_are_those_of_the_saved_image(tmp_path: Path) -> None:
     cell = demo_cell(tmp_path, *VGG, "n_images=3", "norm=l2", "save_adversarials=true")
     records = run_cell(cell)
     rows = records.read("rows").drop_duplicates("image_id").set_index("image_id")
-    entries = {e.image_id: e for e in read_manifest(cell.suite, 10).entries}
+    entries = {e.image_id: e for e in find_images(cell).entries}
     saved = records.table("adversarials").to_pylist()
     assert len(saved) == 3
     assert list(saved[0]) == ADVERSARIALS.names
@@ -94,7 +94,7 @@ def test_predictions_are_the_networks_own(tmp_path: Path) -> None:
     )  # fmt: skip
     records = run_cell(cell)
     rows = records.read("rows")
-    entries = {e.image_id: e for e in read_manifest(cell.suite, 10).entries}
+    entries = {e.image_id: e for e in find_images(cell).entries}
     for row in rows.to_dict("records"):
         config = cell.suite.networks[row["target"]]
         network = load_network(
@@ -268,7 +268,7 @@ def test_bad_images_are_named_and_counted(
     records = run_cell(cell)
     out = capsys.readouterr().out
     assert f"{damaged.image_id}.JPEG" in out
-    assert f"{gone.image_id}.JPEG: missing" in out
+    assert f"{gone.image_id}.JPEG: it is missing" in out
     assert set(json.loads(records.run_file.read_text())["bad_images"]) == {
         damaged.image_id, gone.image_id,
     }  # fmt: skip
@@ -332,7 +332,7 @@ def test_selecting_networks_are_right_about_every_image(tmp_path: Path) -> None:
                 answer = lab.clean_answer(name, c.entry.image_id)
                 assert answer is not None
                 assert answer.pred == c.entry.label
-    assert sizes["none"] == len(read_manifest(cell.suite, 10).entries)
+    assert sizes["none"] == len(find_images(cell).entries)
     assert sizes["group"] < sizes["source"] < sizes["none"]
 
 
@@ -425,7 +425,7 @@ def test_other_images_under_the_same_names_are_noticed(tmp_path: Path) -> None:
     demo = demo_cell(tmp_path, *VGG)
     root = tmp_path / "val"
     shutil.copytree(demo.suite.root, root)
-    words = (*VGG, "n_images=2", f"suite.root={root}", "suite.manifest=null")
+    words = (*VGG, "n_images=2", f"suite.root={root}", "suite.labels=null")
     run_cell(demo_cell(tmp_path, *words))
     path = next(root.glob("*/*"))
     Image.open(path).rotate(90).save(path, quality=50)

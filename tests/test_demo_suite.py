@@ -9,7 +9,7 @@ import pytest
 
 from agr.cell import open_lab, run_cell
 from agr.config import Cell, Geometry, expand
-from agr.data.manifest import read_manifest
+from agr.inputs import find_images
 from agr.records import Records
 
 WORDS = ["norm=linf", "n_images=200", "progress=false"]
@@ -40,7 +40,7 @@ def test_transfer_lies_in_its_range(rows: pd.DataFrame) -> None:
 def right(cell: Cell) -> dict[str, float]:
     """The share of all shipped images that each network has right, in the cell's geometry."""
     lab = open_lab(cell, Records(cell.folder))
-    entries = read_manifest(cell.suite, 10).entries
+    entries = find_images(cell).entries
     lab.clean(cell.suite.networks, entries)
     assert not lab.bad
     return {
@@ -56,7 +56,7 @@ def test_networks_are_right_at_their_size_and_at_the_other(tmp_path: Path) -> No
     assert [c.geometry for c in cells] == [
         Geometry(80, 1.0, "bicubic"), Geometry(64, 1.0, "bilinear"),
     ]  # fmt: skip
-    assert len(read_manifest(cells[0].suite, 10).entries) >= 1000
+    assert len(find_images(cells[0]).entries) >= 1000
     large, small = (right(cell) for cell in cells)
     for name in large:
         own, other = (large, small) if name in cells[0].group.networks else (small, large)

@@ -13,7 +13,7 @@ import torch
 from agr import load_attack
 from agr.attacks import Attack, Linf, OnceFooled
 from agr.config import Cell, NetworkConfig, expand
-from agr.data.manifest import read_manifest
+from agr.inputs import find_images
 from agr.data.stream import load_image
 from agr.engine import Calls, Crafted, Item, craft
 from agr.models.zoo import Network, load_network
@@ -136,7 +136,7 @@ def test_one_broken_image_is_alone_in_it() -> None:
 
 
 def demo_items(cell: Cell, n: int) -> list[Item]:
-    entries = read_manifest(cell.suite, 10).entries[:n]
+    entries = find_images(cell).entries[:n]
     return [Item(e.image_id, load_image(e, cell.geometry), e.label) for e in entries]
 
 

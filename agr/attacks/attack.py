@@ -21,7 +21,8 @@ from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import Context, Loss, Seen, Stage, State, Step, Stop
 from agr.attacks.step import Plain, step_size
 
-Model = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> logits (B, classes)
+# Images (B, 3, H, W) in [0, 1] -> logits (B, classes), or (B, members, classes): see `joint`.
+Model = Callable[[Tensor], Tensor]
 Quantize = Literal["always", "end", "off"]
 NO_ANSWER = -1  # the prediction of a model whose logits are not finite
 
@@ -38,6 +39,14 @@ class Look(NamedTuple):
 def predict(logits: Tensor) -> Tensor:
     """The class of each row of `logits` (B, classes), or NO_ANSWER: NaN is never an answer."""
     return torch.where(logits.isfinite().all(1), logits.argmax(1), NO_ANSWER)
+
+
+def joint(logits: Tensor) -> Tensor:
+    """The logits (B, classes) that an answer is taken from.
+
+    An ensemble whose losses are averaged gives (B, members, classes): the mean over its members.
+    """
+    return logits.mean(1) if logits.dim() == 3 else logits
 
 
 def choose(rows: Tensor, new: State, old: State) -> State:
@@ -107,10 +116,10 @@ class Attack:
         point = self._shown(s).detach().requires_grad_()
         with torch.enable_grad():
             logits = model(point)
-            look, s = self._look(logits.detach(), point.detach(), s)
+            look, s = self._look(joint(logits.detach()), point.detach(), s)
             if not bool(look.more.any()):
                 return look, s
-            loss = self.loss(logits, s["y"].clamp_min(0)).sum()
+            loss = self._losses(logits, s["y"].clamp_min(0)).sum()
             (g,) = torch.autograd.grad(-loss if self.targeted else loss, point)
         return look, choose(look.more, self._advance(g, s), s)
 
@@ -135,11 +144,17 @@ class Attack:
         _check(self, model, x, y)
         if y is None:
             with torch.no_grad():
-                y = predict(model(x))
+                y = predict(joint(model(x)))
         s = self.start(x.detach(), y)
         while bool(s["live"].any()):
             _, s = self.tick(model, s)
         return self.final(s)
+
+    def _losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The loss of each image, (B,); over an ensemble's members their mean."""
+        if logits.dim() == 2:
+            return self.loss(logits, y)
+        return torch.stack([self.loss(own, y) for own in logits.unbind(1)]).mean(0)
 
     def _shown(self, s: State) -> Tensor:
         return self.ball.round(s["x"], s["x0"]) if self.quantize == "always" else s["x"]

@@ -5,21 +5,37 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from agr.config import Geometry, first_line
+from agr.data import tar
 from agr.data.manifest import Entry
+
+if TYPE_CHECKING:
+    from agr.data.cache import PixelCache
 
 Pixels = NDArray[np.uint8]  # (3, H, W)
 AHEAD = 64  # decoded images waiting at most: memory doesn't grow with the number of images
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# Pillow knows more, some of which start other programs (EPS: Ghostscript) whatever the ending says.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+# A hostile file of some kilobytes can be gigabytes of pixels. Pillow warns from here on; a
+# photograph is not that large.
+MOST_PIXELS = 89_478_485
+MOST_RESIZED = 1 << 25  # pixels, 128 MB: at 341 px a side ratio of 288
+
+# What Pillow has to say of a file becomes a BadImage or is of no account (broken EXIF). Filters are
+# the process's, and to set them around each file is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class BadImage(Exception):
@@ -29,31 +45,38 @@ class BadImage(Exception):
 def load_image(entry: Entry, geometry: Geometry) -> Pixels:
     """One image in `geometry`: the pixels that timm's evaluation transform makes, (3, H, W).
 
-    The shorter side goes to floor(size / crop), then the centre is cut out. Raises BadImage.
+    The shorter side (mode "squash": each side) goes to floor(size / crop), then the centre is cut
+    out. As in timm, the orientation that EXIF gives is not applied. Raises BadImage.
     """
+    name = entry.path.name if entry.offset is None else f"{entry.image_id} in {entry.path.name}"
     try:
-        content = entry.path.read_bytes()
-        image = Image.open(io.BytesIO(content)).convert("RGB")
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as e:
-        reason = "missing" if isinstance(e, FileNotFoundError) else first_line(e)
-        raise BadImage(f"{entry.path.name}: {reason.replace(f'{entry.path.parent}/', '')}") from e
-    if entry.sha256 and hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise BadImage(f"{entry.path.name}: its hash is not the manifest's")
-    image = _resize(image, math.floor(geometry.size / geometry.crop), geometry.interpolation)
-    return np.ascontiguousarray(np.asarray(_crop(image, geometry.size)).transpose(2, 0, 1))
+        return _decode(_content(entry), geometry)
+    except MemoryError:
+        raise
+    except Exception as e:  # decoders raise whatever they like
+        raise BadImage(f"{name}: {_reason(e).replace(f'{entry.path.parent}/', '')}") from e
 
 
 def stream(
-    entries: Iterable[Entry], geometry: Geometry, workers: int
+    entries: Iterable[Entry], geometry: Geometry, workers: int, cache: PixelCache | None = None
 ) -> Iterator[tuple[Entry, Pixels | BadImage]]:
-    """Each entry with its image, or with what is wrong with it, in the order given."""
+    """Each entry with its image, or with what is wrong with it, in the order given.
+
+    With a `cache`, which must be of the same geometry, what it has is not decoded again.
+    """
     entries = iter(entries)
 
     def load(entry: Entry) -> Pixels | BadImage:
+        pixels = cache.get(entry) if cache else None
+        if pixels is not None:
+            return pixels
         try:
-            return load_image(entry, geometry)
+            pixels = load_image(entry, geometry)
         except BadImage as e:
             return e
+        if cache:
+            cache.put(entry, pixels)
+        return pixels
 
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[tuple[Entry, Future[Pixels | BadImage]]] = deque()
@@ -69,13 +92,62 @@ def stream(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _resize(image: Image.Image, shorter: int, interpolation: str) -> Image.Image:
-    width, height = image.size
-    if min(width, height) == shorter:
-        return image
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def _content(entry: Entry) -> bytes:
+    """The bytes of an image's file. Raises ValueError if they are not those that were indexed."""
+    with entry.path.open("rb") as file:
+        if entry.offset is not None:
+            file.seek(entry.offset - tar.BLOCK)
+            fits = tar.size_at(file.read(tar.BLOCK)) == entry.size
+            content = file.read(entry.size) if fits else b""
+        else:
+            content = file.read(-1 if entry.size is None else entry.size + 1)
+    if entry.size is not None and len(content) != entry.size:
+        raise ValueError(f"it changed since it was indexed ({entry.size:,} bytes then)")
+    if not content:
+        raise ValueError("it is empty")
+    if entry.sha256 and hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise ValueError("its hash is not the manifest's")
+    return content
+
+
+def _reason(e: Exception) -> str:
+    if isinstance(e, FileNotFoundError):
+        return "it is missing"
+    if isinstance(e, UnidentifiedImageError):  # its own text has an address in memory
+        return f"it is no image ({', '.join(FORMATS)}) that can be read"
+    return first_line(e)
+
+
+# ---- decoding -----------------------------------------------------------------------------------
+
+
+def _decode(content: bytes, geometry: Geometry) -> Pixels:
+    """The pixels of a file's content, (3, H, W). Raises ValueError, and whatever decoders raise."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        if math.prod(opened.size) > MOST_PIXELS:
+            raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
+        opened.load()
+        opened.info.pop("transparency", None)  # no part in RGB; left there, Pillow warns of it
+        image = opened.convert("RGB")
+    size = _resized(image.size, geometry)
+    # the width is resized first, so what lies between has the old height
+    if size[0] * max(size[1], image.height) > MOST_RESIZED:
+        raise ValueError(f"{image.width} x {image.height} pixels are too narrow to be resized")
+    if size != image.size:
+        image = image.resize(size, RESAMPLING[geometry.interpolation])
+    return np.ascontiguousarray(np.asarray(_crop(image, geometry.size)).transpose(2, 0, 1))
+
+
+def _resized(size: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
+    """(width, height) before the crop, as torchvision rounds them."""
+    (width, height), shorter = size, math.floor(geometry.size / geometry.crop)
+    if geometry.mode == "squash":
+        return shorter, shorter
     longer = int(shorter * max(width, height) / min(width, height))
-    size = (shorter, longer) if width <= height else (longer, shorter)
-    return image.resize(size, RESAMPLING[interpolation])
+    return (shorter, longer) if width <= height else (longer, shorter)
 
 
 def _crop(image: Image.Image, size: int) -> Image.Image:

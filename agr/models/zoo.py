@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, cast
 
 import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agr.config import LEVELS, ConfigError, NetworkConfig, first_line
 from agr.inputs import check_weights
+from agr.models.pretrained import weights_file
 from agr.models.slim import load_slim
 
+# What torch, timm and safetensors raise for a file that isn't what it should be.
+BROKEN = (
+    RuntimeError, ValueError, TypeError, KeyError, OSError, EOFError, UnpicklingError,
+    SafetensorError,
+)  # fmt: skip
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 MEMORY_FORMATS = {
     "channels_last": torch.channels_last,
@@ -59,13 +67,53 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images `x` (B, 3, H, W) in [0, 1]."""
+        return self.logits(self.fit(x))
+
+    def fit(self, x: Tensor) -> Tensor:
+        """The images at the network's own size."""
         size = (self.config.size, self.config.size)
-        if x.shape[-2:] != size:
-            x = F.interpolate(x, size, mode=self.config.resize, antialias=True)
+        if x.shape[-2:] == size:
+            return x
+        return F.interpolate(x, size, mode=self.config.resize, antialias=True)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of images in [0, 1] at whatever size they have."""
         x = ((x - self.mean) / self.std).contiguous(memory_format=self.memory_format)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits: Tensor = self.body(x)
         return logits.to(self.dtype)
+
+
+class Ensemble(nn.Module):
+    """Several networks as one source, as Liu et al. (ICLR 2017, arXiv:1611.02770) craft on them.
+
+    Averaging is over "logits" (Dong et al., CVPR 2018, arXiv:1710.06081, section 3.4), so that
+    the ensemble is a network like any other, or over "losses": then it returns each member's
+    logits, (B, members, classes), and the attack averages their losses. In both, its answer is
+    that of the mean logits.
+    """
+
+    def __init__(self, members: Sequence[Network], over: str):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.over = over
+        first = members[0]
+        self.dtype, self.memory_format = first.dtype, first.memory_format
+        self.as_input = first.as_input
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its members are."""
+        return cast(Network, self.members[0]).device
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes), or (B, members, classes), of images `x` (B, 3, H, W) in [0, 1]."""
+        each = torch.stack([member(x) for member in self.members], 1)
+        return each if self.over == "losses" else each.mean(1)
+
+
+Source = Network | Ensemble  # what an attack is crafted on
 
 
 def load_network(
@@ -87,14 +135,29 @@ _loaded: dict[str, Network] = {}
 
 
 def _body(name: str, config: NetworkConfig) -> nn.Module:
+    path = weights_file(name, config)
     try:
         if config.width is not None:
-            return load_slim(config.architecture, config.width, config.classes, config.weights)
-        body: nn.Module = timm.create_model(config.architecture, num_classes=config.classes)
-        body.load_state_dict(load_file(config.weights))
-        return body
-    except (RuntimeError, ValueError, SafetensorError) as e:
+            return load_slim(config.architecture, config.width, config.classes, str(path))
+        return _pretrained(config, path)
+    except BROKEN as e:
+        reason = first_line(e)
+        if "weights_only" in str(e):  # torch and timm say how to load it all the same: better not
+            reason = "loading it could run code: save its state_dict as safetensors"
         raise ConfigError(
-            f"network {name}: {config.weights} holds no weights of {config.architecture}: "
-            f"{first_line(e)}"
+            f"network {name}: {path} holds no weights of {config.architecture}: {reason}"
         ) from e
+
+
+def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
+    """timm's network with the weights of a file, which timm adapts as it does its own."""
+    weights = load_state_dict(str(path), weights_only=True)
+    given = {"state_dict": weights, "num_classes": config.classes, "custom_load": False}
+    body: nn.Module = timm.create_model(
+        config.architecture,
+        pretrained=True,
+        pretrained_cfg_overlay=given,
+        num_classes=config.classes,
+        **config.arguments,
+    )
+    return body

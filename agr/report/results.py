@@ -73,7 +73,8 @@ def selected(cell: Cell) -> pd.DataFrame | None:
 def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
     """One row of `rates`, from the cell's `selected` rows."""
     row = _place(cell) | {"table": NUMBER_OF[cell.config.norm.name], "target": target}
-    row |= {"white_box": target == cell.source, "run": frame is not None, "command": cell.command()}
+    row |= {"white_box": cell.white_box(target), "run": frame is not None}
+    row |= {"command": cell.command()}
     row |= {"n": 0, "successes": 0, "asr": NAN, "low": NAN, "high": NAN}
     if frame is None:
         return row

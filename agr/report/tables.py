@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment
 from tabulate import tabulate
 
-from agr.config import Cell
+from agr.config import Cell, undefended
 from agr.records import Records
 from agr.report.results import NUMBER_OF, rate, rates, selected, sizes
 
@@ -134,10 +134,7 @@ def _markdown(caption: str, blocks: list[Block], notes: list[str]) -> str:
 def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[Block]:
     """One block per group: a row per source and attack, two columns per target."""
     blocks = []
-    for group in cells[0].suite.groups.values():
-        mine = [c for c in cells if c.source in group.networks]
-        if not mine:
-            continue
+    for mine in _by_group(cells):
         targets = list(dict.fromkeys(t for c in mine for t in c.targets))
         header = ["Source", "Attack"]
         for target in targets:
@@ -152,6 +149,20 @@ def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[
                 rows.append(row)
         blocks.append(Block(header, rows))
     return blocks
+
+
+def _by_group(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of each group, in the suite's order; a source of no group is one of its own."""
+    suite = list(cells[0].suite.groups.values())
+
+    def place(cell: Cell) -> int:
+        return next((i for i, g in enumerate(suite) if cell.sources[0] in g.networks), len(suite))
+
+    grouped: dict[tuple[int, str], list[Cell]] = {}
+    for cell in sorted(cells, key=place):
+        i = place(cell)
+        grouped.setdefault((i, cell.sources[0] if i == len(suite) else ""), []).append(cell)
+    return list(grouped.values())
 
 
 def _asr_pair(frame: pd.DataFrame, source: str, attack: str, target: str, text: Text) -> list[str]:
@@ -272,7 +283,7 @@ def closing(cell: Cell) -> str:
     images = frame.drop_duplicates("image_id")
     header = ["target", "ASR %", "95 % interval", "images"]
     table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
-    star = "* white-box · " if cell.source in cell.targets else ""
+    star = "* white-box · " if any(map(cell.white_box, cell.targets)) else ""
     sums = (
         f"{star}mean steps {images['steps_used'].mean():.2f} · "
         f"‖v‖₂/‖x‖₂ {images['rel_l2'].mean():.4f} · mean |v| {images['mean_abs'].mean():.4f} · "
@@ -293,7 +304,10 @@ def _norm_title(norm: str) -> str:
 
 
 def _title(cell: Cell, network: str) -> str:
-    return cell.suite.networks[network].title or network
+    if network == cell.source and len(cell.sources) > 1:
+        return " + ".join(_title(cell, member) for member in cell.sources)
+    bare, defenses = undefended(network, cell.config.defenses)
+    return "/".join([cell.suite.networks[bare].title or bare, *defenses])
 
 
 def _plain(value: str, text: Text) -> str:

@@ -1,0 +1,375 @@
+"""Whether this machine can do a run, on one page, before the run.
+
+python -m agr.check [experiment=paper] [suite=imagenet] [key=value ...]
+
+The words are those of `python -m agr.run -m`. Every line is "ok", or a "problem" with its way out;
+the exit code is 0 if all are ok, else 1. Nothing is crafted or recorded.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from agr.config import Cell, ConfigError, Geometry, expand
+from agr.data.cache import PixelCache
+from agr.data.manifest import Entry, Manifest, check_labels
+from agr.data.stream import BadImage, stream
+from agr.inputs import check_weights, find_images
+from agr.models.pretrained import weights_file
+from agr.plan import at_most, duration, progress
+from agr.report.statistics import wilson
+from agr.run import script, words
+
+if TYPE_CHECKING:
+    from agr.models.zoo import Network
+    from agr.numeric import Numeric
+
+WIDTH = 110
+ROW_BYTES, TRACE_BYTES, ANSWER_BYTES = 100, 40, 50  # on disk, rounded up from runs on the demo
+CONFIDENCE = 0.999  # of the accuracies' intervals: of many networks at 95 %, one would fail by chance
+
+
+class Line(NamedTuple):
+    """One answer."""
+
+    fine: bool
+    about: str
+    said: str
+
+
+class Machine(NamedTuple):
+    """What the networks of the check run on."""
+
+    numeric: Numeric
+    device: str
+
+
+def main(arguments: Sequence[str]) -> bool:
+    """Print the page; whether all is well."""
+    asked = words(arguments, "experiment=paper")
+    cells = expand(asked)
+    many = len({c.source for c in cells})
+    print(
+        f"{len(cells)} cells on {many} sources of suite={cells[0].suite.name}, "
+        f"{cells[0].config.n_images:,} images each\n"
+    )
+    good = True
+    for line in lines(cells):
+        good &= line.fine
+        print(_text(line), flush=True)
+    print("\nall is well" if good else "\nnot ready: see the problems above")
+    if cells[0].suite.notice:
+        print(cells[0].suite.notice)
+    return good
+
+
+def _text(line: Line) -> str:
+    """The line, folded below itself where it is long."""
+    head = f"{'ok' if line.fine else 'problem':8} {line.about:18} "
+    fold = textwrap.TextWrapper(
+        WIDTH, subsequent_indent=" " * len(head), break_long_words=False, break_on_hyphens=False
+    )
+    return fold.fill(head + line.said)
+
+
+def lines(cells: Sequence[Cell]) -> Iterator[Line]:
+    """Every line of the page, as soon as it is known."""
+    images = yield from _images(cells[0])
+    present = yield from _weights(cells)
+    machine = yield from _machine(cells[0])
+    networks = (yield from _networks(cells, present, machine)) if machine else {}
+    if machine and images:
+        yield from _accuracies(cells[0], networks, images, machine)
+    sources = {c.source: c for c in cells if set(c.sources) <= set(networks)}
+    if machine and sources:
+        yield from _memory(list(sources.values()), machine)
+    yield from _disk(cells, images)
+    if machine and sources:
+        yield from _time(cells, list(sources.values()), machine)
+
+
+# ---- images --------------------------------------------------------------------------------------
+
+
+def _images(cell: Cell) -> Generator[Line, None, Manifest | None]:
+    """Layout, completeness and labels; the images."""
+    try:
+        manifest = find_images(cell)
+    except ConfigError as e:
+        yield Line(False, "images", str(e))
+        return None
+    yield Line(True, "images", f"{manifest.layout} in {manifest.place}")
+    yield _complete(cell, manifest)
+    yield from _labels(cell, manifest)
+    return manifest
+
+
+def _complete(cell: Cell, manifest: Manifest) -> Line:
+    """Whether as many images and classes are there as the suite says."""
+    n, classes = len(manifest.entries), len({e.label for e in manifest.entries})
+    known = cell.suite.networks[cell.sources[0]].classes
+    found = f"{n:,} images in {classes:,} classes"
+    wanted = cell.suite.images
+    if wanted in (None, n) and classes == known:
+        return Line(True, "complete", found)
+    whole = f"{wanted or n:,} in {known:,}"
+    return Line(
+        False,
+        "complete",
+        f"{found}, the whole is {whole}: complete the data; a part will do, but is another "
+        "benchmark",
+    )
+
+
+def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
+    """Whether classes are even where the data are complete, and other sources of labels agree."""
+    counts = Counter(e.label for e in manifest.entries)
+    low, high = min(counts.values()), max(counts.values())
+    if len(manifest.entries) == cell.suite.images:
+        even = f"{low} to {high} images per class" if low < high else f"{low} images of each class"
+        way = ": ILSVRC2012 has as many of each: another file of labels is meant"
+        yield Line(low == high, "labels", even + (way if low < high else ""))
+    elif len(counts) == 1:
+        yield Line(False, "labels", "all images have one label: check the file of labels")
+    else:
+        yield Line(True, "labels", f"{low} to {high} images per class")
+    for other in check_labels(cell.config.data, cell.suite, manifest):
+        if other.differing:
+            yield Line(
+                False,
+                "labels",
+                f"{other.differing:,} of {other.compared:,} differ from {other.source} "
+                f"({other.example}): keep the right one, and name it as data.labels",
+            )
+        else:
+            yield Line(True, "labels", f"{other.source} agrees on {other.compared:,}")
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+
+def _cell_of(cells: Sequence[Cell], name: str) -> Cell:
+    """The first cell that works with a network."""
+    return next(c for c in cells if name in c.networks)
+
+
+def _weights(cells: Sequence[Cell]) -> Generator[Line, None, list[str]]:
+    """Weight files and their hashes; the networks that have one."""
+    present = []
+    for name in dict.fromkeys(name for cell in cells for name in cell.networks):
+        config = _cell_of(cells, name).suite.networks[name]
+        try:
+            found = check_weights(name, config)
+            size = weights_file(name, config).stat().st_size / 1e6
+        except ConfigError as e:
+            yield Line(False, f"weights {name}", str(e).removeprefix(f"network {name}: "))
+        else:
+            present.append(name)
+            yield Line(True, f"weights {name}", f"{size:.0f} MB, sha256 {found[:12]}…")
+    return present
+
+
+def _machine(cell: Cell) -> Generator[Line, None, Machine | None]:
+    """The device, and the numeric identity on it."""
+    from agr.numeric import device_of, settle
+
+    try:
+        machine = Machine(settle(cell, None), device_of(cell))
+    except ConfigError as e:
+        yield Line(False, "device", str(e))
+        return None
+    machine.numeric.apply()
+    n = machine.numeric
+    yield Line(True, "device", f"{n.device}, {n.threads} threads, torch {n.torch}, {n.precision}")
+    return machine
+
+
+def _networks(
+    cells: Sequence[Cell], present: Sequence[str], machine: Machine
+) -> Generator[Line, None, dict[str, Network]]:
+    """The networks, loaded; a line for each that can't be."""
+    from agr.lab import load
+
+    loaded = {}
+    for name in present:
+        try:
+            loaded[name] = load(_cell_of(cells, name), name, machine.numeric, machine.device)
+        except ConfigError as e:
+            yield Line(False, f"weights {name}", str(e))
+    return loaded
+
+
+def _accuracies(
+    cell: Cell, networks: Mapping[str, Network], images: Manifest, machine: Machine
+) -> Iterator[Line]:
+    """Clean accuracy of every network, in its own geometry, against the published one."""
+    from agr.selection import draw
+
+    order = sorted(images.entries, key=lambda e: draw("check", e.image_id))
+    sample = order[: cell.config.check.images]
+    bad: dict[str, str] = {}
+    for name, network in networks.items():
+        right, n = _right(network, sample, cell.config.workers, machine.numeric.width, bad)
+        yield _accuracy(name, network.config.top1, right, n)
+    if bad:
+        yield Line(
+            False,
+            "files",
+            f"{len(bad)} of {len(sample)} can't be decoded: {next(iter(bad.values()))}: restore "
+            "them; a run leaves them out and says so",
+        )
+    else:
+        yield Line(True, "files", f"{len(sample)} decoded")
+
+
+def _right(
+    network: Network, sample: Sequence[Entry], workers: int, width: int, bad: dict[str, str]
+) -> tuple[int, int]:
+    """How many images the network has right, and of how many; bad files are noted."""
+    from agr.lab import answers
+
+    right = n = 0
+    labels: list[int] = []
+    batch = []
+
+    def count() -> int:
+        said = answers(network, batch, width)
+        hits = sum(a.pred == label for a, label in zip(said, labels, strict=True))
+        batch.clear(), labels.clear()
+        return hits
+
+    for entry, pixels in stream(sample, network.config.geometry, workers):
+        if isinstance(pixels, BadImage):
+            bad[entry.image_id] = str(pixels)
+            continue
+        batch.append(pixels)
+        labels.append(entry.label)
+        n += 1
+        if len(batch) == width:
+            right += count()
+    return right + (count() if batch else 0), n
+
+
+def _accuracy(name: str, published: float | None, right: int, n: int) -> Line:
+    low, high = (100 * edge for edge in wilson(right, n, CONFIDENCE))
+    rate = f"{100 * right / n:.1f}" if n else "-"
+    said = f"{rate} % of {n} images [{low:.1f}, {high:.1f}]"
+    if published is None:
+        return Line(True, f"top-1 {name}", f"{said}, no published value to compare")
+    said += f", published {published:.1f}"
+    if low <= published <= high:
+        return Line(True, f"top-1 {name}", said)
+    return Line(
+        False,
+        f"top-1 {name}",
+        f"{said}: labels in another order, other images, or other weights than the published ones",
+    )
+
+
+# ---- the machine ---------------------------------------------------------------------------------
+
+
+def _memory(sources: Sequence[Cell], machine: Machine) -> Iterator[Line]:
+    """Whether the slots fit beside the networks, which are loaded by now."""
+    import torch
+
+    from agr.lab import source_of
+    from agr.probe import free_bytes, step_bytes
+
+    needs = {
+        cell.source: step_bytes(
+            source_of(cell, machine.numeric, machine.device), cell.geometry.size
+        )
+        for cell in sources
+    }
+    worst = max(needs, key=lambda source: needs[source])
+    slots, free = machine.numeric.slots, free_bytes(torch.device(machine.device))
+    total = slots * needs[worst]
+    said = f"{worst}, {slots} slots: about {_gb(total)}, {_gb(free)} free"
+    way = f": use slots={max(1, int(free / needs[worst]))} or fewer"
+    yield Line(total <= free, "memory", said + (way if total > free else ""))
+
+
+def _disk(cells: Sequence[Cell], images: Manifest | None) -> Iterator[Line]:
+    """Whether records, saved images and the cache of decoded images fit."""
+    need = sum(_record_bytes(cell) for cell in cells)
+    parts = [f"records {_gb(need)}"]
+    if cells[0].config.data.cache and images:
+        for geometry in _geometries(cells):
+            try:
+                cache = PixelCache(cells[0].data_folder, images, geometry)
+            except ConfigError as e:
+                yield Line(False, "disk", str(e))
+                return
+            need += cache.full_size - cache.used
+            parts.append(f"cache of {geometry.size} px {_gb(cache.full_size)}")
+    place = Path(cells[0].config.outputs)
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    said = f"{', '.join(parts)}; {_gb(free)} free for outputs={cells[0].config.outputs}"
+    way = ": name another folder, or leave out what is not needed"
+    yield Line(need <= free, "disk", said + ("" if need <= free else way))
+
+
+def _record_bytes(cell: Cell) -> float:
+    c = cell.config
+    image = ROW_BYTES * len(cell.targets) + ANSWER_BYTES * len(cell.networks)
+    image += TRACE_BYTES * (c.steps + 1) * c.trace
+    image += 2 * 3 * cell.geometry.size**2 * c.save_adversarials  # Parquet and PNG
+    return c.n_images * image
+
+
+def _geometries(cells: Sequence[Cell]) -> list[Geometry]:
+    found: list[Geometry] = []
+    for cell in cells:
+        if cell.geometry not in found:
+            found.append(cell.geometry)
+    return found
+
+
+def _time(cells: Sequence[Cell], sources: Sequence[Cell], machine: Machine) -> Iterator[Line]:
+    """An estimate of the run time from steps that are tried on every source."""
+    from agr.lab import source_of
+    from agr.probe import step_seconds
+
+    ticks = {}
+    for cell in sources:
+        network = source_of(cell, machine.numeric, machine.device)
+        budget = cell.config.check.seconds / len(sources)
+        ticks[cell.source] = step_seconds(
+            network, cell.geometry.size, machine.numeric.slots, budget
+        )
+    total, done, left_out = 0.0, 0, 0
+    for cell in cells:
+        _, missing = progress(cell)
+        done += not missing
+        if missing and cell.source in ticks:
+            total += at_most(cell, missing, ticks[cell.source])
+        left_out += cell.source not in ticks
+    said = f"at most about {duration(total)} for {len(cells) - done - left_out} cells here"
+    said += f", {done} are done" if done else ""
+    if left_out:
+        yield Line(False, "time", f"{said}; {left_out} cells lack weights: see above")
+    else:
+        yield Line(True, "time", said)
+
+
+def _gb(n: float) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB"
+
+
+def page(arguments: Sequence[str]) -> None:
+    """`main` as a command: exit code 1 if there is a problem."""
+    if not main(arguments):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    script(lambda: page(sys.argv[1:]), __doc__)

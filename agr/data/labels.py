@@ -1,0 +1,299 @@
+"""Of which class images are: the files that say so, and the order of the classes.
+
+A file of labels gives each image id a *word*, a synset ("n01440764") or a number ("0"); `number`
+makes classes of words. What is understood, in the order in which it is preferred when several are
+found:
+
+- Kaggle's LOC_val_solution.csv: "ImageId,PredictionString", the first synset of each line;
+- val.txt: "name word" in each line, as in Caffe; the name with or without folder and ending;
+- the ILSVRC2012 devkit: ILSVRC2012_validation_ground_truth.txt and meta.mat, in a folder or in
+  ILSVRC2012_devkit_t12.tar.gz. Its numbers are ILSVRC's own ids, which are not the classes'
+  order: meta.mat says which synset each of them is.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from agr.config import ConfigError, first_line
+from agr.data import tar
+from agr.data.look import Look, decode
+
+Words = dict[str, str]  # image id -> synset or number
+
+SYNSET = re.compile(r"n\d{8}", re.ASCII)
+NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png"}
+
+SOLUTION, VAL_TXT = "LOC_val_solution.csv", "val.txt"
+DEVKIT, TRUTH, META = "ILSVRC2012_devkit_t12", "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+LARGEST_DEVKIT = 1 << 26  # bytes, unpacked; it has 8 MB
+# Folders of the known layouts: above them labels are looked for too.
+INNER = {"val", "validation", "images", "ILSVRC2012_img_val", "CLS-LOC", "Data", "ILSVRC"}
+
+
+class Source(NamedTuple):
+    """A file that says of which class images are."""
+
+    title: str  # as in the name of a layout
+    place: Path
+    read: Callable[[Look], Words]  # raises ConfigError
+
+
+# ---- the order of the classes -------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def imagenet_synsets() -> tuple[str, ...]:
+    """The synsets of ImageNet-1k in the order of timm's classes, without importing timm."""
+    spec = importlib.util.find_spec("timm")
+    if spec is None or spec.origin is None:
+        raise ConfigError("suite.synsets=imagenet needs timm's list of synsets: install timm")
+    path = Path(spec.origin).parent / "data" / "_info" / "imagenet_synsets.txt"
+    return tuple(Look().text(path).split())
+
+
+def class_order(found: Iterable[str], classes: int, synsets: str | None, where: str) -> Words:
+    """The class of each synset, as text, as numbers are in files of labels.
+
+    Args:
+        found: the synsets that are there; other words don't count.
+        classes: how many the networks know.
+        synsets: "imagenet" for timm's order; None for the sorted order of what is there.
+        where: what the synsets were found in, for messages.
+
+    Raises ConfigError for a synset that is no class, or for another number of them.
+    """
+    names = sorted(filter(SYNSET.fullmatch, set(found)))
+    if synsets == "imagenet":
+        order = {name: str(i) for i, name in enumerate(imagenet_synsets())}
+        unknown = [name for name in names if name not in order]
+        if unknown:
+            raise ConfigError(
+                f"{where}: {unknown[0]} is no class of ImageNet-1k ({len(unknown)} such of "
+                f"{len(names)}): take it away, or use a suite whose networks know it"
+            )
+        return order
+    if synsets is not None:
+        raise ConfigError(f"suite.synsets={synsets} is unknown: give imagenet, or null")
+    if names and len(names) != classes:  # one missing synset would shift every later label
+        raise ConfigError(
+            f"{where}: there are {len(names)} synsets, the networks know {classes} classes: "
+            "complete them, or give a CSV of filename,label as data.labels"
+        )
+    return {name: str(i) for i, name in enumerate(names)}
+
+
+def number(
+    words: Mapping[str, str], classes: int, order: Mapping[str, str], where: str
+) -> dict[str, int]:
+    """The class of each image, from its word and `class_order`.
+
+    Raises ConfigError for a word that is no class of 0..classes-1, and names its image.
+    """
+    numbers = {word: order.get(word, word) for word in set(words.values())}
+    values = {word: int(n) for word, n in numbers.items() if NUMBER.fullmatch(n)}
+    for image_id, word in words.items():
+        if word not in values:
+            raise ConfigError(
+                f"{where}: {image_id} has label {word!r}: give a class number or a synset"
+            )
+        if values[word] >= classes:
+            raise ConfigError(
+                f"{where}: {image_id} has label {numbers[word]}, the networks know 0 to "
+                f"{classes - 1}{_hint(values.values(), classes)}"
+            )
+    return {image_id: values[word] for image_id, word in words.items()}
+
+
+def _hint(values: Iterable[int], classes: int) -> str:
+    """What is wrong with numbers that run from 1."""
+    values = set(values)
+    one_based = max(values) == classes and 0 not in values
+    return ": the labels seem to count from 1, write one less each" if one_based else ""
+
+
+# ---- finding files of labels --------------------------------------------------------------------
+
+
+def find_sources(places: Sequence[Path], look: Look) -> list[Source]:
+    """The files of labels in and near some folders, the preferred one first."""
+    folders = list(dict.fromkeys(f for place in places for f in _nearby(place)))
+    found = [_solution(f / SOLUTION) for f in folders if look.is_file(f / SOLUTION)]
+    found += [_val_txt(f / VAL_TXT) for f in folders if look.is_file(f / VAL_TXT)]
+    for folder in folders:
+        for inner in (folder, folder / "data", folder / DEVKIT, folder / DEVKIT / "data"):
+            if look.is_file(inner / TRUTH) and look.is_file(inner / META):
+                found.append(_devkit(inner))
+        packed = folder / f"{DEVKIT}.tar.gz"
+        found += [_packed_devkit(packed)] if look.is_file(packed) else []
+    return found
+
+
+def name_source(path: Path, look: Look) -> Source:
+    """The file of labels that data.labels names, told by its content. Raises ConfigError."""
+    if look.is_folder(path):
+        inner = next((f for f in (path, path / "data") if look.is_file(f / TRUTH)), path)
+        return _truth_of(inner, path, look)
+    if not look.is_file(path):
+        raise ConfigError(f"data.labels={path} is not there: give a file of labels, or null")
+    if path.name == TRUTH:
+        return _truth_of(path.parent, path, look)
+    if path.name.endswith((".tar.gz", ".tgz", ".tar")):
+        return _packed_devkit(path)
+    start = look.text(path).partition("\n")[0]
+    return _solution(path) if "PredictionString" in start else _val_txt(path)
+
+
+def _nearby(place: Path) -> Iterator[Path]:
+    """A folder and the one above it; from inside of a known layout, further up."""
+    place = Path(os.path.abspath(place))
+    yield place
+    while place.name in INNER:
+        yield (place := place.parent)
+    yield place.parent
+
+
+def _truth_of(folder: Path, named: Path, look: Look) -> Source:
+    for name in (TRUTH, META):
+        if not look.is_file(folder / name):
+            raise ConfigError(
+                f"data.labels={named}: there is no {name} in {folder}: give the devkit "
+                f"({DEVKIT}, its folder or .tar.gz)"
+            )
+    return _devkit(folder)
+
+
+# ---- reading them -------------------------------------------------------------------------------
+
+
+def _solution(path: Path) -> Source:
+    return Source(SOLUTION, path, lambda look: parse_solution(look.text(path), path))
+
+
+def _val_txt(path: Path) -> Source:
+    return Source(path.name, path, lambda look: parse_val_txt(look.text(path), path))
+
+
+def _devkit(folder: Path) -> Source:
+    def read(look: Look) -> Words:
+        truth, meta = folder / TRUTH, look.read(folder / META)
+        return parse_devkit(look.text(truth), meta, truth)
+
+    return Source("the devkit's ground truth", folder / TRUTH, read)
+
+
+def _packed_devkit(path: Path) -> Source:
+    def read(look: Look) -> Words:
+        inside = unpack_devkit(look.read(path), path)
+        return parse_devkit(decode(inside[TRUTH], path), inside[META], path)
+
+    return Source("the devkit's ground truth", path, read)
+
+
+def parse_solution(text: str, path: Path) -> Words:
+    """Kaggle's LOC_val_solution.csv. Raises ConfigError."""
+    rows = csv.DictReader(io.StringIO(text))
+    try:
+        if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
+            raise ConfigError(f"{path} has not the columns ImageId,PredictionString")
+        pairs = [(r["ImageId"], (r["PredictionString"] or "").partition(" ")[0]) for r in rows]
+    except csv.Error as e:
+        raise ConfigError(f"{path} line {rows.line_num} cannot be read: {e}") from e
+    return _collect(pairs, path, first=2)
+
+
+def parse_val_txt(text: str, path: Path) -> Words:
+    """Lines of an image and its class; spaces or tabs between them. Raises ConfigError."""
+    lines = [line.rsplit(None, 1) for line in io.StringIO(text)]
+    return _collect([[*line, ""][:2] if line else None for line in lines], path, first=1)
+
+
+def parse_devkit(truth: str, meta: bytes, path: Path) -> Words:
+    """The devkit's ground truth: line i is the ILSVRC id of image i. Raises ConfigError."""
+    synsets = ilsvrc_ids(meta, path)
+    words = {}
+    for i, line in enumerate(truth.split(), 1):
+        synset = synsets.get(int(line)) if NUMBER.fullmatch(line) else None
+        if synset is None:
+            raise ConfigError(f"{path} line {i}: {line!r} is no ILSVRC id of {META}: copy it again")
+        words[f"ILSVRC2012_val_{i:08d}"] = synset
+    return words
+
+
+def ilsvrc_ids(meta: bytes, path: Path) -> dict[int, str]:
+    """ILSVRC id -> synset, from the content of meta.mat. Raises ConfigError.
+
+    Only synsets without children are classes: the others are their groups in WordNet.
+    """
+    from scipy.io import loadmat
+
+    try:
+        rows = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+        columns = (rows[name].tolist() for name in ("ILSVRC2012_ID", "WNID", "num_children"))
+        found = {int(i): str(name) for i, name, below in zip(*columns, strict=True) if not below}
+    except Exception as e:  # whatever scipy makes of bytes that are no such file
+        raise ConfigError(f"{path}: {META} cannot be read: {first_line(e)}") from e
+    return {i: name for i, name in found.items() if SYNSET.fullmatch(name)}
+
+
+def unpack_devkit(content: bytes, path: Path) -> dict[str, bytes]:
+    """TRUTH and META out of the devkit's tar, in memory. Raises ConfigError."""
+    try:
+        if tar.packing(content) == "gzip":
+            content = _gunzip(content)
+        found = {
+            name: content[m.offset : m.offset + m.size]
+            for m in tar.members(lambda at, size: content[at : at + size], len(content))
+            if (name := PurePosixPath(m.name).name) in (TRUTH, META)
+        }
+    except (ValueError, zlib.error) as e:
+        raise ConfigError(f"{path} {first_line(e)}: copy it again") from e
+    for name in (TRUTH, META):
+        if name not in found:
+            raise ConfigError(f"{path} has no {name} in it: give {DEVKIT}.tar.gz")
+    return found
+
+
+def _gunzip(content: bytes) -> bytes:
+    unpacker = zlib.decompressobj(wbits=31)  # 31: with gzip's header
+    plain = unpacker.decompress(content, LARGEST_DEVKIT)
+    if not unpacker.eof:
+        large = len(plain) >= LARGEST_DEVKIT
+        raise ValueError("unpacks to too much for a devkit" if large else "is cut off")
+    return plain
+
+
+def _collect(pairs: Iterable[Sequence[str] | None], path: Path, first: int) -> Words:
+    """Words by image id, from (name, word) in each line; None is an empty line."""
+    words: Words = {}
+    for line, pair in enumerate(pairs, first):
+        if pair is None:
+            continue
+        name, word = pair
+        if not name or not (SYNSET.fullmatch(word) or NUMBER.fullmatch(word)):
+            raise ConfigError(
+                f"{path} line {line}: {name!r}, label {word!r}: give an image and its class, a "
+                "number or a synset"
+            )
+        image_id = id_of(name)
+        if image_id in words:
+            raise ConfigError(f"{path} line {line} names {image_id} a second time")
+        words[image_id] = word
+    return words
+
+
+def id_of(name: str) -> str:
+    """The image id of a file name: without folders and without an image's ending."""
+    base = name.replace("\\", "/").rpartition("/")[2]
+    stem, dot, suffix = base.rpartition(".")
+    return stem if dot and f".{suffix}".lower() in IMAGE_SUFFIXES else base

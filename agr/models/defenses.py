@@ -1,0 +1,333 @@
+"""Defenses that transform a target's input before the target answers.
+
+Named defenses are parts, alone or one after the other (conf/defense/standard.yaml):
+
+| defense | parts | paper |
+|---|---|---|
+| jpeg75 | Jpeg(75) | Dziugaite et al. 2016; Das et al. 2017; Guo et al. 2018 |
+| bits5 | BitDepth(5) | Xu et al. 2018 |
+| median2 | Median(2) | Xu et al. 2018 |
+| squeeze | BitDepth(5), Median(2) | Xu et al. 2018, two of its squeezers in a row |
+| randpad | RandomResizePad() | Xie et al. 2018 |
+
+None of them is trained or has a gradient: a `DefendedNetwork` is scored and never attacked. What is
+measured is the transfer of attacks that don't know of the defense. Attacks that adapt to it are
+another matter, and are known to defeat JPEG, bit depth and randomisation (Athalye et al.,
+ICML 2018, arXiv:1802.00420).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from agr.attacks.ball import is_8bit, to_levels
+from agr.attacks.parts import number
+from agr.config import LEVELS, NetworkConfig
+from agr.models.zoo import Network
+
+
+class Defense(Protocol):
+    """What is done to images before a network sees them."""
+
+    def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
+        """The images that the network gets instead.
+
+        Args:
+            x: images as the defender receives them, (B, 3, H, W), finite and in [0, 1].
+            keys: one random 64-bit number per image, which is all the randomness there is.
+            size: pixels of the network's own input.
+
+        Returns:
+            Images in [0, 1], of the same size unless the defense is `RandomResizePad`. An image's
+            result never depends on the other images.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class BitDepth:
+    """Colours rounded to `bits` bits, round(x * (2^bits - 1)) / (2^bits - 1), halves to even.
+
+    Feature squeezing (Xu et al., NDSS 2018, arXiv:1704.01155), as in the authors' code. They take
+    5 bits for ImageNet, and 1 for MNIST.
+    """
+
+    bits: int = 5
+
+    def __post_init__(self) -> None:
+        _whole("bits", self.bits, 1, 8)
+
+    def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
+        """Images like `x`, on the coarser grid."""
+        top = 2**self.bits - 1
+        return (x * top).round() / top
+
+
+@dataclass(frozen=True)
+class Median:
+    """Each value becomes the median of a square window, channel by channel.
+
+    Feature squeezing (Xu et al., NDSS 2018, arXiv:1704.01155), where ImageNet gets a window of 2.
+    Equal to what the authors call, scipy.ndimage.median_filter with mode "reflect": a window
+    covers `window // 2` pixels above and to the left and `(window - 1) // 2` below and to the
+    right, borders are mirrored with the edge repeated, and of an even number of values the upper
+    of the middle two is taken, so that no new value comes into being.
+    """
+
+    window: int = 2
+
+    def __post_init__(self) -> None:
+        _whole("window", self.window, 2)
+
+    def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
+        """Images like `x`, smoothed."""
+        # Image by image: a window holds window^2 copies of what it works on.
+        return torch.stack([self._one(image) for image in x])
+
+    def _one(self, image: Tensor) -> Tensor:
+        """The median of an image (3, H, W)."""
+        n, (h, w) = self.window, image.shape[-2:]
+        rows, columns = (_mirrored(d, n).to(image.device) for d in (h, w))
+        wide = image[:, rows][:, :, columns]
+        seen = [wide[:, i : i + h, j : j + w] for i in range(n) for j in range(n)]
+        # Selection by exchanges of whole images: several times as fast as sorting every window
+        # (ten times for windows of 2), and the same on every device.
+        rank = n * n // 2
+        for k in range(rank + 1):
+            for j in range(k + 1, len(seen)):
+                a, b = seen[k], seen[j]
+                seen[k], seen[j] = torch.minimum(a, b), torch.maximum(a, b)
+        return seen[rank]
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """Encoded as JPEG and decoded again, with Pillow's default chroma subsampling.
+
+    The image is rounded to 8 bits first. Quality 75 is that of Dziugaite et al. (2016,
+    arXiv:1608.00853) and Guo et al. (ICLR 2018, arXiv:1711.00117), and Pillow's default; Das et
+    al. (2017, arXiv:1705.02900) compare several.
+    """
+
+    quality: int = 75
+
+    def __post_init__(self) -> None:
+        _whole("quality", self.quality, 1, 100)
+
+    def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
+        """Images like `x`, on the 8-bit grid."""
+        levels = to_levels(x).clamp(0, LEVELS).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        decoded = np.stack([self._one(image) for image in levels])
+        return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(x.device).to(x.dtype) / LEVELS
+
+    def _one(self, image: NDArray[Any]) -> NDArray[Any]:
+        """An image (H, W, 3) uint8 after a round trip."""
+        file = BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=self.quality)
+        with Image.open(file) as decoded:
+            return np.asarray(decoded)
+
+
+@dataclass(frozen=True)
+class RandomResizePad:
+    """Resized to a random size, put at a random place of a larger canvas.
+
+    Xie et al. (ICLR 2018, arXiv:1711.01991): a network of 299 px gets r x r pixels, r uniform in
+    [299, 331), on 331 x 331, each place as likely as any other. Other networks get the same
+    ratio. As in the authors' code the nearest pixel is taken (the one at or before, in whole
+    numbers), and the paper's padding with zeros happens in [-1, 1], the range of all networks
+    there: it is grey, `fill` 0.5, in [0, 1].
+
+    Their challenge entry differs from the paper and from this: r in [310, 331), mirror images,
+    30 draws of a whole batch, and 0.4 of the auxiliary head's answer.
+
+    The randomness is a hash of (seed, key, draw), so an image's draws depend on nothing else.
+    `DefendedNetwork` averages the answers to draws 0 to `draws` - 1.
+    """
+
+    ratio: float = 331 / 299
+    draws: int = 1
+    seed: int = 0
+    fill: float = 0.5
+
+    def __post_init__(self) -> None:
+        number("ratio", self.ratio, 1)
+        if self.ratio == 1:
+            raise ValueError("ratio=1 leaves nothing to draw: give a number above 1")
+        _whole("draws", self.draws, 1)
+        _whole("seed", self.seed, 0)
+        number("fill", self.fill, 0)
+        if self.fill > 1:
+            raise ValueError(f"fill={self.fill} is no colour: give a number from 0 to 1")
+
+    def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
+        """Draw 0 of every image, (B, 3, canvas, canvas)."""
+        return self.draw(x, keys, size, 0)
+
+    def canvas(self, size: int) -> int:
+        """Pixels of the padded image for a network of `size` pixels.
+
+        Raises ValueError where that is no more than `size`.
+        """
+        pixels = round(size * self.ratio)
+        if pixels <= size:
+            raise ValueError(
+                f"ratio={self.ratio:g} adds no pixel to {size} px: "
+                f"give {(size + 1) / size:.4f} or more"
+            )
+        return pixels
+
+    def draw(self, x: Tensor, keys: Sequence[int], size: int, n: int) -> Tensor:
+        """Draw `n` of every image: (B, 3, canvas, canvas) from (B, 3, H, W)."""
+        canvas = self.canvas(size)
+        padded = x.new_full((len(x), 3, canvas, canvas), self.fill)
+        for image, key, out in zip(x, keys, padded, strict=True):
+            r, top, left = self.place(key, size, n)
+            rows, columns = (torch.arange(r, device=x.device) * d // r for d in image.shape[-2:])
+            out[:, top : top + r, left : left + r] = image[:, rows][:, :, columns]
+        return padded
+
+    def place(self, key: int, size: int, n: int) -> tuple[int, int, int]:
+        """What draw `n` of an image is: its size, and the row and column it begins at."""
+        canvas = self.canvas(size)
+        r = size + _below(canvas - size, self.seed, key, n, "size")
+        room = canvas - r + 1
+        return r, _below(room, self.seed, key, n, "top"), _below(room, self.seed, key, n, "left")
+
+
+class DefendedNetwork(nn.Module):
+    """A network behind defenses, which is scored and is never a source: it has no gradient.
+
+    The defenses act from left to right on the image as it is received, before the network brings
+    it to its own size. `RandomResizePad` replaces that resize and so must be the last. A network
+    that takes one size only (`config.fixed_size`, as a ViT does) gets the padded image scaled
+    back to it, which departs from the paper: the image then comes out smaller than it went in.
+
+    Raises ValueError if there is no defense, or if `RandomResizePad` is not the last or adds no
+    pixel to this network's size.
+    """
+
+    def __init__(self, network: Network, defenses: Sequence[Defense]):
+        super().__init__()
+        if not defenses:
+            raise ValueError("defenses=[] defends nothing: name one or more, or the plain network")
+        if any(isinstance(d, RandomResizePad) for d in defenses[:-1]):
+            raise ValueError(
+                "RandomResizePad replaces the network's own resize: put it last of the defenses"
+            )
+        self.network = network
+        last = defenses[-1]
+        self.random = last if isinstance(last, RandomResizePad) else None
+        self.fixed = tuple(defenses[:-1] if self.random else defenses)
+        if self.random:
+            self.random.canvas(network.config.size)
+        self.eval()
+
+    @property
+    def config(self) -> NetworkConfig:
+        """The network's."""
+        return self.network.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's."""
+        return self.network.dtype
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The network's."""
+        return self.network.memory_format
+
+    def as_input(self, images: Sequence[NDArray[Any]]) -> Tensor:
+        """As `Network.as_input`."""
+        return self.network.as_input(images)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of images `x` (B, 3, H, W) in [0, 1]; NaN for one not finite."""
+        # A defense could hide what is not finite: a codec makes a pixel of anything.
+        good = x.isfinite().flatten(1).all(1)
+        return torch.where(good[:, None], self._answer(x), torch.nan)
+
+    def _answer(self, x: Tensor) -> Tensor:
+        keys, size = content_keys(x), self.config.size
+        for defense in self.fixed:
+            x = defense(x, keys, size)
+        if self.random is None:
+            logits: Tensor = self.network(x)
+            return logits
+        draws = (self.random.draw(x, keys, size, n) for n in range(self.random.draws))
+        return mean_answer([self._padded_logits(padded) for padded in draws])
+
+    def _padded_logits(self, x: Tensor) -> Tensor:
+        return self.network.logits(self.network.fit(x) if self.config.fixed_size else x)
+
+
+def content_keys(x: Tensor) -> list[int]:
+    """A 64-bit number for each image of `x` (B, 3, H, W), a function of its pixels alone.
+
+    The first 64 bits of the SHA-256 of the pixels in the order (H, W, 3): of their 8-bit levels
+    if they lie on that grid, whatever the dtype (the records' `adv_sha256` begins with the same
+    digits), else of the floating-point values as they are.
+    """
+    return [_content_key(image) for image in x.permute(0, 2, 3, 1).cpu()]
+
+
+def mean_answer(logits: Sequence[Tensor]) -> Tensor:
+    """One answer from the logits (B, classes) of several draws; those of a single draw as is.
+
+    log(mean of softmax), which is finite for finite logits. An image with logits that are not
+    finite in any draw has no answer: NaN.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    draws = torch.stack(list(logits))
+    good = draws.isfinite().all(2).all(0)
+    # In logarithms: a probability too small for its dtype must not become an infinite logit.
+    mean = draws.log_softmax(2).logsumexp(0) - float(np.log(len(draws)))
+    return torch.where(good[:, None], mean, torch.nan)
+
+
+def _content_key(image: Tensor) -> int:
+    pixels = to_levels(image).to(torch.uint8) if is_8bit(image) else image
+    return _number(hashlib.sha256(pixels.contiguous().numpy().tobytes()).digest())
+
+
+def _below(n: int, *key: object) -> int:
+    """A uniform whole number in [0, n), a function of `key` alone; for n far below 2^64."""
+    text = ":".join(map(str, key)).encode()
+    return _number(hashlib.blake2b(text, digest_size=8).digest()) % n
+
+
+def _number(digest: bytes) -> int:
+    """The first 64 bits of a hash."""
+    return int.from_bytes(digest[:8], "big")
+
+
+def _mirrored(n: int, window: int) -> Tensor:
+    """The pixels (0 to n-1) that windows around n pixels see: c b a | a b c d | d c b."""
+    i = torch.arange(-(window // 2), n + (window - 1) // 2) % (2 * n)
+    return torch.where(i < n, i, 2 * n - 1 - i)
+
+
+def _whole(name: str, value: int, least: int, most: int | None = None) -> None:
+    """Raise ValueError unless the parameter `value` is a whole number in the range."""
+    fine = isinstance(value, int) and not isinstance(value, bool)
+    if not fine or value < least or (most is not None and value > most):
+        limits = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name}={value} cannot be: give a whole number, {limits}")
