@@ -32,10 +32,10 @@ tables: setup ## run every missing cell of the paper's Tables 1-3 and render the
 	$(RUN) scripts/make_tables.py $(CELLS)
 
 test: setup ## the fast tests
-	$(RUN) -m pytest -n 2 -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)
 
 test-all: setup ## all tests, whole runs included
-	$(RUN) -m pytest -n 2 $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -42,6 +42,9 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
     attack = attack_of(cell)
     with records.lock(cell.config.shard):
         lab = open_lab(cell, records, note=crafting)
+        say(f"images: {len(lab.manifest.entries):,}, {lab.manifest.layout} in {lab.manifest.place}")
+        if lab.cache:
+            say(lab.cache.describe())
         selection = select(lab, cell.config.n_images)
         if not selection.chosen:
             raise ConfigError(

@@ -150,8 +150,6 @@ def devkit(folder: Path, items: Sequence[Item], seed: int = 0) -> Path:
     As in the real one, ILSVRC's ids are not the order of the synsets, synsets above the classes
     have ids from 1001 on, and meta.mat is an array of structs, (1860, 1).
     """
-    from scipy.io import savemat
-
     (folder / "data").mkdir(parents=True, exist_ok=True)
     ids = ilsvrc_ids(seed)
     lines = []
@@ -159,7 +157,15 @@ def devkit(folder: Path, items: Sequence[Item], seed: int = 0) -> Path:
         assert item.name == name_of(i)
         lines.append(f"{ids[item.label]}\n")
     (folder / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(lines))
-    by_id = {ids[label]: name for label, name in enumerate(synsets())}
+    (folder / "data" / "meta.mat").write_bytes(_meta(seed))
+    return folder
+
+
+@lru_cache(maxsize=4)
+def _meta(seed: int) -> bytes:
+    from scipy.io import savemat
+
+    by_id = dict(zip(ilsvrc_ids(seed), synsets(), strict=True))
     kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O")]
     kinds += [("num_children", "O"), ("children", "O"), ("wordnet_height", "O")]
     table = np.empty((1860, 1), np.dtype([*kinds, ("num_train_images", "O")]))
@@ -170,8 +176,9 @@ def devkit(folder: Path, items: Sequence[Item], seed: int = 0) -> Path:
         words, gloss = f"word {number}, synonym", "what it means; a 'quote'"
         row = (float(number), name, words, gloss, float(below.size), below, 0.0, 1300.0)
         table[number - 1, 0] = row
-    savemat(folder / "data" / "meta.mat", {"synsets": table})
-    return folder
+    buffer = io.BytesIO()
+    savemat(buffer, {"synsets": table})
+    return buffer.getvalue()
 
 
 def ilsvrc_ids(seed: int = 0) -> list[int]:

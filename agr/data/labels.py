@@ -285,7 +285,7 @@ def _collect(pairs: Iterable[Sequence[str] | None], path: Path, first: int) -> W
                 f"{path} line {line}: {name!r}, label {word!r}: give an image and its class, a "
                 "number or a synset"
             )
-        image_id = id_of(name)
+        image_id = id_of(name.replace("\\", "/"))  # some lists were made on Windows
         if image_id in words:
             raise ConfigError(f"{path} line {line} names {image_id} a second time")
         words[image_id] = word
@@ -294,6 +294,6 @@ def _collect(pairs: Iterable[Sequence[str] | None], path: Path, first: int) -> W
 
 def id_of(name: str) -> str:
     """The image id of a file name: without folders and without an image's ending."""
-    base = name.replace("\\", "/").rpartition("/")[2]
+    base = name.rpartition("/")[2]
     stem, dot, suffix = base.rpartition(".")
     return stem if dot and f".{suffix}".lower() in IMAGE_SUFFIXES else base

@@ -118,20 +118,12 @@ def in_tar(path: Path, look: Look) -> Images:
 
     Only the last two parts of a member's name are looked at, and none ever serves as a path.
     """
-    images = []
-    with _open_tar(path, look) as file:
-
-        def read(at: int, size: int) -> bytes:
-            return os.pread(file.fileno(), size, at)
-
-        try:
-            for member in tar.members(read, os.fstat(file.fileno()).st_size):
-                above, name = ("", *member.name.split("/"))[-2:]
-                if is_image(name):
-                    synset = above if SYNSET.fullmatch(above) else None
-                    images.append(Image(id_of(name), path, member.size, member.offset, synset))
-        except (ValueError, OSError) as e:
-            raise ConfigError(f"{path} {first_line(e)}: copy it again") from e
+    look.is_file(path)
+    try:
+        with path.open("rb", buffering=0) as file:
+            images = list(_packed(path, file.fileno()))
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read: {e.strerror or first_line(e)}") from e
     if any(i.synset for i in images):
         return Images(f"{path.name} with synset folders", path, images)
     named = [i._replace(synset=_class_in_name(i.image_id)) for i in images]
@@ -178,28 +170,33 @@ def _file(folder: Path, name: str, synset: str | None) -> Iterator[Image]:
         yield Image(id_of(name), path, found and found.st_size, None, synset)
 
 
-def _open_tar(path: Path, look: Look) -> io.FileIO:
-    """Raises ConfigError for what is no uncompressed tar."""
-    look.is_file(path)
-    try:
-        file = io.FileIO(path)
-    except OSError as e:
-        raise ConfigError(f"{path} cannot be read: {e.strerror or first_line(e)}") from e
-    start = os.pread(file.fileno(), tar.BLOCK, 0)
+def _packed(path: Path, descriptor: int) -> Iterator[Image]:
+    """Raises ConfigError for what is no uncompressed tar, or no whole one."""
+
+    def read(at: int, size: int) -> bytes:
+        return os.pread(descriptor, size, at)
+
+    start = read(0, tar.BLOCK)
     packing = tar.packing(start)
     if packing or (start[257:262] != b"ustar" and not path.name.endswith(".tar")):
-        file.close()
         what = f"is compressed ({packing}): unpack it to a .tar" if packing else "is no tar"
         raise ConfigError(f"{path} {what}; images are read in place from a folder, a tar or a CSV")
-    return file
+    try:
+        for member in tar.members(read, os.fstat(descriptor).st_size):
+            above, name = ("", *member.name.split("/"))[-2:]
+            if is_image(name):
+                synset = above if SYNSET.fullmatch(above) else None
+                yield Image(id_of(name), path, member.size, member.offset, synset)
+    except ValueError as e:
+        raise ConfigError(f"{path} {first_line(e)}: copy it again") from e
 
 
 def _nothing(root: Path, listing: Listing) -> str:
     """What was looked for in `root`, and what is there instead."""
     there = sorted(f"{name}/" for name in listing.folders) + sorted(listing.files)
     shown = ", ".join(there[:5]) + (f" … ({len(there)} in all)" if len(there) > 5 else "")
-    packed = [name for name in there if re.search(r"\.(tar\.\w+|tgz|zip|tar)$", name)]
-    hint = f"; give data.root={root / packed[0]} if it is meant, uncompressed" if packed else ""
+    packed = [name for name in there if re.search(r"val.*\.(tar\.\w+|tgz|zip|tar)$", name)]
+    hint = f"; if {packed[0]} is meant, give it as data.root, as a plain .tar" if packed else ""
     return (
         f"data.root={root} has no images: looked for synset folders (n01440764 …), "
         f"ILSVRC2012_val_*.JPEG, {TAR} and {NIPS}, there and in {', '.join(LEVELS[1:6])} …; "

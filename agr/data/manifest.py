@@ -7,6 +7,7 @@ checked, and the outcome is kept for the next run.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import time
@@ -124,7 +125,7 @@ def read_manifest(data: Data, suite: Suite, classes: int, keep: Path | None = No
 
     Raises ConfigError for what is missing, damaged, or labelled with no class.
     """
-    if data.root is None:
+    if not data.root:
         raise ConfigError(
             "there are no images: set data.root=… or the environment variable IMAGENET_DIR"
         )
@@ -281,20 +282,32 @@ def _places(data: Data) -> list[str]:
 
 def _recall(keep: Path, key: str) -> Manifest | None:
     """The index of this key, if there is one and what it was made from is unchanged."""
+    for path in [] if key in _remembered else keep.glob(f"index-{key}-*.parquet"):
+        with suppress(OSError):
+            content = path.read_bytes()
+            if path == _file(keep, key, content):  # else it is damaged, and made again
+                _remember(key, *_unpack(content))
     if key not in _remembered:
-        try:
-            _remember(key, *_read_index(_file(keep, key)))
-        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
-            return None  # none yet, or a damaged one: it is made again
+        return None
     notes, manifest = _remembered[key]
     return manifest if unchanged(notes) else None
 
 
 def _keep(keep: Path, key: str, notes: Notes, manifest: Manifest) -> None:
     _remember(key, notes, manifest)
+    content = _pack(notes, manifest)
+    path = _file(keep, key, content)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     with suppress(OSError):  # a full disk or a read-only folder: the next run makes it again
         keep.mkdir(parents=True, exist_ok=True)
-        _write_index(_file(keep, key), notes, manifest)
+        try:
+            draft.write_bytes(content)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        for older in keep.glob(f"index-{key}-*.parquet"):
+            if older != path:
+                older.unlink(missing_ok=True)
 
 
 def _remember(key: str, notes: Notes, manifest: Manifest) -> None:
@@ -303,11 +316,13 @@ def _remember(key: str, notes: Notes, manifest: Manifest) -> None:
     _remembered[key] = notes, manifest
 
 
-def _file(keep: Path, key: str) -> Path:
-    return keep / f"index-{key}.parquet"
+def _file(keep: Path, key: str, content: bytes) -> Path:
+    """Where an index is kept; its name tells whether its content is whole."""
+    return keep / f"index-{key}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
 
 
-def _write_index(path: Path, notes: Notes, manifest: Manifest) -> None:
+def _pack(notes: Notes, manifest: Manifest) -> bytes:
+    """An index as the content of a Parquet file."""
     about = {
         "layout": manifest.layout,
         "place": str(manifest.place),
@@ -323,17 +338,13 @@ def _write_index(path: Path, notes: Notes, manifest: Manifest) -> None:
         pa.array(column, f.type) for column, f in zip(zip(*rows, strict=True), COLUMNS, strict=True)
     ]
     schema = COLUMNS.with_metadata({"about": json.dumps(about)})
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pq.write_table(pa.table(columns, schema=schema), draft, write_page_checksum=True)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=schema), buffer)
+    return buffer.getvalue()
 
 
-def _read_index(path: Path) -> tuple[Notes, Manifest]:
-    """Raises what pyarrow and json raise for a file that is missing or damaged."""
-    table = pq.read_table(path, page_checksum_verification=True)
+def _unpack(content: bytes) -> tuple[Notes, Manifest]:
+    table = pq.read_table(io.BytesIO(content))
     about = json.loads(table.schema.metadata[b"about"])
     notes = {place: state and (state[0], state[1]) for place, state in about["notes"].items()}
     columns = [table[f.name].to_pylist() for f in COLUMNS]

@@ -64,6 +64,8 @@ def stream(
 
     With a `cache`, which must be of the same geometry, what it has is not decoded again.
     """
+    if cache and cache.geometry != geometry:
+        raise ValueError(f"a cache of {cache.geometry} has no images of {geometry}")
     entries = iter(entries)
 
     def load(entry: Entry) -> Pixels | BadImage:
@@ -100,8 +102,8 @@ def _content(entry: Entry) -> bytes:
     with entry.path.open("rb") as file:
         if entry.offset is not None:
             file.seek(entry.offset - tar.BLOCK)
-            fits = tar.size_at(file.read(tar.BLOCK)) == entry.size
-            content = file.read(entry.size) if fits else b""
+            same = tar.size_at(file.read(tar.BLOCK)) == entry.size
+            content = file.read(entry.size or 0) if same else b""
         else:
             content = file.read(-1 if entry.size is None else entry.size + 1)
     if entry.size is not None and len(content) != entry.size:

@@ -107,7 +107,7 @@ def _pax_path(content: bytes, start: int) -> str | None:
     while at < len(content):
         length = re.match(rb"(\d{1,7}) ", content[at : at + 8])
         record = content[at : at + int(length[1])] if length else b""
-        if not length or len(record) <= length.end() or not record.endswith(b"\n"):
+        if not length or len(record) != int(length[1]) or not record.endswith(b"\n"):
             raise ValueError(f"is damaged at byte {start + at:,}")
         key, _, value = record[length.end() : -1].partition(b"=")
         if key == b"size" or key.startswith(b"GNU.sparse"):  # nothing that images need

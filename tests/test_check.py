@@ -1,0 +1,176 @@
+"""The page before a long run: which lines are ok, which are problems, and their ways out."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+
+import agr.check
+from agr.config import expand
+from agr.plan import at_most
+from agr.probe import PEAK, step_bytes, step_seconds
+from agr.report.statistics import wilson
+from tests.conftest import demo_cell
+
+VGG = ("source=vgg16", "targets=[vgg16]", "select=source", "norm=linf", "attack=agr", "slots=8")
+QUICK = (*VGG, "threads=1", "check.images=100", "check.seconds=0.2")
+
+
+def page(
+    outputs: Path, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What agr.check says: the lines that are ok, and the problems, by what they are about."""
+    good = agr.check.main([*QUICK, f"outputs={outputs}", *words])
+    found: dict[str, dict[str, str]] = {"ok": {}, "problem": {}}
+    state, about = "ok", ""
+    for line in capsys.readouterr().out.splitlines()[2:]:
+        if not line:
+            break
+        if not line.startswith(" "):
+            state, about = line[:8].strip(), line[9:28].strip()
+        text = found[state].get(about, "")
+        found[state][about] = f"{text} {line[28:].strip()}".strip()
+    assert good == (not found["problem"])
+    return found["ok"], found["problem"]
+
+
+def test_the_demo_suite_is_ready(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fine, wrong = page(tmp_path, capsys)
+    assert wrong == {}
+    assert "csv" in fine["images"]
+    assert fine["complete"] == "1,000 images in 10 classes"
+    assert "100 images of each class" in fine["labels"]
+    assert "agrees on 1,000" in fine["labels"]
+    assert "sha256 7fe386d00c57" in fine["weights vgg16"]
+    assert "1 threads" in fine["device"]
+    assert "of 100 images" in fine["top-1 vgg16"]
+    assert "published 98.3" in fine["top-1 vgg16"]
+    assert "for 1 cells" in fine["time"]
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_the_exit_code_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    agr.check.page([*QUICK, f"outputs={tmp_path}", "check.images=20"])
+    with pytest.raises(SystemExit) as e:
+        agr.check.page([*QUICK, f"outputs={tmp_path}", "suite.images=2000"])
+    assert e.value.code == 1
+    assert "not ready" in capsys.readouterr().out
+
+
+def test_missing_images_leave_the_rest_of_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine, wrong = page(tmp_path, capsys, "data.root=/nowhere")
+    assert set(wrong) == {"images"}
+    assert "data.root=/nowhere is not there" in wrong["images"]
+    assert {"weights vgg16", "memory", "disk", "time"} <= set(fine)
+
+
+def labels(path: Path, change: int) -> Path:
+    """The demo's labels, each shifted by `change` classes."""
+    with Path(str(demo_cell(path).config.data.labels)).open() as f:
+        rows = [(r["filename"], (int(r["label"]) + change) % 10) for r in csv.DictReader(f)]
+    (path / "labels.csv").write_text("filename,label\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    return path / "labels.csv"
+
+
+def test_labels_in_another_order_are_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Balanced and complete, and all the same wrong: the folders and the accuracy tell."""
+    _, wrong = page(tmp_path, capsys, f"data.labels={labels(tmp_path, 1)}")
+    assert set(wrong) == {"labels", "top-1 vgg16"}
+    assert "1,000 of 1,000 differ" in wrong["labels"]
+    assert "labels in another order" in wrong["top-1 vgg16"]
+    fine, wrong = page(tmp_path, capsys, f"data.labels={labels(tmp_path, 0)}")
+    assert wrong == {}
+
+
+def test_files_that_cannot_be_decoded_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = demo_cell(tmp_path)
+    shutil.copytree(str(cell.config.data.root), tmp_path / "val")
+    for i, path in enumerate(sorted((tmp_path / "val").rglob("*.JPEG"))):
+        if i % 2:
+            path.write_bytes(path.read_bytes()[:200])
+    words = [f"data.root={tmp_path / 'val'}", f"data.labels={labels(tmp_path, 0)}"]
+    fine, wrong = page(tmp_path, capsys, *words)
+    assert set(wrong) == {"files"}
+    bad = int(wrong["files"].split()[0])
+    assert 30 < bad < 70
+    assert f"of {100 - bad} images" in fine["top-1 vgg16"]
+
+
+def test_weights_that_are_missing_or_broken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = "suite.networks.vgg16.weights"
+    _, wrong = page(tmp_path, capsys, f"{one}=/nowhere/w.safetensors")
+    assert set(wrong) == {"weights vgg16"}
+    assert wrong["weights vgg16"] == "there is no weight file /nowhere/w.safetensors"
+    (tmp_path / "w.safetensors").write_bytes(b"nothing")
+    words = [f"{one}={tmp_path}/w.safetensors", "suite.networks.vgg16.sha256=null"]
+    _, wrong = page(tmp_path, capsys, *words)
+    assert set(wrong) == {"weights vgg16"}
+    assert "holds no weights of vgg16" in wrong["weights vgg16"]
+
+
+def test_too_many_slots_and_a_full_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", ["total", "used", "free"])  # noqa: PYI024
+    monkeypatch.setattr("agr.check.shutil.disk_usage", lambda path: usage(10, 0, 10))
+    monkeypatch.setattr("agr.probe.free_bytes", lambda device: 50_000_000)
+    fine, wrong = page(tmp_path, capsys, "slots=4000", "width=8")
+    assert set(wrong) == {"memory", "disk"}
+    slots = int(wrong["memory"].partition("use slots=")[2].split()[0])
+    assert 1 <= slots < 4000
+    fine, _ = page(tmp_path, capsys, f"slots={slots}", "width=8")
+    assert "memory" in fine
+
+
+def test_published_accuracy_is_met_within_its_sampling_error() -> None:
+    """By hand: 390 of 500 are 78.0 %, and the 99.9 % interval reaches from 71.3 to 83.5 %."""
+    low, high = wilson(390, 500, 0.999)
+    assert agr.check._accuracy("n", 100 * low + 0.01, 390, 500).fine
+    assert agr.check._accuracy("n", 100 * high - 0.01, 390, 500).fine
+    assert not agr.check._accuracy("n", 100 * low - 0.01, 390, 500).fine
+    assert not agr.check._accuracy("n", 100 * high + 0.01, 390, 500).fine
+    assert (round(100 * low, 1), round(100 * high, 1)) == (71.3, 83.5)
+    assert agr.check._accuracy("n", None, 0, 500).fine
+
+
+def test_memory_of_a_step_by_hand() -> None:
+    class Twice(torch.nn.Module):
+        """Keeps its input once: 4 bytes a value."""
+
+        dtype, memory_format = torch.float32, torch.contiguous_format
+        device = torch.device("cpu")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * x).flatten(1)
+
+    assert step_bytes(Twice(), 10) == PEAK * 4 * 3 * 10 * 10
+    assert 0 < step_seconds(Twice(), 10, 4, 0.1) < 1
+
+
+def test_the_estimate_is_arithmetic(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, "source=vgg16", "steps=10", "targets=[vgg16,vgg19]")
+    assert at_most(cell, 100, 0.5) == 100 * (10 + 1 + 4) * 0.5
+
+
+def test_saved_images_and_the_cache_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine, _ = page(tmp_path, capsys, "data.cache=true", "save_adversarials=true")
+    assert f"cache of 64 px {1000 * (3 * 64 * 64 + 8) / 1e6:.1f} MB" in fine["disk"]
+    cell = expand([*QUICK, "save_adversarials=true"])[0]
+    plain = expand([*QUICK])[0]
+    extra = agr.check._record_bytes(cell) - agr.check._record_bytes(plain)
+    assert extra == 400 * 2 * 3 * 64 * 64
