@@ -17,10 +17,13 @@ from typing import Any
 from tqdm import tqdm
 
 from agr.attacks import Attack
-from agr.config import Cell, ConfigError, build_attack, build_defenses, undefended
+from agr.build import build_attack, build_defenses
+from agr.config import Cell
 from agr.engine import Calls, Crafted, Item, craft
+from agr.errors import ConfigError
 from agr.inputs import check_inputs, check_unchanged
 from agr.lab import Lab
+from agr.naming import undefended
 from agr.numeric import Numeric, device_of, settle
 from agr.records import Records, image_of
 from agr.rows import adversarial_rows, target_rows, trace_rows
@@ -48,8 +51,8 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
         selection = select(lab, cell.config.n_images)
         if not selection.chosen:
             raise ConfigError(
-                f"no image of {cell.config.data.root} is eligible: select={cell.config.select} asks that "
-                f"{' and '.join(cell.selecting) or 'no network'} be right about it"
+                f"no image of {cell.config.data.root} is eligible: select={cell.config.select} "
+                f"asks that {' and '.join(cell.selecting) or 'no network'} be right about it"
             )
         i, k = cell.shard
         chosen = [c for c in selection.chosen if c.position % k == i]
@@ -150,9 +153,7 @@ def _saved(lab: Lab, records: Records, chosen: Sequence[Chosen]) -> Iterator[Cra
                 item = Item(c, clean[row["image_id"]], c.entry.label)
                 image = image_of(row).transpose(2, 0, 1)
                 cost = row["forwards"], row["backwards"]
-                yield Crafted(
-                    item, image, row["steps_used"], row["first_success_step"], *cost, ()
-                )
+                yield Crafted(item, image, row["steps_used"], row["first_success_step"], *cost, ())
 
 
 def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, total: int) -> int:

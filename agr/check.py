@@ -13,18 +13,21 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from agr.config import Cell, ConfigError, Geometry, expand
+from agr.config import Cell, expand
 from agr.data.cache import PixelCache
 from agr.data.manifest import Entry, Manifest, check_labels
 from agr.data.stream import BadImage, stream
+from agr.errors import ConfigError
 from agr.inputs import check_weights, find_images
 from agr.models.pretrained import weights_file
 from agr.plan import at_most, duration, progress
 from agr.report.statistics import wilson
 from agr.run import script, words
+from agr.schema import Geometry
 
 if TYPE_CHECKING:
     from agr.models.zoo import Network
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 WIDTH = 110
 ROW_BYTES, TRACE_BYTES, ANSWER_BYTES = 100, 40, 50  # on disk, rounded up from runs on the demo
-CONFIDENCE = 0.999  # of the accuracies' intervals: of many networks at 95 %, one would fail by chance
+CONFIDENCE = 0.999  # of accuracies: of many networks one would fail by chance at 95 %
 
 
 class Line(NamedTuple):
@@ -235,25 +238,14 @@ def _right(
     from agr.lab import answers
 
     right = n = 0
-    labels: list[int] = []
-    batch = []
-
-    def count() -> int:
-        said = answers(network, batch, width)
-        hits = sum(a.pred == label for a, label in zip(said, labels, strict=True))
-        batch.clear(), labels.clear()
-        return hits
-
-    for entry, pixels in stream(sample, network.config.geometry, workers):
-        if isinstance(pixels, BadImage):
-            bad[entry.image_id] = str(pixels)
-            continue
-        batch.append(pixels)
-        labels.append(entry.label)
-        n += 1
-        if len(batch) == width:
-            right += count()
-    return right + (count() if batch else 0), n
+    found = stream(sample, network.config.geometry, workers)
+    while batch := list(islice(found, width)):
+        bad |= {entry.image_id: str(said) for entry, said in batch if isinstance(said, BadImage)}
+        good = [(entry, said) for entry, said in batch if not isinstance(said, BadImage)]
+        told = answers(network, [pixels for _, pixels in good], width)
+        right += sum(a.pred == entry.label for a, (entry, _) in zip(told, good, strict=True))
+        n += len(good)
+    return right, n
 
 
 def _accuracy(name: str, published: float | None, right: int, n: int) -> Line:

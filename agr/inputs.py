@@ -10,9 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agr.config import Cell, ConfigError, NetworkConfig
+from agr.config import Cell
 from agr.data.manifest import Manifest, read_manifest
+from agr.errors import ConfigError
 from agr.models.pretrained import weights_file
+from agr.schema import NetworkConfig
 
 
 class Inputs(NamedTuple):
@@ -25,10 +27,10 @@ class Inputs(NamedTuple):
 
 def check_inputs(cell: Cell) -> Inputs:
     """Find and hash what `cell` reads. Raises ConfigError for what is missing or wrong."""
-    networks = cell.suite.networks
+    networks, manifest = cell.suite.networks, find_images(cell)
     weights = {name: check_weights(name, networks[name]) for name in cell.networks}
     digests = {target: cell.network_digest(target) for target in cell.targets}
-    return Inputs(weights, digests, find_images(cell))
+    return Inputs(weights, digests, manifest)
 
 
 def find_images(cell: Cell) -> Manifest:

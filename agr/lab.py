@@ -17,13 +17,16 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from agr.attacks.attack import joint, predict
-from agr.config import Cell, ConfigError, build_defenses, digest, slug, undefended
+from agr.build import build_defenses
+from agr.config import Cell
 from agr.data.cache import PixelCache
 from agr.data.manifest import Entry, Manifest
 from agr.data.stream import BadImage, Pixels, stream
+from agr.errors import ConfigError
 from agr.inputs import check_weights
 from agr.models.defenses import DefendedNetwork
 from agr.models.zoo import Ensemble, Network, Source, load_network
+from agr.naming import digest, slug, undefended
 from agr.numeric import Numeric
 
 CLEAN_COLUMNS = ["image_id", "pred", "conf"]

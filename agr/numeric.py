@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from agr.config import Cell, ConfigError
+from agr.config import Cell
+from agr.errors import ConfigError
 from agr.inputs import refuse
 
 SLOTS = 32

@@ -6,7 +6,6 @@ python -m agr.plan [experiment=paper] [key=value ...]
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -15,7 +14,6 @@ from agr.config import Cell, expand
 from agr.records import Records
 from agr.run import script, words
 from agr.todo import finished, todo, wanted_positions
-
 
 PROBE_SECONDS = 5.0  # per source
 
@@ -35,7 +33,9 @@ def main(arguments: Sequence[str]) -> None:
     header = ["attack", "norm, eps", "source", "seed", "state", "at most"]
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
     done = sum(row[4] == "done" for row in rows)
-    print(f"\n{len(cells)} cells, {done} done; the others take at most about {duration(total)} here")
+    print(
+        f"\n{len(cells)} cells, {done} done; the others take at most about {duration(total)} here"
+    )
     if cells[0].suite.notice:
         print(cells[0].suite.notice)
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from agr.config import ConfigError
+from agr.errors import ConfigError
 
 SCHEMA_VERSION = 1
 IMAGES_AT_ONCE = 64

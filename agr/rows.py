@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from agr.config import LEVELS
 from agr.engine import Crafted
 from agr.lab import Answer, Lab, Pixels
+from agr.schema import LEVELS
 from agr.selection import Chosen
 from agr.todo import Todo
 

@@ -20,7 +20,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from agr.config import Cell, ConfigError, conf_dir, expand, explain, first_line, to_cell
+from agr.checks import explain
+from agr.config import Cell, expand, to_cell
+from agr.errors import ConfigError, first_line
+from agr.schema import conf_dir
 
 # How many cells this process was started for. None in a job on a cluster, which unpickles `job`
 # without `main`; 0 where command-line flags keep `main` from knowing.

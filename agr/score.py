@@ -14,9 +14,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from agr.config import Cell, Config, ConfigError, expand, first_line, to_cell
+from agr.config import Cell, expand, to_cell
+from agr.errors import ConfigError, first_line
 from agr.records import Records
 from agr.run import script
+from agr.schema import Config
 
 
 def saved_cells(outputs: str, targets: list[str]) -> list[Cell]:

@@ -11,8 +11,9 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from agr.config import Cell, ConfigError, expand
+from agr.config import Cell, expand
 from agr.data.stream import Pixels, load_image
+from agr.errors import ConfigError
 from agr.inputs import find_images
 from agr.records import Records, image_of
 from agr.run import script

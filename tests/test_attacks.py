@@ -28,7 +28,7 @@ from agr.attacks import (
 from agr.attacks.attack import NO_ANSWER, predict
 from agr.attacks.parts import Context, State, Stateless
 from agr.attacks.step import step_size
-from agr.config import ConfigError
+from agr.errors import ConfigError
 from tests.conftest import CLASSES, EPS, images, small_model
 
 with warnings.catch_warnings():

@@ -7,18 +7,21 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from agr.config import ConfigError, Data, Geometry, Suite
 from agr.data import cache as cache_module
 from agr.data import stream as stream_module
 from agr.data.cache import PixelCache
 from agr.data.manifest import Entry, Manifest, read_manifest
 from agr.data.stream import BadImage, Pixels, load_image, stream
+from agr.errors import ConfigError
+from agr.schema import Data, Geometry, Suite
 from tests import standins
 
 GEOMETRY = Geometry(20, 0.875, "bicubic")
@@ -177,6 +180,24 @@ def test_a_full_disk_is_noted_once_and_the_run_goes_on(
     assert "no longer kept, the run goes on" in lines[0]
 
 
+def test_threads_that_fail_at_once_note_it_once(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_there = threading.Barrier(3)
+
+    def full(fd: int, content: bytes, at: int) -> int:
+        all_there.wait(timeout=20)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said: list[str] = []
+    cache = PixelCache(tmp_path / "cache", manifest, GEOMETRY, tell=said.append)
+    monkeypatch.setattr(os, "pwrite", full)
+    images = [(e, load_image(e, GEOMETRY)) for e in manifest.entries[:3]]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda image: cache.put(*image), images))
+    assert len(said) == 1
+
+
 def test_a_disk_that_cannot_be_read_is_as_an_empty_cache(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +318,7 @@ def test_two_processes_fill_one_cache(manifest: Manifest, tmp_path: Path) -> Non
     code = """
         import os, sys, zlib
         from pathlib import Path
-        from agr.config import Data, Geometry, Suite
+        from agr.schema import Data, Geometry, Suite
         from agr.data.cache import PixelCache
         from agr.data.manifest import read_manifest
         from agr.data.stream import stream

@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from agr.cell import attack_of, open_lab, run_cell
-from agr.config import Cell, ConfigError, expand
-from agr.inputs import find_images
+from agr.config import Cell, expand
 from agr.data.stream import load_image
-from agr.inputs import check_inputs, check_unchanged
+from agr.errors import ConfigError
+from agr.inputs import check_inputs, check_unchanged, find_images
 from agr.models.zoo import load_network
 from agr.records import ADVERSARIALS, ROWS, TRACE, Records
+from agr.report.tables import closing
 from agr.score import saved_cells
 from agr.selection import select
 from agr.todo import finished, todo
@@ -527,3 +528,85 @@ def test_todo_counts_missing_pieces(tmp_path: Path) -> None:
     work = todo(cell, Records(cell.folder), {0, 1})
     assert work.rows == {"vgg16": {0, 1}, "vgg19": {0, 1}}
     assert (work.to_craft, work.to_score) == ({0, 1}, set())
+
+
+# ---- defended targets ----------------------------------------------------------------------------
+
+
+def test_defended_targets_stand_beside_their_networks(tmp_path: Path) -> None:
+    words = (*VGG, "attack=mifgsm", "targets=[vgg16,vgg16/median2,vgg16/bits5/median2]")
+    cell = demo_cell(tmp_path, *words)
+    assert cell.networks == ["vgg16", "vgg19", "res152"]
+    rows = run_cell(cell).read("rows").sort_values(["target", "position"])
+    by_target = {name: frame for name, frame in rows.groupby("target")}
+    assert set(by_target) == set(cell.targets)
+    assert by_target["vgg16"]["white_box"].all()
+    assert not by_target["vgg16/median2"]["white_box"].any()
+    plain, defended = by_target["vgg16"], by_target["vgg16/median2"]
+    assert plain["adv_sha256"].tolist() == defended["adv_sha256"].tolist()
+    assert plain["adv_conf"].tolist() != defended["adv_conf"].tolist()
+    assert plain["clean_conf"].tolist() != defended["clean_conf"].tolist()
+    assert "VGG16/median2" in closing(cell)
+    files = {p.name.partition("-")[0] for p in (tmp_path / "demo" / "clean").glob("*.parquet")}
+    assert {"vgg16", "vgg16_median2", "vgg16_bits5_median2"} <= files
+
+
+def test_a_defense_that_changed_is_not_mixed_with_its_old_rows(tmp_path: Path) -> None:
+    words = (*VGG, "targets=[vgg16/jpeg75]", "n_images=2")
+    run_cell(demo_cell(tmp_path, *words))
+    run_cell(demo_cell(tmp_path, *words, "n_images=3"))
+    with pytest.raises(ConfigError, match="the config of vgg16/jpeg75 changed"):
+        run_cell(demo_cell(tmp_path, *words, "n_images=4", "defenses.jpeg75.quality=50"))
+    source = (*VGG, "targets=[vgg19]", "select=source", "n_images=2")
+    run_cell(demo_cell(tmp_path, *source))
+    with pytest.raises(ConfigError, match="the config of vgg19 changed"):
+        run_cell(demo_cell(tmp_path, *source, "suite.networks.vgg19.mean=[0.4,0.4,0.4]"))
+
+
+def test_padding_that_is_not_last_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="target vgg16/randpad/jpeg75: "):
+        run_cell(demo_cell(tmp_path, *VGG, "targets=[vgg16/randpad/jpeg75]", "n_images=2"))
+
+
+# ---- target labels of the manifest ---------------------------------------------------------------
+
+
+def test_a_manifests_targets_are_what_a_targeted_attack_wants(tmp_path: Path) -> None:
+    demo = demo_cell(tmp_path)
+    entries = find_images(demo).entries
+    lines = [f"{e.path.relative_to(str(demo.config.data.root))},{e.label},{(e.label + 3) % 10}"
+             for e in entries]  # fmt: skip
+    path = tmp_path / "val.csv"
+    path.write_text("\n".join(["filename,label,target", *lines]))
+    words = (*VGG, "attack.targeted=true", f"data.labels={path}", "n_images=8")
+    rows = run_cell(demo_cell(tmp_path, *words)).read("rows")
+    assert (rows["target_label"] == (rows["label"] + 3) % 10).all()
+    assert rows[rows["target"] == "vgg16"]["success"].any()
+
+
+# ---- the cache of decoded images -----------------------------------------------------------------
+
+
+def test_the_second_cell_of_a_sweep_decodes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import agr.data.stream
+
+    decoded: list[str] = []
+    real = agr.data.stream.load_image
+
+    def load(entry, geometry):
+        decoded.append(entry.image_id)
+        return real(entry, geometry)
+
+    monkeypatch.setattr(agr.data.stream, "load_image", load)
+    words = (*VGG, "data.cache=true", "workers=2")
+    plain = run_cell(demo_cell(tmp_path / "plain", *VGG, "attack=mifgsm")).read("rows")
+    decoded.clear()
+    run_cell(demo_cell(tmp_path, *words, "attack=fgsm"))
+    assert len(decoded) == len(set(decoded)) > 0  # selecting and crafting need it once
+    decoded.clear()
+    cached = run_cell(demo_cell(tmp_path, *words, "attack=mifgsm")).read("rows")
+    assert decoded == []
+    assert cached["adv_sha256"].tolist() == plain["adv_sha256"].tolist()
+    assert "of 64 px" in capsys.readouterr().out

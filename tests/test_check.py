@@ -87,7 +87,7 @@ def test_labels_in_another_order_are_noticed(
     assert set(wrong) == {"labels", "top-1 vgg16"}
     assert "1,000 of 1,000 differ" in wrong["labels"]
     assert "labels in another order" in wrong["top-1 vgg16"]
-    fine, wrong = page(tmp_path, capsys, f"data.labels={labels(tmp_path, 0)}")
+    _, wrong = page(tmp_path, capsys, f"data.labels={labels(tmp_path, 0)}")
     assert wrong == {}
 
 
@@ -124,7 +124,7 @@ def test_weights_that_are_missing_or_broken(
 def test_too_many_slots_and_a_full_disk(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = namedtuple("usage", ["total", "used", "free"])  # noqa: PYI024
+    usage = namedtuple("usage", ["total", "used", "free"])
     monkeypatch.setattr("agr.check.shutil.disk_usage", lambda path: usage(10, 0, 10))
     monkeypatch.setattr("agr.probe.free_bytes", lambda device: 50_000_000)
     fine, wrong = page(tmp_path, capsys, "slots=4000", "width=8")

@@ -12,7 +12,7 @@ from PIL import Image
 import agr.plan
 import agr.score
 from agr.cell import run_cell
-from agr.config import ConfigError
+from agr.errors import ConfigError
 from agr.records import Records
 from tests.conftest import demo_cell
 
@@ -27,6 +27,7 @@ def test_plan_lists_cells_states_and_an_estimate(
     words += [f"outputs={tmp_path}"]
     run_cell(demo_cell(tmp_path, "attack=ifgsm", *VGG))
     run_cell(demo_cell(tmp_path, "attack=agr", *VGG, "n_images=1"))
+    capsys.readouterr()
     agr.plan.main(words)
     out = capsys.readouterr().out
     states = {line.split()[0]: " ".join(line.split()[4:]) for line in out.splitlines()[2:5]}
@@ -81,7 +82,7 @@ def test_picture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command", [["-m", "agr.plan"], ["-m", "agr.score"], ["scripts/make_tables.py"],
-                ["scripts/make_picture.py"]]
+                ["scripts/make_picture.py"], ["-m", "agr.check"]]
 )  # fmt: skip
 def test_help_of_every_script(command: list[str]) -> None:
     words = [sys.executable, *command, "--help"]

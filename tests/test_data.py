@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agr.config import ConfigError, Data, Geometry, Suite
 from agr.data import layouts
 from agr.data.manifest import Entry, Manifest, read_manifest
 from agr.data.stream import BadImage, Pixels, load_image, stream
+from agr.errors import ConfigError
+from agr.schema import Data, Geometry, Suite
 from agr.selection import draw
 from tests import standins
 
@@ -275,7 +276,7 @@ def test_pillows_warnings_do_not_reach_the_user(tmp_path: Path) -> None:
     code = """
         import sys
         from pathlib import Path
-        from agr.config import Geometry
+        from agr.schema import Geometry
         from agr.data.manifest import Entry
         from agr.data.stream import BadImage, stream
         paths = sorted(Path(sys.argv[1]).iterdir())
@@ -359,7 +360,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
     code = """
         import sys
         from pathlib import Path
-        from agr.config import Data, Geometry, Suite
+        from agr.schema import Data, Geometry, Suite
         from agr.data.cache import PixelCache
         from agr.data.manifest import Manifest, read_manifest
         from agr.data.stream import stream

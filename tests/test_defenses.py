@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agr.attacks.attack import NO_ANSWER, predict
-from agr.config import NetworkConfig, conf_dir
 from agr.models.defenses import (
     BitDepth,
     DefendedNetwork,
@@ -33,6 +32,7 @@ from agr.models.defenses import (
 )
 from agr.models.zoo import Network
 from agr.rows import image_hash
+from agr.schema import NetworkConfig, conf_dir
 from tests.conftest import CLASSES, images
 
 SIZE = 12

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from agr.cell import open_lab, run_cell
-from agr.config import Cell, Geometry, expand
+from agr.config import Cell, expand
 from agr.inputs import find_images
 from agr.records import Records
+from agr.schema import Geometry
 
 WORDS = ["norm=linf", "n_images=200", "progress=false"]
 

@@ -12,12 +12,13 @@ import torch
 
 from agr import load_attack
 from agr.attacks import Attack, Linf, OnceFooled
-from agr.config import Cell, NetworkConfig, expand
-from agr.inputs import find_images
+from agr.config import Cell, expand
 from agr.data.stream import load_image
 from agr.engine import Calls, Crafted, Item, craft
+from agr.inputs import find_images
 from agr.models.zoo import Network, load_network
 from agr.rows import image_hash
+from agr.schema import NetworkConfig
 from tests.conftest import CLASSES, EPS, images, small_model
 
 SLOTS = 8

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agr.config import ConfigError, Data, Geometry, NetworkConfig, Suite
 from agr.data import labels as labels_module
 from agr.data import manifest as manifest_module
 from agr.data import tar
 from agr.data.manifest import Manifest, check_labels, read_manifest
 from agr.data.stream import BadImage, load_image
+from agr.errors import ConfigError
+from agr.schema import Data, Geometry, NetworkConfig, Suite
 from tests import standins
 from tests.standins import DEVKIT, Item
 
@@ -501,7 +502,7 @@ def test_a_link_that_leads_nowhere_is_a_bad_image_later(tmp_path: Path) -> None:
 def test_indexing_needs_neither_torch_nor_timm_nor_scipy(tmp_path: Path) -> None:
     standins.synset_folders(tmp_path, ITEMS)
     code = (
-        "import sys; from agr.config import Data, Suite;"
+        "import sys; from agr.schema import Data, Suite;"
         "from agr.data import cache, manifest, stream;"
         "suite = Suite(name='s', synsets='imagenet', groups={}, networks={});"
         f"assert manifest.read_manifest(Data(root={str(tmp_path)!r}), suite, 1000).entries;"
@@ -846,7 +847,8 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, count: Count) -> None:
     assert [p.name for p in keep.iterdir()] == [path.name]
     (root / "n01440764").mkdir()
     assert read(root, keep=keep) == first
-    os.utime(root, (1.6e9, 1.6e9))
+    for folder in (root, root / "n01440764"):
+        os.utime(folder, (1.6e9, 1.6e9))
     assert read(root, keep=keep) == first
     assert [p.name == path.name for p in keep.iterdir()] == [False]  # no older one is left over
 

@@ -74,7 +74,9 @@ class World(NamedTuple):
 def preprocess(kind: dict, normalize: bool = True) -> Callable[[Image.Image], Tensor]:
     """timm's own transform."""
     own = {k: kind[k] for k in ("interpolation", "mean", "std")}
-    return create_transform((3, kind["size"], kind["size"]), crop_pct=0.875, normalize=normalize, **own)
+    return create_transform(
+        (3, kind["size"], kind["size"]), crop_pct=0.875, normalize=normalize, **own
+    )
 
 
 def picture(item: Item) -> Image.Image:
@@ -104,7 +106,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("rehearsal")
     items = standins.photos(N)
     labelled = {}
-    for kind, names in ((INCEPTION, ("inc_v3", "inc_v4", "ir_v2")), (OTHER, ("vgg16", "vgg19", "res152"))):
+    for kind, names in (
+        (INCEPTION, ("inc_v3", "inc_v4", "ir_v2")),
+        (OTHER, ("vgg16", "vgg19", "res152")),
+    ):
         x = torch.stack([preprocess(kind)(picture(item)) for item in items])
         for name in names:
             network = random_network(name, x)
@@ -296,7 +301,10 @@ def test_the_main_job_and_the_tables(world: World) -> None:
             mine = rows[rows["target"] == target].sort_values("position")
             ids = mine["image_id"].tolist()
             # inc_v3 in the suite resizes by bicubic, res152 by bilinear: each by its own way
-            assert answers_by_hand(world, target, own, saved(records, ids)) == mine["adv_pred"].tolist()
+            assert (
+                answers_by_hand(world, target, own, saved(records, ids))
+                == mine["adv_pred"].tolist()
+            )
             expected = answers_by_hand(world, target, own, clean(world, source, kind, ids))
             assert expected == mine["clean_pred"].tolist()
 

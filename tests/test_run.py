@@ -69,7 +69,20 @@ WRONG = {
     "attack.step._target_=os.system": "it must name a part of agr.attacks",
     "attack.step.direction=up": "direction=up",
     "device=cuda:77": "device=cuda:77 is not there",
-    "suite.root=/nowhere": "suite.root=/nowhere is no folder",
+    "suite.root=/nowhere": "data.root=/nowhere is not there",
+    "data.root=": "set data.root=",
+    "suite=imagenet": "IMAGENET_DIR",
+    "data.labels=/nowhere": "/nowhere",
+    "ensemble=mean": "ensemble=mean is unknown: known: logits, losses",
+    "source=[inc_v3,inc_v3]": "an ensemble is a list of different networks",
+    "source=[]": "an ensemble is a list of different networks",
+    "source=[inc_v3,inc_v5]": "source=inc_v5 is unknown: did you mean inc_v",
+    "source=vgg16/jpeg75": "defenses are for targets",
+    "targets=[resnet18]": "different numbers of classes",
+    "targets=[vgg16/jpg75]": "jpg75 is no defense: did you mean jpeg75",
+    "suite.groups.inception.geometry.mode=fit": "geometry.mode=fit is unknown",
+    "suite.networks.vgg16.arguments.depth=3": "arguments",
+    "check.image=3": "check.image is no key",
     "suite.networks.inc_v4.weights=/nowhere": "network inc_v4: there is no weight file /nowhere",
     "outputs=/proc/nowhere": "outputs=/proc/nowhere cannot be written",
     "eps=[": "eps=[ cannot be read",
@@ -288,3 +301,26 @@ def test_an_installed_wheel_works_from_any_folder(tmp_path: Path) -> None:
         cwd=elsewhere, check=True, capture_output=True, timeout=300,
     )  # fmt: skip
     assert list(elsewhere.glob("outputs/demo/*/rows-*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("defenses.jpeg75.quality=0", "defenses.jpeg75: "),
+        ("defenses.jpeg75.qualty=50", "defenses.jpeg75.qualty is no key"),
+        ("defenses.jpeg75._target_=os.system", "it must name a part of agr.models.defenses"),
+    ],
+)
+def test_a_wrong_defense_is_one_line(
+    word: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [*QUICK, f"outputs={tmp_path}", "targets=[vgg16/jpeg75]", word]
+    code, _, err = say(words, monkeypatch, capsys)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    assert reason in err

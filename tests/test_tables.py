@@ -13,11 +13,13 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from agr.config import PACKAGE, Cell, ConfigError, expand
+from agr.config import Cell, expand
+from agr.errors import ConfigError
 from agr.records import ROWS, Records
 from agr.report.results import rates, sizes
 from agr.report.statistics import wilson
 from agr.report.tables import closing, write_tables
+from agr.schema import PACKAGE
 
 N = 8
 

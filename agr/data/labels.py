@@ -24,9 +24,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from agr.config import ConfigError, first_line
 from agr.data import tar
 from agr.data.look import Look, decode
+from agr.errors import ConfigError, first_line
 
 Words = dict[str, str]  # image id -> synset or number
 

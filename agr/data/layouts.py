@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from agr.config import ConfigError, first_line
 from agr.data import tar
 from agr.data.labels import IMAGE_SUFFIXES, NUMBER, SYNSET, id_of
 from agr.data.look import Listing, Look, look_at
+from agr.errors import ConfigError, first_line
 
 LEVELS = (
     *("", "val", "validation", "ILSVRC2012_img_val", "images", "CLS-LOC/val"),

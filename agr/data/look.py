@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from agr.config import ConfigError, first_line
+from agr.errors import ConfigError, first_line
 
 State = tuple[int, int]  # modified, in ns, and size in bytes
 SETTLED = 2_000_000_000  # ns; clocks of file systems tick every 2 s at worst

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agr.config import ConfigError, Data, Suite, digest, first_line
 from agr.data.labels import (
     DEVKIT,
     SOLUTION,
@@ -43,6 +42,9 @@ from agr.data.layouts import (
     read_table,
 )
 from agr.data.look import Look, State, unchanged
+from agr.errors import ConfigError, first_line
+from agr.naming import digest
+from agr.schema import Data, Suite
 
 INDEX_VERSION = 1
 LARGE = 2000  # images; what has fewer is indexed in no time, and never from what was kept

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from agr.config import Geometry, first_line
 from agr.data import tar
 from agr.data.manifest import Entry
+from agr.errors import first_line
+from agr.schema import Geometry
 
 if TYPE_CHECKING:
     from agr.data.cache import PixelCache

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from agr.attacks.ball import is_8bit, to_levels
 from agr.attacks.parts import number
-from agr.config import LEVELS, NetworkConfig
 from agr.models.zoo import Network
+from agr.schema import LEVELS, NetworkConfig
 
 
 class Defense(Protocol):

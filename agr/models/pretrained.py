@@ -15,7 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from agr.config import MODES, RESIZING, ConfigError, NetworkConfig, first_line, nearest
+from agr.errors import ConfigError, first_line, nearest
+from agr.schema import MODES, RESIZING, NetworkConfig
 
 HUB = "hub:"  # before owner/name, in NetworkConfig.weights
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # on the hub, the better one first
@@ -53,23 +54,24 @@ def describe(name: str, place: str) -> dict[str, Any]:
     return _from_registry(bare, place)
 
 
-def _registered(tag: str) -> bool:
+def _registered(tag: str) -> dict[str, Any] | None:
+    """What timm's registry holds of a tag."""
     from timm.models import get_pretrained_cfg
 
     try:
-        return get_pretrained_cfg(tag, allow_unregistered=False) is not None
+        found = get_pretrained_cfg(tag, allow_unregistered=False)
     except RuntimeError:
-        return False
+        return None
+    return found.to_dict() if found else None
 
 
 def _from_registry(tag: str, place: str) -> dict[str, Any]:
     import timm
-    from timm.models import get_pretrained_cfg
 
-    if not _registered(tag):
+    found = _registered(tag)
+    if not found:
         names = [tag.partition(".")[0] + "." + t for t in _tags_of(tag)] or timm.list_models()
         raise ConfigError(f"{place}: timm {timm.__version__} has no {tag}: {_close(tag, names)}")
-    found: dict[str, Any] = get_pretrained_cfg(tag, allow_unregistered=False).to_dict()
     full = found["architecture"] + (f".{found['tag']}" if found.get("tag") else "")
     weights = HUB + found["hf_hub_id"] if found.get("hf_hub_id") else found.get("url") or ""
     return _fields(found, place) | {"title": tag, "tag": full, "weights": weights}
@@ -145,7 +147,9 @@ def weights_file(name: str, config: NetworkConfig) -> Path:
     if weights.startswith(HUB):
         instead = f"; or put it anywhere and add suite.networks.{name}.weights=FILE"
         if config.title in (name, name.removeprefix("timm/")):  # no suite has it
-            instead = f"; or put it anywhere and write {config.architecture}:FILE in place of {name}"
+            instead = (
+                f"; or put it anywhere and write {config.architecture}:FILE in place of {name}"
+            )
         return hub_file(weights.removeprefix(HUB), WEIGHT_FILES, f"network {name}", instead)
     if "://" in weights or not weights:
         raise ConfigError(

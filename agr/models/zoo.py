@@ -16,10 +16,11 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agr.config import LEVELS, ConfigError, NetworkConfig, first_line
+from agr.errors import ConfigError, first_line
 from agr.inputs import check_weights
 from agr.models.pretrained import weights_file
 from agr.models.slim import load_slim
+from agr.schema import LEVELS, NetworkConfig
 
 # What torch, timm and safetensors raise for a file that isn't what it should be.
 BROKEN = (

@@ -11,9 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from agr.config import PACKAGE, Cell, ConfigError
+from agr.config import Cell
+from agr.errors import ConfigError
 from agr.records import Records
 from agr.report.statistics import wilson
+from agr.schema import PACKAGE
 from agr.todo import todo, wanted_positions
 
 NAN = float("nan")

@@ -15,7 +15,8 @@ import pandas as pd
 from jinja2 import Environment
 from tabulate import tabulate
 
-from agr.config import Cell, undefended
+from agr.config import Cell
+from agr.naming import undefended
 from agr.records import Records
 from agr.report.results import NUMBER_OF, rate, rates, selected, sizes
 

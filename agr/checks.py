@@ -1,0 +1,185 @@
+"""What a config must be before anything is run, and the words for what it is not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from agr.errors import ConfigError, first_line, nearest
+from agr.schema import (
+    CHOICES,
+    LEVELS,
+    MODES,
+    RESIZING,
+    STEP_RULES,
+    Config,
+    Geometry,
+    NetworkConfig,
+)
+
+if TYPE_CHECKING:
+    from agr.config import Cell
+
+
+def check_cell(cell: Cell) -> None:
+    """Raise ConfigError, with one line, for whatever a run could not work with."""
+    _check_choices(cell.config)
+    _check_names(cell.config)
+    _check_numbers(cell)
+
+
+def explain(e: BaseException) -> str:
+    """One line for what Hydra or OmegaConf raised, with the nearest names where a name is wrong."""
+    options = getattr(e, "options", None)
+    missing = getattr(e, "missing_cfg_file", None)
+    if missing and options is not None:
+        group, _, name = str(missing).rpartition("/")
+        return f"{group}={name} is unknown: {nearest(name, [o for o in options if o[0] != '_'])}"
+    if isinstance(e, OverrideParseException):
+        return f"{e.override} cannot be read: {first_line(e)}"
+    cause = e.__cause__ or e
+    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
+    if "not in" in str(cause) and key:
+        return f"{key} is no key of the config: {nearest(str(key), _all_keys(Config))}"
+    if str(cause).startswith("Ambiguous value"):
+        return f"{first_line(cause)}: to sweep over its values put -m first; a list is [a,b]"
+    if "ListConfig" in str(cause):
+        return "targets is a list: write targets=[vgg16,vgg19]"
+    lines = [line.strip() for line in f"{e}\n{e.__cause__ or ''}".splitlines() if line.strip()]
+    noise = ("HYDRA_FULL_ERROR", "full_key:", "object_type=", "See https://")
+    return "; ".join(dict.fromkeys(n for n in lines if not any(word in n for word in noise)))
+
+
+def _all_keys(schema: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for f in fields(schema):
+        keys.append(prefix + f.name)
+        inner: Any = f.default_factory
+        if is_dataclass(inner):
+            keys += _all_keys(inner, f"{prefix}{f.name}.")
+    return keys
+
+
+def reject_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
+    """`+key=value` slips past Hydra's own check; a key that nothing reads must be an error."""
+    known = {f.name for f in fields(schema)}
+    for key in map(str, node):
+        if key not in known:
+            raise ConfigError(f"{prefix}{key} is no key of the config: {nearest(key, known)}")
+        inner: Any = None if OmegaConf.is_missing(node, key) else node._get_node(key)
+        kind = OmegaConf.get_type(inner) if isinstance(inner, DictConfig) else None
+        named = {f"{prefix}{key}.": inner}
+        if kind is dict:  # named networks, named groups
+            named = {f"{prefix}{key}.{name}.": inner._get_node(name) for name in inner}
+        for place, child in named.items():
+            kind = OmegaConf.get_type(child) if isinstance(child, DictConfig) else None
+            if kind is not None and is_dataclass(kind):
+                reject_unknown_keys(child, kind, place)
+
+
+def _check_choices(c: Config) -> None:
+    for key, known in CHOICES.items():
+        value: Any = c
+        for word in key.split("."):
+            value = getattr(value, word)
+        if value not in known:
+            names = [k for k in known if k is not None]
+            raise ConfigError(f"{key}={value} is unknown: {nearest(str(value), names)}")
+
+
+def _check_names(c: Config) -> None:
+    grouped = [n for g in c.suite.groups.values() for n in g.networks]
+    for name in grouped:
+        if name not in c.suite.networks:
+            raise ConfigError(
+                f"suite.groups names {name}: {nearest(name, c.suite.networks)} (suite.networks)"
+            )
+    for group in c.suite.groups.values():
+        _check_geometry(group.geometry)
+    for name, network in c.suite.networks.items():
+        _check_network(name, network)
+    if c.targets is not None and not c.targets:
+        raise ConfigError("targets=[] names no network: leave it out for the source's group")
+    if not c.outputs:
+        raise ConfigError("outputs= names no folder")
+    if c.attack.targeted and c.attack.label != "truth":
+        raise ConfigError(
+            f"attack.label={c.attack.label} says what an untargeted attack moves away from: leave "
+            "it out with attack.targeted=true"
+        )
+    if c.success == "targeted" and not c.attack.targeted:
+        raise ConfigError("success=targeted needs a targeted attack: add attack.targeted=true")
+    if c.save_adversarials and c.quantize == "off":
+        raise ConfigError(
+            "save_adversarials=true keeps 8-bit images, quantize=off makes none: use always or end"
+        )
+
+
+def _check_geometry(g: Geometry) -> None:
+    if g.mode not in MODES:
+        raise ConfigError(f"geometry.mode={g.mode} is unknown: {nearest(g.mode, MODES)}")
+    if g.interpolation not in RESIZING:
+        raise ConfigError(
+            f"geometry.interpolation={g.interpolation} is unknown: "
+            f"{nearest(g.interpolation, RESIZING)}"
+        )
+    if g.size < 1 or not 0 < g.crop <= 1:
+        raise ConfigError(f"geometry: size={g.size} crop={g.crop} cannot be: 1 or more, and 0 to 1")
+
+
+def _check_network(name: str, n: NetworkConfig) -> None:
+    if n.resize not in RESIZING:
+        raise ConfigError(
+            f"network {name}: resize={n.resize} is unknown: {nearest(n.resize, RESIZING)}"
+        )
+    if len(n.mean) != 3 or len(n.std) != 3 or not all(s > 0 for s in n.std):
+        raise ConfigError(f"network {name}: mean={n.mean} std={n.std}: give three, std above 0")
+    _check_geometry(n.geometry)
+    if n.size < 1 or n.classes < 2:
+        raise ConfigError(f"network {name}: size={n.size} classes={n.classes} cannot be")
+
+
+def _check_numbers(cell: Cell) -> None:
+    c = cell.config
+    if c.suite.l2_reference is not None and c.suite.l2_reference < 1:
+        raise ConfigError(f"suite.l2_reference={c.suite.l2_reference} is no number of values")
+    if not (math.isfinite(c.eps) and c.eps >= 0):
+        raise ConfigError(f"eps={c.eps} is no budget: give a number that is 0 or more")
+    if c.norm.name == "linf" and 0 < c.eps < 1 and c.quantize != "off":
+        raise ConfigError(
+            f"eps={c.eps:g} is below one level of an 8-bit image: eps is on the 0-255 scale "
+            f"({c.eps:g} of [0, 1] is {c.eps * LEVELS:g}); quantize=off allows it"
+        )
+    d = 3 * cell.geometry.size**2
+    bound = LEVELS * (math.sqrt(d) if c.norm.name == "l2" else 1)
+    if cell.eps_effective > bound:
+        scaled = f" ({cell.eps_effective:g} in effect)" if cell.eps_effective != c.eps else ""
+        raise ConfigError(
+            f"eps={c.eps:g}{scaled} is beyond the {c.norm.name} bound {bound:g} of images of "
+            f"{cell.geometry.size} px: eps is on the 0-255 pixel scale"
+        )
+    least = {"steps": 1, "n_images": 1, "slots": 1, "width": 1, "threads": 1, "workers": 1}
+    for key, low in least.items():
+        value = getattr(c, key)
+        if value is not None and value < low:
+            raise ConfigError(f"{key}={value} is too small: give {low} or more")
+    size = c.attack.size
+    if isinstance(size, str):
+        fine = size in STEP_RULES
+    else:
+        fine = isinstance(size, int | float) and not isinstance(size, bool) and size > 0
+    if not fine:
+        raise ConfigError(
+            f"attack.size={size} is no step size: give a number above 0 or one of "
+            f"{', '.join(STEP_RULES)}"
+        )
+    try:
+        i, k = cell.shard
+    except ValueError:
+        i, k = -1, 0
+    if not 0 <= i < k:
+        raise ConfigError(f"shard={c.shard} is no shard: write i/k with 0 <= i < k, as 0/3")

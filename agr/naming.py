@@ -1,0 +1,98 @@
+"""Networks by their names, and names and hashes of things."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from agr.errors import ConfigError, nearest
+from agr.schema import NetworkConfig
+
+HASH_LENGTH = 10
+SLUG_LENGTH = 80
+
+
+def digest(value: Any) -> str:
+    """A short hash of plain data, the same in every process."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def slug(name: str) -> str:
+    """A network's name as a part of a file's name: no separators, and not too long."""
+    return re.sub(r"[^\w.+-]+", "_", name)[-SLUG_LENGTH:]
+
+
+def undefended(target: str, defenses: Iterable[str]) -> tuple[str, list[str]]:
+    """A target's network and its defenses, in their order: "vgg16/jpeg75" is vgg16 and jpeg75."""
+    name = target
+    found: list[str] = []
+    while "/" in name and name.rpartition("/")[2] in defenses:
+        name, _, last = name.rpartition("/")
+        found.insert(0, last)
+    return name, found
+
+
+def with_networks(config: DictConfig) -> DictConfig:
+    """`config`, with every network that it names written out.
+
+    What the suite doesn't say of a network comes from agr.models.pretrained, which has to load
+    timm for it; so suites write out the networks that are used every day. Raises ConfigError.
+    """
+    known = config.suite.networks
+    named = _named_networks(config)
+    short = [n for n in known if OmegaConf.is_missing(known[n], "architecture")]
+    if not short and all(name in known for _, name in named):
+        return config
+    from agr.models.pretrained import describe, is_tag
+
+    config = copy.deepcopy(config)
+    known = config.suite.networks
+    OmegaConf.set_struct(known, False)
+    for name in short:
+        default: dict[str, Any] = asdict(NetworkConfig())
+        said: Any = OmegaConf.to_container(known[name], resolve=True)
+        own = {k: v for k, v in said.items() if v != default[k]}  # what is missing is "???" in both
+        if "tag" not in own:
+            raise ConfigError(f"network {name} of the suite has neither architecture nor tag")
+        known[name] = NetworkConfig(**describe(own["tag"], f"network {name}") | own)
+    for place, name in named:
+        if name not in known:
+            if undefended(name.rpartition("/")[0], config.defenses)[0] in known or not is_tag(name):
+                raise _unknown(place, name, config)
+            known[name] = NetworkConfig(**describe(name, place))
+    return config
+
+
+def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
+    """(where it stands in the config, name) of sources and targets, without defenses."""
+    source, targets = config.source, config.targets
+    sources = [source] if isinstance(source, str) else source
+    if not isinstance(sources, list | ListConfig) or not all(isinstance(s, str) for s in sources):
+        raise ConfigError(f"source={source} is no network: give a name, or a list [name,name]")
+    if not sources or len(set(sources)) < len(sources):
+        raise ConfigError(f"source={source}: an ensemble is a list of different networks")
+    for name in sources:
+        bare, defenses = undefended(name, config.defenses)
+        if defenses and name not in config.suite.networks:
+            raise ConfigError(
+                f"source={name}: defenses are for targets; attack {bare} and score {name} with "
+                f"targets=[{bare},{name}]"
+            )
+    bare_targets = [undefended(t, config.defenses)[0] for t in targets or []]
+    return [(f"source={s}", s) for s in sources] + [(f"target {t}", t) for t in bare_targets]
+
+
+def _unknown(place: str, name: str, config: DictConfig) -> ConfigError:
+    """What to say of a name that is neither a network nor a defended one."""
+    network, _, defense = name.rpartition("/")
+    if undefended(network, config.defenses)[0] in config.suite.networks:
+        return ConfigError(f"{place}: {defense} is no defense: {nearest(defense, config.defenses)}")
+    return ConfigError(f"{place} is unknown: {nearest(name, config.suite.networks)}")

@@ -1,0 +1,182 @@
+"""The schema of a config: what every key is called, its type and its meaning.
+
+Imports neither torch nor timm, like all that stands on it alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+PACKAGE = Path(__file__).resolve().parent
+LEVELS = 255
+
+
+@dataclass
+class Geometry:
+    """How a file becomes the image that is attacked: resized to size/crop, centre cut out."""
+
+    size: int = MISSING  # pixels, height and width
+    crop: float = 1.0
+    interpolation: str = "bilinear"  # bilinear | bicubic
+    mode: str = "center"  # center: the shorter side is resized | squash: both sides are
+
+
+@dataclass
+class Data:
+    """Where images and labels are; agr.data.manifest recognises the layout."""
+
+    root: str | None = None  # a folder, an uncompressed tar or a CSV
+    labels: str | None = None  # file of labels; null: looked for beside the images
+    cache: bool = False  # keep decoded images on disk, below outputs
+
+
+@dataclass
+class NetworkConfig:
+    """One network. Where it has a `tag`, timm's registry or the hub gives what is left out."""
+
+    title: str | None = None  # in tables
+    tag: str | None = None  # as agr.models.pretrained reads it: vgg16.tv_in1k, hf-hub:owner/name
+    architecture: str = MISSING  # timm's name
+    arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor in timm
+    weights: str = MISSING  # a safetensors (or torch) file, or hub:owner/name
+    sha256: str | None = None  # of that file; another hash is refused
+    width: float | None = None  # a slim copy at this fraction of the width (agr.models.slim)
+    classes: int = 1000
+    size: int = MISSING  # pixels of its input
+    fixed_size: bool = False  # it takes no other
+    resize: str = "bilinear"  # how images of another size are brought to it, antialiased
+    crop: float = 1.0  # of its own geometry, with `size` and the next two
+    interpolation: str = "bilinear"
+    mode: str = "center"
+    mean: list[float] = MISSING
+    std: list[float] = MISSING
+    top1: float | None = None  # published, percent, in its own geometry
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of images crafted on it where it stands in no group."""
+        return Geometry(self.size, self.crop, self.interpolation, self.mode)
+
+
+@dataclass
+class Group:
+    """Networks that are compared with each other, and the geometry of images crafted on them."""
+
+    networks: list[str] = MISSING
+    geometry: Geometry = field(default_factory=Geometry)
+
+
+@dataclass
+class Suite:
+    """Images and networks."""
+
+    name: str = MISSING
+    notice: str | None = None  # printed with every output
+    root: str | None = None  # of the images; data.root is this unless given
+    labels: str | None = None  # likewise data.labels
+    synsets: str | None = None  # imagenet: classes in timm's order; null: sorted synset folders
+    images: int | None = None  # how many there are when the data are complete
+    n_images: int = 1000
+    l2_reference: int | None = None  # pixels x channels for which L2 budgets are stated
+    groups: dict[str, Group] = MISSING
+    networks: dict[str, NetworkConfig] = MISSING
+
+
+@dataclass
+class AttackConfig:
+    """An attack as named parts; conf/attack/_base.yaml says what each slot is."""
+
+    name: str = MISSING
+    title: str = MISSING  # in tables
+    steps: int = 10
+    size: Any = "even"
+    targeted: bool = False
+    label: str = "truth"
+    loss: Any = MISSING
+    chain: dict[str, Any] = field(default_factory=dict)
+    step: Any = MISSING
+    stop: Any = None
+
+
+@dataclass
+class Norm:
+    """A norm and its default budget on the 0-255 pixel scale."""
+
+    name: str = MISSING
+    eps: float = MISSING
+
+
+@dataclass
+class Check:
+    """How thorough `python -m agr.check` is."""
+
+    images: int = 500  # for the accuracy of each network
+    seconds: float = 20.0  # for the estimate of the run time, all sources together
+
+
+@dataclass
+class Config:
+    """The knobs of a run, as in conf/config.yaml."""
+
+    suite: Suite = field(default_factory=Suite)
+    data: Data = field(default_factory=Data)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    norm: Norm = field(default_factory=Norm)
+    experiment: Any = None
+    defenses: dict[str, Any] = field(default_factory=dict)  # by name, for targets: vgg16/jpeg75
+    source: Any = MISSING  # a network, or a list of them: an ensemble
+    ensemble: str = "logits"  # what is averaged over its members: logits | losses
+    targets: list[str] | None = None  # null: the source's group
+    eps: float = MISSING
+    steps: int = MISSING
+    n_images: int = MISSING
+    select: str = "group"  # none | source | group: which networks must be right about an image
+    seed: int = 0  # of the choice of images and of target labels
+    success: str | None = None  # label | changed | targeted
+    denominator: str = "all"  # all | target-correct | all-correct, of the closing table
+    quantize: str = "always"  # always | end | off
+    slots: int | None = None
+    width: int | None = None  # images per scoring batch
+    memory_format: str = "channels_last"  # channels_last | contiguous
+    precision: str = "fp32"  # fp32 | bf16 | fp64
+    threads: int | None = None
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    workers: int = 2
+    shard: str = "0/1"  # i/k: this run does every k-th image, from the i-th
+    outputs: str = "outputs"
+    trace: bool = False  # one row per (image, step): fooled, l2, cosine
+    save_adversarials: bool = False
+    part_seconds: float = 20.0
+    progress: bool = True
+    check: Check = field(default_factory=Check)
+
+
+STEP_RULES = ("even", "decaying", "full")  # see agr.attacks.step.step_size
+RESIZING = ("bilinear", "bicubic")
+MODES = ("center", "squash")
+CHOICES = {
+    "select": ("none", "source", "group"),
+    "success": (None, "label", "changed", "targeted"),
+    "denominator": ("all", "target-correct", "all-correct"),
+    "quantize": ("always", "end", "off"),
+    "ensemble": ("logits", "losses"),
+    "memory_format": ("channels_last", "contiguous"),
+    "precision": ("fp32", "bf16", "fp64"),
+    "attack.label": ("truth", "prediction"),
+    "norm.name": ("linf", "l2"),
+    "suite.synsets": (None, "imagenet"),
+}
+
+ConfigStore.instance().store(name="schema", node=Config)
+OmegaConf.register_new_resolver("agr.assets", lambda path: str(PACKAGE / "assets" / path))
+
+
+def conf_dir() -> str:
+    """The folder of configs: inside an installed package, or at the top of a checkout."""
+    inside = PACKAGE / "conf"
+    return str(inside if inside.is_dir() else PACKAGE.parent / "conf")
