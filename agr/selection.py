@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from agr.data.manifest import Entry
 from agr.lab import Lab
 
@@ -36,12 +38,15 @@ def select(lab: Lab, n: int) -> Selection:
     entries = sorted(lab.manifest.entries, key=lambda e: draw(cell.config.seed, e.image_id))
     found: list[Entry] = []
     chunk, start = 4 * lab.numeric.width, 0
+    silent = not cell.config.progress
     try:
-        while len(found) < n and start < len(entries):
-            batch = entries[start : start + chunk]
-            lab.clean(deciding, batch)
-            found += [e for e in batch if _eligible(lab, deciding, e)]
-            start += chunk
+        with tqdm(total=n, unit="img", desc="choosing", disable=silent, leave=False) as bar:
+            while len(found) < n and start < len(entries):
+                batch = entries[start : start + chunk]
+                lab.clean(deciding, batch)
+                found += [e for e in batch if _eligible(lab, deciding, e)]
+                start += chunk
+                bar.update(min(n, len(found)) - bar.n)
         total = len(found) if start >= len(entries) else None
         found = found[:n]
         lab.clean(dict.fromkeys([cell.source, *cell.targets]), found)

@@ -538,7 +538,7 @@ def test_defended_targets_stand_beside_their_networks(tmp_path: Path) -> None:
     cell = demo_cell(tmp_path, *words)
     assert cell.networks == ["vgg16", "vgg19", "res152"]
     rows = run_cell(cell).read("rows").sort_values(["target", "position"])
-    by_target = {name: frame for name, frame in rows.groupby("target")}
+    by_target = dict(list(rows.groupby("target")))
     assert set(by_target) == set(cell.targets)
     assert by_target["vgg16"]["white_box"].all()
     assert not by_target["vgg16/median2"]["white_box"].any()

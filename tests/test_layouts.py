@@ -918,3 +918,13 @@ def test_two_pairs_of_orders_differ() -> None:
     assert len({i.label for i in ITEMS}) == len(ITEMS)
     pairs = itertools.combinations(ITEMS, 2)
     assert all(x.content != y.content for x, y in pairs)
+
+
+def test_a_stray_picture_beside_a_tar_is_no_data_set(tmp_path: Path) -> None:
+    items = standins.photos(2)
+    standins.tar(tmp_path / "ILSVRC2012_img_val.tar", items)
+    standins.loc_solution(tmp_path / "LOC_val_solution.csv", items)
+    Image.new("RGB", (8, 8)).save(tmp_path / "screenshot.png")
+    manifest = read_manifest(Data(str(tmp_path)), suite(), 1000)
+    assert manifest.layout.startswith("ILSVRC2012_img_val.tar")
+    assert [e.label for e in manifest.entries] == [i.label for i in items]

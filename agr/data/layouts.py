@@ -1,7 +1,8 @@
 """Images in the layouts that ILSVRC2012 comes in: synset folders, flat files, tars, CSVs.
 
 A layout is found below `data.root` or a level of the known trees further down (`LEVELS`). Where
-several are there, the first of these is taken: a CSV of images, synset folders, flat files, a tar.
+several are there, the first of these is taken: a CSV of images, synset folders, flat files under
+ILSVRC's names, a tar, other flat files.
 To add a layout: a function here that makes `Images`, and its line in `find_images`.
 """
 
@@ -85,12 +86,14 @@ def find_images(root: Path, look: Look) -> Images:
         if any(map(SYNSET.fullmatch, listings[place].folders)):
             return in_synset_folders(place, listings[place], look)
     flat = [p for p, listing in listings.items() if any(map(is_image, listing.files))]
-    usual = [p for p in flat if any(map(VALIDATION.match, listings[p].files))]
-    for place in usual or flat:
-        return in_one_folder(place, listings[place])
+    for place in flat:
+        if any(map(VALIDATION.match, listings[place].files)):
+            return in_one_folder(place, listings[place])
     for place in places:
         if look.is_file(place / TAR):
             return in_tar(place / TAR, look)
+    for place in flat:  # other names; last, for a stray picture may lie beside a tar
+        return in_one_folder(place, listings[place])
     raise ConfigError(_nothing(root, listings[root]))
 
 
