@@ -24,6 +24,7 @@ from agr.data.stream import BadImage, stream
 from agr.errors import ConfigError
 from agr.inputs import check_weights, find_images
 from agr.models.pretrained import weights_file
+from agr.naming import draw
 from agr.plan import at_most, duration, progress
 from agr.report.statistics import wilson
 from agr.run import script, words
@@ -212,7 +213,6 @@ def _accuracies(
     cell: Cell, networks: Mapping[str, Network], images: Manifest, machine: Machine
 ) -> Iterator[Line]:
     """Clean accuracy of every network, in its own geometry, against the published one."""
-    from agr.selection import draw
 
     order = sorted(images.entries, key=lambda e: draw("check", e.image_id))
     sample = order[: cell.config.check.images]

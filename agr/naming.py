@@ -1,4 +1,4 @@
-"""Networks by their names, and names and hashes of things."""
+"""Networks by their names; names and hashes of things."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ def digest(value: Any) -> str:
     """A short hash of plain data, the same in every process."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def draw(*key: object) -> int:
+    """A uniform 64-bit number that is a function of `key` alone."""
+    text = ":".join(map(str, key)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 def slug(name: str) -> str:

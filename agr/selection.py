@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from agr.data.manifest import Entry
 from agr.lab import Lab
+from agr.naming import draw
 
 
 class Chosen(NamedTuple):
@@ -54,12 +54,6 @@ def select(lab: Lab, n: int) -> Selection:
         lab.keep()
     chosen = [Chosen(i, e, _target_label(lab, e)) for i, e in enumerate(found)]
     return Selection(chosen, total)
-
-
-def draw(*key: object) -> int:
-    """A uniform 64-bit number that is a function of `key` alone."""
-    text = ":".join(map(str, key)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 def _eligible(lab: Lab, deciding: list[str], entry: Entry) -> bool:

@@ -22,8 +22,8 @@ from agr.data import layouts
 from agr.data.manifest import Entry, Manifest, read_manifest
 from agr.data.stream import BadImage, Pixels, load_image, stream
 from agr.errors import ConfigError
+from agr.naming import draw
 from agr.schema import Data, Geometry, Suite
-from agr.selection import draw
 from tests import standins
 
 Make = Callable[[Path], object]

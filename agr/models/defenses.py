@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from agr.attacks.ball import is_8bit, to_levels
 from agr.attacks.parts import number
 from agr.models.zoo import Network
+from agr.naming import draw
 from agr.schema import LEVELS, NetworkConfig
 
 
@@ -200,9 +201,10 @@ class RandomResizePad:
     def place(self, key: int, size: int, n: int) -> tuple[int, int, int]:
         """What draw `n` of an image is: its size, and the row and column it begins at."""
         canvas = self.canvas(size)
-        r = size + _below(canvas - size, self.seed, key, n, "size")
+        r = size + draw(self.seed, key, n, "size") % (canvas - size)
         room = canvas - r + 1
-        return r, _below(room, self.seed, key, n, "top"), _below(room, self.seed, key, n, "left")
+        top, left = (draw(self.seed, key, n, edge) % room for edge in ("top", "left"))
+        return r, top, left
 
 
 class DefendedNetwork(nn.Module):
@@ -305,18 +307,8 @@ def mean_answer(logits: Sequence[Tensor]) -> Tensor:
 
 def _content_key(image: Tensor) -> int:
     pixels = to_levels(image).to(torch.uint8) if is_8bit(image) else image
-    return _number(hashlib.sha256(pixels.contiguous().numpy().tobytes()).digest())
-
-
-def _below(n: int, *key: object) -> int:
-    """A uniform whole number in [0, n), a function of `key` alone; for n far below 2^64."""
-    text = ":".join(map(str, key)).encode()
-    return _number(hashlib.blake2b(text, digest_size=8).digest()) % n
-
-
-def _number(digest: bytes) -> int:
-    """The first 64 bits of a hash."""
-    return int.from_bytes(digest[:8], "big")
+    found = hashlib.sha256(pixels.contiguous().numpy().tobytes()).digest()
+    return int.from_bytes(found[:8], "big")
 
 
 def _mirrored(n: int, window: int) -> Tensor:
