@@ -52,7 +52,8 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
         if not selection.chosen:
             raise ConfigError(
                 f"no image of {cell.config.data.root} is eligible: select={cell.config.select} "
-                f"asks that {' and '.join(cell.selecting) or 'no network'} be right about it"
+                f"asks that {' and '.join(cell.selecting) or 'no network'} be right about it; "
+                "python -m agr.check shows what each has right, select=none asks nothing"
             )
         i, k = cell.shard
         chosen = [c for c in selection.chosen if c.position % k == i]

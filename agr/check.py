@@ -2,7 +2,8 @@
 
 python -m agr.check [experiment=paper] [suite=imagenet] [key=value ...]
 
-The words are those of `python -m agr.run -m`. Every line is "ok", or a "problem" with its way out;
+The words are those of `python -m agr.run -m`; without experiment=… the cells of the paper's tables
+are meant, narrowed by the words. Every line is "ok", or a "problem" with its way out;
 the exit code is 0 if all are ok, else 1. Nothing is crafted or recorded.
 """
 
@@ -23,18 +24,20 @@ from agr.data.manifest import Entry, Manifest, check_labels
 from agr.data.stream import BadImage, stream
 from agr.errors import ConfigError
 from agr.inputs import check_weights, find_images
-from agr.models.pretrained import weights_file
+from agr.models.pretrained import NotOnHub, weights_file
 from agr.naming import draw
 from agr.plan import at_most, duration, progress
 from agr.report.statistics import wilson
 from agr.run import script, words
-from agr.schema import Geometry
+from agr.schema import Geometry, NetworkConfig
 
 if TYPE_CHECKING:
     from agr.models.zoo import Network
     from agr.numeric import Numeric
 
 WIDTH = 110
+LONGEST = 10  # of names in the second column
+ILSVRC_IMAGES = 50_000
 ROW_BYTES, TRACE_BYTES, ANSWER_BYTES = 100, 40, 50  # on disk, rounded up from runs on the demo
 CONFIDENCE = 0.999  # of accuracies: of many networks one would fail by chance at 95 %
 
@@ -58,9 +61,9 @@ def main(arguments: Sequence[str]) -> bool:
     """Print the page; whether all is well."""
     asked = words(arguments, "experiment=paper")
     cells = expand(asked)
-    many = len({c.source for c in cells})
+    sources = ", ".join(dict.fromkeys(c.title(c.source) for c in cells))
     print(
-        f"{len(cells)} cells on {many} sources of suite={cells[0].suite.name}, "
+        f"{_many(len(cells), 'cell')} of suite={cells[0].suite.name} on {sources}, "
         f"{cells[0].config.n_images:,} images each\n"
     )
     good = True
@@ -88,7 +91,7 @@ def lines(cells: Sequence[Cell]) -> Iterator[Line]:
     present = yield from _weights(cells)
     machine = yield from _machine(cells[0])
     networks = (yield from _networks(cells, present, machine)) if machine else {}
-    if machine and images:
+    if machine and images and networks:
         yield from _accuracies(cells[0], networks, images, machine)
     sources = {c.source: c for c in cells if set(c.sources) <= set(networks)}
     if machine and sources:
@@ -96,6 +99,8 @@ def lines(cells: Sequence[Cell]) -> Iterator[Line]:
     yield from _disk(cells, images)
     if machine and sources:
         yield from _time(cells, list(sources.values()), machine)
+    else:
+        yield Line(False, "top-1, memory, time", "not measured: no network could be loaded")
 
 
 # ---- images --------------------------------------------------------------------------------------
@@ -115,19 +120,17 @@ def _images(cell: Cell) -> Generator[Line, None, Manifest | None]:
 
 
 def _complete(cell: Cell, manifest: Manifest) -> Line:
-    """Whether as many images and classes are there as the suite says."""
+    """Whether as many images are there as the suite says."""
     n, classes = len(manifest.entries), len({e.label for e in manifest.entries})
-    known = cell.suite.networks[cell.sources[0]].classes
     found = f"{n:,} images in {classes:,} classes"
     wanted = cell.suite.images
-    if wanted in (None, n) and classes == known:
+    if wanted in (None, n):
         return Line(True, "complete", found)
-    whole = f"{wanted or n:,} in {known:,}"
     return Line(
         False,
         "complete",
-        f"{found}, the whole is {whole}: complete the data; a part will do, but is another "
-        "benchmark",
+        f"{found}, the whole is {wanted:,}: complete the data; or, if this part is meant (which "
+        f"makes it another benchmark), suite.images={n}",
     )
 
 
@@ -135,14 +138,20 @@ def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
     """Whether classes are even where the data are complete, and other sources of labels agree."""
     counts = Counter(e.label for e in manifest.entries)
     low, high = min(counts.values()), max(counts.values())
-    if len(manifest.entries) == cell.suite.images:
-        even = f"{low} to {high} images per class" if low < high else f"{low} images of each class"
-        way = ": ILSVRC2012 has as many of each: another file of labels is meant"
-        yield Line(low == high, "labels", even + (way if low < high else ""))
-    elif len(counts) == 1:
+    each = f"{_many(low, 'image')} of each class"
+    if low < high:
+        each = f"{low} to {high} images of a class"
+    whole = cell.suite.synsets == "imagenet" and len(manifest.entries) == ILSVRC_IMAGES
+    if len(counts) == 1:
         yield Line(False, "labels", "all images have one label: check the file of labels")
+    elif whole and low < high:
+        yield Line(
+            False,
+            "labels",
+            f"{each}, in ILSVRC2012 it is 50 of each: another file of labels is meant",
+        )
     else:
-        yield Line(True, "labels", f"{low} to {high} images per class")
+        yield Line(True, "labels", each)
     for other in check_labels(cell.config.data, cell.suite, manifest):
         if other.differing:
             yield Line(
@@ -163,20 +172,41 @@ def _cell_of(cells: Sequence[Cell], name: str) -> Cell:
     return next(c for c in cells if name in c.networks)
 
 
+def _label(cell: Cell, name: str) -> str:
+    """A network's name as the suite has it; the title of one that is a path."""
+    return name if len(name) <= LONGEST else cell.title(name)
+
+
 def _weights(cells: Sequence[Cell]) -> Generator[Line, None, list[str]]:
     """Weight files and their hashes; the networks that have one."""
-    present = []
+    present, missing = [], []
     for name in dict.fromkeys(name for cell in cells for name in cell.networks):
-        config = _cell_of(cells, name).suite.networks[name]
+        cell = _cell_of(cells, name)
+        config, label = cell.suite.networks[name], _label(cell, name)
         try:
             found = check_weights(name, config)
             size = weights_file(name, config).stat().st_size / 1e6
+        except NotOnHub as e:
+            missing.append(e)
+            yield Line(False, f"weights {label}", f"{e.hub_id} is not in the hub cache")
         except ConfigError as e:
-            yield Line(False, f"weights {name}", str(e).removeprefix(f"network {name}: "))
+            yield Line(False, f"weights {label}", str(e).removeprefix(f"network {name}: "))
         else:
             present.append(name)
-            yield Line(True, f"weights {name}", f"{size:.0f} MB, sha256 {found[:12]}…")
+            yield Line(True, f"weights {label}", f"{size:.0f} MB, sha256 {found[:12]}…")
+    if missing:
+        yield Line(False, "weights", _fetch(missing))
     return present
+
+
+def _fetch(missing: Sequence[NotOnHub]) -> str:
+    """How the weights that are missing can be brought here."""
+    first, ids = missing[0], " ".join(e.hub_id for e in missing)
+    return (
+        f"nothing can be fetched from here ({first.reason}). Where it can: for i in {ids}; do hf "
+        f"download $i model.safetensors config.json; done. Then copy the folders models--* from "
+        f"that cache into {first.cache}; or name files: suite.networks.NAME.weights=FILE"
+    )
 
 
 def _machine(cell: Cell) -> Generator[Line, None, Machine | None]:
@@ -202,10 +232,11 @@ def _networks(
 
     loaded = {}
     for name in present:
+        cell = _cell_of(cells, name)
         try:
-            loaded[name] = load(_cell_of(cells, name), name, machine.numeric, machine.device)
+            loaded[name] = load(cell, name, machine.numeric, machine.device)
         except ConfigError as e:
-            yield Line(False, f"weights {name}", str(e))
+            yield Line(False, f"weights {_label(cell, name)}", str(e))
     return loaded
 
 
@@ -219,7 +250,8 @@ def _accuracies(
     bad: dict[str, str] = {}
     for name, network in networks.items():
         right, n = _right(network, sample, cell.config.workers, machine.numeric.width, bad)
-        yield _accuracy(name, network.config.top1, right, n)
+        label = name if len(name) <= LONGEST else network.config.title or name
+        yield _accuracy(label, network.config, right, n)
     if bad:
         yield Line(
             False,
@@ -248,19 +280,22 @@ def _right(
     return right, n
 
 
-def _accuracy(name: str, published: float | None, right: int, n: int) -> Line:
+def _accuracy(name: str, config: NetworkConfig, right: int, n: int) -> Line:
+    """Whether the accuracy is the published one, or at least better than chance."""
     low, high = (100 * edge for edge in wilson(right, n, CONFIDENCE))
     rate = f"{100 * right / n:.1f}" if n else "-"
     said = f"{rate} % of {n} images [{low:.1f}, {high:.1f}]"
+    published, chance = config.top1, 100 / config.classes
     if published is None:
-        return Line(True, f"top-1 {name}", f"{said}, no published value to compare")
-    said += f", published {published:.1f}"
-    if low <= published <= high:
+        said += f", no published value to compare, chance is {chance:g} %"
+    else:
+        said += f", published {published:.1f}"
+    if low > chance if published is None else low <= published <= high:
         return Line(True, f"top-1 {name}", said)
     return Line(
         False,
         f"top-1 {name}",
-        f"{said}: labels in another order, other images, or other weights than the published ones",
+        f"{said}: labels in another order, other images, or other weights or preprocessing",
     )
 
 
@@ -345,12 +380,17 @@ def _time(cells: Sequence[Cell], sources: Sequence[Cell], machine: Machine) -> I
         if missing and cell.source in ticks:
             total += at_most(cell, missing, ticks[cell.source])
         left_out += cell.source not in ticks
-    said = f"at most about {duration(total)} for {len(cells) - done - left_out} cells here"
+    left = _many(len(cells) - done - left_out, "cell")
+    said = f"at most about {duration(total)} for {left} here"
     said += f", {done} are done" if done else ""
     if left_out:
-        yield Line(False, "time", f"{said}; {left_out} cells lack weights: see above")
+        yield Line(False, "time", f"{said}; {_many(left_out, 'cell')} lack weights: see above")
     else:
         yield Line(True, "time", said)
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}" + "s" * (n != 1)
 
 
 def _gb(n: float) -> str:

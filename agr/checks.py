@@ -40,7 +40,10 @@ def explain(e: BaseException) -> str:
         group, _, name = str(missing).rpartition("/")
         return f"{group}={name} is unknown: {nearest(name, [o for o in options if o[0] != '_'])}"
     if isinstance(e, OverrideParseException):
-        return f"{e.override} cannot be read: {first_line(e)}"
+        return (
+            f"{e.override} cannot be read: write key=value, a list as [a,b] without spaces, and "
+            f"quotes inside for other signs, 'key=\"~/a (b)\"' ({first_line(e)})"
+        )
     cause = e.__cause__ or e
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     if "not in" in str(cause) and key:

@@ -79,6 +79,13 @@ class Cell:
             self.config.select
         ]
 
+    def title(self, name: str) -> str:
+        """What a target or the source is called in tables and on screen."""
+        if name == self.source and len(self.sources) > 1:
+            return " + ".join(self.title(member) for member in self.sources)
+        bare, defenses = undefended(name, self.config.defenses)
+        return "/".join([self.suite.networks[bare].title or bare, *defenses])
+
     @property
     def networks(self) -> list[str]:
         """The names of all networks that the cell works with, without their defenses."""

@@ -76,7 +76,7 @@ def check_unchanged(cell: Cell, run: dict[str, Any], inputs: Inputs) -> None:
             _refuse_input(cell, f"the config of {target}")
     fingerprint = inputs.manifest.fingerprint
     if run.get("data", {}).get("fingerprint", fingerprint) != fingerprint:
-        _refuse_input(cell, "the list of images")
+        _refuse_input(cell, "the images or their labels")
 
 
 def refuse(cell: Cell, key: str, stored: object, asked: object) -> None:

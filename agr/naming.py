@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -17,6 +18,7 @@ from agr.schema import NetworkConfig
 
 HASH_LENGTH = 10
 SLUG_LENGTH = 80
+LONGEST_HINT = 300
 
 
 def digest(value: Any) -> str:
@@ -32,8 +34,9 @@ def draw(*key: object) -> int:
 
 
 def slug(name: str) -> str:
-    """A network's name as a part of a file's name: no separators, and not too long."""
-    return re.sub(r"[^\w.+-]+", "_", name)[-SLUG_LENGTH:]
+    """A name as a part of a file's name: no separators, and not too long."""
+    plain = re.sub(r"[^\w.+=,-]+", "_", name)
+    return plain if len(plain) <= SLUG_LENGTH else f"{plain[:SLUG_LENGTH]}-{digest(name)}"
 
 
 def undefended(target: str, defenses: Iterable[str]) -> tuple[str, list[str]]:
@@ -57,7 +60,7 @@ def with_networks(config: DictConfig) -> DictConfig:
     short = [n for n in known if OmegaConf.is_missing(known[n], "architecture")]
     if not short and all(name in known for _, name in named):
         return config
-    from agr.models.pretrained import describe, is_tag
+    from agr.models.pretrained import describe, is_tag, known_to_timm
 
     config = copy.deepcopy(config)
     known = config.suite.networks
@@ -68,11 +71,13 @@ def with_networks(config: DictConfig) -> DictConfig:
         own = {k: v for k, v in said.items() if v != default[k]}  # what is missing is "???" in both
         if "tag" not in own:
             raise ConfigError(f"network {name} of the suite has neither architecture nor tag")
-        known[name] = NetworkConfig(**describe(own["tag"], f"network {name}") | own)
+        known[name] = NetworkConfig(
+            **describe(own["tag"], f"network {name}") | {"title": name} | own
+        )
     for place, name in named:
         if name not in known:
-            if undefended(name.rpartition("/")[0], config.defenses)[0] in known or not is_tag(name):
-                raise _unknown(place, name, config)
+            if _mistyped_defense(name, config) or not is_tag(name):
+                raise _unknown(place, name, config, known_to_timm())
             known[name] = NetworkConfig(**describe(name, place))
     return config
 
@@ -96,9 +101,20 @@ def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
     return [(f"source={s}", s) for s in sources] + [(f"target {t}", t) for t in bare_targets]
 
 
-def _unknown(place: str, name: str, config: DictConfig) -> ConfigError:
+def _mistyped_defense(name: str, config: DictConfig) -> bool:
+    """Whether the last part of a name stands where a defense would."""
+    network, slash, _ = name.rpartition("/")
+    bare = undefended(network, config.defenses)[0]
+    return bool(slash) and (bare in config.suite.networks or Path(bare.partition(":")[2]).is_file())
+
+
+def _unknown(place: str, name: str, config: DictConfig, others: list[str]) -> ConfigError:
     """What to say of a name that is neither a network nor a defended one."""
-    network, _, defense = name.rpartition("/")
-    if undefended(network, config.defenses)[0] in config.suite.networks:
+    if _mistyped_defense(name, config):
+        defense = name.rpartition("/")[2]
         return ConfigError(f"{place}: {defense} is no defense: {nearest(defense, config.defenses)}")
-    return ConfigError(f"{place} is unknown: {nearest(name, config.suite.networks)}")
+    own = list(config.suite.networks)
+    hint = nearest(name, [*own, *others])
+    if len(hint) > LONGEST_HINT:
+        hint = f"known: {', '.join(own)}, timm's names, and TAG:FILE"
+    return ConfigError(f"{place} is unknown: {hint}")

@@ -1,6 +1,8 @@
 """What a sweep will do: its cells, which are done, and how long the others will take at most.
 
 python -m agr.plan [experiment=paper] [key=value ...]
+
+Without experiment=… the cells of the paper's tables are meant, narrowed by the words.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from agr.config import Cell, expand
+from agr.errors import ConfigError
 from agr.records import Records
 from agr.run import script, words
 from agr.todo import finished, todo, wanted_positions
@@ -21,21 +24,26 @@ PROBE_SECONDS = 5.0  # per source
 def main(arguments: Sequence[str]) -> None:
     """Print one line per cell and the sum."""
     cells = expand(words(arguments, "experiment=paper"))
-    costs: dict[tuple[str, ...], float] = {}
+    costs: dict[tuple[str, ...], float | ConfigError] = {}
     rows, total = [], 0.0
     for cell in cells:
         state, missing = progress(cell)
-        seconds = at_most(cell, missing, _seconds_per_tick(cell, costs)) if missing else 0.0
+        tick = _seconds_per_tick(cell, costs) if missing else 0.0
+        known = isinstance(tick, float)
+        seconds = at_most(cell, missing, tick) if isinstance(tick, float) else 0.0
         total += seconds
         c = cell.config
-        eps = f"{c.norm.name} {c.eps:g}"
-        rows.append([c.attack.name, eps, cell.source, c.seed, state, duration(seconds)])
+        eps, source = f"{c.norm.name} {c.eps:g}", cell.title(cell.source)
+        cost = duration(seconds) if known else "?"
+        rows.append([c.attack.name, eps, source, c.seed, state, cost])
     header = ["attack", "norm, eps", "source", "seed", "state", "at most"]
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
     done = sum(row[4] == "done" for row in rows)
-    print(
-        f"\n{len(cells)} cells, {done} done; the others take at most about {duration(total)} here"
-    )
+    rest = f"; the others take at most about {duration(total)} here" if total else ""
+    print(f"\n{len(cells)} cells, {done} done{rest}")
+    unknown = [e for e in costs.values() if isinstance(e, ConfigError)]
+    if unknown:
+        print(f"?: not tried, {unknown[0]}" + (f" ({len(unknown)} such)" * (len(unknown) > 1)))
     if cells[0].suite.notice:
         print(cells[0].suite.notice)
 
@@ -59,12 +67,17 @@ def progress(cell: Cell) -> tuple[str, int]:
     return ("missing" if missing == len(wanted) else f"{missing} of {len(wanted)} left"), missing
 
 
-def _seconds_per_tick(cell: Cell, costs: dict[tuple[str, ...], float]) -> float:
-    """Seconds per image of one forward and gradient on the source: timed once per source."""
+def _seconds_per_tick(
+    cell: Cell, costs: dict[tuple[str, ...], float | ConfigError]
+) -> float | ConfigError:
+    """Seconds per image of one forward and gradient on the source, or why they aren't known."""
     c = cell.config
     key = (cell.source, c.precision, c.memory_format)
     if key not in costs:
-        costs[key] = _probe(cell)
+        try:
+            costs[key] = _probe(cell)
+        except ConfigError as e:  # a list of cells needs no weights
+            costs[key] = e
     return costs[key]
 
 

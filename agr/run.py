@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from agr.checks import explain
 from agr.config import Cell, expand, to_cell
 from agr.errors import ConfigError, first_line
-from agr.schema import conf_dir
+from agr.schema import Config, conf_dir
 
 # How many cells this process was started for. None in a job on a cluster, which unpickles `job`
 # without `main`; 0 where command-line flags keep `main` from knowing.
@@ -127,12 +127,25 @@ def _greet(cell: Cell) -> None:
     eps = f"{c.eps:g}"
     if cell.eps_effective != c.eps:
         eps += f" ({cell.eps_effective:.1f} at {cell.geometry.size} px)"
+    targets = ", ".join(map(cell.title, cell.targets))
     print(
-        f"\n{place}{c.attack.title} on {cell.source}, {c.norm.name} eps {eps}, T = {c.steps}, "
-        f"{c.n_images} images, targets {' '.join(cell.targets)}"
+        f"\n{place}{c.attack.title} on {cell.title(cell.source)}, {c.norm.name} eps {eps}, "
+        f"T = {c.steps}, {c.n_images} images, targets {targets}"
     )
+    if unusual := _unusual(cell):
+        print(unusual)
     if cell.suite.notice:
         print(cell.suite.notice)
+
+
+def _unusual(cell: Cell) -> str:
+    """What else tells this cell from others on screen, where it isn't as by default."""
+    c, plain = cell.config, Config()
+    said = ["targeted: success is the wanted label"] if c.attack.targeted else []
+    said += [f"mean of {c.ensemble}"] if len(cell.sources) > 1 else []
+    keys = ("select", "seed", "shard", "success", "quantize", "denominator")
+    said += [f"{k}={getattr(c, k)}" for k in keys if getattr(c, k) != getattr(plain, k)]
+    return ", ".join(said)
 
 
 def _check_writable(cell: Cell) -> None:

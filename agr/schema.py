@@ -5,6 +5,7 @@ Imports neither torch nor timm, like all that stands on it alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,14 @@ CHOICES = {
 }
 
 ConfigStore.instance().store(name="schema", node=Config)
+
+
+def _grouped(groups: Mapping[str, Any]) -> list[str]:
+    return [name for group in groups.values() for name in group["networks"]]
+
+
+OmegaConf.register_new_resolver("agr.first", lambda groups: next(iter(_grouped(groups)), "none"))
+OmegaConf.register_new_resolver("agr.grouped", lambda groups: ",".join(_grouped(groups)))
 OmegaConf.register_new_resolver("agr.assets", lambda path: str(PACKAGE / "assets" / path))
 
 

@@ -1,6 +1,6 @@
 """Score saved adversarial images on further targets, without crafting them again.
 
-python -m agr.score outputs=outputs targets=[res152]
+python -m agr.score outputs=outputs 'targets=[res152]' [data.root=where/they/moved]
 
 Every cell below `outputs` that was run with save_adversarials=true gets rows for the targets.
 """
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,13 +22,19 @@ from agr.run import script
 from agr.schema import Config
 
 
-def saved_cells(outputs: str, targets: list[str]) -> list[Cell]:
+def saved_cells(
+    outputs: str, targets: list[str], moved: dict[str, Any] | None = None
+) -> list[Cell]:
     """The cells below `outputs` with saved adversarial images, with `targets` as their targets.
+
+    `moved` holds keys of `data` whose values aren't any more as they were when the cells were run.
 
     Networks and defenses are those of today's configs, so that a target can be newer than the
     cell; targets may also be any of timm's tags.
     Raises ConfigError if there is no such cell, or if a target is unknown.
     """
+    if not Path(outputs).is_dir():
+        raise ConfigError(f"outputs={outputs} is no folder: give the root of the records")
     cells = []
     for path in sorted(Path(outputs).glob("*/*/run.json")):
         records = Records(path.parent)
@@ -40,6 +47,7 @@ def saved_cells(outputs: str, targets: list[str]) -> list[Cell]:
             config.suite.networks.update(now.suite.networks)
             config.defenses.update(now.defenses)
         config.targets, config.outputs = targets, outputs
+        config.data.update(moved or {})
         # run.json holds the last session's; scoring is for all that is saved
         config.shard, config.n_images = "0/1", max(saved) + 1
         assert isinstance(config, DictConfig)
@@ -52,7 +60,8 @@ def saved_cells(outputs: str, targets: list[str]) -> list[Cell]:
         cells.append(Cell(replace(cell.config, save_adversarials=False, trace=False)))
     if not cells:
         raise ConfigError(
-            f"outputs={outputs} has no saved adversarial images: run with save_adversarials=true"
+            f"outputs={outputs} has no saved adversarial images below SUITE/CELL: give the root of "
+            "the records, of a run with save_adversarials=true"
         )
     return cells
 
@@ -72,12 +81,15 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"{' '.join(arguments)} cannot be read: {first_line(e)}") from e
     if (
         not isinstance(asked, dict)
-        or set(asked) - {"outputs", "targets"}
+        or set(asked) - {"outputs", "targets", "data"}
         or not asked.get("targets")
     ):
-        raise ConfigError("give targets=[name,...] and, if not outputs, outputs=folder")
+        raise ConfigError(
+            "give targets=[name,...], outputs=folder if it isn't outputs, data.root=… if the "
+            "images have moved, and nothing else"
+        )
     targets = asked["targets"] if isinstance(asked["targets"], list) else [asked["targets"]]
-    cells = saved_cells(str(asked.get("outputs", "outputs")), targets)
+    cells = saved_cells(str(asked.get("outputs", "outputs")), targets, asked.get("data"))
 
     from agr.cell import run_cell
     from agr.report.tables import closing

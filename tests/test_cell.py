@@ -430,7 +430,7 @@ def test_other_images_under_the_same_names_are_noticed(tmp_path: Path) -> None:
     run_cell(demo_cell(tmp_path, *words))
     path = next(root.glob("*/*"))
     Image.open(path).rotate(90).save(path, quality=50)
-    with pytest.raises(ConfigError, match="list of images changed"):
+    with pytest.raises(ConfigError, match="the images or their labels changed"):
         run_cell(demo_cell(tmp_path, *words, "n_images=4"))
 
 
@@ -610,3 +610,24 @@ def test_the_second_cell_of_a_sweep_decodes_nothing(
     assert decoded == []
     assert cached["adv_sha256"].tolist() == plain["adv_sha256"].tolist()
     assert "of 64 px" in capsys.readouterr().out
+
+
+def test_a_target_that_was_wrong_anyway_shows(tmp_path: Path) -> None:
+    """Its rate counts images that it had wrong when clean: the closing table says how many."""
+    cell = demo_cell(tmp_path, *VGG, "select=none", "n_images=12", "data.labels=null")
+    config = replace(cell.config, n_images=12)
+    rows = run_cell(Cell(config)).read("rows")
+    right = rows[rows["target"] == "vgg19"]
+    share = 100 * (right["clean_pred"] == right["label"]).mean()
+    (line,) = [text for text in closing(cell).splitlines() if text.startswith("VGG19")]
+    assert line.split()[-2:] == [f"{share:.1f}", "12"]
+
+
+def test_labels_in_a_csv_count_for_a_known_layout(tmp_path: Path) -> None:
+    """A CSV of bare file names beside synset folders: found by their ids."""
+    demo = demo_cell(tmp_path)
+    entries = find_images(demo).entries
+    path = tmp_path / "labels.csv"
+    path.write_text("filename,label\n" + "".join(f"{e.path.name},{e.label}\n" for e in entries))
+    found = find_images(demo_cell(tmp_path, f"data.labels={path}")).entries
+    assert [(e.path, e.label) for e in found] == [(e.path, e.label) for e in entries]

@@ -15,6 +15,7 @@ from agr.config import expand
 from agr.plan import at_most
 from agr.probe import PEAK, step_bytes, step_seconds
 from agr.report.statistics import wilson
+from agr.schema import NetworkConfig
 from tests.conftest import demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16]", "select=source", "norm=linf", "attack=agr", "slots=8")
@@ -50,7 +51,7 @@ def test_the_demo_suite_is_ready(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "1 threads" in fine["device"]
     assert "of 100 images" in fine["top-1 vgg16"]
     assert "published 98.3" in fine["top-1 vgg16"]
-    assert "for 1 cells" in fine["time"]
+    assert "for 1 cell here" in fine["time"]
     assert not list(tmp_path.rglob("*.parquet"))
 
 
@@ -112,12 +113,12 @@ def test_weights_that_are_missing_or_broken(
 ) -> None:
     one = "suite.networks.vgg16.weights"
     _, wrong = page(tmp_path, capsys, f"{one}=/nowhere/w.safetensors")
-    assert set(wrong) == {"weights vgg16"}
+    assert set(wrong) == {"weights vgg16", "top-1, memory, time"}
     assert wrong["weights vgg16"] == "there is no weight file /nowhere/w.safetensors"
     (tmp_path / "w.safetensors").write_bytes(b"nothing")
     words = [f"{one}={tmp_path}/w.safetensors", "suite.networks.vgg16.sha256=null"]
     _, wrong = page(tmp_path, capsys, *words)
-    assert set(wrong) == {"weights vgg16"}
+    assert set(wrong) == {"weights vgg16", "top-1, memory, time"}
     assert "holds no weights of vgg16" in wrong["weights vgg16"]
 
 
@@ -138,12 +139,20 @@ def test_too_many_slots_and_a_full_disk(
 def test_published_accuracy_is_met_within_its_sampling_error() -> None:
     """By hand: 390 of 500 are 78.0 %, and the 99.9 % interval reaches from 71.3 to 83.5 %."""
     low, high = wilson(390, 500, 0.999)
-    assert agr.check._accuracy("n", 100 * low + 0.01, 390, 500).fine
-    assert agr.check._accuracy("n", 100 * high - 0.01, 390, 500).fine
-    assert not agr.check._accuracy("n", 100 * low - 0.01, 390, 500).fine
-    assert not agr.check._accuracy("n", 100 * high + 0.01, 390, 500).fine
     assert (round(100 * low, 1), round(100 * high, 1)) == (71.3, 83.5)
-    assert agr.check._accuracy("n", None, 0, 500).fine
+
+    def fine(published: float | None, right: int = 390) -> bool:
+        config = NetworkConfig(classes=1000, top1=published)
+        return agr.check._accuracy("n", config, right, 500).fine
+
+    assert fine(100 * low + 0.01)
+    assert fine(100 * high - 0.01)
+    assert not fine(100 * low - 0.01)
+    assert not fine(100 * high + 0.01)
+    assert fine(None)  # nothing is published: it must be better than chance, 0.1 %
+    assert not fine(None, right=0)
+    assert not fine(None, right=1)
+    assert fine(None, right=20)
 
 
 def test_memory_of_a_step_by_hand() -> None:

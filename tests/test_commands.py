@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,12 +52,38 @@ def test_score_adds_a_target(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     [
         ([], "give targets="),
         (["target=[vgg19]"], "give targets="),
-        (["targets=[vgg19]", "outputs=/nowhere"], "no saved adversarial images"),
+        (["targets=[vgg19]", "outputs=/nowhere"], "outputs=/nowhere is no folder"),
+        (["targets=[vgg19]", "outputs=conf"], "no saved adversarial images below SUITE/CELL"),
+        (["targets=[vgg19]", "seed=0"], "and nothing else"),
     ],
 )
 def test_wrong_words_for_score(words: list[str], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         agr.score.main(words)
+
+
+def test_score_finds_images_that_moved(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path)
+    shutil.copytree(str(cell.config.data.root), tmp_path / "old")
+    words = (*VGG, "save_adversarials=true", f"data.root={tmp_path / 'old'}")
+    cell = demo_cell(tmp_path / "o", *words)
+    run_cell(cell)
+    (tmp_path / "old").rename(tmp_path / "new")
+    outputs = f"outputs={tmp_path / 'o'}"
+    with pytest.raises(ConfigError, match="old is not there"):
+        agr.score.main([outputs, "targets=[vgg19]"])
+    agr.score.main([outputs, "targets=[vgg19,vgg19/median2]", f"data.root={tmp_path / 'new'}"])
+    assert Records(cell.folder).scored()["vgg19/median2"] == {0, 1, 2, 3}
+
+
+def test_plan_lists_cells_whose_weights_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["norm=linf", "attack=agr", *VGG[:3], f"outputs={tmp_path}"]
+    agr.plan.main([*words, "suite.networks.vgg16.weights=/nowhere"])
+    out = capsys.readouterr().out
+    assert "missing  ?" in out
+    assert "?: not tried, network vgg16: there is no weight file /nowhere" in out
 
 
 def test_score_refuses_an_unknown_target(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_missing_weights_say_where_they_belong(hub: Path) -> None:
         "suite.networks.inc_v3.weights=FILE",
     ):  # fmt: skip
         assert words in str(e.value)
-    with pytest.raises(ConfigError, match="write test_resnet:FILE in place of"):
+    with pytest.raises(ConfigError, match=f"name a file: {SMALL}:FILE in place of {SMALL}"):
         weights_file(SMALL, NetworkConfig(**describe(SMALL, SMALL)))
 
 
@@ -253,7 +253,7 @@ def test_a_local_file_with_its_architecture(ending: str, tmp_path: Path) -> None
     name = f"test_resnet:{path}"
     cell = expand(["suite=imagenet", f"source={name}", "targets=[vgg16]"])[0]
     config = cell.suite.networks[name]
-    assert config.title == "mine"
+    assert config.title == path.name
     x = torch.rand(1, 3, config.size, config.size)
     mean, std = torch.tensor(config.mean).view(3, 1, 1), torch.tensor(config.std).view(3, 1, 1)
     assert torch.equal(load(name, config)(x), theirs((x - mean) / std))

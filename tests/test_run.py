@@ -85,8 +85,12 @@ WRONG = {
     "check.image=3": "check.image is no key",
     "suite.networks.inc_v4.weights=/nowhere": "network inc_v4: there is no weight file /nowhere",
     "outputs=/proc/nowhere": "outputs=/proc/nowhere cannot be written",
-    "eps=[": "eps=[ cannot be read",
-    "eps": "eps cannot be read",
+    "eps=[": "eps=[ cannot be read: write key=value, a list as [a,b] without spaces",
+    "eps": "eps cannot be read: write key=value",
+    "data.root=~/x": "quotes inside for other signs",
+    "source=resnet19": "did you mean resnet1",
+    "source=/a/net.safetensors": "say which network of timm it is, TAG:FILE",
+    "source=zzz": "is unknown: known: inc_v3, inc_v4, ir_v2, vgg16, vgg19, res152, timm's names",
     "eps=2,4": "Ambiguous value for argument 'eps=2,4': to sweep over its values put -m first",
     "experiment=papr": "did you mean paper",
     "targets=vgg16": "write targets=[vgg16,vgg19]",
@@ -139,6 +143,7 @@ def test_a_corrupt_weight_file_is_one_line(
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"not weights")
     words = [f"suite.networks.vgg16.weights={path}", "suite.networks.vgg16.sha256=null"]
+    words += ["progress=false"]
     code, _, err = say([f"outputs={tmp_path}", *QUICK, *words], monkeypatch, capsys)
     assert code == 2
     assert err.startswith(f"error: network vgg16: {path} holds no weights of vgg16")
@@ -324,3 +329,40 @@ def test_a_wrong_defense_is_one_line(
     assert err.startswith("error: ")
     assert err.count("\n") == 1, err
     assert reason in err
+
+
+def test_a_suite_of_ones_own_needs_no_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first network is the default, and the paper's experiment takes all of its groups."""
+    from agr.config import expand
+
+    (tmp_path / "suite").mkdir()
+    groups = "groups: {g: {networks: [b, a], geometry: {size: 64}}}"
+    one = "{tag: resnet18.tv_in1k}"
+    text = f"name: own\nroot: x\n{groups}\nnetworks: {{a: {one}, b: {one}}}"
+    (tmp_path / "suite" / "own.yaml").write_text(text)
+    words = [f"hydra.searchpath=[{tmp_path}]", "suite=own"]
+    assert expand(words)[0].source == "b"
+    assert {c.source for c in expand([*words, "experiment=paper"])} == {"a", "b"}
+    assert expand(words)[0].title("a") == "a"
+    code, _, err = say(["-m", *words, "experiment=paper"], monkeypatch, capsys)
+    assert (code, err) == (
+        2,
+        "error: data.root=x is not there: give the folder or tar of the images\n",
+    )
+
+
+def test_what_is_unusual_of_a_cell_is_on_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"outputs={tmp_path}", *QUICK, "progress=false", "n_images=4"]
+    _, plain, _ = say(words, monkeypatch, capsys)
+    _, other, _ = say(
+        [*words, "attack.targeted=true", "source=[vgg16,vgg19]", "ensemble=losses", "seed=3"],
+        monkeypatch,
+        capsys,
+    )
+    assert "seed" not in plain
+    assert "targeted: success is the wanted label, mean of losses, seed=3" in other
+    assert "on VGG16 + VGG19, linf" in other

@@ -270,7 +270,9 @@ def test_the_script_needs_no_torch(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "87.5" in done.stdout
-    assert (tmp_path / "demo/tables/paper/table1.tex").exists()
+    # other words, another folder: what was made before stays
+    name = f"paper,n_images={N},norm=linf,source=vgg16"
+    assert (tmp_path / "demo" / "tables" / name / "table1.tex").exists()
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX (Debian's texlive)")

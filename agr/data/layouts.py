@@ -247,14 +247,11 @@ def read_table(path: Path, look: Look) -> Table:
 def images_of(table: Table, path: Path, root: Path, look: Look) -> list[Image]:
     """The images of a CSV, in its order. Raises ConfigError if none of them is there.
 
-    Names are relative to `root`, a folder or a tar, or to the CSV's folder where root is the CSV.
+    Names are relative to `root`, or to the CSV's folder where root is the CSV; where that leads to
+    no file, or root is a tar, the images of the layout at `root` count by their ids.
     """
     if root != path and look.is_file(root):
-        packed = {i.image_id: i for i in in_tar(root, look).images}
-        absent = [row.name for row in table.rows if row.image_id not in packed]
-        if absent:
-            raise ConfigError(f"{path}: {absent[0]} is not in {root} ({len(absent)} such)")
-        return [packed[row.image_id] for row in table.rows]
+        return _by_id(table, path, in_tar(root, look))
     if root != path and not look.is_folder(root):
         raise ConfigError(f"data.root={root} is not there: give the folder or tar of the images")
     base = path.parent if root == path else root
@@ -264,14 +261,26 @@ def images_of(table: Table, path: Path, root: Path, look: Look) -> list[Image]:
         paths = _nips_paths(table, [path.parent / "images", base, base / "images"], look)
     found = [None if row.sha256 else look_at(p) for row, p in zip(table.rows, paths, strict=True)]
     if paths and not any(found) and not any(map(look_at, paths)):
-        raise ConfigError(
-            f"{path}: none of its {len(paths)} images is there, as {paths[0]}: give their folder "
-            "as data.root"
-        )
+        try:
+            return _by_id(table, path, find_images(base, look))
+        except ConfigError as e:
+            raise ConfigError(
+                f"{path}: none of its {len(paths)} images is there, as {paths[0]}: give their "
+                "folder as data.root"
+            ) from e
     return [
         Image(row.image_id, p, f and f.st_size)
         for row, p, f in zip(table.rows, paths, found, strict=True)
     ]
+
+
+def _by_id(table: Table, path: Path, images: Images) -> list[Image]:
+    """The images that a CSV names, out of those of a layout. Raises ConfigError if one lacks."""
+    there = {i.image_id: i for i in images.images}
+    absent = [row.name for row in table.rows if row.image_id not in there]
+    if absent:
+        raise ConfigError(f"{path}: {absent[0]} is not in {images.place} ({len(absent)} such)")
+    return [there[row.image_id] for row in table.rows]
 
 
 class _WrongRow(ValueError):

@@ -2,7 +2,8 @@
 
 A name is a tag of timm ("vit_base_patch16_224.augreg2_in21k_ft_in1k", with or without "timm/"
 before it), a hub id ("hf-hub:owner/name" or "owner/name"), or an architecture with a local file
-("resnet50:weights/mine.safetensors"). What is needed to use it (architecture, size, crop, mean,
+("resnet50:weights/mine.safetensors"; a tag before the colon, "resnet50.tv_in1k:…", gives the file
+that tag's preprocessing). What is needed to use it (architecture, size, crop, mean,
 standard deviation) comes from timm's registry or from the hub's config.json, so timm is loaded
 here, but only for such names.
 """
@@ -35,6 +36,14 @@ def is_tag(name: str) -> bool:
     return timm.is_model(name.partition(".")[0])
 
 
+def known_to_timm() -> list[str]:
+    """The architectures of timm, by name."""
+    import timm
+
+    names: list[str] = timm.list_models()
+    return names
+
+
 def describe(name: str, place: str) -> dict[str, Any]:
     """The fields of a NetworkConfig for `name`; `place` begins the text of an error.
 
@@ -45,7 +54,9 @@ def describe(name: str, place: str) -> dict[str, Any]:
     if head == "hf-hub":
         return _from_hub(rest, place)
     if colon:
-        return _from_registry(head, place) | {"title": Path(rest).stem, "weights": rest}
+        return _from_registry(head, place) | {"title": Path(rest).name, "weights": rest}
+    if Path(name).suffix in WEIGHT_SUFFIXES:
+        raise ConfigError(f"{place}: say which network of timm it is, TAG:FILE")
     if "/" in name and not name.startswith("timm/"):
         return _from_hub(name, place)
     bare = name.removeprefix("timm/")
@@ -145,12 +156,11 @@ def weights_file(name: str, config: NetworkConfig) -> Path:
     """
     weights = config.weights
     if weights.startswith(HUB):
-        instead = f"; or put it anywhere and add suite.networks.{name}.weights=FILE"
+        own = f"suite.networks.{name}.weights=FILE"
         if config.title in (name, name.removeprefix("timm/")):  # no suite has it
-            instead = (
-                f"; or put it anywhere and write {config.architecture}:FILE in place of {name}"
-            )
-        return hub_file(weights.removeprefix(HUB), WEIGHT_FILES, f"network {name}", instead)
+            own = f"{config.tag}:FILE in place of {name}"
+        hub_id = weights.removeprefix(HUB)
+        return hub_file(hub_id, WEIGHT_FILES, f"network {name}", f"; or name a file: {own}")
     if "://" in weights or not weights:
         raise ConfigError(
             f"network {name}: its weights are not on the hub: fetch {weights or 'them'} and write "
@@ -165,6 +175,21 @@ def weights_file(name: str, config: NetworkConfig) -> Path:
             f"{', '.join(WEIGHT_SUFFIXES)}"
         )
     return path
+
+
+class NotOnHub(ConfigError):
+    """A file that is neither in the hub's cache nor to be had from here."""
+
+    def __init__(self, place: str, hub_id: str, name: str, reason: str, instead: str):
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        self.hub_id, self.cache, self.reason = hub_id, HF_HUB_CACHE, reason
+        copy = f"models--{hub_id.replace('/', '--')}"
+        super().__init__(
+            f"{place}: {name} of {hub_id} is not in the hub cache {HF_HUB_CACHE} and can't be "
+            f"fetched ({reason}): run `hf download {hub_id} {WEIGHT_FILES[0]} config.json` where "
+            f"it can be, and copy {copy} from that cache into this one{instead}"
+        )
 
 
 def hub_file(hub_id: str, names: tuple[str, ...], place: str, instead: str = "") -> Path:
@@ -188,13 +213,7 @@ def hub_file(hub_id: str, names: tuple[str, ...], place: str, instead: str = "")
         found_now, reason = _download(hub_id, name)
         if found_now:
             return found_now
-    files = " ".join(dict.fromkeys([names[0], "config.json"]))
-    copy = f"models--{hub_id.replace('/', '--')}"
-    raise ConfigError(
-        f"{place}: {names[0]} of {hub_id} is not in the hub cache {folder} and can't be fetched "
-        f"({reason}): run `hf download {hub_id} {files}` where it can be, and copy {copy} from "
-        f"that cache into this one{instead}"
-    )
+    raise NotOnHub(place, hub_id, names[0], reason, instead)
 
 
 def _download(hub_id: str, name: str) -> tuple[Path | None, str]:

@@ -16,7 +16,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agr.errors import ConfigError, first_line
+from agr.errors import ConfigError
 from agr.inputs import check_weights
 from agr.models.pretrained import weights_file
 from agr.models.slim import load_slim
@@ -142,7 +142,7 @@ def _body(name: str, config: NetworkConfig) -> nn.Module:
             return load_slim(config.architecture, config.width, config.classes, str(path))
         return _pretrained(config, path)
     except BROKEN as e:
-        reason = first_line(e)
+        reason = " ".join(str(e).split())[:300] or type(e).__name__
         if "weights_only" in str(e):  # torch and timm say how to load it all the same: better not
             reason = "loading it could run code: save its state_dict as safetensors"
         raise ConfigError(

@@ -27,8 +27,9 @@ def rates(cells: Sequence[Cell]) -> pd.DataFrame:
     """ASR of every cell and target, long: one row per (norm, source, attack, target, seed).
 
     Columns: suite notice norm eps source attack seed table target white_box run command n
-    successes asr low high paper difference (percent). asr to high are NaN where there is no
-    finished run. Raises ConfigError if the cells differ in more than these and the seed.
+    successes asr low high clean paper difference (percent). `clean` is how many of the counted
+    images the target has right when clean. asr to clean are NaN where there is no finished run.
+    Raises ConfigError if the cells differ in more than these and the seed.
     """
     printed = pd.read_csv(PACKAGE / "assets" / "paper" / "asr.csv")
     keys = ["norm", "source", "attack", "target"]
@@ -77,14 +78,17 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
     row = _place(cell) | {"table": NUMBER_OF[cell.config.norm.name], "target": target}
     row |= {"white_box": cell.white_box(target), "run": frame is not None}
     row |= {"command": cell.command()}
-    row |= {"n": 0, "successes": 0, "asr": NAN, "low": NAN, "high": NAN}
+    row |= {"n": 0, "successes": 0, "asr": NAN, "low": NAN, "high": NAN, "clean": NAN}
     if frame is None:
         return row
     counted = count(frame, target, cell.config.denominator)
     n, successes = len(counted), int(counted["success"].sum())
     low, high = wilson(successes, n)
-    asr = 100 * successes / n if n else NAN
-    return row | {"n": n, "successes": successes, "asr": asr, "low": 100 * low, "high": 100 * high}
+    if not n:
+        return row
+    clean = 100 * float((counted["clean_pred"] == counted["label"]).mean())
+    rates = {"asr": 100 * successes / n, "low": 100 * low, "high": 100 * high, "clean": clean}
+    return row | {"n": n, "successes": successes} | rates
 
 
 def _place(cell: Cell) -> dict[str, Any]:

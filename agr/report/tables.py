@@ -16,7 +16,6 @@ from jinja2 import Environment
 from tabulate import tabulate
 
 from agr.config import Cell
-from agr.naming import undefended
 from agr.records import Records
 from agr.report.results import NUMBER_OF, rate, rates, selected, sizes
 
@@ -92,7 +91,7 @@ def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
     mine = [c for c in cells if c.source == PAPER_SOURCE_OF_TABLE_3]
     if mine:
         part = amp[amp["source"] == PAPER_SOURCE_OF_TABLE_3]
-        caption = f"Table 3: size of the perturbations crafted on {_title(mine[0], mine[0].source)}"
+        caption = f"Table 3: size of the perturbations crafted on {mine[0].title(mine[0].source)}"
         notes = [
             *_setting(mine),
             "means over all images of a cell; the difference is that of ‖v‖₂/‖x‖₂",
@@ -139,12 +138,12 @@ def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[
         targets = list(dict.fromkeys(t for c in mine for t in c.targets))
         header = ["Source", "Attack"]
         for target in targets:
-            header += [_title(mine[0], target), "paper (diff.)"]
+            header += [mine[0].title(target), "paper (diff.)"]
         rows = []
         for source in dict.fromkeys(c.source for c in mine):
             attacks = {c.config.attack.name: c for c in mine if c.source == source}
             for i, (attack, cell) in enumerate(attacks.items()):
-                row = ["" if i else _title(cell, source), _plain(cell.config.attack.title, text)]
+                row = ["" if i else cell.title(source), _plain(cell.config.attack.title, text)]
                 for target in targets:
                     row += _asr_pair(frame, source, attack, target, text)
                 rows.append(row)
@@ -175,7 +174,7 @@ def _asr_pair(frame: pd.DataFrame, source: str, attack: str, target: str, text: 
     paper = mine["paper"].iloc[0]
     printed = NO_RUN if paper != paper else f"{paper:.2f}"
     if mine["asr"].isna().any():
-        return [NO_RUN, printed]
+        return ["n = 0" if mine["run"].all() else NO_RUN, printed]
     means = pair.groupby("attack")["asr"].apply(lambda asr: asr.mean(skipna=False))
     asr = mine["asr"].mean()
     value = f"{asr:.1f}"
@@ -259,10 +258,19 @@ def _asr_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
     counts = frame[frame["run"]]["n"]
     n = f", n from {counts.min()} to {counts.max()}" if counts.nunique() > 1 else ""
     intervals = "" if frame["seed"].nunique() > 1 else "; brackets: 95 % Wilson interval"
-    return [
+    notes = [
         f"denominator={c.denominator}{n}, success={cells[0].success}{intervals}",
         "\\* white-box; bold: highest of its source and target; — no run",
     ]
+    wrong = frame[frame["clean"] < 100].groupby("target")["clean"].min()
+    if len(wrong):
+        titles = {t: cell.title(t) for cell in cells for t in cell.targets}
+        said = ", ".join(f"{titles[str(t)]} {least:.1f} %" for t, least in wrong.items())
+        notes.append(
+            f"right about fewer than all of these images when clean: {said} (the lowest of any "
+            "source); denominator=target-correct leaves the others out"
+        )
+    return notes
 
 
 def _missing(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
@@ -278,11 +286,12 @@ def closing(cell: Cell) -> str:
     rows = []
     for target in cell.targets:
         r = rate(cell, target, frame)
-        interval = f"[{r['low']:.1f}, {r['high']:.1f}]"
         star = " *" if r["white_box"] else ""
-        rows.append([_title(cell, target) + star, f"{r['asr']:.1f}", interval, r["n"]])
+        told = [f"{r['asr']:.1f}", f"[{r['low']:.1f}, {r['high']:.1f}]", f"{r['clean']:.1f}"]
+        told = told if r["n"] else [NO_RUN] * 3
+        rows.append([cell.title(target) + star, *told, r["n"]])
     images = frame.drop_duplicates("image_id")
-    header = ["target", "ASR %", "95 % interval", "images"]
+    header = ["target", "ASR %", "95 % interval", "right when clean %", "images"]
     table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
     star = "* white-box · " if any(map(cell.white_box, cell.targets)) else ""
     sums = (
@@ -302,13 +311,6 @@ def closing(cell: Cell) -> str:
 
 def _norm_title(norm: str) -> str:
     return {"linf": "L∞", "l2": "L2"}[norm]
-
-
-def _title(cell: Cell, network: str) -> str:
-    if network == cell.source and len(cell.sources) > 1:
-        return " + ".join(_title(cell, member) for member in cell.sources)
-    bare, defenses = undefended(network, cell.config.defenses)
-    return "/".join([cell.suite.networks[bare].title or bare, *defenses])
 
 
 def _plain(value: str, text: Text) -> str:
