@@ -23,6 +23,7 @@ from agr.engine import Calls, Crafted, Item, craft
 from agr.errors import ConfigError
 from agr.inputs import check_inputs, check_unchanged
 from agr.lab import Lab
+from agr.models.defenses import check_order
 from agr.naming import undefended
 from agr.numeric import Numeric, device_of, settle
 from agr.records import Records, image_of
@@ -48,6 +49,8 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
         say(f"images: {len(lab.manifest.entries):,}, {lab.manifest.layout} in {lab.manifest.place}")
         if lab.cache:
             say(lab.cache.describe())
+        for name in [cell.source, *cell.targets]:
+            lab.network(name)  # a file that holds something else shows before the long work
         selection = select(lab, cell.config.n_images)
         if not selection.chosen:
             raise ConfigError(
@@ -74,7 +77,13 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
 def attack_of(cell: Cell) -> Attack:
     """The attack of a cell, with its budget in effect. Raises ConfigError, also for a defense."""
     for target in cell.targets:
-        build_defenses(cell.config, undefended(target, cell.config.defenses)[1])
+        bare, defenses = undefended(target, cell.config.defenses)
+        if defenses:
+            parts = build_defenses(cell.config, defenses)
+            try:
+                check_order(parts, cell.suite.networks[bare].size)
+            except ValueError as e:
+                raise ConfigError(f"target {target}: {e}") from e
     return build_attack(cell.config, cell.eps_scale)
 
 

@@ -100,7 +100,8 @@ def lines(cells: Sequence[Cell]) -> Iterator[Line]:
     if machine and sources:
         yield from _time(cells, list(sources.values()), machine)
     else:
-        yield Line(False, "top-1, memory, time", "not measured: no network could be loaded")
+        why = "no source could be loaded" if machine else "no device"
+        yield Line(False, "memory, time", f"not measured: {why}, see above")
 
 
 # ---- images --------------------------------------------------------------------------------------
@@ -141,19 +142,24 @@ def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
     each = f"{_many(low, 'image')} of each class"
     if low < high:
         each = f"{low} to {high} images of a class"
+    known = cell.suite.networks[cell.sources[0]].classes
     whole = cell.suite.synsets == "imagenet" and len(manifest.entries) == ILSVRC_IMAGES
     if len(counts) == 1:
         yield Line(False, "labels", "all images have one label: check the file of labels")
-    elif whole and low < high:
+    elif whole and (low < high or len(counts) < known):
         yield Line(
             False,
             "labels",
-            f"{each}, in ILSVRC2012 it is 50 of each: another file of labels is meant",
+            f"{each} in {len(counts):,} classes, in ILSVRC2012 it is 50 in {known:,}: another file "
+            "of labels is meant",
         )
     else:
         yield Line(True, "labels", each)
     for other in check_labels(cell.config.data, cell.suite, manifest):
-        if other.differing:
+        if not other.compared:
+            why = other.example or "it names none of these images"
+            yield Line(False, "labels", f"{other.source}: {why}: mend or remove it")
+        elif other.differing:
             yield Line(
                 False,
                 "labels",
@@ -290,7 +296,7 @@ def _accuracy(name: str, config: NetworkConfig, right: int, n: int) -> Line:
         said += f", no published value to compare, chance is {chance:g} %"
     else:
         said += f", published {published:.1f}"
-    if low > chance if published is None else low <= published <= high:
+    if n and (low > chance if published is None else low <= published <= high):
         return Line(True, f"top-1 {name}", said)
     return Line(
         False,

@@ -18,10 +18,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from agr.checks import check_cell, explain, reject_unknown_keys
 from agr.errors import ConfigError, first_line
-from agr.naming import digest, slug, undefended, with_networks
+from agr.naming import digest, same_network, slug, undefended, with_networks
 from agr.schema import Config, Geometry, Group, NetworkConfig, Suite, conf_dir
+from agr.validation import check_cell, explain, reject_unknown_keys
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,13 @@ class Cell:
         return "+".join(self.sources)
 
     def white_box(self, target: str) -> bool:
-        """Whether the attack is crafted on this target; a defended network is another one."""
-        return target in self.sources
+        """Whether the attack is crafted on this target, whatever its name.
+
+        A defended network is another one.
+        """
+        bare, defenses = undefended(target, self.config.defenses)
+        known = self.suite.networks
+        return not defenses and any(same_network(known[bare], known[s]) for s in self.sources)
 
     @cached_property
     def group(self) -> Group:

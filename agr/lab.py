@@ -20,9 +20,8 @@ from agr.attacks.attack import joint, predict
 from agr.build import build_defenses
 from agr.config import Cell
 from agr.data.cache import PixelCache
-from agr.data.manifest import Entry, Manifest
-from agr.data.stream import BadImage, Pixels, stream
-from agr.errors import ConfigError
+from agr.data.manifest import Entry, Manifest, forget
+from agr.data.stream import BadImage, ChangedImage, Pixels, stream
 from agr.inputs import check_weights
 from agr.models.defenses import DefendedNetwork
 from agr.models.zoo import Ensemble, Network, Source, load_network
@@ -102,15 +101,14 @@ class Lab:
         network = load(self.cell, bare, self.numeric, self.device)
         if not defenses:
             return network
-        try:
-            return DefendedNetwork(network, build_defenses(self.cell.config, defenses))
-        except ValueError as e:
-            raise ConfigError(f"target {name}: {e}") from e
+        return DefendedNetwork(network, build_defenses(self.cell.config, defenses))
 
     def images(self, entries: Iterable[Entry]) -> Iterable[tuple[Entry, Pixels]]:
         """The entries with their pixels; bad files are noted in `bad` and left out."""
         workers = self.cell.config.workers
         for entry, pixels in stream(entries, self.cell.geometry, workers, self.cache):
+            if isinstance(pixels, ChangedImage):
+                forget(self.cell.data_folder)
             if isinstance(pixels, BadImage):
                 self.bad[entry.image_id] = str(pixels)
             else:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,12 @@ def draw(*key: object) -> int:
     """A uniform 64-bit number that is a function of `key` alone."""
     text = ":".join(map(str, key)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def same_network(a: NetworkConfig, b: NetworkConfig) -> bool:
+    """Whether two entries are one network, by whatever names."""
+    idle = ("title", "tag", "top1", "sha256")
+    return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(a) if f.name not in idle)
 
 
 def slug(name: str) -> str:
@@ -65,10 +71,16 @@ def with_networks(config: DictConfig) -> DictConfig:
     config = copy.deepcopy(config)
     known = config.suite.networks
     OmegaConf.set_struct(known, False)
+    used = {name for _, name in named} | {
+        n for g in config.suite.groups.values() for n in g.networks
+    }
     for name in short:
-        default: dict[str, Any] = asdict(NetworkConfig())
+        if name not in used:
+            del known[name]
+            continue
+        default = {f.name: f.default for f in fields(NetworkConfig)}
         said: Any = OmegaConf.to_container(known[name], resolve=True)
-        own = {k: v for k, v in said.items() if v != default[k]}  # what is missing is "???" in both
+        own = {k: v for k, v in said.items() if v and v != default[k]}  # "???" is missing in both
         if "tag" not in own:
             raise ConfigError(f"network {name} of the suite has neither architecture nor tag")
         known[name] = NetworkConfig(

@@ -54,10 +54,13 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
-    with suppress(OSError, ValueError):  # a container's limit, where there is one
+    with suppress(OSError, ValueError, KeyError):  # a container's limit, where there is one
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
+        used = int((group / "memory.current").read_text())
+        facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # files that were read count as used, and make room when it is needed
+        free = min(free, limit - used + int(facts["inactive_file"]))
     return free
 
 

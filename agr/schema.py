@@ -50,18 +50,25 @@ class NetworkConfig:
     classes: int = 1000
     size: int = MISSING  # pixels of its input
     fixed_size: bool = False  # it takes no other
-    resize: str = "bilinear"  # how images of another size are brought to it, antialiased
-    crop: float = 1.0  # of its own geometry, with `size` and the next two
-    interpolation: str = "bilinear"
-    mode: str = "center"
+    resize: str | None = None  # bilinear: how images of another size are brought to it, antialiased
+    crop: float | None = None  # 1.0; of its own geometry, with `size` and the next two
+    interpolation: str | None = None  # bilinear
+    mode: str | None = None  # center
     mean: list[float] = MISSING
     std: list[float] = MISSING
     top1: float | None = None  # published, percent, in its own geometry
 
+    def __post_init__(self) -> None:
+        # None until here: what a suite says of a network must be told from what it leaves out
+        self.resize = self.resize or "bilinear"
+        self.crop = 1.0 if self.crop is None else self.crop
+        self.interpolation = self.interpolation or "bilinear"
+        self.mode = self.mode or "center"
+
     @property
     def geometry(self) -> Geometry:
         """Of images crafted on it where it stands in no group."""
-        return Geometry(self.size, self.crop, self.interpolation, self.mode)
+        return Geometry(self.size, self.crop or 0.0, str(self.interpolation), str(self.mode))
 
 
 @dataclass

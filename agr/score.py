@@ -29,8 +29,8 @@ def saved_cells(
 
     `moved` holds keys of `data` whose values aren't any more as they were when the cells were run.
 
-    Networks and defenses are those of today's configs, so that a target can be newer than the
-    cell; targets may also be any of timm's tags.
+    Networks and defenses are the cell's own, and beyond them those of today's configs, so that a
+    target can be newer than the cell; targets may also be any of timm's tags.
     Raises ConfigError if there is no such cell, or if a target is unknown.
     """
     if not Path(outputs).is_dir():
@@ -44,8 +44,11 @@ def saved_cells(
         stored = (records.run() or {})["config"]
         config = OmegaConf.merge(OmegaConf.structured(Config), stored)
         if now := _today(config.suite.name):
-            config.suite.networks.update(now.suite.networks)
-            config.defenses.update(now.defenses)
+            for known, today in (
+                (config.suite.networks, now.suite.networks),
+                (config.defenses, now.defenses),
+            ):
+                known.update({k: v for k, v in today.items() if k not in known})
         config.targets, config.outputs = targets, outputs
         config.data.update(moved or {})
         # run.json holds the last session's; scoring is for all that is saved

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from agr.cell import attack_of, open_lab, run_cell
 from agr.config import Cell, expand
 from agr.data.stream import load_image
 from agr.errors import ConfigError
 from agr.inputs import check_inputs, check_unchanged, find_images
+from agr.lab import Lab
 from agr.models.zoo import load_network
+from agr.numeric import settle
 from agr.records import ADVERSARIALS, ROWS, TRACE, Records
 from agr.report.tables import closing
 from agr.score import saved_cells
@@ -631,3 +636,80 @@ def test_labels_in_a_csv_count_for_a_known_layout(tmp_path: Path) -> None:
     path.write_text("filename,label\n" + "".join(f"{e.path.name},{e.label}\n" for e in entries))
     found = find_images(demo_cell(tmp_path, f"data.labels={path}")).entries
     assert [(e.path, e.label) for e in found] == [(e.path, e.label) for e in entries]
+
+
+# ---- clean answers that are kept -----------------------------------------------------------------
+
+
+def lab_of(cell: Cell) -> Lab:
+    return Lab(cell, settle(cell, None), "cpu", find_images(cell))
+
+
+def test_clean_answers_are_kept_apart_by_all_that_decides_them(tmp_path: Path) -> None:
+    """Another weight file, config, defense, geometry or list of images has its own answers."""
+    demo = demo_cell(tmp_path)
+    copy = tmp_path / "vgg16.safetensors"
+    tensors = load_file(demo.suite.networks["vgg16"].weights)
+    save_file({k: v * 1.01 for k, v in tensors.items()}, copy)
+    entries = find_images(demo).entries
+    part = tmp_path / "part.csv"
+    lines = [f"{e.path.relative_to(str(demo.config.data.root))},{e.label}" for e in entries[:9]]
+    part.write_text("\n".join(["filename,label", *lines]))
+    one = "suite.networks.vgg16"
+    changes: list[list[str]] = [
+        [],
+        [f"{one}.weights={copy}", f"{one}.sha256=null"],
+        [f"{one}.mean=[0.4,0.4,0.4]"],
+        ["suite.groups.vgg_resnet.geometry.size=72"],
+        [f"data.labels={part}"],
+        ["slots=16"],
+    ]
+    words = ("source=vgg16", "targets=[vgg16,vgg16/jpeg75]")
+    files = []
+    for change in changes:
+        files.append(lab_of(demo_cell(tmp_path, *words, *change))._file("vgg16"))
+    assert len(set(files)) == len(changes)
+    lab = lab_of(demo_cell(tmp_path, *words))
+    other = lab_of(demo_cell(tmp_path, *words, "defenses.jpeg75.quality=50"))
+    names = [lab._file("vgg16"), lab._file("vgg16/jpeg75"), other._file("vgg16/jpeg75")]
+    assert len(set(names)) == 3
+
+
+def test_a_repaired_file_makes_the_index_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that is kept holds sizes; a file mended in place must not stay bad for ever."""
+    import agr.data.manifest
+
+    monkeypatch.setattr(agr.data.manifest, "LARGE", 1)
+    demo = demo_cell(tmp_path)
+    shutil.copytree(str(demo.config.data.root), tmp_path / "val")
+    cell = demo_cell(tmp_path, *VGG, f"data.root={tmp_path / 'val'}", "data.labels=null")
+    path = sorted((tmp_path / "val").rglob("*.JPEG"))[0]
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    past = time.time() - 60
+    for p in [*(tmp_path / "val").iterdir(), tmp_path / "val"]:
+        os.utime(p, (past, past))
+    assert min(e.size for e in find_images(cell).entries) == 100
+    assert list(cell.data_folder.glob("index-*"))
+    path.write_bytes(content)
+    lab = open_lab(cell, Records(cell.folder))
+    list(lab.images(find_images(cell).entries))
+    assert "changed since it was indexed" in lab.bad[path.stem]
+    assert min(e.size for e in find_images(cell).entries) > 100
+
+
+def test_scoring_uses_the_cells_own_networks(tmp_path: Path) -> None:
+    """A weight file given on the command line goes on to count, for source and new targets."""
+    demo = demo_cell(tmp_path)
+    copy = tmp_path / "mine.safetensors"
+    shutil.copy(demo.suite.networks["vgg16"].weights, copy)
+    word = f"suite.networks.vgg16.weights={copy}"
+    cell = demo_cell(tmp_path, *VGG, "save_adversarials=true", "n_images=2", word)
+    run_cell(cell)
+    (again,) = saved_cells(str(tmp_path), ["res152", "vgg16/median2"])
+    assert again.folder == cell.folder
+    assert again.suite.networks["vgg16"].weights == str(copy)
+    run_cell(again, crafting=False)
+    assert set(Records(cell.folder).scored()) >= {"res152", "vgg16/median2"}

@@ -12,6 +12,7 @@ import torch
 
 import agr.check
 from agr.config import expand
+from agr.data.manifest import Entry, Manifest
 from agr.plan import at_most
 from agr.probe import PEAK, step_bytes, step_seconds
 from agr.report.statistics import wilson
@@ -113,12 +114,12 @@ def test_weights_that_are_missing_or_broken(
 ) -> None:
     one = "suite.networks.vgg16.weights"
     _, wrong = page(tmp_path, capsys, f"{one}=/nowhere/w.safetensors")
-    assert set(wrong) == {"weights vgg16", "top-1, memory, time"}
+    assert set(wrong) == {"weights vgg16", "memory, time"}
     assert wrong["weights vgg16"] == "there is no weight file /nowhere/w.safetensors"
     (tmp_path / "w.safetensors").write_bytes(b"nothing")
     words = [f"{one}={tmp_path}/w.safetensors", "suite.networks.vgg16.sha256=null"]
     _, wrong = page(tmp_path, capsys, *words)
-    assert set(wrong) == {"weights vgg16", "top-1, memory, time"}
+    assert set(wrong) == {"weights vgg16", "memory, time"}
     assert "holds no weights of vgg16" in wrong["weights vgg16"]
 
 
@@ -183,3 +184,44 @@ def test_saved_images_and_the_cache_are_counted(
     plain = expand([*QUICK])[0]
     extra = agr.check._record_bytes(cell) - agr.check._record_bytes(plain)
     assert extra == 400 * 2 * 3 * 64 * 64
+
+
+def entries(counts: dict[int, int]) -> tuple[Entry, ...]:
+    return tuple(
+        Entry(f"{label}-{i}", Path("x"), label) for label, n in counts.items() for i in range(n)
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "fine"),
+    [
+        (dict.fromkeys(range(1000), 50), True),
+        (dict.fromkeys(range(1000), 50) | {3: 49, 4: 51}, False),
+        (dict.fromkeys(range(500), 100), False),
+        ({0: 50_000}, False),
+        ({0: 3, 1: 4}, True),  # a part
+        ({0: 7}, False),
+    ],
+)
+def test_labels_of_ilsvrc_are_even(counts: dict[int, int], fine: bool, tmp_path: Path) -> None:
+    cell = expand(["suite=imagenet", f"data.root={tmp_path}"])[0]
+    manifest = Manifest("flat", tmp_path, entries(counts), None)
+    lines = list(agr.check._labels(cell, manifest))
+    assert [line.fine for line in lines] == [fine]
+
+
+def test_labels_that_cannot_be_read_are_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = demo_cell(tmp_path)
+    shutil.copytree(str(cell.config.data.root), tmp_path / "val")
+    (tmp_path / "val" / "val.txt").write_text("nothing to see")
+    words = [f"data.root={tmp_path / 'val'}", f"data.labels={labels(tmp_path, 0)}"]
+    _, wrong = page(tmp_path, capsys, *words)
+    assert set(wrong) == {"labels"}
+    assert "mend or remove it" in wrong["labels"]
+
+
+def test_no_image_is_no_accuracy() -> None:
+    config = NetworkConfig(classes=10, top1=98.0)
+    assert not agr.check._accuracy("n", config, 0, 0).fine

@@ -13,7 +13,7 @@ PACKAGE = Path(agr.__file__).parent
 # From the ground up; a module may import what stands in a line above its own, or beside it.
 FLOORS = [
     ["agr.errors", "agr.schema"],
-    ["agr.naming", "agr.checks"],
+    ["agr.naming", "agr.validation"],
     ["agr.config"],
     ["agr.build"],
     ["agr.attacks", "agr.data", "agr.models.pretrained"],
@@ -30,7 +30,15 @@ FLOORS = [
 ]
 
 # These start what they need when they need it.
-LATE = ("agr.run", "agr.plan", "agr.score", "agr.check", "agr.naming", "agr.checks", "agr.build")
+LATE = (
+    "agr.run",
+    "agr.plan",
+    "agr.score",
+    "agr.check",
+    "agr.naming",
+    "agr.validation",
+    "agr.build",
+)
 
 
 def floor(module: str) -> int:

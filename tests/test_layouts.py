@@ -732,7 +732,17 @@ def age(root: Path) -> None:
         os.utime(path, (1.5e9, 1.5e9), follow_symlinks=False)
 
 
-KEPT = ["folders", "folders in val", "kaggle", "devkit", "packed devkit", "tar", "tar of folders"]
+KEPT = [
+    "csv",
+    "csv of a tar",
+    "folders",
+    "folders in val",
+    "kaggle",
+    "devkit",
+    "packed devkit",
+    "tar",
+    "tar of folders",
+]
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -751,18 +761,14 @@ def test_a_kept_index_is_the_same(
     assert count.made == 2
 
 
-def test_small_trees_csvs_and_fresh_trees_are_not_kept(
+def test_small_and_fresh_trees_are_not_kept(
     tmp_path: Path, count: Count, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = standins.synset_folders(tmp_path / "val", ITEMS)
     keep = tmp_path / "keep"
     for _ in range(2):  # changed a moment ago: a further change could have the same time
         assert count.of(lambda: read(root, keep=keep)) == 1
-    standins.flat(tmp_path / "flat", ITEMS)
-    standins.csv_manifest(tmp_path / "l.csv", ITEMS, "flat/")
     age(tmp_path)
-    for _ in range(2):
-        assert count.of(lambda: read(tmp_path / "l.csv", keep=keep)) == 1
     monkeypatch.setattr(manifest_module, "LARGE", len(ITEMS) + 1)
     for _ in range(2):
         assert count.of(lambda: read(root, keep=keep)) == 1
@@ -928,3 +934,51 @@ def test_a_stray_picture_beside_a_tar_is_no_data_set(tmp_path: Path) -> None:
     manifest = read_manifest(Data(str(tmp_path)), suite(), 1000)
     assert manifest.layout.startswith("ILSVRC2012_img_val.tar")
     assert [e.label for e in manifest.entries] == [i.label for i in items]
+
+
+def test_what_a_csv_says_is_kept(tmp_path: Path, count: Count, forget: Callable[[], None]) -> None:
+    """Hashes and targets too."""
+    standins.flat(tmp_path / "a", ITEMS)
+    lines = [
+        f"a/{i.name},{i.label},{(i.label + 1) % 1000},{hashlib.sha256(i.content).hexdigest()}"
+        for i in ITEMS
+    ]
+    path = tmp_path / "l.csv"
+    path.write_text("\n".join(["filename,label,target,sha256", *lines]))
+    age(tmp_path)
+    first = read(path, keep=tmp_path / "keep")
+    forget()
+    again = read(path, keep=tmp_path / "keep")
+    assert count.made == 1
+    assert again == first
+    assert [e.target for e in again.entries] == [(i.label + 1) % 1000 for i in ITEMS]
+
+
+def test_one_name_in_two_folders_is_refused_where_only_ids_count(tmp_path: Path) -> None:
+    """A CSV of names beside a layout must not get another file's pixels."""
+    a, b = ITEMS[0], ITEMS[1]._replace(name=ITEMS[0].name)
+    for synset, item in (("n01440764", a), ("n01443537", b)):
+        folder = tmp_path / "val" / synset
+        folder.mkdir(parents=True)
+        (folder / item.name).write_bytes(item.content)
+    labels = tmp_path / "l.csv"
+    labels.write_text(f"filename,label\n{a.name},0\n")
+    with pytest.raises(ConfigError):
+        read(tmp_path / "val", labels)
+    (tmp_path / "val" / "n01443537" / b.name).unlink()
+    assert read(tmp_path / "val", labels).entries[0].path.parent.name == "n01440764"
+    labels.write_text(f"filename,label\nn01443537/{a.name},0\n")
+    with pytest.raises(ConfigError):
+        read(tmp_path / "val", labels)
+
+
+def test_classes_are_in_timms_order_whatever_comes_first(tmp_path: Path) -> None:
+    """Without a list of synsets: their own sorted order, not that of appearance."""
+    order = standins.synsets()
+    items = [ITEMS[i]._replace(label=label) for i, label in enumerate((7, 2, 5))]
+    standins.flat(tmp_path, items)
+    lines = "".join(f"{i.name} {order[i.label]}\n" for i in items)
+    (tmp_path / "val.txt").write_text(lines)
+    own = read(tmp_path, synsets=None, classes=3)
+    assert [e.label for e in own.entries] == [2, 0, 1]
+    assert [e.label for e in read(tmp_path).entries] == [7, 2, 5]

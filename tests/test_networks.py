@@ -26,7 +26,7 @@ from agr.models import pretrained
 from agr.models.pretrained import describe, hub_file, weights_file
 from agr.models.zoo import Ensemble, Network, load_network
 from agr.report.tables import closing, write_tables
-from agr.schema import NetworkConfig
+from agr.schema import Geometry, NetworkConfig
 from tests.conftest import demo_cell, small_model
 
 SMALL = "test_resnet.r160_in1k"  # timm's own network for tests: 0.5 M parameters, 160 px
@@ -120,6 +120,32 @@ def test_a_network_in_a_suite_may_be_one_line(tmp_path: Path) -> None:
     )
 
 
+def test_what_a_suite_says_beats_the_registry(tmp_path: Path) -> None:
+    (tmp_path / "suite").mkdir()
+    own = "crop: 1.0, interpolation: bilinear, resize: bilinear, mode: center"
+    vit = f"vit: {{tag: vit_base_patch16_224.augreg2_in21k_ft_in1k, {own}}}"
+    idle = "other: {tag: nonsense.x}"  # nobody asks for it
+    text = f"defaults: [imagenet]\nnetworks:\n  {vit}\n  {idle}"
+    (tmp_path / "suite" / "mine.yaml").write_text(text)
+    cell = expand([f"hydra.searchpath=[{tmp_path}]", "suite=mine", "source=vit"])[0]
+    assert cell.geometry == Geometry(224, 1.0, "bilinear", "center")
+    assert cell.suite.networks["vit"].resize == "bilinear"
+    assert cell.suite.networks["vit"].mean == [0.5, 0.5, 0.5]
+
+
+def test_white_box_is_a_matter_of_networks_not_of_names() -> None:
+    alias = "timm/inception_v3.tf_in1k"
+    cell = expand(["suite=imagenet", "source=inc_v3", f"targets=[inc_v3,{alias},inc_v4]"])[0]
+    assert [cell.white_box(t) for t in cell.targets] == [True, True, False]
+    cell = expand(["suite=imagenet", f"targets=[{alias}/jpeg75]"])[0]
+    assert not cell.white_box(f"{alias}/jpeg75")
+    with pytest.raises(ConfigError, match="are one network"):
+        expand(["suite=imagenet", f"source=[inc_v3,{alias}]"])
+    # files of one name in two folders are two networks
+    cell = expand(["suite=imagenet", "source=resnet18:a/w.pth", "targets=[resnet18:b/w.pth]"])[0]
+    assert not cell.white_box("resnet18:b/w.pth")
+
+
 def test_a_squashing_network_keeps_its_mode() -> None:
     cell = expand(["suite=imagenet", "source=convnext_base.clip_laion2b_augreg_ft_in12k_in1k_384"])
     assert (cell[0].geometry.mode, cell[0].geometry.size) == ("squash", 384)
@@ -199,12 +225,34 @@ def test_a_hub_id_brings_its_own_config(hub: Path) -> None:
         assert torch.equal(load(name, config)(x), theirs((x - mean) / std))
 
 
+def test_a_hub_config_is_completed_as_timm_does(hub: Path) -> None:
+    """What it leaves out has timm's defaults, and its arguments reach the constructor."""
+    stored = {"architecture": "test_resnet", "num_classes": 7, "model_args": {"stem_type": "deep"},
+              "pretrained_cfg": {"mean": [0.5, 0.5, 0.5]}}  # fmt: skip
+    cache(hub, "owner/mine", "config.json").write_text(json.dumps(stored))
+    torch.manual_seed(0)
+    theirs = timm.create_model("test_resnet", num_classes=7, stem_type="deep")
+    save_file(theirs.state_dict(), cache(hub, "owner/mine", "model.safetensors"))
+    config = NetworkConfig(**describe("owner/mine", "source"))
+    own = timm.data.resolve_data_config(pretrained_cfg=stored["pretrained_cfg"])
+    assert (config.size, config.crop, config.interpolation) == (
+        own["input_size"][1], own["crop_pct"], own["interpolation"],
+    )  # fmt: skip
+    assert config.mean == list(own["mean"])
+    assert config.std == list(own["std"])
+    x = torch.rand(1, 3, 224, 224)
+    mean, std = torch.tensor(config.mean).view(3, 1, 1), torch.tensor(config.std).view(3, 1, 1)
+    expected = theirs.eval()((x - mean) / std)
+    assert torch.allclose(load("mine", config)(x), expected, rtol=0, atol=1e-6)
+
+
 def test_a_broken_config_on_the_hub_is_named(hub: Path) -> None:
-    cache(hub, "owner/mine", "config.json").write_text('{"architecture": "resnet18"}')
-    with pytest.raises(
-        ConfigError, match=r"config.json of owner/mine describes no network of timm"
-    ):
+    cache(hub, "owner/mine", "config.json").write_text('{"num_classes": 10}')
+    with pytest.raises(ConfigError, match="timm has no architecture None"):
         describe("owner/mine", "source=owner/mine")
+    cache(hub, "owner/list", "config.json").write_text("[1, 2]")
+    with pytest.raises(ConfigError, match=r"config.json of owner/list describes no network"):
+        describe("owner/list", "source=owner/list")
 
 
 def test_missing_weights_say_where_they_belong(hub: Path) -> None:
@@ -260,18 +308,21 @@ def test_a_local_file_with_its_architecture(ending: str, tmp_path: Path) -> None
 
 
 class Trap:
-    """Unpickling this would run code."""
+    """Unpickling this would make a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("touch /tmp/agr-trap",)
+        return os.system, (f"touch {self.path}",)
 
 
 def test_a_file_that_could_run_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trap.pth"
-    torch.save({"state_dict": Trap()}, path)
+    torch.save({"state_dict": Trap(tmp_path / "sprung")}, path)
     with pytest.raises(ConfigError, match="loading it could run code"):
         load("trap", NetworkConfig(**describe(f"test_resnet:{path}", "source")))
-    assert not Path("/tmp/agr-trap").exists()
+    assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04"])
@@ -282,6 +333,36 @@ def test_what_is_no_weight_file_is_one_line(ending: str, content: bytes, tmp_pat
     with pytest.raises(ConfigError, match=r"network bad: .* holds ") as e:
         load("bad", NetworkConfig(**describe(f"test_resnet:{path}", "source")))
     assert "\n" not in str(e.value)
+
+
+def test_a_missing_weight_is_never_left_random(tmp_path: Path) -> None:
+    """timm loads an Inception-v3 of torchvision without looking for what is missing."""
+    torch.manual_seed(0)
+    whole = timm.create_model("inception_v3").state_dict()
+    part = {k: v for k, v in whole.items() if not k.startswith("Mixed_7c.branch_pool")}
+    path = tmp_path / "part.safetensors"
+    save_file(part, path)
+    for tag in ("inception_v3", "inception_v3.tf_in1k"):
+        config = NetworkConfig(**describe(f"{tag}:{path}", "source"))
+        with pytest.raises(ConfigError, match=r"it lacks Mixed_7c.branch_pool|Missing key"):
+            load("part", config)
+    extra = whole | {"AuxLogits.fc.weight": torch.zeros(3)}  # torchvision's files have it
+    save_file(extra, path)
+    load("whole", NetworkConfig(**describe(f"inception_v3:{path}", "source")))
+
+
+def test_an_image_of_another_size_is_resized_as_the_network_says(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    random_weights(path)
+    config = NetworkConfig(**describe(f"test_resnet:{path}", "source"))
+    x = torch.rand(1, 3, 100, 100)
+    for mode in ("bilinear", "bicubic"):
+        config.resize = mode
+        network = load("n", config)
+        size = (config.size, config.size)
+        by_hand = F.interpolate(x, size, mode=mode, antialias=True)
+        assert torch.equal(network.fit(x), by_hand)
+        assert torch.equal(network(x), network(by_hand))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
@@ -348,6 +429,14 @@ def test_an_ensemble_stops_on_its_own_answer(x: torch.Tensor) -> None:
         assert calls.forwards % 2 == 0
         said = answers(ensemble, [m.image for m in made], 4)
         assert [a.pred for a in said] == mean.argmax(1).tolist()
+
+
+def test_losses_of_members_are_averaged(x: torch.Tensor, y: torch.Tensor) -> None:
+    """The mean, not the sum, whatever a step makes of it afterwards."""
+    logits = torch.stack([small_model(0)(x), small_model(1)(x)], 1)
+    each = [F.cross_entropy(logits[:, i], y, reduction="none") for i in (0, 1)]
+    mine = Attack(ball=Linf(0.1))._losses(logits, y)
+    assert torch.allclose(mine, (each[0] + each[1]) / 2, rtol=0, atol=1e-12)
 
 
 def test_a_run_on_an_ensemble(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,10 @@ WRONG = {
     "suite.groups.inception.geometry.mode=fit": "geometry.mode=fit is unknown",
     "suite.networks.vgg16.arguments.depth=3": "arguments",
     "check.image=3": "check.image is no key",
+    "check.images=0": "check.images=0",
+    "check.seconds=-1": "check.seconds=-1",
+    "targets=[vgg16/randpad/jpeg75]": "target vgg16/randpad/jpeg75: RandomResizePad replaces",
+    "targets=[vgg16/randpad/randpad10]": "put it last",
     "suite.networks.inc_v4.weights=/nowhere": "network inc_v4: there is no weight file /nowhere",
     "outputs=/proc/nowhere": "outputs=/proc/nowhere cannot be written",
     "eps=[": "eps=[ cannot be read: write key=value, a list as [a,b] without spaces",
@@ -366,3 +371,20 @@ def test_what_is_unusual_of_a_cell_is_on_screen(
     assert "seed" not in plain
     assert "targeted: success is the wanted label, mean of losses, seed=3" in other
     assert "on VGG16 + VGG19, linf" in other
+
+
+def test_a_finished_cell_is_shown_without_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from agr.config import expand
+
+    weights = Path(expand([])[0].suite.networks["vgg16"].weights)
+    shutil.copy(weights, tmp_path / weights.name)
+    word = f"suite.networks.vgg16.weights={tmp_path / weights.name}"
+    words = [f"outputs={tmp_path}", *QUICK, "progress=false", "n_images=4", word]
+    assert say(words, monkeypatch, capsys)[0] == 0
+    (tmp_path / weights.name).unlink()
+    code, out, _ = say(words, monkeypatch, capsys)
+    assert code == 0
+    assert "not compared with its images and weights: network vgg16: there is no weight" in out
+    assert "VGG16 *" in out

@@ -41,7 +41,7 @@ LARGEST_DEVKIT = 1 << 26  # bytes, unpacked; it has 8 MB
 INNER = {"val", "validation", "images", "ILSVRC2012_img_val", "CLS-LOC", "Data", "ILSVRC"}
 
 
-class Source(NamedTuple):
+class LabelSource(NamedTuple):
     """A file that says of which class images are."""
 
     title: str  # as in the name of a layout
@@ -125,7 +125,7 @@ def _hint(values: Iterable[int], classes: int) -> str:
 # ---- finding files of labels --------------------------------------------------------------------
 
 
-def find_sources(places: Sequence[Path], look: Look) -> list[Source]:
+def find_sources(places: Sequence[Path], look: Look) -> list[LabelSource]:
     """The files of labels in and near some folders, the preferred one first."""
     folders = list(dict.fromkeys(f for place in places for f in _nearby(place)))
     found = [_solution(f / SOLUTION) for f in folders if look.is_file(f / SOLUTION)]
@@ -139,7 +139,7 @@ def find_sources(places: Sequence[Path], look: Look) -> list[Source]:
     return found
 
 
-def name_source(path: Path, look: Look) -> Source:
+def name_source(path: Path, look: Look) -> LabelSource:
     """The file of labels that data.labels names, told by its content. Raises ConfigError."""
     if look.is_folder(path):
         inner = next((f for f in (path, path / "data") if look.is_file(f / TRUTH)), path)
@@ -163,7 +163,7 @@ def _nearby(place: Path) -> Iterator[Path]:
     yield place.parent
 
 
-def _truth_of(folder: Path, named: Path, look: Look) -> Source:
+def _truth_of(folder: Path, named: Path, look: Look) -> LabelSource:
     for name in (TRUTH, META):
         if not look.is_file(folder / name):
             raise ConfigError(
@@ -176,28 +176,28 @@ def _truth_of(folder: Path, named: Path, look: Look) -> Source:
 # ---- reading them -------------------------------------------------------------------------------
 
 
-def _solution(path: Path) -> Source:
-    return Source(SOLUTION, path, lambda look: parse_solution(look.text(path), path))
+def _solution(path: Path) -> LabelSource:
+    return LabelSource(SOLUTION, path, lambda look: parse_solution(look.text(path), path))
 
 
-def _val_txt(path: Path) -> Source:
-    return Source(path.name, path, lambda look: parse_val_txt(look.text(path), path))
+def _val_txt(path: Path) -> LabelSource:
+    return LabelSource(path.name, path, lambda look: parse_val_txt(look.text(path), path))
 
 
-def _devkit(folder: Path) -> Source:
+def _devkit(folder: Path) -> LabelSource:
     def read(look: Look) -> Words:
         truth, meta = folder / TRUTH, look.read(folder / META)
         return parse_devkit(look.text(truth), meta, truth)
 
-    return Source("the devkit's ground truth", folder / TRUTH, read)
+    return LabelSource("the devkit's ground truth", folder / TRUTH, read)
 
 
-def _packed_devkit(path: Path) -> Source:
+def _packed_devkit(path: Path) -> LabelSource:
     def read(look: Look) -> Words:
         inside = unpack_devkit(look.read(path), path)
         return parse_devkit(decode(inside[TRUTH], path), inside[META], path)
 
-    return Source("the devkit's ground truth", path, read)
+    return LabelSource("the devkit's ground truth", path, read)
 
 
 def parse_solution(text: str, path: Path) -> Words:

@@ -276,11 +276,20 @@ def images_of(table: Table, path: Path, root: Path, look: Look) -> list[Image]:
 
 def _by_id(table: Table, path: Path, images: Images) -> list[Image]:
     """The images that a CSV names, out of those of a layout. Raises ConfigError if one lacks."""
+    check_ids((i.image_id for i in images.images), str(images.place))
     there = {i.image_id: i for i in images.images}
-    absent = [row.name for row in table.rows if row.image_id not in there]
+    absent = [row.name for row in table.rows if not _meant(row, there.get(row.image_id))]
     if absent:
         raise ConfigError(f"{path}: {absent[0]} is not in {images.place} ({len(absent)} such)")
     return [there[row.image_id] for row in table.rows]
+
+
+def _meant(row: Row, image: Image | None) -> bool:
+    """Whether a row means this image: by its id, and by its folders where it names them."""
+    if image is None or image.offset is not None:
+        return image is not None
+    parts = PurePosixPath(row.name).parts
+    return len(parts) == 1 or image.path.parts[-len(parts) :] == parts
 
 
 class _WrongRow(ValueError):

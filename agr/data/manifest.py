@@ -25,7 +25,7 @@ from agr.data.labels import (
     SOLUTION,
     SYNSET,
     VAL_TXT,
-    Source,
+    LabelSource,
     Words,
     class_order,
     find_sources,
@@ -46,7 +46,7 @@ from agr.errors import ConfigError, first_line
 from agr.naming import digest
 from agr.schema import Data, Suite
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 LARGE = 2000  # images; what has fewer is indexed in no time, and never from what was kept
 REMEMBERED = 4  # indices in this process
 COLUMNS = pa.schema(
@@ -55,8 +55,10 @@ COLUMNS = pa.schema(
         ("folder", pa.string()),
         ("name", pa.string()),
         ("label", pa.int32()),
+        ("sha256", pa.string()),
         ("size", pa.int64()),
         ("offset", pa.int64()),
+        ("target", pa.int32()),
     ]
 )
 Notes = dict[str, State | None]
@@ -87,7 +89,7 @@ class Manifest:
     @property
     def is_large(self) -> bool:
         """Whether it takes so long to make that it is worth keeping."""
-        return len(self.entries) >= LARGE and self.place != self.labels
+        return len(self.entries) >= LARGE
 
     @cached_property
     def fingerprint(self) -> str:
@@ -166,7 +168,7 @@ def check_labels(data: Data, suite: Suite, manifest: Manifest) -> list[Compariso
     return compared
 
 
-def _other_sources(data: Data, manifest: Manifest, look: Look) -> list[Source]:
+def _other_sources(data: Data, manifest: Manifest, look: Look) -> list[LabelSource]:
     """Names of folders and files, and files of labels, but for the one the manifest is from."""
     names: Words = {}
     for e in manifest.entries:
@@ -176,7 +178,7 @@ def _other_sources(data: Data, manifest: Manifest, look: Look) -> list[Source]:
             names[e.image_id] = named[1] if named else folder
     found = []
     if names and manifest.labels:
-        found.append(Source("synsets in names", manifest.place, lambda _: names))
+        found.append(LabelSource("synsets in names", manifest.place, lambda _: names))
     places = [manifest.place, manifest.place.parent, _expand(data.root or "")]
     for source in find_sources([p for p in places if look.is_folder(p)], look):
         if not manifest.labels or source.place.resolve() != manifest.labels.resolve():
@@ -241,7 +243,7 @@ def _from_table(path: Path, root: Path, synsets: str | None, classes: int, look:
     return _manifest(table.layout, path, entries, path)
 
 
-def _source(found: Images, root: Path, named: Path | None, look: Look) -> Source | None:
+def _source(found: Images, root: Path, named: Path | None, look: Look) -> LabelSource | None:
     """The file of labels for images; None where names of folders or files say their classes."""
     if named:
         return name_source(named, look)
@@ -312,6 +314,14 @@ def _keep(keep: Path, key: str, notes: Notes, manifest: Manifest) -> None:
                 older.unlink(missing_ok=True)
 
 
+def forget(keep: Path) -> None:
+    """Drop the kept indices: a file is not as it was indexed, so the next run looks again."""
+    _remembered.clear()
+    for path in keep.glob("index-*.parquet"):
+        with suppress(OSError):
+            path.unlink()
+
+
 def _remember(key: str, notes: Notes, manifest: Manifest) -> None:
     while len(_remembered) >= REMEMBERED:
         del _remembered[next(iter(_remembered))]
@@ -332,10 +342,7 @@ def _pack(notes: Notes, manifest: Manifest) -> bytes:
         "notes": notes,
     }
     folders = {folder: str(folder) for folder in {e.path.parent for e in manifest.entries}}
-    rows = [
-        (e.image_id, folders[e.path.parent], e.path.name, e.label, e.size, e.offset)
-        for e in manifest.entries
-    ]
+    rows = [(e.image_id, folders[e.path.parent], e.path.name, *e[2:]) for e in manifest.entries]
     columns = [
         pa.array(column, f.type) for column, f in zip(zip(*rows, strict=True), COLUMNS, strict=True)
     ]
@@ -353,8 +360,8 @@ def _unpack(content: bytes) -> tuple[Notes, Manifest]:
     folders = {folder: Path(folder) for folder in set(columns[1])}
     paths = {place: folders[place[0]] / place[1] for place in set(zip(*columns[1:3], strict=True))}
     entries = tuple(
-        Entry(image_id, paths[folder, name], label, None, size, offset)
-        for image_id, folder, name, label, size, offset in zip(*columns, strict=True)
+        Entry(image_id, paths[folder, name], *rest)
+        for image_id, folder, name, *rest in zip(*columns, strict=True)
     )
     labels = about["labels"] and Path(about["labels"])
     return notes, Manifest(about["layout"], Path(about["place"]), entries, labels)

@@ -43,6 +43,14 @@ class BadImage(Exception):
     """A file that is missing or cannot be decoded; its text says why, in one line."""
 
 
+class ChangedImage(BadImage):
+    """A file that isn't as it was indexed: the index should be made again."""
+
+
+class _Changed(ValueError):
+    pass
+
+
 def load_image(entry: Entry, geometry: Geometry) -> Pixels:
     """One image in `geometry`: the pixels that timm's evaluation transform makes, (3, H, W).
 
@@ -55,7 +63,8 @@ def load_image(entry: Entry, geometry: Geometry) -> Pixels:
     except MemoryError:
         raise
     except Exception as e:  # decoders raise whatever they like
-        raise BadImage(f"{name}: {_reason(e).replace(f'{entry.path.parent}/', '')}") from e
+        kind = ChangedImage if isinstance(e, _Changed) else BadImage
+        raise kind(f"{name}: {_reason(e).replace(f'{entry.path.parent}/', '')}") from e
 
 
 def stream(
@@ -108,7 +117,7 @@ def _content(entry: Entry) -> bytes:
         else:
             content = file.read(-1 if entry.size is None else entry.size + 1)
     if entry.size is not None and len(content) != entry.size:
-        raise ValueError(f"it changed since it was indexed ({entry.size:,} bytes then)")
+        raise _Changed(f"it changed since it was indexed ({entry.size:,} bytes then)")
     if not content:
         raise ValueError("it is empty")
     if entry.sha256 and hashlib.sha256(content).hexdigest() != entry.sha256:

@@ -207,6 +207,18 @@ class RandomResizePad:
         return r, top, left
 
 
+def check_order(defenses: Sequence[Defense], size: int) -> None:
+    """Raise ValueError unless these can stand before a network of `size` pixels."""
+    if not defenses:
+        raise ValueError("defenses=[] defends nothing: name one or more, or the plain network")
+    if any(isinstance(d, RandomResizePad) for d in defenses[:-1]):
+        raise ValueError(
+            "RandomResizePad replaces the network's own resize: put it last of the defenses"
+        )
+    if isinstance(defenses[-1], RandomResizePad):
+        defenses[-1].canvas(size)
+
+
 class DefendedNetwork(nn.Module):
     """A network behind defenses, which is scored and is never a source: it has no gradient.
 
@@ -215,24 +227,16 @@ class DefendedNetwork(nn.Module):
     that takes one size only (`config.fixed_size`, as a ViT does) gets the padded image scaled
     back to it, which departs from the paper: the image then comes out smaller than it went in.
 
-    Raises ValueError if there is no defense, or if `RandomResizePad` is not the last or adds no
-    pixel to this network's size.
+    Raises ValueError as `check_order` does.
     """
 
     def __init__(self, network: Network, defenses: Sequence[Defense]):
         super().__init__()
-        if not defenses:
-            raise ValueError("defenses=[] defends nothing: name one or more, or the plain network")
-        if any(isinstance(d, RandomResizePad) for d in defenses[:-1]):
-            raise ValueError(
-                "RandomResizePad replaces the network's own resize: put it last of the defenses"
-            )
+        check_order(defenses, network.config.size)
         self.network = network
         last = defenses[-1]
         self.random = last if isinstance(last, RandomResizePad) else None
         self.fixed = tuple(defenses[:-1] if self.random else defenses)
-        if self.random:
-            self.random.canvas(network.config.size)
         self.eval()
 
     @property

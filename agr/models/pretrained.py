@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,11 @@ def describe(name: str, place: str) -> dict[str, Any]:
     if "/" in name and not name.startswith("timm/"):
         return _from_hub(name, place)
     bare = name.removeprefix("timm/")
-    if name.startswith("timm/") and "." in bare and not _registered(bare):
-        return _from_hub(name, place)  # newer than the timm that is installed
+    if name.startswith("timm/") and not _registered(bare) and _tags_of(bare):
+        try:
+            return _from_hub(name, place)  # a tag newer than the timm that is installed
+        except NotOnHub:
+            pass  # more likely mistyped
     return _from_registry(bare, place)
 
 
@@ -108,7 +112,7 @@ def _from_hub(hub_id: str, place: str) -> dict[str, Any]:
         own = found | (found.get("pretrained_cfg") or {})
         own |= {k: found[k] for k in ("num_classes",) if k in found}
         fields = _fields(own, place)
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ConfigError(
             f"{place}: config.json of {hub_id} describes no network of timm: {first_line(e)}"
         ) from e
@@ -119,7 +123,13 @@ def _from_hub(hub_id: str, place: str) -> dict[str, Any]:
 
 
 def _fields(found: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """From timm's pretrained config to ours."""
+    """From timm's pretrained config to ours, with timm's defaults for what it leaves out."""
+    from timm.models import PretrainedCfg
+
+    found = asdict(PretrainedCfg()) | {k: v for k, v in found.items() if v is not None}
+    architecture = found["architecture"]
+    if not architecture or not is_tag(str(architecture)):
+        raise ConfigError(f"{place}: timm has no architecture {architecture}")
     channels, height, width = found["input_size"]
     if (channels, height) != (3, width):
         raise ConfigError(f"{place}: its input is {channels}x{height}x{width}, not square RGB")
@@ -133,7 +143,7 @@ def _fields(found: Mapping[str, Any], place: str) -> dict[str, Any]:
             f"a network with {' or '.join(MODES)} and {' or '.join(RESIZING)}"
         )
     return {
-        "architecture": found["architecture"],
+        "architecture": architecture,
         "classes": classes,
         "size": height,
         "fixed_size": bool(found.get("fixed_input_size", False)),

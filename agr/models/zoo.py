@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
+from unittest import mock
 
 import numpy as np
 import timm
@@ -75,7 +76,7 @@ class Network(nn.Module):
         size = (self.config.size, self.config.size)
         if x.shape[-2:] == size:
             return x
-        return F.interpolate(x, size, mode=self.config.resize, antialias=True)
+        return F.interpolate(x, size, mode=str(self.config.resize), antialias=True)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images in [0, 1] at whatever size they have."""
@@ -154,11 +155,24 @@ def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
     """timm's network with the weights of a file, which timm adapts as it does its own."""
     weights = load_state_dict(str(path), weights_only=True)
     given = {"state_dict": weights, "num_classes": config.classes, "custom_load": False}
-    body: nn.Module = timm.create_model(
-        config.architecture,
-        pretrained=True,
-        pretrained_cfg_overlay=given,
-        num_classes=config.classes,
-        **config.arguments,
-    )
+    with mock.patch.object(nn.Module, "load_state_dict", _load_whole):
+        body: nn.Module = timm.create_model(
+            config.architecture,
+            pretrained=True,
+            pretrained_cfg_overlay=given,
+            num_classes=config.classes,
+            **config.arguments,
+        )
     return body
+
+
+_load_some = nn.Module.load_state_dict
+
+
+def _load_whole(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """`load_state_dict` that never leaves a weight random, as timm would in an Inception-v3."""
+    found = _load_some(module, *args, **kwargs)
+    if found.missing_keys:
+        n = len(found.missing_keys)
+        raise RuntimeError(f"it lacks {found.missing_keys[0]}" + (f" and {n - 1} more" * (n > 1)))
+    return found

@@ -235,6 +235,9 @@ def _setting(cells: Sequence[Cell]) -> list[str]:
         f"{c.n_images} images at most per cell, select={c.select}, T={steps}, "
         f"quantize={c.quantize}, {seed}"
     )
+    modes = {x.config.ensemble for x in cells if len(x.sources) > 1}
+    if modes:
+        notes.append(f"ensembles average their members' {' or '.join(sorted(modes))}")
     changed = {word for x in cells for word in x.attack_words}
     if changed:
         notes.append(f"attacks changed by {' '.join(sorted(changed))}")

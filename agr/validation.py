@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, is_dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from agr.errors import ConfigError, first_line, nearest
+from agr.naming import same_network
 from agr.schema import (
     CHOICES,
     LEVELS,
@@ -105,6 +107,10 @@ def _check_names(c: Config) -> None:
         _check_geometry(group.geometry)
     for name, network in c.suite.networks.items():
         _check_network(name, network)
+    sources = [c.source] if isinstance(c.source, str) else list(c.source)
+    for a, b in combinations(sources, 2):
+        if same_network(c.suite.networks[a], c.suite.networks[b]):
+            raise ConfigError(f"source={c.source}: {a} and {b} are one network: name others")
     if c.targets is not None and not c.targets:
         raise ConfigError("targets=[] names no network: leave it out for the source's group")
     if not c.outputs:
@@ -137,7 +143,7 @@ def _check_geometry(g: Geometry) -> None:
 def _check_network(name: str, n: NetworkConfig) -> None:
     if n.resize not in RESIZING:
         raise ConfigError(
-            f"network {name}: resize={n.resize} is unknown: {nearest(n.resize, RESIZING)}"
+            f"network {name}: resize={n.resize} is unknown: {nearest(str(n.resize), RESIZING)}"
         )
     if len(n.mean) != 3 or len(n.std) != 3 or not all(s > 0 for s in n.std):
         raise ConfigError(f"network {name}: mean={n.mean} std={n.std}: give three, std above 0")
@@ -164,6 +170,11 @@ def _check_numbers(cell: Cell) -> None:
         raise ConfigError(
             f"eps={c.eps:g}{scaled} is beyond the {c.norm.name} bound {bound:g} of images of "
             f"{cell.geometry.size} px: eps is on the 0-255 pixel scale"
+        )
+    if c.check.images < 1 or c.check.seconds < 0:
+        raise ConfigError(
+            f"check.images={c.check.images} check.seconds={c.check.seconds:g} cannot be: give 1 or "
+            "more images, and 0 or more seconds"
         )
     least = {"steps": 1, "n_images": 1, "slots": 1, "width": 1, "threads": 1, "workers": 1}
     for key, low in least.items():
