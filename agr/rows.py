@@ -26,7 +26,7 @@ def target_rows(lab: Lab, work: Todo, made: Sequence[Crafted]) -> list[Row]:
     wanted = {m.item.tag.position for m in made}
     targets = [t for t in cell.targets if work.rows[t] & wanted]
     said = {name: lab.answer(name, images) for name in dict.fromkeys([cell.source, *targets])}
-    shared = _of_cell(lab)
+    shared, white = _of_cell(lab), {t: cell.white_box(t) for t in targets}
     rows = []
     for i, m in enumerate(made):
         chosen: Chosen = m.item.tag
@@ -36,7 +36,7 @@ def target_rows(lab: Lab, work: Todo, made: Sequence[Crafted]) -> list[Row]:
             if chosen.position in work.rows[target]:
                 answer = _answers(lab, target, chosen, said[target][i])
                 success = succeeded(cell.success, chosen.entry.label, chosen.target_label, answer)
-                place = {"target": target, "white_box": cell.white_box(target)}
+                place = {"target": target, "white_box": white[target]}
                 rows.append(own | place | answer | {"success": success})
     return rows
 

@@ -97,10 +97,27 @@ def main(arguments: Sequence[str]) -> None:
     from agr.cell import run_cell
     from agr.report.tables import closing
 
-    for cell in cells:
+    for cell in _able(cells):
         print(f"\n{cell.name}\n{cell.suite.notice or ''}")
         run_cell(cell, crafting=False)
         print(closing(cell))
+
+
+def _able(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that can be scored; the others are named. Raises ConfigError if there is none."""
+    from agr.inputs import check_inputs
+
+    able, wrong = [], []
+    for cell in cells:
+        try:
+            check_inputs(cell)
+            able.append(cell)
+        except ConfigError as e:
+            wrong.append(e)
+            print(f"left out: {cell.name}: {e}")
+    if wrong and not able:
+        raise wrong[0]
+    return able
 
 
 if __name__ == "__main__":

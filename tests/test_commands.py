@@ -76,6 +76,21 @@ def test_score_finds_images_that_moved(tmp_path: Path) -> None:
     assert Records(cell.folder).scored()["vgg19/median2"] == {0, 1, 2, 3}
 
 
+def test_score_leaves_out_what_it_cannot_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for attack in ("fgsm", "ifgsm"):
+        root = tmp_path / attack
+        shutil.copytree(str(demo_cell(tmp_path).config.data.root), root)
+        words = (*VGG, "save_adversarials=true", "n_images=2", f"data.root={root}")
+        run_cell(demo_cell(tmp_path / "o", *words, f"attack={attack}"))
+    shutil.rmtree(tmp_path / "fgsm")
+    agr.score.main([f"outputs={tmp_path / 'o'}", "targets=[vgg19]"])
+    out = capsys.readouterr().out
+    assert "left out: fgsm-linf" in out
+    assert "VGG19" in out.partition("ifgsm-linf")[2]
+
+
 def test_plan_lists_cells_whose_weights_are_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
