@@ -174,7 +174,7 @@ def weights_file(name: str, config: NetworkConfig) -> Path:
     if "://" in weights or not weights:
         raise ConfigError(
             f"network {name}: its weights are not on the hub: fetch {weights or 'them'} and write "
-            f"{config.architecture}:path/to/file in place of {name}"
+            f"{config.tag or config.architecture}:path/to/file in place of {name}"
         )
     path = Path(weights).expanduser()
     if not path.is_file():

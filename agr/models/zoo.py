@@ -163,6 +163,7 @@ def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
             num_classes=config.classes,
             **config.arguments,
         )
+    body.pretrained_cfg = {}  # timm keeps the weights in it: they would stay in memory twice
     return body
 
 
