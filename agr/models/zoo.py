@@ -163,7 +163,8 @@ def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
             num_classes=config.classes,
             **config.arguments,
         )
-    body.pretrained_cfg = {}  # timm keeps the weights in it: they would stay in memory twice
+    # timm keeps the weights in it: they would stay in memory twice
+    vars(body)["pretrained_cfg"] = {}
     return body
 
 
