@@ -385,14 +385,13 @@ def _time(cells: Sequence[Cell], sources: Sequence[Cell], machine: Machine) -> I
         done += not missing
         if missing and cell.source in ticks:
             total += at_most(cell, missing, ticks[cell.source])
-        left_out += cell.source not in ticks
-    left = _many(len(cells) - done - left_out, "cell")
-    said = f"at most about {duration(total)} for {left} here"
-    said += f", {done} are done" if done else ""
+        left_out += bool(missing) and cell.source not in ticks
+    left = len(cells) - done - left_out
+    said = [f"at most about {duration(total)} for {_many(left, 'cell')} here"] if left else []
+    said += [f"{done} done before"] if done else []
     if left_out:
-        yield Line(False, "time", f"{said}; {_many(left_out, 'cell')} lack weights: see above")
-    else:
-        yield Line(True, "time", said)
+        said.append(f"{_many(left_out, 'cell')} without weights: see above")
+    yield Line(not left_out, "time", ", ".join(said))
 
 
 def _many(n: int, what: str) -> str:
