@@ -142,16 +142,15 @@ def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
     each = f"{_many(low, 'image')} of each class"
     if low < high:
         each = f"{low} to {high} images of a class"
-    known = cell.suite.networks[cell.sources[0]].classes
     whole = cell.suite.synsets == "imagenet" and len(manifest.entries) == ILSVRC_IMAGES
     if len(counts) == 1:
         yield Line(False, "labels", "all images have one label: check the file of labels")
-    elif whole and (low < high or len(counts) < known):
+    elif whole and (low < high or len(counts) < cell.classes):
         yield Line(
             False,
             "labels",
-            f"{each} in {len(counts):,} classes, in ILSVRC2012 it is 50 in {known:,}: another file "
-            "of labels is meant",
+            f"{each} in {len(counts):,} classes, in ILSVRC2012 it is 50 in {cell.classes:,}: "
+            "another file of labels is meant",
         )
     else:
         yield Line(True, "labels", each)
@@ -178,17 +177,17 @@ def _cell_of(cells: Sequence[Cell], name: str) -> Cell:
     return next(c for c in cells if name in c.networks)
 
 
-def _label(cell: Cell, name: str) -> str:
+def _label(name: str, config: NetworkConfig) -> str:
     """A network's name as the suite has it; the title of one that is a path."""
-    return name if len(name) <= LONGEST else cell.title(name)
+    return name if len(name) <= LONGEST else config.title or name
 
 
 def _weights(cells: Sequence[Cell]) -> Generator[Line, None, list[str]]:
     """Weight files and their hashes; the networks that have one."""
     present, missing = [], []
     for name in dict.fromkeys(name for cell in cells for name in cell.networks):
-        cell = _cell_of(cells, name)
-        config, label = cell.suite.networks[name], _label(cell, name)
+        config = _cell_of(cells, name).suite.networks[name]
+        label = _label(name, config)
         try:
             found = check_weights(name, config)
             size = weights_file(name, config).stat().st_size / 1e6
@@ -242,7 +241,8 @@ def _networks(
         try:
             loaded[name] = load(cell, name, machine.numeric, machine.device)
         except ConfigError as e:
-            yield Line(False, f"weights {_label(cell, name)}", str(e))
+            label = _label(name, cell.suite.networks[name])
+            yield Line(False, f"weights {label}", str(e))
     return loaded
 
 
@@ -250,14 +250,12 @@ def _accuracies(
     cell: Cell, networks: Mapping[str, Network], images: Manifest, machine: Machine
 ) -> Iterator[Line]:
     """Clean accuracy of every network, in its own geometry, against the published one."""
-
     order = sorted(images.entries, key=lambda e: draw("check", e.image_id))
     sample = order[: cell.config.check.images]
     bad: dict[str, str] = {}
     for name, network in networks.items():
         right, n = _right(network, sample, cell.config.workers, machine.numeric.width, bad)
-        label = name if len(name) <= LONGEST else network.config.title or name
-        yield _accuracy(label, network.config, right, n)
+        yield _accuracy(_label(name, network.config), network.config, right, n)
     if bad:
         yield Line(
             False,

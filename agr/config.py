@@ -97,6 +97,11 @@ class Cell:
         targets = [undefended(t, self.config.defenses)[0] for t in self.targets]
         return list(dict.fromkeys([*self.sources, *self.selecting, *targets]))
 
+    @property
+    def classes(self) -> int:
+        """How many classes the source knows, and with it every network of the cell."""
+        return self.suite.networks[self.sources[0]].classes
+
     def network_digest(self, target: str) -> str:
         """Of everything that the config says of a target and its defenses."""
         name, defenses = undefended(target, self.config.defenses)
@@ -162,14 +167,19 @@ class Cell:
         return f"{c.attack.name}-{c.norm.name}-{c.eps:g}-{slug(self.source)}-{self.id}"
 
     @property
+    def suite_folder(self) -> Path:
+        """Where all that runs of the suite write stands."""
+        return Path(self.config.outputs) / self.suite.name
+
+    @property
     def folder(self) -> Path:
         """Where the cell's records stand."""
-        return Path(self.config.outputs) / self.suite.name / self.name
+        return self.suite_folder / self.name
 
     @property
     def data_folder(self) -> Path:
         """Where the index of the images and their decoded copies are kept."""
-        return Path(self.config.outputs) / self.suite.name / "data"
+        return self.suite_folder / "data"
 
     @property
     def attack_words(self) -> list[str]:

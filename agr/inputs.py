@@ -42,8 +42,7 @@ def find_images(cell: Cell) -> Manifest:
     if len(set(classes.values())) > 1:
         said = ", ".join(f"{name} {n}" for name, n in classes.items())
         raise ConfigError(f"the networks know different numbers of classes: {said}")
-    n = classes[cell.sources[0]]
-    return read_manifest(cell.config.data, cell.suite, n, cell.data_folder)
+    return read_manifest(cell.config.data, cell.suite, cell.classes, cell.data_folder)
 
 
 def check_weights(name: str, config: NetworkConfig) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,17 +85,23 @@ class Lab:
         self.cache: PixelCache | None = None
         if cell.config.data.cache:
             self.cache = PixelCache(cell.data_folder, manifest, cell.geometry)
+        self._networks: dict[str, Classifier] = {}
         self._clean: dict[str, dict[str, Answer]] = {}
         self._changed: set[str] = set()
         self._kept = time.monotonic()
 
-    @property
+    @cached_property
     def source(self) -> Source:
         """What the attack is crafted on."""
         return source_of(self.cell, self.numeric, self.device)
 
     def network(self, name: str) -> Classifier:
         """The source, or a target with its defenses, loaded on first use."""
+        if name not in self._networks:  # every batch asks
+            self._networks[name] = self._load(name)
+        return self._networks[name]
+
+    def _load(self, name: str) -> Classifier:
         if name == self.cell.source:
             return self.source
         bare, defenses = undefended(name, self.cell.config.defenses)
@@ -157,7 +164,7 @@ class Lab:
                 "numeric": asdict(self.numeric),
             }
         )
-        root = Path(self.cell.config.outputs) / self.cell.suite.name / "clean"
+        root = self.cell.suite_folder / "clean"
         return root / f"{slug(name)}-{self.cell.geometry.size}px-{key}.parquet"
 
     def _identity(self, name: str) -> list[str]:

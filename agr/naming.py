@@ -18,7 +18,6 @@ from agr.schema import NetworkConfig
 
 HASH_LENGTH = 10
 SLUG_LENGTH = 80
-LONGEST_HINT = 300
 
 
 def digest(value: Any) -> str:
@@ -88,8 +87,11 @@ def with_networks(config: DictConfig) -> DictConfig:
         )
     for place, name in named:
         if name not in known:
-            if _mistyped_defense(name, config) or not is_tag(name):
-                raise _unknown(place, name, config, known_to_timm())
+            _refuse_mistyped_defense(place, name, config)
+            if not is_tag(name):
+                hint = f"known: {', '.join(known)}, timm's names, and TAG:FILE"
+                every = [*known, *known_to_timm()]
+                raise ConfigError(f"{place} is unknown: {nearest(name, every, hint)}")
             known[name] = NetworkConfig(**describe(name, place))
     return config
 
@@ -113,20 +115,9 @@ def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
     return [(f"source={s}", s) for s in sources] + [(f"target {t}", t) for t in bare_targets]
 
 
-def _mistyped_defense(name: str, config: DictConfig) -> bool:
-    """Whether the last part of a name stands where a defense would."""
-    network, slash, _ = name.rpartition("/")
+def _refuse_mistyped_defense(place: str, name: str, config: DictConfig) -> None:
+    """Raise ConfigError where the last part of a name stands behind a network, as a defense."""
+    network, slash, defense = name.rpartition("/")
     bare = undefended(network, config.defenses)[0]
-    return bool(slash) and (bare in config.suite.networks or Path(bare.partition(":")[2]).is_file())
-
-
-def _unknown(place: str, name: str, config: DictConfig, others: list[str]) -> ConfigError:
-    """What to say of a name that is neither a network nor a defended one."""
-    if _mistyped_defense(name, config):
-        defense = name.rpartition("/")[2]
-        return ConfigError(f"{place}: {defense} is no defense: {nearest(defense, config.defenses)}")
-    own = list(config.suite.networks)
-    hint = nearest(name, [*own, *others])
-    if len(hint) > LONGEST_HINT:
-        hint = f"known: {', '.join(own)}, timm's names, and TAG:FILE"
-    return ConfigError(f"{place} is unknown: {hint}")
+    if slash and (bare in config.suite.networks or Path(bare.partition(":")[2]).is_file()):
+        raise ConfigError(f"{place}: {defense} is no defense: {nearest(defense, config.defenses)}")

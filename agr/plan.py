@@ -29,12 +29,13 @@ def main(arguments: Sequence[str]) -> None:
     for cell in cells:
         state, missing = progress(cell)
         tick = _seconds_per_tick(cell, costs) if missing else 0.0
-        known = isinstance(tick, float)
-        seconds = at_most(cell, missing, tick) if isinstance(tick, float) else 0.0
-        total += seconds
+        cost = "?"
+        if isinstance(tick, float):
+            seconds = at_most(cell, missing, tick)
+            total += seconds
+            cost = duration(seconds)
         c = cell.config
         eps, source = f"{c.norm.name} {c.eps:g}", cell.title(cell.source)
-        cost = duration(seconds) if known else "?"
         rows.append([c.attack.name, eps, source, c.seed, state, cost])
     header = ["attack", "norm, eps", "source", "seed", "state", "at most"]
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))

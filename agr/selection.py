@@ -69,6 +69,6 @@ def _target_label(lab: Lab, entry: Entry) -> int | None:
         return None
     if entry.target is not None:
         return entry.target
-    classes = lab.cell.suite.networks[lab.cell.sources[0]].classes
+    classes = lab.cell.classes
     shift = draw(lab.cell.config.seed, entry.image_id, "target") % (classes - 1)
     return (entry.label + 1 + shift) % classes

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def check_cell(cell: Cell) -> None:
     """Raise ConfigError, with one line, for whatever a run could not work with."""
     _check_choices(cell.config)
-    _check_names(cell.config)
+    _check_names(cell)
     _check_numbers(cell)
 
 
@@ -96,7 +96,8 @@ def _check_choices(c: Config) -> None:
             raise ConfigError(f"{key}={value} is unknown: {nearest(str(value), names)}")
 
 
-def _check_names(c: Config) -> None:
+def _check_names(cell: Cell) -> None:
+    c = cell.config
     grouped = [n for g in c.suite.groups.values() for n in g.networks]
     for name in grouped:
         if name not in c.suite.networks:
@@ -107,8 +108,7 @@ def _check_names(c: Config) -> None:
         _check_geometry(group.geometry)
     for name, network in c.suite.networks.items():
         _check_network(name, network)
-    sources = [c.source] if isinstance(c.source, str) else list(c.source)
-    for a, b in combinations(sources, 2):
+    for a, b in combinations(cell.sources, 2):
         if same_network(c.suite.networks[a], c.suite.networks[b]):
             raise ConfigError(f"source={c.source}: {a} and {b} are one network: name others")
     if c.targets is not None and not c.targets:

@@ -7,7 +7,6 @@ counts other images.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from agr.config import expand
 from agr.naming import slug
@@ -26,8 +25,7 @@ def main() -> None:
     """Write the tables and print the Markdown ones."""
     asked = words(sys.argv[1:], "experiment=paper")
     cells = expand(asked)
-    folder = Path(cells[0].config.outputs) / cells[0].suite.name / "tables" / name(asked)
-    paths = write_tables(cells, folder)
+    paths = write_tables(cells, cells[0].suite_folder / "tables" / name(asked))
     for path in paths:
         if path.suffix == ".md":
             print(path.read_text(encoding="utf-8"))

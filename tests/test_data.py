@@ -234,32 +234,34 @@ def test_absurd_shapes_do_not_fill_the_memory(
             load_image(Entry("a", path, 0), geometry)
 
 
-@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
-def test_what_is_no_fault_of_the_file_is_not_blamed_on_it(
+def entry_whose_decoder_raises(
     error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Entry:
     photo().save(tmp_path / "a.png")
 
     def fail(*args: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr(Image, "open", fail)
+    return Entry("a", tmp_path / "a.png", 0)
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_is_no_fault_of_the_file_is_not_blamed_on_it(
+    error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = entry_whose_decoder_raises(error, tmp_path, monkeypatch)
     with pytest.raises(error):
-        load_image(Entry("a", tmp_path / "a.png", 0), Geometry(8))
+        load_image(entry, Geometry(8))
 
 
 @pytest.mark.parametrize("error", [RuntimeError, AttributeError, IndexError, RecursionError])
 def test_whatever_a_decoder_raises_is_a_bad_image(
     error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photo().save(tmp_path / "a.png")
-
-    def fail(*args: object, **options: object) -> None:
-        raise error
-
-    monkeypatch.setattr(Image, "open", fail)
+    entry = entry_whose_decoder_raises(error, tmp_path, monkeypatch)
     with pytest.raises(BadImage, match=f"a.png: {error.__name__}"):
-        load_image(Entry("a", tmp_path / "a.png", 0), Geometry(8))
+        load_image(entry, Geometry(8))
 
 
 def test_pillows_warnings_do_not_reach_the_user(tmp_path: Path) -> None:

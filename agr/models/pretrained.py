@@ -85,24 +85,19 @@ def _from_registry(tag: str, place: str) -> dict[str, Any]:
 
     found = _registered(tag)
     if not found:
-        names = [tag.partition(".")[0] + "." + t for t in _tags_of(tag)] or timm.list_models()
-        raise ConfigError(f"{place}: timm {timm.__version__} has no {tag}: {_close(tag, names)}")
+        hint = nearest(tag, _tags_of(tag) or known_to_timm(), "see timm.list_pretrained()")
+        raise ConfigError(f"{place}: timm {timm.__version__} has no {tag}: {hint}")
     full = found["architecture"] + (f".{found['tag']}" if found.get("tag") else "")
     weights = HUB + found["hf_hub_id"] if found.get("hf_hub_id") else found.get("url") or ""
     return _fields(found, place) | {"title": tag, "tag": full, "weights": weights}
 
 
 def _tags_of(tag: str) -> list[str]:
+    """The tags that timm has of a tag's architecture."""
     from timm.models import list_pretrained
 
-    architecture = tag.partition(".")[0]
-    return [t.partition(".")[2] for t in list_pretrained(f"{architecture}.*")]
-
-
-def _close(name: str, names: list[str]) -> str:
-    """`nearest`, without a list of a thousand names."""
-    hint = nearest(name, names)
-    return hint if len(hint) < 400 else "see timm.list_pretrained()"
+    names: list[str] = list_pretrained(f"{tag.partition('.')[0]}.*")
+    return names
 
 
 def _from_hub(hub_id: str, place: str) -> dict[str, Any]:
@@ -110,7 +105,7 @@ def _from_hub(hub_id: str, place: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         own = found | (found.get("pretrained_cfg") or {})
-        own |= {k: found[k] for k in ("num_classes",) if k in found}
+        own["num_classes"] = found.get("num_classes", own.get("num_classes"))
         fields = _fields(own, place)
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ConfigError(
@@ -133,10 +128,10 @@ def _fields(found: Mapping[str, Any], place: str) -> dict[str, Any]:
     channels, height, width = found["input_size"]
     if (channels, height) != (3, width):
         raise ConfigError(f"{place}: its input is {channels}x{height}x{width}, not square RGB")
-    classes = found.get("num_classes") or 0
+    classes = found["num_classes"]
     if classes < 2:
         raise ConfigError(f"{place}: it has no classes to predict: use a classifier")
-    mode, interpolation = found.get("crop_mode", "center"), found.get("interpolation", "bilinear")
+    mode, interpolation = found["crop_mode"], found["interpolation"]
     if mode not in MODES or interpolation not in RESIZING:
         raise ConfigError(
             f"{place}: it wants images with crop_mode={mode}, interpolation={interpolation}: use "
@@ -146,7 +141,7 @@ def _fields(found: Mapping[str, Any], place: str) -> dict[str, Any]:
         "architecture": architecture,
         "classes": classes,
         "size": height,
-        "fixed_size": bool(found.get("fixed_input_size", False)),
+        "fixed_size": bool(found["fixed_input_size"]),
         "resize": interpolation,
         "crop": float(found.get("crop_pct") or 1.0),
         "interpolation": interpolation,
