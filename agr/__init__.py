@@ -2,8 +2,8 @@
 
 From Python, without a config, a suite or a file:
 
-    from agr import load_attack
-    adv = load_attack("mifgsm", norm="linf", eps=10)(model, x, y)
+    from agr import load_attack, tune
+    adv = load_attack("mifgsm", norm="linf", eps=10)(tune(model, x), x, y)
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agr.build import load_attack as load_attack
+    from agr.models.tuning import tune as tune
 
 __version__ = "0.1.0"
-__all__ = ["load_attack"]
+__all__ = ["load_attack", "tune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from agr.build import load_attack
 
         return load_attack
+    if name == "tune":
+        from agr.models.tuning import tune
+
+        return tune
     raise AttributeError(f"module 'agr' has no attribute {name!r}")

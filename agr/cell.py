@@ -8,19 +8,19 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from agr.attacks import Attack
 from agr.build import build_attack, build_defenses
 from agr.config import Cell
 from agr.engine import Calls, Crafted, Item, craft
-from agr.errors import ConfigError
+from agr.errors import ConfigError, first_line
 from agr.inputs import check_inputs, check_unchanged
 from agr.lab import Lab
 from agr.models.defenses import check_order
@@ -33,6 +33,7 @@ from agr.todo import Todo, todo
 
 Say = Callable[[str], None]
 IMAGES_IN_PART = 256  # at most, of saved ones: memory doesn't grow with their number
+BATCHES = 8  # of scoring, at once
 PACKAGES = ("agr", "torch", "timm", "numpy", "pillow", "hydra-core", "pandas", "pyarrow")
 
 
@@ -45,33 +46,78 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
     records = Records(cell.folder)
     attack = attack_of(cell)
     with records.lock(cell.config.shard):
-        lab = open_lab(cell, records, note=crafting)
-        say(f"images: {len(lab.manifest.entries):,}, {lab.manifest.layout} in {lab.manifest.place}")
-        if lab.cache:
-            say(lab.cache.describe())
-        for name in [cell.source, *cell.targets]:
-            lab.network(name)  # a file that holds something else shows before the long work
-        selection = select(lab, cell.config.n_images)
-        if not selection.chosen:
-            raise ConfigError(
-                f"no image of {cell.config.data.root} is eligible: select={cell.config.select} "
-                f"asks that {' and '.join(cell.selecting) or 'no network'} be right about it; "
-                "python -m agr.check shows what each has right, select=none asks nothing"
-            )
-        i, k = cell.shard
-        chosen = [c for c in selection.chosen if c.position % k == i]
-        _check_same_images(records, chosen)
-        _note(records, lab, eligible=selection.total)
-        work = todo(cell, records, {c.position for c in chosen})
-        if work.to_score:
-            made = _saved(lab, records, [c for c in chosen if c.position in work.to_score])
-            _record(lab, records, work, made, total=len(work.to_score))
-        if work.to_craft and crafting:
-            _craft(lab, records, work, attack, [c for c in chosen if c.position in work.to_craft])
-        _note(records, lab, lost={c.position for c in chosen if c.entry.image_id in lab.bad})
+        while True:
+            try:
+                return _run(cell, records, attack, say, crafting)
+            except RuntimeError as e:
+                if not _out_of_memory(e):
+                    raise
+                reason = first_line(e)
+            # Not inside `except`: the traceback holds on to what filled the memory.
+            cell = _narrowed(cell, records, reason, say)
+
+
+def _run(cell: Cell, records: Records, attack: Attack, say: Say, crafting: bool) -> Records:
+    """Do what is missing of `cell`, once."""
+    lab = open_lab(cell, records, note=crafting)
+    say(f"images: {len(lab.manifest.entries):,}, {lab.manifest.layout} in {lab.manifest.place}")
+    if lab.cache:
+        say(lab.cache.describe())
+    for name, tuning in lab.numeric.networks.items():
+        if tuning.unfolded_because:
+            say(f"{name}: batch norms stay as they are: {tuning.unfolded_because}")
+    for name in [cell.source, *cell.targets]:
+        lab.network(name)  # a file that holds something else shows before the long work
+    selection = select(lab, cell.config.n_images)
+    if not selection.chosen:
+        raise ConfigError(
+            f"no image of {cell.config.data.root} is eligible: select={cell.config.select} "
+            f"asks that {' and '.join(cell.selecting) or 'no network'} be right about it; "
+            "python -m agr.check shows what each has right, select=none asks nothing"
+        )
+    i, k = cell.shard
+    chosen = [c for c in selection.chosen if c.position % k == i]
+    _check_same_images(records, chosen)
+    _note(records, lab, eligible=selection.total)
+    work = todo(cell, records, {c.position for c in chosen})
+    if work.to_score:
+        made = _saved(lab, records, [c for c in chosen if c.position in work.to_score])
+        _record(lab, records, work, made, total=len(work.to_score))
+    if work.to_craft and crafting:
+        _craft(lab, records, work, attack, [c for c in chosen if c.position in work.to_craft])
+    _note(records, lab, lost={c.position for c in chosen if c.entry.image_id in lab.bad})
     for reason in lab.bad.values():
         say(f"bad image, left out: {reason}")
     return records
+
+
+def _out_of_memory(e: RuntimeError) -> bool:
+    """Whether torch had no memory left, on a GPU or on the CPU."""
+    return isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e)
+
+
+def _narrowed(cell: Cell, records: Records, reason: str, say: Say) -> Cell:
+    """`cell` with half the slots, after its memory ran out; what is recorded stays.
+
+    run.json says how wide it was before: the last bits of the rows from then on may be others.
+    Raises ConfigError if there is no half.
+    """
+    stored = (records.run() or {}).get("numeric")
+    before = Numeric.of(stored) if stored else None
+    after = before.halved() if before else None
+    if before is None or after is None:
+        raise ConfigError(f"out of memory with a single slot: use another device ({reason})")
+
+    def change(run: dict[str, Any]) -> None:
+        until = {"slots": before.slots, "width": before.width}
+        run.setdefault("narrowed", []).append(until | {"rows": len(records.read("rows"))})
+        run["numeric"] = asdict(after)
+
+    records.update_run(change)
+    say(f"out of memory with slots={before.slots}: going on with slots={after.slots}")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return replace(cell, config=replace(cell.config, slots=None, width=None))
 
 
 def attack_of(cell: Cell) -> Attack:
@@ -109,8 +155,7 @@ def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
             run["versions"] = {p: version(p) for p in PACKAGES}
             run["versions"]["python"] = platform.python_version()
 
-    numeric = Numeric(**records.update_run(begin)["numeric"])
-    numeric.apply()
+    numeric = Numeric.of(records.update_run(begin)["numeric"])
     return Lab(cell, numeric, device_of(cell), inputs.manifest)
 
 
@@ -172,7 +217,7 @@ def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, 
     count, fooled = 0, 0
     shown = next((t for t in lab.cell.targets if work.rows[t]), lab.cell.source)
     with _bar(lab.cell, total) as bar, parts:
-        while batch := list(islice(made, lab.numeric.width)):
+        for batch in _batches(made, lab.numeric.width, lab.cell.config.part_seconds):
             rows = target_rows(lab, work, batch)
             adversarials = adversarial_rows(work, batch, records.folder)
             parts.add(rows=rows, trace=trace_rows(work, batch), adversarials=adversarials)
@@ -181,6 +226,23 @@ def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, 
             bar.set_postfix_str(f"ASR on {shown} {fooled / count:.1%}", refresh=False)
             bar.update(len(batch))
     return count
+
+
+def _batches(made: Iterator[Crafted], width: int, seconds: float) -> Iterator[list[Crafted]]:
+    """Images to be scored together: many, so that few places of scoring batches stay empty.
+
+    But no image waits for longer than about `seconds`.
+    """
+    batch: list[Crafted] = []
+    last = time.monotonic()
+    for m in made:
+        batch.append(m)
+        late = time.monotonic() - last > seconds
+        if len(batch) % width == 0 and (late or len(batch) == BATCHES * width):
+            yield batch
+            batch, last = [], time.monotonic()
+    if batch:
+        yield batch
 
 
 def _bar(cell: Cell, total: int) -> tqdm[Any]:

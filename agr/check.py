@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -90,7 +91,9 @@ def lines(cells: Sequence[Cell]) -> Iterator[Line]:
     images = yield from _images(cells[0])
     present = yield from _weights(cells)
     machine = yield from _machine(cells[0])
-    networks = (yield from _networks(cells, present, machine)) if machine else {}
+    networks: dict[str, Network] = {}
+    if machine:
+        networks, machine = yield from _networks(cells, present, machine)
     if machine and images and networks:
         yield from _accuracies(cells[0], networks, images, machine)
     sources = {c.source: c for c in cells if set(c.sources) <= set(networks)}
@@ -219,11 +222,10 @@ def _machine(cell: Cell) -> Generator[Line, None, Machine | None]:
     from agr.numeric import device_of, settle
 
     try:
-        machine = Machine(settle(cell, None), device_of(cell))
+        machine = Machine(settle(cell, None, ()), device_of(cell))
     except ConfigError as e:
         yield Line(False, "device", str(e))
         return None
-    machine.numeric.apply()
     n = machine.numeric
     yield Line(True, "device", f"{n.device}, {n.threads} threads, torch {n.torch}, {n.precision}")
     return machine
@@ -231,19 +233,20 @@ def _machine(cell: Cell) -> Generator[Line, None, Machine | None]:
 
 def _networks(
     cells: Sequence[Cell], present: Sequence[str], machine: Machine
-) -> Generator[Line, None, dict[str, Network]]:
-    """The networks, loaded; a line for each that can't be."""
-    from agr.lab import load
+) -> Generator[Line, None, tuple[dict[str, Network], Machine]]:
+    """The networks, loaded, and the identity with them; a line for each that can't be."""
+    from agr.numeric import load, settle
 
-    loaded = {}
+    loaded, numeric = {}, machine.numeric
     for name in present:
         cell = _cell_of(cells, name)
         try:
-            loaded[name] = load(cell, name, machine.numeric, machine.device)
+            numeric = settle(cell, asdict(numeric), [name])
+            loaded[name] = load(cell, name, numeric, machine.device)
         except ConfigError as e:
             label = _label(name, cell.suite.networks[name])
             yield Line(False, f"weights {label}", str(e))
-    return loaded
+    return loaded, machine._replace(numeric=numeric)
 
 
 def _accuracies(

@@ -2,12 +2,15 @@
 
 A fixed number of slots holds one image's whole state each. One `Attack.tick` runs one forward and
 one input gradient over all slots; images that are done leave, new ones take their slots, empty
-slots are padded. Since the shape never changes and losses are summed, an image's result is
-bitwise the same whatever its companions, its order or the point where a run was taken up again.
+slots are padded. Where most images are about to be done, a forward alone goes before, so that the
+gradient isn't computed for slots that it is of no use to. Since the shape never changes and losses
+are summed, an image's result is bitwise the same whatever its companions, its order or the point
+where a run was taken up again.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -51,7 +54,9 @@ class Crafted(NamedTuple):
     first_success_step: int | None
     forwards: int
     backwards: int
-    trace: tuple[Point, ...]
+    trace: tuple[Point, ...] = ()
+    # What the source said of it, where the source saw exactly this image: (class, confidence).
+    answer: tuple[int, float] | None = None
 
 
 @dataclass
@@ -82,9 +87,33 @@ class Slot:
     """The bookkeeping of one image on its way."""
 
     item: Item
+    step: int = 0  # of its iterate
+    seen: bool = False  # that iterate has been looked at
     forwards: int = 0
     backwards: int = 0
     trace: list[Point] = field(default_factory=list)
+
+
+@dataclass
+class Odds:
+    """How often images were done at each step so far."""
+
+    steps: int
+    looked: Counter[int] = field(default_factory=Counter)
+    done: Counter[int] = field(default_factory=Counter)
+
+    def note(self, step: int, done: bool) -> None:
+        """Count a look at an iterate."""
+        self.looked[step] += 1
+        self.done[step] += done
+
+    def of(self, slot: Slot | None) -> float:
+        """How likely it is that a look will find the slot's image done."""
+        if slot is None or slot.seen:
+            return 0.0
+        if slot.step >= self.steps:
+            return 1.0
+        return self.done[slot.step] / self.looked[slot.step] if self.looked[slot.step] else 0.0
 
 
 def craft(
@@ -107,35 +136,34 @@ def craft(
         calls: counts whole passes over all slots, padding included.
     """
     calls = calls or Calls()
-    handles = calls.attach(network)
-    try:
-        yield from _run(attack, network, iter(items), slots, trace, calls)
-    finally:
-        handles.close()
-
-
-def _run(
-    attack: Attack, network: Source, items: Iterator[Item], slots: int, trace: bool, calls: Calls
-) -> Iterator[Crafted]:
     state: State = {}
     held: list[Slot | None] = [None] * slots
+    odds, items = Odds(attack.steps), iter(items)
     while True:
         state = _refill(attack, network, state, held, items)
         if not any(held):
             return
+        # An image of k steps costs k + 1 forwards and gradients, the last gradient for nothing, if
+        # ticks do the looking, and 2k forwards and k gradients if a look alone goes before each.
+        # As both take about the same time, that is less for k < 2: if most looks find it done.
+        alone = sum(map(odds.of, held)) > slots / 2
         before, forwards, backwards = state, calls.forwards, calls.backwards
-        look, state = attack.tick(network, state)
+        with calls.attach(network):  # not while others use the network
+            look, state = (attack.look if alone else attack.tick)(network, state)
         more = look.more.tolist()
-        for slot, goes_on in zip(held, more, strict=True):
-            if slot:
-                slot.forwards += calls.forwards - forwards
-                # A row that is done leaves before the gradient; that its place was still
-                # computed shows in `calls`, not in the image's own count.
-                slot.backwards += (calls.backwards - backwards) * goes_on
         if trace:
             _note(held, before, look)
+        for slot, goes_on in zip(held, more, strict=True):
+            if slot:
+                # What an image needs: its looks and its gradients. A forward that was made twice,
+                # and the place of a row that was done in a gradient, show in `calls`.
+                if not slot.seen:
+                    slot.forwards += calls.forwards - forwards
+                    odds.note(slot.step, not goes_on)
+                slot.backwards += (calls.backwards - backwards) * goes_on
+                slot.seen, slot.step = alone, slot.step + (goes_on and not alone)
         done = [row for row, slot in enumerate(held) if slot and not more[row]]
-        yield from _harvest(attack, state, held, done)
+        yield from _harvest(attack, look, state, held, done)
 
 
 def _refill(
@@ -178,12 +206,12 @@ def _note(held: list[Slot | None], state: State, look: Look) -> None:
     cosine = (dot / (row_norm(seen) * row_norm(clean)).clamp_min(1e-30)).tolist()
     steps, fooled = state["t"].tolist(), look.fooled.tolist()
     for row, slot in enumerate(held):
-        if slot:
+        if slot and not slot.seen:
             slot.trace.append(Point(steps[row], fooled[row], l2[row], cosine[row]))
 
 
 def _harvest(
-    attack: Attack, state: State, held: list[Slot | None], done: list[int]
+    attack: Attack, look: Look, state: State, held: list[Slot | None], done: list[int]
 ) -> Iterator[Crafted]:
     """The results of the rows that are done; their slots become free."""
     if not done:
@@ -193,10 +221,19 @@ def _harvest(
         images = to_levels(images).to(torch.uint8)
     pixels = images.cpu().contiguous().numpy()
     steps, first = state["t"][done].tolist(), state["first"][done].tolist()
+    pred, conf = look.pred[done].tolist(), look.conf[done].tolist()
     for i, row in enumerate(done):
         slot = held[row]
         assert slot is not None
         held[row] = None
         first_step = first[i] if first[i] >= 0 else None
-        cost = slot.forwards, slot.backwards
-        yield Crafted(slot.item, pixels[i], steps[i], first_step, *cost, tuple(slot.trace))
+        yield Crafted(
+            slot.item,
+            pixels[i],
+            steps[i],
+            first_step,
+            slot.forwards,
+            slot.backwards,
+            tuple(slot.trace),
+            None if attack.quantize == "end" else (pred[i], conf[i]),
+        )

@@ -63,10 +63,15 @@ def check_unchanged(cell: Cell, run: dict[str, Any], inputs: Inputs) -> None:
     Of the numeric identity only what the config sets is compared; `numeric.settle` does the rest.
     """
     stored, c = run.get("numeric", {}), cell.config
-    for key in ("slots", "width", "threads", "memory_format", "precision"):
+    for key in ("slots", "width", "threads", "precision"):
         asked = getattr(c, key)
         if asked is not None and stored.get(key, asked) != asked:
             refuse(cell, key, stored[key], asked)
+    for tuning in stored.get("networks", {}).values():
+        if c.memory_format not in ("auto", tuning["memory_format"]):
+            refuse(cell, "memory_format", tuning["memory_format"], c.memory_format)
+        if tuning["folded"] and not c.fold:
+            refuse(cell, "fold", True, False)
     for name, found in inputs.weights.items():
         if run.get("weights", {}).get(name, found) != found:
             _refuse_input(cell, f"the weights of {name}")

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from agr.attacks.attack import joint, predict
+from agr.attacks.attack import confidence, joint, predict
 from agr.build import build_defenses
 from agr.config import Cell
 from agr.data.cache import PixelCache
@@ -25,9 +25,11 @@ from agr.data.manifest import Entry, Manifest, forget
 from agr.data.stream import BadImage, ChangedImage, Pixels, stream
 from agr.inputs import check_weights
 from agr.models.defenses import DefendedNetwork
-from agr.models.zoo import Ensemble, Network, Source, load_network
+from agr.models.pretrained import weights_file
+from agr.models.zoo import Ensemble, Network, Source
 from agr.naming import digest, slug, undefended
-from agr.numeric import Numeric
+from agr.numeric import Numeric, load
+from agr.probe import free_bytes, step_bytes
 
 CLEAN_COLUMNS = ["image_id", "pred", "conf"]
 KEEP_SECONDS = 20.0  # clean answers are written about so often: a file is written whole
@@ -48,17 +50,6 @@ def source_of(cell: Cell, numeric: Numeric, device: str) -> Source:
     return members[0] if len(members) == 1 else Ensemble(members, cell.config.ensemble)
 
 
-def load(cell: Cell, name: str, numeric: Numeric, device: str) -> Network:
-    """A network of the suite, without defenses. Raises ConfigError."""
-    return load_network(
-        name,
-        cell.suite.networks[name],
-        memory_format=numeric.memory_format,
-        precision=numeric.precision,
-        device=device,
-    )
-
-
 @torch.no_grad()
 def answers(network: Classifier, images: Sequence[Image], width: int) -> list[Answer]:
     """The network's answer to each image (3, H, W), all of one shape.
@@ -70,8 +61,7 @@ def answers(network: Classifier, images: Sequence[Image], width: int) -> list[An
         batch = list(images[start : start + width])
         padding = [np.zeros_like(batch[0])] * (width - len(batch))
         logits = joint(network(network.as_input([*batch, *padding])))[: len(batch)]
-        conf = logits.float().softmax(1).amax(1)
-        pairs = zip(predict(logits).tolist(), conf.tolist(), strict=True)
+        pairs = zip(predict(logits).tolist(), confidence(logits).tolist(), strict=True)
         found += [Answer(p, c) for p, c in pairs]
     return found
 
@@ -95,6 +85,16 @@ class Lab:
         """What the attack is crafted on."""
         return source_of(self.cell, self.numeric, self.device)
 
+    @cached_property
+    def resident(self) -> bool:
+        """Whether all targets stay on the device, or come there one at a time."""
+        cell, device = self.cell, torch.device(self.device)
+        if cell.config.resident is not None or device.type == "cpu":
+            return cell.config.resident is not False
+        files = [weights_file(name, cell.suite.networks[name]) for name in cell.networks]
+        need = step_bytes(self.source, cell.geometry.size) * self.numeric.slots
+        return need + sum(path.stat().st_size for path in files) < free_bytes(device)
+
     def network(self, name: str) -> Classifier:
         """The source, or a target with its defenses, loaded on first use."""
         if name not in self._networks:  # every batch asks
@@ -105,7 +105,8 @@ class Lab:
         if name == self.cell.source:
             return self.source
         bare, defenses = undefended(name, self.cell.config.defenses)
-        network = load(self.cell, bare, self.numeric, self.device)
+        device = self.device if self.resident else "cpu"
+        network = load(self.cell, bare, self.numeric, device)
         if not defenses:
             return network
         return DefendedNetwork(network, build_defenses(self.cell.config, defenses))
@@ -123,7 +124,13 @@ class Lab:
 
     def answer(self, name: str, images: Sequence[Image]) -> list[Answer]:
         """A network's answers to images in the cell's geometry."""
-        return answers(self.network(name), images, self.numeric.width)
+        network = self.network(name)
+        if self.resident or name == self.cell.source or not images:
+            return answers(network, images, self.numeric.width)
+        try:  # one at a time
+            return answers(network.to(self.device), images, self.numeric.width)
+        finally:
+            network.to("cpu")
 
     def clean(self, names: Iterable[str], entries: Sequence[Entry]) -> None:
         """See that the clean answers of the networks to the entries are known.
@@ -155,28 +162,24 @@ class Lab:
         return self._clean[name].get(image_id)
 
     def _file(self, name: str) -> Path:
-        """Where clean answers are kept: one file per network, geometry, data and identity."""
+        """Where clean answers are kept: one file per network, geometry, data and identity.
+
+        What decides the answers is their configs, of defenses too, and their weights.
+        """
+        cell = self.cell
+        members = cell.sources if name == cell.source else [name]
+        bare = [undefended(member, cell.config.defenses)[0] for member in members]
         key = digest(
             {
-                "network": self._identity(name),
-                "geometry": asdict(self.cell.geometry),
+                "networks": [cell.network_digest(member) for member in members],
+                "weights": [check_weights(name, cell.suite.networks[name]) for name in bare],
+                "geometry": asdict(cell.geometry),
                 "data": self.manifest.fingerprint,
-                "numeric": asdict(self.numeric),
+                "numeric": self.numeric.of_answers(bare),
             }
         )
-        root = self.cell.suite_folder / "clean"
-        return root / f"{slug(name)}-{self.cell.geometry.size}px-{key}.parquet"
-
-    def _identity(self, name: str) -> list[str]:
-        """What decides the answers of the source or a target: its configs and its weights."""
-        cell, members = self.cell, [name]
-        if name == cell.source and len(cell.sources) > 1:
-            members = cell.sources
-        found = []
-        for member in members:
-            bare, _ = undefended(member, cell.config.defenses)
-            found += [cell.network_digest(member), check_weights(bare, cell.suite.networks[bare])]
-        return found
+        root = cell.suite_folder / "clean"
+        return root / f"{slug(name)}-{cell.geometry.size}px-{key}.parquet"
 
     def _known(self, name: str) -> dict[str, Answer]:
         if name not in self._clean:

@@ -1,21 +1,32 @@
 """The numeric identity: whatever decides the last bits of a cell's numbers.
 
 It is chosen once, kept in the cell's run.json, used again on resume and by every shard, and never
-mixed: another machine or setting is refused, with the way out.
+mixed: another machine or setting is refused, with the way out. What has to be tried, such as a
+network's memory format, is tried once for all cells of an outputs folder.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+import math
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from agr.config import Cell
 from agr.errors import ConfigError
-from agr.inputs import refuse
+from agr.inputs import check_weights, refuse
+from agr.models.tuning import Tuning
+from agr.models.zoo import Network, choose_tuning, load_network
+from agr.naming import digest
+from agr.probe import free_bytes, step_bytes
 
 SLOTS = 32
+MOST_OF_MEMORY = 0.7  # the rest is for targets and what an estimate misses
 # Read before any cell sets its own number of threads.
 ALL_THREADS = torch.get_num_threads()
 
@@ -26,26 +37,52 @@ class Numeric:
 
     slots: int
     width: int
-    memory_format: str
     precision: str
     threads: int
     device: str  # kind of device, with the instruction set or the GPU's name
     torch: str
+    networks: dict[str, Tuning] = field(default_factory=dict)
+
+    @staticmethod
+    def of(stored: dict[str, Any]) -> Numeric:
+        """The identity that `asdict` made `stored` from."""
+        networks = {name: Tuning(**tuning) for name, tuning in stored["networks"].items()}
+        return Numeric(**stored | {"networks": networks})
+
+    def of_answers(self, names: Iterable[str]) -> dict[str, Any]:
+        """What of it decides the answers of the networks `names`."""
+        plain = {k: v for k, v in vars(self).items() if k not in ("slots", "networks")}
+        own = {name: self.networks[name] for name in names}
+        return plain | {"networks": [[t.memory_format, t.folded] for t in own.values()]}
 
     def apply(self) -> None:
         """Set the process to it."""
         torch.set_num_threads(self.threads)
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        torch.backends.cudnn.benchmark = False  # it would choose other algorithms every time
         torch.backends.cudnn.deterministic = True
+        if self.device.startswith("cuda"):
+            # A warning names an operation that has no deterministic form: better than to stop.
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+    def halved(self) -> Numeric | None:
+        """The same with half the slots and half the width; None where there is no half."""
+        if self.slots == self.width == 1:
+            return None
+        return replace(self, slots=max(1, self.slots // 2), width=max(1, self.width // 2))
 
 
 def device_of(cell: Cell) -> str:
-    """The torch device that the config asks for. Raises ConfigError if it is not there."""
+    """The torch device that the config asks for; of several GPUs each shard has its own.
+
+    Raises ConfigError if it is not there.
+    """
     asked = cell.config.device
     if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return f"cuda:{cell.shard[0] % gpus}" if gpus else "cpu"
     try:
         torch.empty(0, device=asked)
     except (RuntimeError, AssertionError) as e:
@@ -53,26 +90,117 @@ def device_of(cell: Cell) -> str:
     return asked
 
 
-def settle(cell: Cell, stored: dict[str, Any] | None) -> Numeric:
-    """The identity to run `cell` with: the stored one, or a new one from the config.
+def settle(
+    cell: Cell, stored: dict[str, Any] | None, names: Iterable[str] | None = None
+) -> Numeric:
+    """The identity to run `cell` with: the stored one, or a new one from the config; applied.
 
-    Raises ConfigError where the config or this machine differs from what is stored.
+    `names` are the networks that it is to cover; None: all of the cell's.
+    Raises ConfigError where the config or this machine differs from what is stored, or a network
+    can't be loaded.
     """
     c = cell.config
-    slots = c.slots or (stored or {}).get("slots") or SLOTS
+    if c.precision == "tf32" and device_of(cell) == "cpu":
+        raise ConfigError("precision=tf32 is of GPUs, and this runs on the CPU: use fp32 or bf16")
     asked = Numeric(
-        slots=slots,
-        width=c.width or (stored or {}).get("width") or slots,
-        memory_format=c.memory_format,
+        slots=c.slots or (stored or {}).get("slots") or 0,
+        width=c.width or (stored or {}).get("width") or 0,
         precision=c.precision,
         threads=c.threads or (stored or {}).get("threads") or ALL_THREADS,
         device=_kind(device_of(cell)),
         torch=torch.__version__,
     )
-    for key, value in asdict(asked).items():
-        if stored and stored.get(key) != value:
-            refuse(cell, key, stored.get(key), value)
-    return asked
+    before = Numeric.of(stored) if stored else asked
+    for key, value in asdict(replace(asked, networks=before.networks)).items():
+        if getattr(before, key) != value and key != "networks":
+            refuse(cell, key, getattr(before, key), value)
+    asked.apply()
+    networks = dict(before.networks)
+    for name in cell.networks if names is None else names:
+        if name not in networks:
+            networks[name] = _tuning(cell, name, asked)
+    slots = asked.slots or _slots(cell, replace(asked, networks=networks))
+    return replace(asked, slots=slots, width=asked.width or slots, networks=networks)
+
+
+def _slots(cell: Cell, numeric: Numeric) -> int:
+    """As many slots as fit beside each other on a GPU; on a CPU more of them gain nothing."""
+    device = device_of(cell)
+    if not device.startswith("cuda") or not set(cell.sources) <= set(numeric.networks):
+        return SLOTS
+
+    def choose() -> dict[str, Any]:
+        need = 0.0
+        for name in cell.sources:
+            network = load(cell, name, numeric, device)
+            need += step_bytes(network, cell.geometry.size)
+        return {"slots": slots_that_fit(need, free_bytes(torch.device(device)))}
+
+    key = [numeric.of_answers(cell.sources), cell.sources, cell.geometry.size]
+    return int(_once(cell, digest(["slots", *key]), choose)["slots"])
+
+
+def slots_that_fit(need: float, free: float) -> int:
+    """A power of two, so that a little more or less free memory changes nothing; 128 at most.
+
+    `need` is bytes per slot, `free` bytes. More than 128 images at a time don't make a GPU faster.
+    """
+    return 1 << max(0, min(7, int(math.log2(max(1.0, MOST_OF_MEMORY * free / need)))))
+
+
+def load(cell: Cell, name: str, numeric: Numeric, device: str) -> Network:
+    """A network of the suite, without defenses. Raises ConfigError."""
+    tuning = numeric.networks[name]
+    return load_network(
+        name,
+        cell.suite.networks[name],
+        memory_format=tuning.memory_format,
+        folded=tuning.folded,
+        precision=numeric.precision,
+        device=device,
+    )
+
+
+def _tuning(cell: Cell, name: str, numeric: Numeric) -> Tuning:
+    """The tuning of a network, tried unless another cell has tried it."""
+    c, config = cell.config, cell.suite.networks[name]
+    asked = [c.memory_format, c.fold, c.precision]
+    machine = [numeric.threads, numeric.device, numeric.torch]
+    network = [cell.network_digest(name), check_weights(name, config)]
+
+    def choose() -> dict[str, Any]:
+        chosen = choose_tuning(
+            name,
+            config,
+            memory_format=c.memory_format,
+            fold=c.fold,
+            precision=c.precision,
+            device=device_of(cell),
+        )
+        return asdict(chosen)
+
+    return Tuning(**_once(cell, digest([network, asked, machine]), choose))
+
+
+def _once(cell: Cell, key: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `choose` gave the first time, kept beside the records of the suite."""
+    path = cell.suite_folder / "tuning.json"
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:  # a check of the machine says elsewhere that it can't be written
+        return choose()
+    with lock:
+        known: dict[str, Any] = {}
+        with suppress(OSError, ValueError):  # a damaged one is made again
+            known = json.loads(path.read_text(encoding="utf-8"))
+        if key not in known:
+            known[key] = choose()
+            draft = path.with_suffix(".draft")
+            draft.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            draft.replace(path)
+        return dict(known[key])
 
 
 def _kind(device: str) -> str:

@@ -87,8 +87,8 @@ def _probe(cell: Cell) -> float:
     from agr.numeric import device_of, settle
     from agr.probe import step_seconds
 
-    numeric = settle(cell, (Records(cell.folder).run() or {}).get("numeric"))
-    numeric.apply()
+    stored = (Records(cell.folder).run() or {}).get("numeric")
+    numeric = settle(cell, stored, cell.sources)
     network = source_of(cell, numeric, device_of(cell))
     return step_seconds(network, cell.geometry.size, numeric.slots, PROBE_SECONDS)
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from agr.errors import ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 IMAGES_AT_ONCE = 64
 
 
@@ -213,10 +213,8 @@ class Records:
 
     def scored(self) -> dict[str, set[int]]:
         """The positions that have a row, by target."""
-        found: dict[str, set[int]] = {}
-        for row in self.table("rows", ["position", "target"]).to_pylist():
-            found.setdefault(row["target"], set()).add(row["position"])
-        return found
+        rows = self.read("rows", ["position", "target"])
+        return {str(t): set(p.tolist()) for t, p in rows.groupby("target")["position"]}
 
     def _parts(self, kind: str, stem: str = "") -> list[Path]:
         return sorted(self.folder.glob(f"{kind}-{stem}*.parquet"))

@@ -41,6 +41,7 @@ def job(config: DictConfig) -> None:
 
 def run(config: DictConfig) -> None:
     """Run one cell and show its table. Raises ConfigError."""
+    from agr.precision import compare, twin
     from agr.records import Records
     from agr.todo import finished
 
@@ -55,6 +56,9 @@ def run(config: DictConfig) -> None:
         from agr.cell import run_cell  # torch and timm: seconds that a finished cell needn't wait
 
         run_cell(cell)
+        if exact := twin(cell):
+            run_cell(exact, lambda _: None)
+            compare(cell, exact)
     from agr.report.tables import closing
 
     print(f"\n{closing(cell)}\nrecords: {cell.folder}")
@@ -102,6 +106,8 @@ def guard(work: Callable[[], None], *, traceback: bool = False) -> None:
     # Before torch loads OpenMP: its threads wait by spinning, by default for so long that a busy
     # machine runs many times slower. A short spin costs an idle machine nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    # Likewise before CUDA: without it matrix products are not deterministic.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         work()
     except BrokenPipeError:  # the reader of our output has seen enough

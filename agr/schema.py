@@ -150,10 +150,13 @@ class Config:
     quantize: str = "always"  # always | end | off
     slots: int | None = None
     width: int | None = None  # images per scoring batch
-    memory_format: str = "channels_last"  # channels_last | contiguous
-    precision: str = "fp32"  # fp32 | bf16 | fp64
+    memory_format: str = "auto"  # auto: the faster one of each network | channels_last | contiguous
+    fold: bool = True  # batch norms go into the convolutions before them
+    precision: str = "fp32"  # fp32 | tf32 | bf16 | fp64
+    fp32_images: int = 64  # done in fp32 as well, to compare, where precision is tf32 or bf16
     threads: int | None = None
-    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    device: str = "auto"  # auto: a GPU if there is one, of several the shard's | cpu | cuda:N
+    resident: bool | None = None  # keep all targets on the device; null: if they fit
     workers: int = 2
     shard: str = "0/1"  # i/k: this run does every k-th image, from the i-th
     outputs: str = "outputs"
@@ -173,8 +176,8 @@ CHOICES = {
     "denominator": ("all", "target-correct", "all-correct"),
     "quantize": ("always", "end", "off"),
     "ensemble": ("logits", "losses"),
-    "memory_format": ("channels_last", "contiguous"),
-    "precision": ("fp32", "bf16", "fp64"),
+    "memory_format": ("auto", "channels_last", "contiguous"),
+    "precision": ("fp32", "tf32", "bf16", "fp64"),
     "attack.label": ("truth", "prediction"),
     "norm.name": ("linf", "l2"),
     "suite.synsets": (None, "imagenet"),

@@ -9,6 +9,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -194,7 +195,7 @@ def test_an_interrupted_run_goes_on(
 
     real = agr.cell.target_rows
     monkeypatch.setattr(agr.cell, "target_rows", interrupted)
-    cell = demo_cell(tmp_path, *VGG, "attack=ifgsm_stop")
+    cell = demo_cell(tmp_path, *VGG, "attack=ifgsm_stop", "part_seconds=0")
     with pytest.raises(KeyboardInterrupt):
         run_cell(cell)
     assert len(Records(cell.folder).positions("rows")) == 8
@@ -366,6 +367,59 @@ def test_own_prediction_can_be_attacked(tmp_path: Path) -> None:
     assert (own[wrong]["steps_used"] > 0).all()
     assert (own["success"] == (own["adv_pred"] != own["clean_pred"])).all()
     assert truth[~wrong]["adv_sha256"].tolist() == own[~wrong]["adv_sha256"].tolist()
+
+
+# ---- what is known is not asked again ------------------------------------------------------------
+
+
+def test_unchanged_images_keep_their_clean_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that the source has wrong is left as it is: nothing is scored for it."""
+    import agr.lab
+
+    words = (*VGG, "attack=ifgsm_stop", "select=none", "n_images=120", "slots=16", "steps=2")
+    cell = demo_cell(tmp_path / "a", *words)
+    asked: list[int] = []
+    real = agr.lab.Lab.answer
+
+    def answer(self: Any, name: str, images: Any) -> Any:
+        asked.append(len(images) if name == "vgg19" else 0)
+        return real(self, name, images)
+
+    monkeypatch.setattr(agr.lab.Lab, "answer", answer)
+    frame = run_cell(cell).read("rows")
+    mine = frame[frame.target == "vgg19"]
+    unchanged = mine[mine.linf == 0]
+    assert len(unchanged) > 0
+    assert (unchanged.adv_pred == unchanged.clean_pred).all()
+    assert (unchanged.adv_conf == unchanged.clean_conf).all()
+    assert sum(asked) == 120 + 120 - len(unchanged)  # all when clean, the changed ones after
+    # ... which is what the networks say when they are asked
+    monkeypatch.setattr("agr.rows.np.array_equal", lambda a, b: False)
+    again = run_cell(demo_cell(tmp_path / "b", *words)).read("rows")
+    pd.testing.assert_frame_equal(again, frame)
+
+
+def test_the_source_is_asked_again_only_at_another_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import agr.lab
+
+    real, asked = agr.lab.Lab.answer, []
+
+    def answer(self: Any, name: str, images: Any) -> Any:
+        asked.append((name, len(images)))
+        return real(self, name, images)
+
+    monkeypatch.setattr(agr.lab.Lab, "answer", answer)
+    words = (*VGG, "n_images=8", "slots=16")
+    frame = run_cell(demo_cell(tmp_path / "a", *words)).read("rows")
+    assert [n for name, n in asked if name == "vgg16"][1:] == [0]
+    asked.clear()
+    other = run_cell(demo_cell(tmp_path / "b", *words, "width=8")).read("rows")
+    assert [n for name, n in asked if name == "vgg16"][1:] == [8]
+    assert (other.adv_pred == frame.adv_pred).all()
 
 
 # ---- never mixed ---------------------------------------------------------------------------------

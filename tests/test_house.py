@@ -18,8 +18,10 @@ FLOORS = [
     ["agr.build"],
     ["agr.attacks", "agr.data", "agr.models.pretrained"],
     ["agr.inputs", "agr.records"],
-    ["agr.models", "agr.numeric", "agr.todo"],
-    ["agr.engine", "agr.report", "agr.probe"],
+    ["agr.models", "agr.todo"],
+    ["agr.probe"],
+    ["agr.numeric"],
+    ["agr.engine", "agr.precision", "agr.report"],
     ["agr.lab"],
     ["agr.selection"],
     ["agr.rows"],
@@ -27,6 +29,7 @@ FLOORS = [
     ["agr.run"],
     ["agr.plan", "agr.score"],
     ["agr.check"],
+    ["agr.bench"],
 ]
 
 # These start what they need when they need it.

@@ -31,6 +31,7 @@ class Look(NamedTuple):
     """What one forward pass told about each row's iterate."""
 
     pred: Tensor  # (B,) int64, NO_ANSWER where logits are not finite
+    conf: Tensor  # (B,): softmax probability of that class
     fooled: Tensor  # (B,) bool
     image: Tensor  # (B, 3, H, W): the images the model saw
     more: Tensor  # (B,) bool: rows that were alive and go on
@@ -39,6 +40,11 @@ class Look(NamedTuple):
 def predict(logits: Tensor) -> Tensor:
     """The class of each row of `logits` (B, classes), or NO_ANSWER: NaN is never an answer."""
     return torch.where(logits.isfinite().all(1), logits.argmax(1), NO_ANSWER)
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """The softmax probability of the class of each row of `logits` (B, classes)."""
+    return logits.float().softmax(1).amax(1)
 
 
 def joint(logits: Tensor) -> Tensor:
@@ -102,6 +108,7 @@ class Attack:
             "t": rows,
             "first": rows - 1,  # step of the first success, -1 while there is none
             "live": y >= 0,  # a label that is no answer cannot be attacked
+            "seen": rows > 0,  # the iterate has been looked at
             "chain": {str(i): stage.init(x0) for i, stage in enumerate(self.chain)},
             "step": self.step.init(x0),
             "stop": self.stop.init(x0) if self.stop else {},
@@ -122,6 +129,15 @@ class Attack:
             loss = self._losses(logits, s["y"].clamp_min(0)).sum()
             (g,) = torch.autograd.grad(-loss if self.targeted else loss, point)
         return look, choose(look.more, self._advance(g, s), s)
+
+    @torch.no_grad()
+    def look(self, model: Model, s: State) -> tuple[Look, State]:
+        """The forward of a `tick` alone: which rows are done. The next tick doesn't ask again.
+
+        It pays where most rows are done: a gradient over all of them would be for few.
+        """
+        shown = self._shown(s)
+        return self._look(joint(model(shown)), shown, s)
 
     def final(self, s: State) -> Tensor:
         """The adversarial images of the rows of `s`, (B, 3, H, W), as they are to be scored."""
@@ -146,7 +162,8 @@ class Attack:
             with torch.no_grad():
                 y = predict(joint(model(x)))
         s = self.start(x.detach(), y)
-        while bool(s["live"].any()):
+        # Nobody asks what the last iterate does: T steps cost T forwards here.
+        while bool((s["live"] & (s["t"] < self.steps)).any()):
             _, s = self.tick(model, s)
         return self.final(s)
 
@@ -160,16 +177,17 @@ class Attack:
         return self.ball.round(s["x"], s["x0"]) if self.quantize == "always" else s["x"]
 
     def _look(self, logits: Tensor, image: Tensor, s: State) -> tuple[Look, State]:
-        pred = predict(logits)
+        pred, new = predict(logits), ~s["seen"]
         hit = pred == s["y"]
         fooled = hit if self.targeted else ~hit & (pred != NO_ANSWER)
         done, stop = s["t"] >= self.steps, s["stop"]
         if self.stop:
-            stopped, stop = self.stop.update(Seen(logits, fooled, s["y"]), stop)
-            done = done | stopped
-        more = s["live"] & ~done
+            stopped, changed = self.stop.update(Seen(logits, fooled, s["y"]), stop)
+            done, stop = done | stopped, choose(new, changed, stop)
+        more = s["live"] & ~(done & new)
         first = torch.where((s["first"] < 0) & fooled & s["live"], s["t"], s["first"])
-        return Look(pred, fooled, image, more), s | {"first": first, "live": more, "stop": stop}
+        changed = {"first": first, "live": more, "stop": stop, "seen": torch.ones_like(new)}
+        return Look(pred, confidence(logits), fooled, image, more), s | changed
 
     def _advance(self, g: Tensor, s: State) -> State:
         size = step_size(self.size, self.ball.eps, self.steps) if self.ball.eps > 0 else 0.0
@@ -179,7 +197,8 @@ class Attack:
             g, chain[str(i)] = stage.update(g, s["chain"][str(i)], c)
         x, step = self.step.update(g, s["step"], c)
         x = self.ball.project(torch.where(x.isfinite(), x, s["x0"]), s["x0"])
-        return s | {"x": x, "t": s["t"] + 1, "chain": chain, "step": step}
+        seen = torch.zeros_like(s["seen"])
+        return s | {"x": x, "t": s["t"] + 1, "seen": seen, "chain": chain, "step": step}
 
 
 def _check(attack: Attack, model: Model, x: Tensor, y: Tensor | None) -> None:

@@ -21,6 +21,15 @@ from agr.errors import ConfigError
 from agr.inputs import check_weights
 from agr.models.pretrained import weights_file
 from agr.models.slim import load_slim
+from agr.models.tuning import (
+    MEMORY_FORMATS,
+    CannotFold,
+    Tuning,
+    faster_format,
+    fold_batch_norms,
+    gradient_seconds,
+    in_format,
+)
 from agr.schema import LEVELS, NetworkConfig
 
 # What torch, timm and safetensors raise for a file that isn't what it should be.
@@ -28,11 +37,9 @@ BROKEN = (
     RuntimeError, ValueError, TypeError, KeyError, OSError, EOFError, UnpicklingError,
     SafetensorError,
 )  # fmt: skip
-DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
-MEMORY_FORMATS = {
-    "channels_last": torch.channels_last,
-    "contiguous": torch.contiguous_format,
-}
+DTYPES = {"fp64": torch.float64} | dict.fromkeys(("fp32", "tf32", "bf16"), torch.float32)
+TRIAL_SECONDS = 0.5  # of one gradient in the trials that choose a memory format
+TRIAL_IMAGES = 32
 
 
 class Network(nn.Module):
@@ -51,7 +58,8 @@ class Network(nn.Module):
         self.std = nn.Buffer(torch.tensor(config.std).view(1, 3, 1, 1))
         self.body = body
         self.eval().requires_grad_(False)
-        self.to(self.dtype).to(memory_format=self.memory_format)
+        self.to(self.dtype)
+        in_format(self, memory_format)
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +71,10 @@ class Network(nn.Module):
 
         On the network's device and in its dtype.
         """
-        x = torch.from_numpy(np.stack(images)).to(self.device)
+        x = torch.from_numpy(np.stack(images))
+        if self.device.type == "cuda":  # from pinned memory a copy doesn't wait for the GPU
+            x = x.pin_memory()
+        x = x.to(self.device, non_blocking=True)
         whole = x.dtype == torch.uint8
         return x.to(self.dtype) / LEVELS if whole else x.to(self.dtype)
 
@@ -119,17 +130,65 @@ Source = Network | Ensemble  # what an attack is crafted on
 
 
 def load_network(
-    name: str, config: NetworkConfig, *, memory_format: str, precision: str, device: str
+    name: str,
+    config: NetworkConfig,
+    *,
+    memory_format: str,
+    precision: str,
+    device: str,
+    folded: bool = False,
 ) -> Network:
     """The network `name`, ready for use; one that this process has loaded before is reused.
 
+    `folded`: its batch norms go into the convolutions before them (see `choose_tuning`).
     Raises ConfigError if the weight file is missing, has another hash, or is another network's.
     """
-    key = repr((check_weights(name, config), config, memory_format, precision, device))
+    key = _key(name, config, Tuning(memory_format, folded), precision, device)
     if key not in _loaded:
         body = _body(name, config)
+        if folded:
+            body = fold_batch_norms(body, _blank(config), check=False)
         _loaded[key] = Network(body, config, memory_format, precision).to(device)
     return _loaded[key]
+
+
+def choose_tuning(
+    name: str, config: NetworkConfig, *, memory_format: str, fold: bool, precision: str, device: str
+) -> Tuning:
+    """How the network `name` is best computed at its own size on this machine, by short trials.
+
+    `memory_format` is "auto" or a name, which is then taken; without `fold` batch norms stay.
+    Raises ConfigError as `load_network` does.
+    """
+    body, why = _body(name, config), ""
+    noise = torch.rand(_blank(config).shape, generator=torch.Generator().manual_seed(0))
+    folded = fold and any(isinstance(layer, nn.BatchNorm2d) for layer in body.modules())
+    if folded:
+        try:
+            body = fold_batch_norms(body, noise)
+        except CannotFold as e:
+            folded, why = False, str(e)
+    if memory_format == "auto":
+        body = body.eval().requires_grad_(False).to(device, DTYPES[precision])
+        x = noise.to(device, DTYPES[precision])
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            gradient_seconds(body, x)  # the first pays for setting up
+            n = int(TRIAL_SECONDS / gradient_seconds(body, x))
+            memory_format = faster_format(body, x.repeat(min(max(n, 1), TRIAL_IMAGES), 1, 1, 1))
+    tuning = Tuning(memory_format, folded, why)
+    if device == "cpu":  # it will be used; on a GPU it might not fit beside the others
+        network = Network(body, config, memory_format, precision)
+        _loaded[_key(name, config, tuning, precision, device)] = network
+    return tuning
+
+
+def _key(name: str, config: NetworkConfig, tuning: Tuning, precision: str, device: str) -> str:
+    own = tuning.memory_format, tuning.folded
+    return repr((check_weights(name, config), config, own, precision, device))
+
+
+def _blank(config: NetworkConfig) -> Tensor:
+    return torch.zeros(1, 3, config.size, config.size)
 
 
 # One process runs the cells of a whole sweep: a network is built once.

@@ -16,41 +16,68 @@ from agr.errors import ConfigError
 from agr.records import Records
 from agr.report.statistics import wilson
 from agr.schema import PACKAGE
-from agr.todo import todo, wanted_positions
+from agr.todo import wanted_positions
 
 NAN = float("nan")
 NUMBER_OF = {"linf": 1, "l2": 2}  # the paper's tables of rates
+# What numbers are made from; reading all columns would take several times longer.
+COLUMNS = [
+    *("target", "position", "image_id", "label", "clean_pred", "adv_pred", "source_clean_pred"),
+    *("success", "steps_used", "mean_abs", "rel_l2", "cosine"),
+]
 PAPER_EPS, PAPER_STEPS = {"linf": 10, "l2": 1500}, 10
 
 
 def rates(cells: Sequence[Cell]) -> pd.DataFrame:
-    """ASR of every cell and target, long: one row per (norm, source, attack, target, seed).
+    """The first frame of `rates_and_sizes`: ASR of every cell and target."""
+    return rates_and_sizes(cells)[0]
 
-    Columns: suite notice norm eps source attack seed table target white_box run command n
-    successes asr low high clean paper difference (percent). `clean` is how many of the counted
-    images the target has right when clean. asr to clean are NaN where there is no finished run.
+
+def sizes(cells: Sequence[Cell]) -> pd.DataFrame:
+    """The second frame of `rates_and_sizes`: mean size of the perturbations of every cell."""
+    return rates_and_sizes(cells)[1]
+
+
+def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """ASR of every cell and target (Tables 1 and 2), and mean sizes of every cell (Table 3).
+
+    Rates are long, one row per (norm, source, attack, target, seed). Columns: suite notice norm eps
+    source attack seed table target white_box run command n successes asr low high clean paper
+    difference (percent). `clean` is how many of the counted images the target has right when clean.
+    Sizes have one row per cell. Numbers are NaN where there is no finished run.
     Raises ConfigError if the cells differ in more than these and the seed.
     """
-    printed = pd.read_csv(PACKAGE / "assets" / "paper" / "asr.csv")
     keys = ["norm", "source", "attack", "target"]
-    paper = printed.set_index(keys)["asr_percent"].to_dict()
-    found = []
+    paper_rates = _printed("asr", keys, "asr_percent")
+    paper_sizes = _printed("amp", keys[:3], "amp")
+    found, means = [], []
     for cell in cells:
-        frame = selected(cell)
+        frame = selected(cell)  # one cell at a time: all of a large run's would fill the memory
+        shown = as_in_paper(cell)
+        size = _size(cell, frame)
+        means.append(size | {"paper": _of(paper_sizes, size, keys[:3]) if shown else NAN})
         for target in cell.targets:
             row = rate(cell, target, frame)
-            printed_there = tuple(row[k] for k in keys)
-            row["paper"] = paper.get(printed_there, NAN) if as_in_paper(cell) else NAN
-            found.append(row)
-    frame = pd.DataFrame(found)
-    frame["difference"] = frame["asr"] - frame["paper"]
-    if frame.duplicated([*keys, "seed"]).any():
-        twice = frame[frame.duplicated([*keys, "seed"])].iloc[0]
+            found.append(row | {"paper": _of(paper_rates, row, keys) if shown else NAN})
+    asr = pd.DataFrame(found)
+    asr["difference"] = asr["asr"] - asr["paper"]
+    if asr.duplicated([*keys, "seed"]).any():
+        twice = asr[asr.duplicated([*keys, "seed"])].iloc[0]
         raise ConfigError(
             f"a table holds one cell for {twice['attack']} {twice['norm']} on {twice['source']}, "
             "the sweep has several: give one eps, steps, … (only seeds may be several)"
         )
-    return frame
+    return asr, pd.DataFrame(means)
+
+
+def _printed(table: str, keys: list[str], value: str) -> dict[Any, float]:
+    """What the paper prints, by `keys`."""
+    printed = pd.read_csv(PACKAGE / "assets" / "paper" / f"{table}.csv")
+    return dict(printed.set_index(keys)[value].items())
+
+
+def _of(printed: dict[Any, float], row: dict[str, Any], keys: list[str]) -> float:
+    return printed.get(tuple(row[k] for k in keys), NAN)
 
 
 def as_in_paper(cell: Cell) -> bool:
@@ -61,16 +88,18 @@ def as_in_paper(cell: Cell) -> bool:
 
 
 def selected(cell: Cell) -> pd.DataFrame | None:
-    """The rows that a finished cell's config asks for, or None if it isn't finished."""
+    """The rows (COLUMNS) that a finished cell's config asks for, or None if it isn't finished."""
     records = Records(cell.folder)
     run = records.run()
     if run is None:
         return None
-    wanted, lost = wanted_positions(cell, records), set(run.get("lost", []))
-    if any(missing - lost for missing in todo(cell, records, wanted).rows.values()):
+    wanted = wanted_positions(cell, records)
+    rows = records.read("rows", COLUMNS)
+    rows = rows[rows["position"].isin(wanted) & rows["target"].isin(cell.targets)]
+    needed = wanted - set(run.get("lost", []))
+    if any(needed - set(rows["position"][rows["target"] == t]) for t in cell.targets):
         return None
-    rows = records.read("rows")
-    return rows[rows["position"].isin(wanted) & rows["target"].isin(cell.targets)]
+    return rows
 
 
 def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
@@ -122,21 +151,13 @@ def count(frame: pd.DataFrame, target: str, denominator: str) -> pd.DataFrame:
     return rows
 
 
-def sizes(cells: Sequence[Cell]) -> pd.DataFrame:
-    """Mean size of the perturbations (Table 3): one row per cell, NaN where there is no run."""
-    printed = pd.read_csv(PACKAGE / "assets" / "paper" / "amp.csv")
-    paper = printed.set_index(["source", "attack", "norm"])["amp"].to_dict()
-    found = []
-    for cell in cells:
-        frame = selected(cell)
-        row = _place(cell) | {"run": frame is not None, "n": 0, "command": cell.command()}
-        row |= dict.fromkeys(("rel_l2", "mean_abs", "mean_abs_sym", "cosine", "steps_used"), NAN)
-        if frame is not None:
-            images = frame.drop_duplicates("image_id")
-            row["n"] = len(images)
-            row |= {k: images[k].mean() for k in ("rel_l2", "mean_abs", "cosine", "steps_used")}
-            row["mean_abs_sym"] = 2 * images["mean_abs"].mean()  # [-1, 1] is twice as wide
-        place = (cell.source, cell.config.attack.name, cell.config.norm.name)
-        row["paper"] = paper.get(place, NAN) if as_in_paper(cell) else NAN
-        found.append(row)
-    return pd.DataFrame(found)
+def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
+    """One row of the sizes, from the cell's `selected` rows."""
+    row = _place(cell) | {"run": frame is not None, "n": 0, "command": cell.command()}
+    row |= dict.fromkeys(("rel_l2", "mean_abs", "mean_abs_sym", "cosine", "steps_used"), NAN)
+    if frame is not None:
+        images = frame.drop_duplicates("image_id")
+        row["n"] = len(images)
+        row |= {k: images[k].mean() for k in ("rel_l2", "mean_abs", "cosine", "steps_used")}
+        row["mean_abs_sym"] = 2 * images["mean_abs"].mean()  # [-1, 1] is twice as wide
+    return row

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment
 from tabulate import tabulate
 
 from agr.config import Cell
+from agr.precision import compared
 from agr.records import Records
-from agr.report.results import NUMBER_OF, rate, rates, selected, sizes
+from agr.report.results import NUMBER_OF, rate, rates_and_sizes, selected
 
 PAPER_SOURCE_OF_TABLE_3 = "inc_v3"
 SIZES = {
@@ -78,7 +79,7 @@ def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("table[123].*"):
         old.unlink()
-    asr, amp = rates(cells), sizes(cells)
+    asr, amp = rates_and_sizes(cells)
     written = []
     for norm, number in NUMBER_OF.items():
         mine = [c for c in cells if c.config.norm.name == norm]
@@ -134,6 +135,10 @@ def _markdown(caption: str, blocks: list[Block], notes: list[str]) -> str:
 def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[Block]:
     """One block per group: a row per source and attack, two columns per target."""
     blocks = []
+    groups = frame.groupby(["source", "target", "attack"])
+    found = dict(iter(groups))
+    means = groups["asr"].apply(lambda asr: asr.mean(skipna=False))
+    best = means.groupby(["source", "target"]).max()
     for mine in _by_group(cells):
         targets = list(dict.fromkeys(t for c in mine for t in c.targets))
         header = ["Source", "Attack"]
@@ -145,7 +150,11 @@ def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[
             for i, (attack, cell) in enumerate(attacks.items()):
                 row = ["" if i else cell.title(source), _plain(cell.config.attack.title, text)]
                 for target in targets:
-                    row += _asr_pair(frame, source, attack, target, text)
+                    seeds = found.get((source, target, attack))
+                    if seeds is None:
+                        row += [NO_RUN, NO_RUN]
+                    else:
+                        row += _asr_pair(seeds, best[source, target], text)
                 rows.append(row)
         blocks.append(Block(header, rows))
     return blocks
@@ -165,20 +174,18 @@ def _by_group(cells: Sequence[Cell]) -> list[list[Cell]]:
     return list(grouped.values())
 
 
-def _asr_pair(frame: pd.DataFrame, source: str, attack: str, target: str, text: Text) -> list[str]:
-    """The two columns of a target: ours with its interval, the paper's with the difference."""
-    pair = frame[(frame["source"] == source) & (frame["target"] == target)]
-    mine = pair[pair["attack"] == attack]
-    if mine.empty:
-        return [NO_RUN, NO_RUN]
+def _asr_pair(mine: pd.DataFrame, best: float, text: Text) -> list[str]:
+    """The two columns of a target: ours with its interval, the paper's with the difference.
+
+    `mine` has a row per seed; `best` is the highest mean of any attack.
+    """
     paper = mine["paper"].iloc[0]
     printed = NO_RUN if paper != paper else f"{paper:.2f}"
     if mine["asr"].isna().any():
         return ["n = 0" if mine["run"].all() else NO_RUN, printed]
-    means = pair.groupby("attack")["asr"].apply(lambda asr: asr.mean(skipna=False))
     asr = mine["asr"].mean()
     value = f"{asr:.1f}"
-    if asr >= means.max() - 1e-9:
+    if asr >= best - 1e-9:
         value = text.bold.format(value)
     if mine["white_box"].iloc[0]:
         value += text.star
@@ -251,9 +258,34 @@ def _setting(cells: Sequence[Cell]) -> list[str]:
     bad = {image for run in runs for image in run.get("bad_images", {})}
     if bad:
         notes.append(f"{len(bad)} missing or corrupt images left out: {', '.join(sorted(bad)[:5])}")
-    if len({str(run.get("numeric")) for run in runs}) > 1:
-        notes.append("the cells were run under different numeric identities (see their run.json)")
+    notes += _numeric_notes([run["numeric"] for run in runs if "numeric" in run])
+    narrowed = [run["name"] for run in runs if "narrowed" in run]
+    if narrowed:
+        notes.append(f"memory ran out and slots were halved in {', '.join(narrowed)}")
+    gaps = [
+        abs(rates["asr"] - rates["asr_fp32"])
+        for run in runs
+        for rates in run.get("against_fp32", {}).get("targets", {}).values()
+    ]
+    if gaps:
+        n = max(run["against_fp32"]["images"] for run in runs if "against_fp32" in run)
+        notes.append(
+            f"precision={c.precision}: on {n} images of a cell, ASR is at most {max(gaps):.1f} "
+            "points from that in fp32"
+        )
     return notes
+
+
+def _numeric_notes(identities: Sequence[dict[str, Any]]) -> list[str]:
+    """A line where cells don't have one numeric identity; of networks where they share some."""
+    own = {str({k: v for k, v in i.items() if k != "networks"}) for i in identities}
+    tunings: dict[str, set[str]] = {}
+    for identity in identities:
+        for name, tuning in identity.get("networks", {}).items():
+            tunings.setdefault(name, set()).add(str(tuning))
+    if len(own) < 2 and all(len(found) == 1 for found in tunings.values()):
+        return []
+    return ["the cells were run under different numeric identities (see their run.json)"]
 
 
 def _asr_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
@@ -307,8 +339,10 @@ def closing(cell: Cell) -> str:
     extra = [f"{len(images)} of {cell.config.n_images} images: no more are eligible"] * alone
     silent = int((frame["adv_pred"] < 0).sum())
     extra += [f"{silent} answers were not finite and count as not fooled"] if silent else []
-    bad = (Records(cell.folder).run() or {}).get("bad_images", {})
+    run = Records(cell.folder).run() or {}
+    bad = run.get("bad_images", {})
     extra += [f"{len(bad)} missing or corrupt images left out: {', '.join(bad)}"] if bad else []
+    extra += [compared(cell, run["against_fp32"])] if "against_fp32" in run else []
     return "\n".join([table, sums, *extra])
 
 

@@ -1,0 +1,184 @@
+"""Networks that answer the same and faster: batch norms folded, the better memory format.
+
+fast = tune(model, x)  # any classifier of images; `x` is a batch as it will see them
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+MEMORY_FORMATS = {
+    "channels_last": torch.channels_last,
+    "contiguous": torch.contiguous_format,
+}
+# Of two formats that are about equal the first is taken, so that noise doesn't choose.
+CLEARLY = 0.95
+ROUNDS = 3
+# Folding is exact but for rounding: in float64 nothing else than rounding may be left.
+SAME = 1e-9
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a network is computed; it decides the last bits of its answers."""
+
+    memory_format: str
+    folded: bool  # batch norms are folded into the convolutions before them
+    unfolded_because: str = field(default="", compare=False)
+
+
+class CannotFold(ValueError):
+    """A network's batch norms can't be folded; the text says why."""
+
+
+def tune(model: nn.Module, x: Tensor) -> nn.Module:
+    """A copy of `model` that answers the same, faster: frozen, folded, in the better format.
+
+    Args:
+        model: a classifier in evaluation mode; (B, 3, H, W) to logits.
+        x: a batch as it will see them, on the model's device and in its dtype. The memory format
+            is the faster one for a forward and input gradient of this shape.
+
+    Where batch norms can't be folded they stay: a self-check compares the logits in float64.
+    """
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    with suppress(CannotFold):
+        fast = fold_batch_norms(fast, x[:1])
+    return in_format(fast, faster_format(fast, x))
+
+
+# ---- memory format -------------------------------------------------------------------------------
+
+
+def in_format(network: nn.Module, memory_format: str) -> nn.Module:
+    """The network with its weights in the memory format, changed in place."""
+    return network.to(memory_format=MEMORY_FORMATS[memory_format])
+
+
+def faster_format(network: nn.Module, x: Tensor) -> str:
+    """The name of the memory format in which a forward and gradient of batch `x` takes less time.
+
+    "channels_last" where they are about equal. The network is left in one of them.
+    """
+    found: dict[str, list[float]] = {name: [] for name in MEMORY_FORMATS}
+    for _ in range(1 + ROUNDS):  # in turns: a machine's speed drifts; the first pays for set-up
+        for name, format_ in MEMORY_FORMATS.items():
+            in_format(network, name)
+            found[name].append(gradient_seconds(network, x.contiguous(memory_format=format_)))
+    best = {name: min(seconds[1:]) for name, seconds in found.items()}
+    quickest, first = min(best, key=best.__getitem__), next(iter(best))
+    return quickest if best[quickest] < CLEARLY * best[first] else first
+
+
+def gradient_seconds(network: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    """Seconds of one forward over batch `x` and the gradient with respect to it."""
+    point = x.detach().requires_grad_()
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    started = time.perf_counter()
+    torch.autograd.grad(network(point).sum(), point)[0].sum().item()  # waits for a GPU
+    return time.perf_counter() - started
+
+
+# ---- batch norms ---------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def fold_batch_norms(network: nn.Module, x: Tensor, *, check: bool = True) -> nn.Module:
+    """A copy of `network` with its batch norms folded into the convolutions before them.
+
+    Which convolution is before a norm is found by running `x`, images (B, 3, H, W), so that
+    any network will do. Norms that follow something else stay as they are.
+
+    Raises CannotFold if there is nothing to fold, or, with `check`, if the copy's logits for `x`
+    differ in float64 by more than rounding.
+    """
+    fast = copy.deepcopy(network)
+    pairs = _pairs(fast, x)
+    if not pairs:
+        raise CannotFold("no batch norm follows a convolution")
+    for name, (convolution, norm) in pairs.items():
+        _fold(convolution, norm)
+        parent, _, own = name.rpartition(".")
+        setattr(fast.get_submodule(parent), own, _rest(norm))
+    if check:
+        _compare(copy.deepcopy(network).double(), x.double())
+    return fast
+
+
+def _pairs(network: nn.Module, x: Tensor) -> dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions whose output goes, unchanged, into a batch norm, by the norm's name."""
+    made: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # by the id of an output, which is held
+    seen: dict[nn.Module, nn.Conv2d] = {}
+    uses: Counter[nn.Module] = Counter()
+
+    def note_output(layer: nn.Module, _: Any, out: Tensor) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        uses[layer] += 1
+        made[id(out)] = layer, out, out._version
+
+    def note_input(norm: nn.Module, args: Sequence[Any]) -> None:
+        uses[norm] += 1
+        if id(args[0]) in made:
+            layer, out, version = made[id(args[0])]
+            if out._version == version:  # else it was changed in place in between
+                seen[norm] = layer
+
+    handles = []
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            handles.append(layer.register_forward_hook(note_output))
+        elif isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
+            handles.append(layer.register_forward_pre_hook(note_input))
+    try:
+        network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    taken = Counter(seen.values())
+    return {
+        name: (seen[norm], norm)
+        for name, norm in network.named_modules()
+        if isinstance(norm, nn.BatchNorm2d)
+        and norm in seen
+        and uses[norm] == uses[seen[norm]] == taken[seen[norm]] == 1
+    }
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Give the convolution the norm's scale and shift, in place; computed in float64."""
+    own = convolution.weight, convolution.bias, norm.running_mean, norm.running_var
+    wide = [t if t is None else t.double() for t in (*own, norm.weight, norm.bias)]
+    fused = fuse_conv_bn_weights(*wide[:4], norm.eps, *wide[4:])  # type: ignore[arg-type, call-arg]
+    kept = convolution.weight
+    convolution.weight, convolution.bias = (
+        nn.Parameter(t.to(kept.dtype), requires_grad=kept.requires_grad) for t in fused
+    )
+
+
+def _rest(norm: nn.BatchNorm2d) -> nn.Module:
+    """What a norm does besides: timm's `BatchNormAct2d` carries dropout and activation."""
+    parts = [getattr(norm, name, nn.Identity()) for name in ("drop", "act")]
+    parts = [part for part in parts if not isinstance(part, nn.Identity)]
+    return parts[0] if len(parts) == 1 else nn.Sequential(*parts) if parts else nn.Identity()
+
+
+def _compare(network: nn.Module, x: Tensor) -> None:
+    """Raise CannotFold if folding changes the answers of `network`, which is in float64."""
+    try:
+        before, after = network(x), fold_batch_norms(network, x, check=False)(x)
+    except Exception as e:  # whatever a network does that asks its norms for more
+        raise CannotFold(f"the folded network doesn't run: {e}") from e
+    gap = (after - before).abs().max() / before.abs().max()
+    if not gap <= SAME:
+        raise CannotFold(f"its logits would differ by {gap:.1e} of the largest")

@@ -1,0 +1,226 @@
+"""Tuned networks answer the same; how each is computed is tried once and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import agr
+from agr.cell import run_cell
+from agr.inputs import check_inputs, check_unchanged
+from agr.models import tuning, zoo
+from agr.models.tuning import CannotFold, Tuning, faster_format, fold_batch_norms, tune
+from agr.numeric import settle
+from tests.conftest import demo_cell
+
+VGG = ("source=vgg16", "targets=[vgg16,vgg19]", "select=source")
+
+
+def trained(network: nn.Module) -> nn.Module:
+    """`network` in float64 with norms that do something."""
+    torch.manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                if tensor is not None:
+                    tensor.data.uniform_(0.5, 1.5)
+    return network.double().eval().requires_grad_(False)
+
+
+def norms(network: nn.Module) -> int:
+    return sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+
+
+def seen(n: int = 2, size: int = 75) -> Tensor:
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(1)).double()
+
+
+# ---- folding -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("architecture", "left"),
+    [("resnet18", 0), ("inception_v3", 0), ("inception_v4", 0), ("mobilenetv2_050", 0),
+     ("densenet121", 62), ("vgg11_bn", 0)],
+)  # fmt: skip
+def test_folding_keeps_the_function(architecture: str, left: int) -> None:
+    """Also timm's norms that carry an activation; a norm that follows no convolution stays."""
+    network = trained(timm.create_model(architecture, num_classes=7))
+    before, logits = norms(network), network(seen())
+    folded = fold_batch_norms(network, seen(1))
+    assert torch.allclose(folded(seen()), logits, rtol=1e-9, atol=1e-12)
+    assert (norms(folded), norms(network)) == (left, before)
+    assert before > left
+    assert torch.equal(network(seen()), logits)  # the original is as it was
+
+
+def test_folding_by_hand() -> None:
+    conv, norm = nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1, eps=0)
+    conv.weight.data[:], conv.bias.data[:] = 2.0, 1.0  # type: ignore[index, union-attr]
+    norm.weight.data[:], norm.bias.data[:] = 3.0, 5.0
+    norm.running_mean[:], norm.running_var[:] = 4.0, 4.0  # type: ignore[index]
+    network = nn.Sequential(conv, norm).double().eval()
+    folded = fold_batch_norms(network, seen())
+    assert folded[0].weight.flatten().tolist() == [3.0] * 3  # 2 * 3 / sqrt(4)
+    assert folded[0].bias.tolist() == [0.5]  # (1 - 4) * 3 / 2 + 5
+    assert isinstance(folded[1], nn.Identity)
+
+
+class Odd(nn.Module):
+    """A convolution and a norm in some relation."""
+
+    def __init__(self, relation: Callable[[nn.Conv2d, nn.BatchNorm2d, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relation = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), relation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relation(self.conv, self.norm, x).mean((2, 3))
+
+
+ODD = {
+    "changed in place": (lambda c, n, x: n(c(x).relu_()), "no batch norm follows"),
+    "something between": (lambda c, n, x: n(c(x) * 2), "no batch norm follows"),
+    "norm used twice": (lambda c, n, x: n(c(x)) + n(c(x)), "no batch norm follows"),
+    "two uses": (lambda c, n, x: n(y := c(x)) + y, "logits would differ by"),
+    "asks the norm": (lambda c, n, x: n(c(x)) * n.weight.sum(), "doesn't run: .*weight"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_cannot_be_folded_is_refused(case: str) -> None:
+    relation, why = ODD[case]
+    network = trained(Odd(relation))
+    with pytest.raises(CannotFold, match=why):
+        fold_batch_norms(network, seen())
+    fast = tune(network, seen())
+    assert torch.allclose(fast(seen()), network(seen()), rtol=1e-12)
+
+
+def test_tune_leaves_the_model_alone() -> None:
+    model = timm.create_model("resnet18", num_classes=7).eval()
+    x = seen(2, 32).float()
+    fast = agr.tune(model, x)
+    assert norms(fast) == 0 < norms(model)
+    assert torch.allclose(fast(x), model(x), rtol=1e-4, atol=1e-4)
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in fast.parameters())
+    assert not model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# ---- memory format -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("contiguous", "chosen"), [(0.5, "contiguous"), (0.96, "channels_last"), (2, "channels_last")]
+)
+def test_the_clearly_faster_format_is_chosen(
+    contiguous: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = []
+
+    def seconds(network: nn.Module, x: Tensor) -> float:
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        weight = network.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == last
+        turns.append(last)
+        if len(turns) <= 2:  # the first round pays for setting up
+            return 1.0 if last else 100.0
+        return 1.0 if last else contiguous
+
+    monkeypatch.setattr(tuning, "gradient_seconds", seconds)
+    assert faster_format(nn.Conv2d(3, 4, 3), seen().float()) == chosen
+    assert turns[:4] == [True, False, True, False]
+
+
+# ---- chosen once ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The networks that were tried, in turn."""
+    names: list[str] = []
+
+    def choose(name: str, *args: Any, **kwargs: Any) -> Tuning:
+        names.append(name)
+        return zoo.choose_tuning(name, *args, **kwargs)
+
+    monkeypatch.setattr("agr.numeric.choose_tuning", choose)
+    return names
+
+
+def test_a_network_is_tried_once_for_all_cells(tried: list[str], tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "n_images=2")
+    first = settle(cell, None)
+    assert tried == ["vgg16", "vgg19"]
+    assert {t.folded for t in first.networks.values()} == {False}  # plain VGGs have no norms
+    assert settle(demo_cell(tmp_path, *VGG, "attack=fgsm"), None) == first
+    assert settle(demo_cell(tmp_path, *VGG, "source=vgg19"), None) == first
+    assert len(tried) == 2
+    for word in ("memory_format=contiguous", "fold=false", "precision=fp64", "threads=2"):
+        settle(demo_cell(tmp_path, *VGG, word), None, ["vgg16"])
+    assert len(tried) == 6  # each is another question
+    (cell.suite_folder / "tuning.json").write_text("{")  # damaged: tried again
+    settle(cell, None)
+    assert len(tried) == 8
+
+
+def test_a_place_that_cannot_be_written_is_done_without(tried: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert settle(demo_cell(tmp_path / "file", *VGG), None, ["vgg16"]).networks
+    assert tried == ["vgg16"]
+
+
+def test_what_is_asked_for_is_taken(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, "source=inc_v3", "memory_format=contiguous", "fold=false")
+    assert settle(cell, None, ["inc_v3"]).networks == {"inc_v3": Tuning("contiguous", False)}
+    folded = settle(demo_cell(tmp_path, "source=inc_v3"), None, ["inc_v3"]).networks["inc_v3"]
+    assert folded.folded
+
+
+def test_a_cell_keeps_its_tuning(tmp_path: Path) -> None:
+    words = ("source=res152", "targets=[res152]", "select=source", "n_images=2")
+    run = json.loads(run_cell(demo_cell(tmp_path, *words)).run_file.read_text())
+    assert run["numeric"]["networks"]["res152"]["folded"] is True
+    for word, key in (("fold=false", "fold"), ("memory_format=contiguous", "memory_format")):
+        other = demo_cell(tmp_path, *words, word)
+        with pytest.raises(agr.errors.ConfigError, match=f"begun with {key}="):
+            check_unchanged(other, run, check_inputs(other))
+    kept = run["numeric"] | {"networks": {"res152": {"memory_format": "contiguous", "folded": 0}}}
+    assert settle(demo_cell(tmp_path, *words), kept).networks["res152"].memory_format == (
+        "contiguous"
+    )
+
+
+def test_norms_that_stay_are_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(network: nn.Module, x: Tensor, *, check: bool = True) -> nn.Module:
+        raise CannotFold("its logits would differ by 3e-05 of the largest")
+
+    monkeypatch.setattr(zoo, "fold_batch_norms", refuse)
+    said: list[str] = []
+    words = ("source=res152", "targets=[res152]", "select=source", "n_images=2")
+    run_cell(demo_cell(tmp_path, *words), said.append)
+    assert (
+        "res152: batch norms stay as they are: its logits would differ by 3e-05 of the largest"
+        in said
+    )
+
+
+def test_every_demo_network_answers_as_unfolded(tmp_path: Path) -> None:
+    for name in ("inc_v3", "inc_v4", "ir_v2", "res152"):
+        config = demo_cell(tmp_path).suite.networks[name]
+        x = torch.rand(2, 3, config.size, config.size)
+        plain, folded = (
+            zoo.load_network(
+                name, config, memory_format="contiguous", precision="fp32", device="cpu", folded=f
+            )
+            for f in (False, True)
+        )
+        assert norms(folded) == 0 < norms(plain)
+        assert torch.allclose(folded(x), plain(x), atol=1e-4)
