@@ -202,7 +202,7 @@ def _note(held: list[Slot | None], state: State, look: Look) -> None:
     """Add the iterate that the model just saw to the trace of each slot."""
     seen, clean = look.image.double(), state["x0"].double()
     l2 = row_norm(seen - clean).tolist()
-    dot = (seen * clean).flatten(1).sum(1)
+    dot = (seen * clean).sum((1, 2, 3))
     cosine = (dot / (row_norm(seen) * row_norm(clean)).clamp_min(1e-30)).tolist()
     steps, fooled = state["t"].tolist(), look.fooled.tolist()
     for row, slot in enumerate(held):

@@ -8,10 +8,12 @@ For example:
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import hydra
@@ -24,6 +26,8 @@ from agr.config import Cell, expand, to_cell
 from agr.errors import ConfigError, first_line
 from agr.schema import Config, conf_dir
 from agr.validation import explain
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 # How many cells this process was started for. None in a job on a cluster, which unpickles `job`
 # without `main`; 0 where command-line flags keep `main` from knowing.
@@ -101,13 +105,24 @@ def check_all(cells: Sequence[Cell]) -> None:
             attack_of(cell)
 
 
+def _set_up_process() -> None:
+    """What has to be set before torch is loaded."""
+    # OpenMP's threads wait by spinning, by default for so long that a busy machine runs many
+    # times slower. A short spin costs an idle machine nothing.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    # Without it matrix products on a GPU are not deterministic.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # glibc gives freed memory back at once, and each step asks for the same amount again: new
+    # pages cost a tenth of a step. Elsewhere there is no mallopt.
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
 def guard(work: Callable[[], None], *, traceback: bool = False) -> None:
     """Run `work`; what a user can mend ends with one line on stderr and exit code 2."""
-    # Before torch loads OpenMP: its threads wait by spinning, by default for so long that a busy
-    # machine runs many times slower. A short spin costs an idle machine nothing.
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    # Likewise before CUDA: without it matrix products are not deterministic.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    _set_up_process()
     try:
         work()
     except BrokenPipeError:  # the reader of our output has seen enough

@@ -128,7 +128,9 @@ class Attack:
                 return look, s
             loss = self._losses(logits, s["y"].clamp_min(0)).sum()
             (g,) = torch.autograd.grad(-loss if self.targeted else loss, point)
-        return look, choose(look.more, self._advance(g, s), s)
+        # Of rows that are done only the image still counts.
+        after = self._advance(g, s)
+        return look, after | choose(look.more, {k: after[k] for k in ("x", "t", "seen")}, s)
 
     @torch.no_grad()
     def look(self, model: Model, s: State) -> tuple[Look, State]:
@@ -196,7 +198,9 @@ class Attack:
         for i, stage in enumerate(self.chain):
             g, chain[str(i)] = stage.update(g, s["chain"][str(i)], c)
         x, step = self.step.update(g, s["step"], c)
-        x = self.ball.project(torch.where(x.isfinite(), x, s["x0"]), s["x0"])
+        if not bool(x.sum().isfinite()):  # one pass where nothing is wrong
+            x = torch.where(x.isfinite(), x, s["x0"])
+        x = self.ball.project(x, s["x0"])
         seen = torch.zeros_like(s["seen"])
         return s | {"x": x, "t": s["t"] + 1, "seen": seen, "chain": chain, "step": step}
 

@@ -24,14 +24,19 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
+def within(v: Tensor) -> tuple[int, ...]:
+    """The dimensions of `v` (B, ...) within an image: flattening would copy channels_last ones."""
+    return tuple(range(1, v.dim()))
+
+
 def row_norm(v: Tensor) -> Tensor:
     """L2 norm of each row of `v` (B, ...), shape (B,)."""
-    return v.flatten(1).norm(dim=1)
+    return torch.linalg.vector_norm(v, dim=within(v))
 
 
 def to_levels(x: Tensor) -> Tensor:
     """The 8-bit levels (0-255, still floating point) of images in [0, 1]."""
-    return (x * LEVELS).round()
+    return (x * LEVELS).round_()
 
 
 def is_8bit(x: Tensor) -> bool:
@@ -71,8 +76,8 @@ class Ball(abc.ABC):
         Each pixel goes to its nearest level; pixels that thereby left the budget are undone.
         The result is bitwise what ``uint8 / 255`` gives, so a stored image is the scored one.
         """
-        base = to_levels(x0)
-        return (base + self.fit((x - x0) * LEVELS)).clamp(0, LEVELS) / LEVELS
+        v = self.fit((x - x0).mul_(LEVELS))
+        return v.add_(to_levels(x0)).clamp_(0, LEVELS).div_(LEVELS)
 
 
 @dataclass(frozen=True)
@@ -80,16 +85,16 @@ class Linf(Ball):
     """max |v| <= eps."""
 
     def direction(self, g: Tensor) -> Tensor:
-        return torch.nan_to_num(g, posinf=1.0, neginf=-1.0).sign()
+        return g.sign()  # of NaN it is 0, of infinity 1
 
     unit_sign = direction
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
-        return torch.clamp(x, x0 - self.eps, x0 + self.eps).clamp(0, 1)
+        return torch.clamp(x, x0 - self.eps, x0 + self.eps).clamp_(0, 1)
 
     def fit(self, v: Tensor) -> Tensor:
         limit = int(self.eps * LEVELS + 1e-6)  # 10/255*255 may be 9.999…: that is ten levels
-        return v.round().clamp(-limit, limit)
+        return v.round().clamp_(-limit, limit)
 
 
 @dataclass(frozen=True)
@@ -99,17 +104,18 @@ class L2(Ball):
     def direction(self, g: Tensor) -> Tensor:
         g = torch.nan_to_num(g, posinf=1.0, neginf=-1.0)
         # Scaled by the largest entry first: squares of tiny gradients would underflow to 0.
-        g = g / per_image(g.flatten(1).abs().amax(1).clamp_min(torch.finfo(g.dtype).tiny), g)
-        return g / per_image(row_norm(g).clamp_min(1), g)  # the norm is >= 1 unless g is 0
+        largest = g.abs().amax(within(g)).clamp_min_(torch.finfo(g.dtype).tiny)
+        g = g.div_(per_image(largest, g))
+        return g.div_(per_image(row_norm(g).clamp_min_(1), g))  # the norm is >= 1 unless g is 0
 
     def unit_sign(self, g: Tensor) -> Tensor:
-        return self.direction(torch.nan_to_num(g, posinf=1.0, neginf=-1.0).sign())
+        return self.direction(g.sign())
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         v = x - x0
         length = row_norm(v)
         scale = torch.where(length > self.eps, self.eps / length.clamp_min(1e-30), 1.0)
-        return (x0 + v * per_image(scale, v)).clamp(0, 1)
+        return v.mul_(per_image(scale, v)).add_(x0).clamp_(0, 1)
 
     def fit(self, v: Tensor) -> Tensor:
         """Round to nearest; in rows that left the ball, undo the pixels rounded farthest out.
@@ -119,15 +125,17 @@ class L2(Ball):
         Threshold 0 always fits: no pixel is then farther out than before rounding.
         """
         r = v.round()
-        outwards = r.abs() - v.abs()
+        outwards = r.abs().sub_(v.abs())
         bound = (self.eps * LEVELS) ** 2 * (1 + 1e-6)
+        # Sums of whole squares are exact up to the dtype's largest odd number, and any that is
+        # above the bound stays above it: row order cannot change a verdict.
+        dtype = v.dtype if bound < 1 / torch.finfo(v.dtype).eps else torch.float64
 
         def undone(threshold: Tensor) -> Tensor:
             return torch.where(outwards > per_image(threshold, v), r - r.sign(), r)
 
         def fits(threshold: Tensor) -> Tensor:
-            # float64: sums of whole squares stay exact, so row order cannot change a verdict
-            return undone(threshold).flatten(1).double().square().sum(1) <= bound
+            return undone(threshold).to(dtype).square_().sum(within(v)) <= bound
 
         high = torch.full((len(v),), 0.5, dtype=v.dtype, device=v.device)
         if bool(fits(high).all()):

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agr.attacks.ball import per_image
+from agr.attacks.ball import per_image, within
 from agr.attacks.parts import Context, State, Stateless, number
 
 
 def mean_normalized(g: Tensor) -> Tensor:
     """Each row of `g` (B, ...) over its mean absolute value; 0 where `g` is 0 or not finite."""
-    scale = g.flatten(1).abs().mean(1)
+    scale = g.abs().mean(within(g))
     good = (scale > 0) & scale.isfinite()
     # A row that cannot be normalised contributes nothing: dividing would put NaN into the
     # momentum for good, which freezes L-inf attacks silently and ruins L2 images.
-    return torch.where(per_image(good, g), g / per_image(torch.where(good, scale, 1), g), 0.0)
+    shared = g / per_image(torch.where(good, scale, torch.inf), g)
+    return shared.nan_to_num_(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -46,5 +47,5 @@ class Momentum:
         return {"m": torch.zeros_like(x)}
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        m = self.decay * s["m"] + g
+        m = torch.add(g, s["m"], alpha=self.decay)
         return m, {"m": m}

@@ -57,7 +57,7 @@ class Plain(Stateless):
         one_of("direction", self.direction, ("ball", "sign"))
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        return c.x + c.size * unit(c.ball, g, self.direction), s
+        return torch.add(c.x, unit(c.ball, g, self.direction), alpha=c.size), s
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,16 @@ class AdaGrad:
         return {"G": torch.zeros_like(x)}
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        g = torch.nan_to_num(g, posinf=1.0, neginf=-1.0)
-        u = g.sign() if self.of == "sign" else mean_normalized(g)
-        G = s["G"] + u.square()
-        root = self.phi * (G + self.delta).sqrt()
+        if self.of == "sign":
+            u = g.sign()
+        else:
+            u = mean_normalized(torch.nan_to_num(g, posinf=1.0, neginf=-1.0))
+        G = torch.addcmul(s["G"], u, u)
+        root = (G + self.delta).sqrt_().mul_(self.phi)
         if self.of == "gradient":
-            return c.x + c.size * unit(c.ball, u / root, self.direction), {"G": G}
-        return c.x + c.size * unit(c.ball, g, self.direction) / root, {"G": G}
+            return torch.add(c.x, unit(c.ball, u / root, self.direction), alpha=c.size), {"G": G}
+        along = unit(c.ball, g, self.direction)
+        return torch.addcdiv(c.x, along, root, value=c.size), {"G": G}
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,5 @@ class Overwrite(Stateless):
         number("delta", self.delta, 0)
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        u = torch.nan_to_num(g, posinf=1.0, neginf=-1.0).sign()
-        root = self.phi * (u.square() + self.delta).sqrt()
-        return c.x0 + c.size * unit(c.ball, g, self.direction) / root, s
+        root = (g.sign().square_() + self.delta).sqrt_().mul_(self.phi)
+        return torch.addcdiv(c.x0, unit(c.ball, g, self.direction), root, value=c.size), s
