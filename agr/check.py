@@ -9,6 +9,7 @@ the exit code is 0 if all are ok, else 1. Nothing is crafted or recorded.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import textwrap
@@ -316,18 +317,23 @@ def _memory(sources: Sequence[Cell], machine: Machine) -> Iterator[Line]:
     from agr.lab import source_of
     from agr.probe import free_bytes, step_bytes
 
-    needs = {
-        cell.source: step_bytes(
-            source_of(cell, machine.numeric, machine.device), cell.geometry.size
-        )
-        for cell in sources
-    }
-    worst = max(needs, key=lambda source: needs[source])
-    slots, free = machine.numeric.slots, free_bytes(torch.device(machine.device))
-    total = slots * needs[worst]
+    needs = {}
+    for cell in sources:
+        network = source_of(cell, machine.numeric, machine.device)
+        needs[cell.source] = step_bytes(network, cell.geometry.size), _slots(cell)
+    worst = max(needs, key=lambda source: math.prod(needs[source]))
+    (need, slots), free = needs[worst], free_bytes(torch.device(machine.device))
+    total = slots * need
     said = f"{worst}, {slots} slots: about {_gb(total)}, {_gb(free)} free"
-    way = f": use slots={max(1, int(free / needs[worst]))} or fewer"
+    way = f": use slots={max(1, int(free / need))} or fewer"
     yield Line(total <= free, "memory", said + (way if total > free else ""))
+
+
+def _slots(cell: Cell) -> int:
+    """As many as a run of the cell would have; on a GPU they depend on the source."""
+    from agr.numeric import settle
+
+    return settle(cell, None, cell.sources).slots
 
 
 def _disk(cells: Sequence[Cell], images: Manifest | None) -> Iterator[Line]:
@@ -377,9 +383,7 @@ def _time(cells: Sequence[Cell], sources: Sequence[Cell], machine: Machine) -> I
     for cell in sources:
         network = source_of(cell, machine.numeric, machine.device)
         budget = cell.config.check.seconds / len(sources)
-        ticks[cell.source] = step_seconds(
-            network, cell.geometry.size, machine.numeric.slots, budget
-        )
+        ticks[cell.source] = step_seconds(network, cell.geometry.size, _slots(cell), budget)
     total, done, left_out = 0.0, 0, 0
     for cell in cells:
         _, missing = progress(cell)
