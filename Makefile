@@ -11,7 +11,7 @@ ARGS ?=
 CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ready plan tables test test-all check clean
+.PHONY: help setup demo ready plan tables bench test test-all check clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ plan: setup ## list the cells of the tables: which are done, how long the others
 tables: setup ## run every missing cell of the paper's Tables 1-3 and render them
 	$(RUN) -m agr.run $(CELLS)
 	$(RUN) scripts/make_tables.py $(CELLS)
+
+bench: setup ## speed beside a bare loop and other libraries: make bench ARGS="--parts stops"
+	$(RUN) -m agr.bench $(ARGS)
 
 test: setup ## the fast tests
 	$(RUN) -m pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)

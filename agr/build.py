@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from agr.config import expand
+from agr.compose import expand
 from agr.errors import ConfigError, first_line
 from agr.schema import LEVELS, Config
 

@@ -20,7 +20,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from agr.config import Cell, expand
+from agr.compose import expand
+from agr.config import Cell
 from agr.data.cache import PixelCache
 from agr.data.manifest import Entry, Manifest, check_labels
 from agr.data.stream import BadImage, stream

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from agr.config import Cell, expand
+from agr.compose import expand
+from agr.config import Cell
 from agr.errors import ConfigError
 from agr.records import Records
 from agr.run import script, words

@@ -22,7 +22,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from agr.config import Cell, expand, to_cell
+from agr.compose import expand
+from agr.config import Cell, to_cell
 from agr.errors import ConfigError, first_line
 from agr.schema import Config, conf_dir
 from agr.validation import explain

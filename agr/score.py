@@ -15,7 +15,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from agr.config import Cell, expand, to_cell
+from agr.compose import expand
+from agr.config import Cell, to_cell
 from agr.errors import ConfigError, first_line
 from agr.records import Records
 from agr.run import script

@@ -11,7 +11,8 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from agr.config import Cell, expand
+from agr.compose import expand
+from agr.config import Cell
 from agr.data.stream import Pixels, load_image
 from agr.errors import ConfigError
 from agr.inputs import find_images

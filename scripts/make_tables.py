@@ -8,7 +8,7 @@ counts other images.
 import sys
 from collections.abc import Sequence
 
-from agr.config import expand
+from agr.compose import expand
 from agr.naming import slug
 from agr.report.tables import write_tables
 from agr.run import script, words

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agr.config import Cell, expand
+from agr.compose import expand
+from agr.config import Cell
 
 EPS = 10 / 255
 

@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from agr.cell import attack_of, open_lab, run_cell
-from agr.config import Cell, expand
+from agr.compose import expand
+from agr.config import Cell
 from agr.data.stream import load_image
 from agr.errors import ConfigError
 from agr.inputs import check_inputs, check_unchanged, find_images

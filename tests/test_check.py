@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import agr.check
-from agr.config import expand
+from agr.compose import expand
 from agr.data.manifest import Entry, Manifest
 from agr.plan import at_most
 from agr.probe import PEAK, step_bytes, step_seconds

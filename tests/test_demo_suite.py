@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from agr.cell import open_lab, run_cell
-from agr.config import Cell, expand
+from agr.compose import expand
+from agr.config import Cell
 from agr.inputs import find_images
 from agr.records import Records
 from agr.schema import Geometry

@@ -14,7 +14,8 @@ import agr.cell
 import agr.lab
 import agr.numeric
 from agr.cell import open_lab, run_cell
-from agr.config import Cell, expand
+from agr.compose import expand
+from agr.config import Cell
 from agr.errors import ConfigError
 from agr.models.defenses import DefendedNetwork
 from agr.models.zoo import Network

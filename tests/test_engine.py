@@ -14,7 +14,8 @@ import torch
 from agr import load_attack
 from agr.attacks import Attack, Linf, OnceFooled
 from agr.attacks.parts import Seen
-from agr.config import Cell, expand
+from agr.compose import expand
+from agr.config import Cell
 from agr.data.stream import load_image
 from agr.engine import Calls, Crafted, Item, craft
 from agr.inputs import find_images

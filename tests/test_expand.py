@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from agr.config import Cell, expand, to_cell
+from agr.compose import expand
+from agr.config import Cell, to_cell
 from agr.errors import ConfigError
 from agr.schema import conf_dir
 

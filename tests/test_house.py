@@ -15,6 +15,7 @@ FLOORS = [
     ["agr.errors", "agr.schema"],
     ["agr.naming", "agr.validation"],
     ["agr.config"],
+    ["agr.compose"],
     ["agr.build"],
     ["agr.attacks", "agr.data", "agr.models.pretrained"],
     ["agr.inputs", "agr.records"],

@@ -18,7 +18,8 @@ from agr.attacks import Attack
 from agr.attacks.ball import Linf
 from agr.attacks.stop import OnceFooled
 from agr.cell import run_cell
-from agr.config import Cell, expand
+from agr.compose import expand
+from agr.config import Cell
 from agr.engine import Calls, Item, craft
 from agr.errors import ConfigError
 from agr.lab import answers

@@ -26,7 +26,7 @@ from timm.data import create_transform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agr.config import expand
+from agr.compose import expand
 from agr.records import Records
 from agr.report.results import rates
 from tests import standins

@@ -357,7 +357,7 @@ def test_a_suite_of_ones_own_needs_no_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first network is the default, and the paper's experiment takes all of its groups."""
-    from agr.config import expand
+    from agr.compose import expand
 
     (tmp_path / "suite").mkdir()
     groups = "groups: {g: {networks: [b, a], geometry: {size: 64}}}"
@@ -393,7 +393,7 @@ def test_what_is_unusual_of_a_cell_is_on_screen(
 def test_a_finished_cell_is_shown_without_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from agr.config import expand
+    from agr.compose import expand
 
     weights = Path(expand([])[0].suite.networks["vgg16"].weights)
     shutil.copy(weights, tmp_path / weights.name)

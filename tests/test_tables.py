@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from agr.config import Cell, expand
+from agr.compose import expand
+from agr.config import Cell
 from agr.errors import ConfigError
 from agr.records import ROWS, Records
 from agr.report.results import rates, sizes

@@ -18,6 +18,7 @@ from agr.inputs import check_inputs, check_unchanged
 from agr.models import tuning, zoo
 from agr.models.tuning import CannotFold, Tuning, faster_format, fold_batch_norms, tune
 from agr.numeric import settle
+from agr.schema import NetworkConfig
 from tests.conftest import demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16,vgg19]", "select=source")
@@ -210,6 +211,25 @@ def test_norms_that_stay_are_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         "res152: batch norms stay as they are: its logits would differ by 3e-05 of the largest"
         in said
     )
+
+
+def test_a_network_of_timm_is_folded_as_it_is_used(tmp_path: Path) -> None:
+    """timm builds networks in training mode: their norms would take statistics of what they see."""
+    network = trained(timm.create_model("resnet18", num_classes=7)).float()
+    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
+    config = NetworkConfig(
+        architecture="resnet18", weights=str(tmp_path / "resnet18.pth"), classes=7, size=32,
+        mean=[0.5] * 3, std=[0.5] * 3,
+    )  # fmt: skip
+    how = {"memory_format": "contiguous", "precision": "fp32", "device": "cpu"}
+    assert zoo.choose_tuning("r", config, fold=True, **how) == Tuning("contiguous", True)  # type: ignore[arg-type]
+    for again in (False, True):
+        if again:
+            zoo._loaded.clear()
+        folded = zoo.load_network("r", config, folded=True, **how)  # type: ignore[arg-type]
+        assert norms(folded) == 0
+        x = torch.rand(2, 3, 32, 32)
+        assert torch.allclose(folded(x), network((x - 0.5) / 0.5), rtol=1e-4, atol=1e-4)
 
 
 def test_every_demo_network_answers_as_unfolded(tmp_path: Path) -> None:

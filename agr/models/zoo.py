@@ -200,7 +200,7 @@ def _body(name: str, config: NetworkConfig) -> nn.Module:
     try:
         if config.width is not None:
             return load_slim(config.architecture, config.width, config.classes, str(path))
-        return _pretrained(config, path)
+        return _pretrained(config, path).eval()
     except BROKEN as e:
         reason = " ".join(str(e).split())[:300] or type(e).__name__
         if "weights_only" in str(e):  # torch and timm say how to load it all the same: better not

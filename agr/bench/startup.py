@@ -1,0 +1,49 @@
+"""Seconds until a command has answered, each in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from agr.bench.demo import quiet
+from agr.bench.options import DEMO_SOURCES, Options
+from agr.bench.timing import Contender, Row, interleave
+from agr.cell import run_cell
+from agr.compose import expand
+from agr.schema import PACKAGE
+
+HELP, CONFIG, FINISHED, TABLES = "--help", "--cfg job", "a finished cell", "tables of 36 cells"
+SCRIPT = PACKAGE.parent / "scripts" / "make_tables.py"
+FEW = 8  # images of each cell
+FINISHED_CELLS = 6
+
+
+def startup(options: Options) -> Iterator[list[Row]]:
+    """The rows of the commands. Five runs at the default of three rounds: they are short.
+
+    Of the 36 cells of the tables those with one source are finished, the others missing.
+    """
+    words = ("experiment=paper", f"n_images={FEW}", f"outputs={options.cells}")
+    asked = options.words(*words)
+    cells = [cell for cell in expand(asked) if cell.source == DEMO_SOURCES[0]][:FINISHED_CELLS]
+    for cell in cells:
+        run_cell(cell, quiet)
+    run = [sys.executable, "-m", "agr.run"]
+    commands = {
+        HELP: [*run, "--help"],
+        CONFIG: [*run, "--cfg", "job"],
+        FINISHED: [*run, *cells[0].words],
+    }
+    if SCRIPT.exists():  # it is part of the checkout, not of the package
+        commands[f"{TABLES}, {len(cells)} finished"] = [sys.executable, str(SCRIPT), *asked]
+    contenders = [Contender(name, partial(_answer, c), 1) for name, c in commands.items()]
+    setting = f"demo suite, {FEW} images a cell"
+    for contender in contenders if options.rounds > 1 else ():
+        contender.work()  # not counted: compiled files are written, files are in the system's cache
+    yield interleave("startup", setting, contenders, 2 * options.rounds - 1)[0]
+
+
+def _answer(command: Sequence[str]) -> None:
+    subprocess.run(command, capture_output=True, check=True)
