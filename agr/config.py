@@ -1,4 +1,4 @@
-"""A cell: its config, its identity, and the cells that a command line means.
+"""A cell: its config and its identity.
 
 A *cell* is one (attack, norm, eps, source) with everything that decides its numbers: what one run
 computes and one folder of records holds. This module imports neither torch nor timm, so that
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,9 +21,6 @@ from agr.errors import ConfigError, first_line
 from agr.naming import digest, same_network, slug, undefended, with_networks
 from agr.schema import Config, Geometry, Group, NetworkConfig, Suite
 from agr.validation import check_cell, reject_unknown_keys
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

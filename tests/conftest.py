@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,9 @@ from torch import Tensor, nn
 
 from agr.compose import expand
 from agr.config import Cell
+from agr.models.tuning import Tuning
+from agr.models.zoo import choose_tuning
+from agr.schema import NetworkConfig
 
 EPS = 10 / 255
 
@@ -36,6 +41,22 @@ def images(n: int = 6, seed: int = 1, size: int = 12, dtype: torch.dtype = torch
     torch.manual_seed(seed)
     levels = torch.randint(-20, 276, (n, 3, size, size)).clamp(0, 255)
     return levels.to(dtype) / 255
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _tried_once() -> Iterator[None]:
+    """How a network is best computed is tried once per process, not once per outputs folder."""
+    found: dict[str, Tuning] = {}
+
+    def choose(name: str, config: NetworkConfig, **how: Any) -> Tuning:
+        key = repr((name, config, how))
+        if key not in found:
+            found[key] = choose_tuning(name, config, **how)
+        return found[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agr.numeric.choose_tuning", choose)
+        yield
 
 
 @pytest.fixture

@@ -281,7 +281,7 @@ def in_this_process(options: Options, n: int) -> dict[str, Any]:
     return growth.cost_of(demo.demo_cell(options, *words, outputs=options.cells / str(n)))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """One run of every part, with fewer images and commands than a real one."""
     out = tmp_path_factory.mktemp("bench")
@@ -307,6 +307,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(out=out, frame=frame, text=(out / "bench.md").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("bench")
 def test_the_parquet_file_has_every_part(measured: SimpleNamespace) -> None:
     frame = measured.frame
@@ -323,6 +324,7 @@ def test_the_parquet_file_has_every_part(measured: SimpleNamespace) -> None:
     assert about["threads"] == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("bench")
 def test_full_size_contenders_did_the_same_work(measured: SimpleNamespace) -> None:
     own = measured.frame[measured.frame["setting"] == "test_resnet, 64 px, ifgsm"]
@@ -335,6 +337,7 @@ def test_full_size_contenders_did_the_same_work(measured: SimpleNamespace) -> No
     assert len(own[own["unit"] == full_size.SAME_ALL]) == 2 + 2 * 3
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("bench")
 def test_the_curve_is_that_of_separate_runs(measured: SimpleNamespace) -> None:
     own = measured.frame[measured.frame["part"] == "curve"]
@@ -348,6 +351,7 @@ def test_the_curve_is_that_of_separate_runs(measured: SimpleNamespace) -> None:
     assert curve["value"].iloc[-1] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("bench")
 def test_rows_of_both_ways_are_scored_alike(measured: SimpleNamespace) -> None:
     own = measured.frame[(measured.frame["part"] == "row") & (measured.frame["round"] == 0)]
@@ -359,6 +363,7 @@ def test_rows_of_both_ways_are_scored_alike(measured: SimpleNamespace) -> None:
     assert asr[demo.OWN_ROW].max() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("bench")
 def test_stopped_attacks_fool_as_many_with_fewer_steps(measured: SimpleNamespace) -> None:
     own = measured.frame[measured.frame["part"] == "stops"]
@@ -368,6 +373,7 @@ def test_stopped_attacks_fool_as_many_with_fewer_steps(measured: SimpleNamespace
     assert own[own["unit"] == demo.ASR].set_index("contender")["value"].between(0.5, 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("bench")
 def test_the_report_has_every_section(measured: SimpleNamespace) -> None:
     text = measured.text

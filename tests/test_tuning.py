@@ -204,6 +204,7 @@ def test_norms_that_stay_are_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         raise CannotFold("its logits would differ by 3e-05 of the largest")
 
     monkeypatch.setattr(zoo, "fold_batch_norms", refuse)
+    monkeypatch.setattr("agr.numeric.choose_tuning", zoo.choose_tuning)
     said: list[str] = []
     words = ("source=res152", "targets=[res152]", "select=source", "n_images=2")
     run_cell(demo_cell(tmp_path, *words), said.append)
