@@ -33,7 +33,7 @@ from agr.todo import Todo, todo
 
 Say = Callable[[str], None]
 IMAGES_IN_PART = 256  # at most, of saved ones: memory doesn't grow with their number
-BATCHES = 8  # of scoring, at once
+BATCHES = 4  # of scoring, at once
 PACKAGES = ("agr", "torch", "timm", "numpy", "pillow", "hydra-core", "pandas", "pyarrow")
 
 

@@ -46,6 +46,10 @@ def test_every_contender_runs_once_per_round_in_turn() -> None:
     ]  # fmt: skip
     assert last == {"a": 4, "b": 5, "c": 6}
     assert {(r.part, r.setting, r.images) for r in rows} == {("part", "setting", 2)}
+    ran.clear()
+    rows, _ = interleave("p", "s", contenders, 1, warm=True)
+    assert ran == ["a", "b", "c"] * 2
+    assert len(rows) == 3
 
 
 def test_passes_are_counted_on_the_network_of_the_contender(model: nn.Module, x: Tensor) -> None:
@@ -200,7 +204,7 @@ def cases() -> Iterator[tuple[str, list[Row], list[Row]]]:
         found = []
         for name in demo.STOPPED:
             found += speeds(
-                "stops", "inc_v3, 9 images", name, f"foolbox ifgsm{full_size.TUNED}", ratio
+                "stops", "inc_v3, 9 images", name, f"foolbox ifgsm{full_size.PLAIN}", ratio
             )
             found.append(Row("stops", "inc_v3, 9 images", name, 0, value=asr, unit=demo.ASR))
             found.append(Row("stops", "inc_v3, 9 images", name, 0, value=1.0, unit=demo.STEPS_USED))
@@ -208,7 +212,7 @@ def cases() -> Iterator[tuple[str, list[Row], list[Row]]]:
             found += [
                 Row("stops", "inc_v3, 9 images", name, r, r * of_bound / 2, 2) for r in (1, 2, 3)
             ]
-        fixed = Row("stops", "inc_v3, 9 images", f"foolbox ifgsm{full_size.TUNED}", 0, value=1.0)
+        fixed = Row("stops", "inc_v3, 9 images", f"foolbox ifgsm{full_size.PLAIN}", 0, value=1.0)
         return list(dict.fromkeys([*found, fixed._replace(unit=demo.ASR)]))
 
     yield "bound", stopped(3.1, 0.75, 1.0), stopped(3.1, 0.74, 1.0)

@@ -126,7 +126,7 @@ def stops(options: Options) -> Iterator[list[Row]]:
             Contender(n, w, len(b.items), _networks(n, b, tuned)) for n, w in works.items()
         ]
         contenders += _prices(b)
-        rows, made = interleave("stops", setting, contenders, options.rounds, device=options.device)
+        rows, made = interleave("stops", setting, contenders, options.rounds, **options.how)
         for name in works:
             images = made[name]
             if name in STOPPED:
@@ -214,7 +214,7 @@ def curve(options: Options) -> Iterator[list[Row]]:
         Contender(n, w, len(b.items), (b.lab.source if n == CURVE else b.plain,))
         for n, w in works.items()
     ]
-    rows, made = interleave("curve", setting, contenders, options.rounds, device=options.device)
+    rows, made = interleave("curve", setting, contenders, options.rounds, **options.how)
     for name, values in made.items():
         gap = float(np.abs(np.array(values) - made[CURVE]).max())
         if gap > ASR_GAP and options.precision != "bf16":
@@ -274,7 +274,7 @@ def _row(attack: str, b: Bench, options: Options) -> list[Row]:
         run = PEERS[attack]["torchattacks"](b.plain, b.task(attack))
         works[THEIR_ROW] = partial(_their_row, run, b, networks)
     contenders = [Contender(name, work, len(b.items)) for name, work in works.items()]
-    rows, made = interleave("row", setting, contenders, options.rounds, device=options.device)
+    rows, made = interleave("row", setting, contenders, options.rounds, **options.how)
     for name, asr in made.items():
         facts = [(f"ASR on {target}", asr[target]) for target in DEMO_SOURCES]
         rows += [Row("row", setting, name, 0, value=v, unit=unit) for unit, v in facts]

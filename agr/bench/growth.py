@@ -79,7 +79,7 @@ def _targets(options: Options) -> list[Row]:
     }
     run_cell(cells[f"{numbers[-1]} targets"], quiet)
     contenders = [Contender(name, partial(_anew, cell), n) for name, cell in cells.items()]
-    return interleave("growth", TARGETS, contenders, options.rounds, device=options.device)[0]
+    return interleave("growth", TARGETS, contenders, options.rounds, **options.how)[0]
 
 
 def _anew(cell: Cell) -> None:
@@ -103,7 +103,7 @@ def _slots(options: Options) -> list[Row]:
         for name, attack in attacks.items()
         for slots in numbers
     ]
-    return interleave("growth", SLOTS, contenders, options.rounds, device=options.device)[0]
+    return interleave("growth", SLOTS, contenders, options.rounds, **options.how)[0]
 
 
 def _crafted(attack: Attack, b: Bench, slots: int) -> None:

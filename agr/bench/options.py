@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from agr.errors import ConfigError, nearest
 from agr.schema import CHOICES
@@ -37,6 +37,11 @@ class Options:
     def cells(self) -> Path:
         """Where the demo suite's cells stand while they are measured."""
         return self.out / "cells"
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """Of measurements on the demo suite, which are so short that a first call shows."""
+        return {"device": self.device, "warm": self.rounds > 1}
 
     def words(self, *more: str) -> list[str]:
         """Words of a config that runs as these options say."""
@@ -88,7 +93,7 @@ def _parser(text: str | None) -> argparse.ArgumentParser:
     add("--images", type=_whole, default=4, help="at full size (default 4)")
     add("--rounds", type=_whole, default=3, help="of every measurement (default 3)")
     add("--demo-sources", action="append", help="networks of the demo suite (default: inc_v3)")
-    add("--demo-images", type=_whole, default=400, help="of the demo suite (default 400)")
+    add("--demo-images", type=_whole, default=800, help="of the demo suite (default 800)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--threads", type=_whole, help="of the CPU (default: all cores)")
     add("--precision", choices=CHOICES["precision"], default="fp32", help="(default fp32)")

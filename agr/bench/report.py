@@ -105,7 +105,7 @@ def _over_peers(setting: str) -> float:
 
 def _stops(frame: pd.DataFrame) -> Iterator[Target]:
     for setting, own in _settings(frame, "stops"):
-        fixed = _fixed(own)
+        fixed = [n for n in _timed(own) if n.endswith(full_size.PLAIN)]
         for name in demo.STOPPED:
             what = f"{setting}: {name}, of the bound"
             yield Target("stops", what, of_bound(own, name), at_least=OF_BOUND)

@@ -76,14 +76,18 @@ def interleave(
     rounds: int,
     *,
     device: str = "cpu",
+    warm: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Time every contender once per round.
+    """Time every contender once per round; `warm`: after a call of each that isn't timed.
 
     Returns a row per round and contender, and by contender what its last call returned.
     """
     rows, results = [], {}
     with tqdm(total=rounds * len(contenders), desc=f"{part}: {setting}", leave=False) as bar:
+        for c in contenders if warm else ():
+            bar.set_postfix_str(f"{c.name}, not timed yet")
+            c.work()
         for number in range(1, rounds + 1):
             for c in contenders:
                 bar.set_postfix_str(c.name)
