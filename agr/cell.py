@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,19 +47,23 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
     attack = attack_of(cell)
     with records.lock(cell.config.shard):
         while True:
+            lab: Lab | None = None
             try:
-                return _run(cell, records, attack, say, crafting)
+                lab = open_lab(cell, records, note=crafting)
+                return _run(lab, records, attack, say, crafting)
             except RuntimeError as e:
                 if not _out_of_memory(e):
                     raise
                 reason = first_line(e)
             # Not inside `except`: the traceback holds on to what filled the memory.
-            cell = _narrowed(cell, records, reason, say)
+            tried = lab.numeric if lab else None
+            lab = None
+            _narrow(records, tried, reason, say)
 
 
-def _run(cell: Cell, records: Records, attack: Attack, say: Say, crafting: bool) -> Records:
-    """Do what is missing of `cell`, once."""
-    lab = open_lab(cell, records, note=crafting)
+def _run(lab: Lab, records: Records, attack: Attack, say: Say, crafting: bool) -> Records:
+    """Do what is missing of the lab's cell, once."""
+    cell = lab.cell
     say(f"images: {len(lab.manifest.entries):,}, {lab.manifest.layout} in {lab.manifest.place}")
     if lab.cache:
         say(lab.cache.describe())
@@ -96,28 +100,27 @@ def _out_of_memory(e: RuntimeError) -> bool:
     return isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e)
 
 
-def _narrowed(cell: Cell, records: Records, reason: str, say: Say) -> Cell:
-    """`cell` with half the slots, after its memory ran out; what is recorded stays.
+def _narrow(records: Records, tried: Numeric | None, reason: str, say: Say) -> None:
+    """Halve the slots of a cell whose memory ran out with `tried`; what is recorded stays.
 
     run.json says how wide it was before: the last bits of the rows from then on may be others.
     Raises ConfigError if there is no half.
     """
-    stored = (records.run() or {}).get("numeric")
-    before = Numeric.of(stored) if stored else None
-    after = before.halved() if before else None
-    if before is None or after is None:
-        raise ConfigError(f"out of memory with a single slot: use another device ({reason})")
+    after = tried.halved() if tried else None
+    if tried is None or after is None:
+        raise ConfigError(f"out of memory with a single image: use another device ({reason})")
 
     def change(run: dict[str, Any]) -> None:
-        until = {"slots": before.slots, "width": before.width}
-        run.setdefault("narrowed", []).append(until | {"rows": len(records.read("rows"))})
-        run["numeric"] = asdict(after)
+        now = Numeric.of(run["numeric"])
+        if (now.slots, now.width) == (tried.slots, tried.width):  # else another shard was first
+            until = {"slots": tried.slots, "width": tried.width}
+            run.setdefault("narrowed", []).append(until | {"rows": len(records.read("rows"))})
+            run["numeric"] = asdict(after)
 
-    records.update_run(change)
-    say(f"out of memory with slots={before.slots}: going on with slots={after.slots}")
+    now = records.update_run(change)["numeric"]
+    say(f"out of memory with slots={tried.slots}: going on with slots={now['slots']}")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return replace(cell, config=replace(cell.config, slots=None, width=None))
 
 
 def attack_of(cell: Cell) -> Attack:

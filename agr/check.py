@@ -4,7 +4,8 @@ python -m agr.check [experiment=paper] [suite=imagenet] [key=value ...]
 
 The words are those of `python -m agr.run -m`; without experiment=… the cells of the paper's tables
 are meant, narrowed by the words. Every line is "ok", or a "problem" with its way out;
-the exit code is 0 if all are ok, else 1. Nothing is crafted or recorded.
+the exit code is 0 if all are ok, else 1. Nothing is crafted or recorded, but for how each network
+is best computed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from agr.inputs import check_weights, find_images
 from agr.models.pretrained import NotOnHub, weights_file
 from agr.naming import draw
 from agr.plan import at_most, duration, progress
+from agr.records import Records
 from agr.report.statistics import wilson
 from agr.run import script, words
 from agr.schema import Geometry, NetworkConfig
@@ -331,10 +333,11 @@ def _memory(sources: Sequence[Cell], machine: Machine) -> Iterator[Line]:
 
 
 def _slots(cell: Cell) -> int:
-    """As many as a run of the cell would have; on a GPU they depend on the source."""
+    """As many as a run of the cell has or would have; on a GPU they depend on the source."""
     from agr.numeric import settle
 
-    return settle(cell, None, cell.sources).slots
+    stored = (Records(cell.folder).run() or {}).get("numeric")
+    return settle(cell, stored, cell.sources).slots
 
 
 def _disk(cells: Sequence[Cell], images: Manifest | None) -> Iterator[Line]:

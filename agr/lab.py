@@ -91,7 +91,8 @@ class Lab:
         cell, device = self.cell, torch.device(self.device)
         if cell.config.resident is not None or device.type == "cpu":
             return cell.config.resident is not False
-        files = [weights_file(name, cell.suite.networks[name]) for name in cell.networks]
+        others = [name for name in cell.networks if name not in cell.sources]
+        files = [weights_file(name, cell.suite.networks[name]) for name in others]
         need = step_bytes(self.source, cell.geometry.size) * self.numeric.slots
         return need + sum(path.stat().st_size for path in files) < free_bytes(device)
 

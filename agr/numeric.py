@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,8 +103,9 @@ def settle(
     if c.precision == "tf32" and device_of(cell) == "cpu":
         raise ConfigError("precision=tf32 is of GPUs, and this runs on the CPU: use fp32 or bf16")
     asked = Numeric(
-        slots=c.slots or (stored or {}).get("slots") or 0,
-        width=c.width or (stored or {}).get("width") or 0,
+        # What is stored goes first: it is less than what is asked for where memory ran out.
+        slots=(stored or {}).get("slots") or c.slots or 0,
+        width=(stored or {}).get("width") or c.width or 0,
         precision=c.precision,
         threads=c.threads or (stored or {}).get("threads") or ALL_THREADS,
         device=_kind(device_of(cell)),
@@ -185,22 +186,30 @@ def _tuning(cell: Cell, name: str, numeric: Numeric) -> Tuning:
 def _once(cell: Cell, key: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `choose` gave the first time, kept beside the records of the suite."""
     path = cell.suite_folder / "tuning.json"
+    if key in (known := _known(path)):
+        return dict(known[key])
     lock = FileLock(path.with_suffix(".lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError:  # a check of the machine says elsewhere that it can't be written
         return choose()
-    with lock:
-        known: dict[str, Any] = {}
-        with suppress(OSError, ValueError):  # a damaged one is made again
-            known = json.loads(path.read_text(encoding="utf-8"))
-        if key not in known:
+    try:
+        if key not in (known := _known(path)):  # who came before us may have tried it
             known[key] = choose()
             draft = path.with_suffix(".draft")
             draft.write_text(json.dumps(known, indent=1), encoding="utf-8")
             draft.replace(path)
         return dict(known[key])
+    finally:
+        lock.release()
+
+
+def _known(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # none yet; a damaged one is made again
+        return {}
 
 
 def _kind(device: str) -> str:

@@ -14,14 +14,16 @@ LOWER = ("tf32", "bf16")
 def twin(cell: Cell) -> Cell | None:
     """The cell in fp32 that `cell` is compared with, a few images in a folder of its own.
 
-    None where there is nothing to compare; of several shards the first one compares.
+    None where there is nothing to compare. Of several shards each does its share of the images.
     """
     c = cell.config
     n = min(c.fp32_images, c.n_images)
-    if c.precision not in LOWER or n == 0 or cell.shard[0] != 0:
+    if c.precision not in LOWER or n == 0:
         return None
-    own = {"outputs": str(cell.suite_folder / "fp32"), "shard": "0/1"}
-    config = replace(c, **own, precision="fp32", n_images=n, trace=False, save_adversarials=False)  # type: ignore[arg-type]
+    place = str(cell.suite_folder / "fp32")
+    config = replace(
+        c, outputs=place, precision="fp32", n_images=n, trace=False, save_adversarials=False
+    )
     return replace(cell, config=config)
 
 

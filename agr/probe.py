@@ -34,6 +34,12 @@ def step_seconds(network: Source, size: int, slots: int, budget: float) -> float
 
 def step_bytes(network: Source, size: int) -> float:
     """Bytes per image that a forward and gradient need at their peak, without the weights."""
+    # The difference leaves out what is there once, such as weights that autocast has converted.
+    return PEAK * (_kept(network, size, 2) - _kept(network, size, 1))
+
+
+def _kept(network: Source, size: int, images: int) -> int:
+    """Bytes that a forward pass keeps for its gradient."""
     own = {_place(t) for t in [*network.parameters(), *network.buffers()]}
     kept: dict[int, int] = {}
 
@@ -43,16 +49,18 @@ def step_bytes(network: Source, size: int) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        out = network(_images(network, size, 1))  # held, so that no place is used twice
+        out = network(_images(network, size, images))  # held, so that no place is used twice
         total = sum(kept.values())
         del out
-    return PEAK * total
+    return total
 
 
 def free_bytes(device: torch.device) -> int:
     """Memory that a run on `device` could still take: of the GPU, or of this machine."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # Torch keeps what it has freed, and takes it again.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     free = int(psutil.virtual_memory().available)
     with suppress(OSError, ValueError, KeyError):  # a container's limit, where there is one
         group = Path("/sys/fs/cgroup")

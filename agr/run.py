@@ -39,6 +39,7 @@ _cells_in_sweep: int | None = None
 def job(config: DictConfig) -> None:
     """Run one cell and show its table."""
     if _cells_in_sweep is None:
+        _set_up_process()
         run(config)  # the launcher carries an error home
     else:
         guard(lambda: run(config))  # here, before Hydra adds lines of its own
@@ -54,16 +55,20 @@ def run(config: DictConfig) -> None:
     _greet(cell)
     records = Records(cell.folder)
     _check_writable(cell)
-    if finished(cell, records):
+    done = finished(cell, records)
+    if done:
         print("finished before: nothing to run")
         _compare(cell)
     else:
         from agr.cell import run_cell  # torch and timm: seconds that a finished cell needn't wait
 
         run_cell(cell)
-        if exact := twin(cell):
-            run_cell(exact, lambda _: None)
-            compare(cell, exact)
+    exact = twin(cell)
+    if exact and not (done and "against_fp32" in (records.run() or {})):
+        from agr.cell import run_cell
+
+        run_cell(exact, lambda _: None)
+        compare(cell, exact)
     from agr.report.tables import closing
 
     print(f"\n{closing(cell)}\nrecords: {cell.folder}")
@@ -117,8 +122,9 @@ def _set_up_process() -> None:
     # pages cost a tenth of a step. Elsewhere there is no mallopt.
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        # Older ones take 32 MB at most. To keep the heap alone would be worse than nothing.
+        if mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 32 << 20):
+            mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def guard(work: Callable[[], None], *, traceback: bool = False) -> None:

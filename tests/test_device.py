@@ -17,12 +17,16 @@ from agr.cell import open_lab, run_cell
 from agr.compose import expand
 from agr.config import Cell
 from agr.errors import ConfigError
+from agr.inputs import check_inputs, check_unchanged
+from agr.models import zoo
 from agr.models.defenses import DefendedNetwork
 from agr.models.zoo import Network
 from agr.numeric import Numeric, device_of, settle, slots_that_fit
 from agr.precision import compare, twin
+from agr.probe import step_bytes
 from agr.records import Records
 from agr.report.tables import closing, write_tables
+from agr.schema import NetworkConfig
 from tests.conftest import demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16,vgg19]", "select=source")
@@ -70,6 +74,53 @@ def test_out_of_memory_halves_the_slots_and_loses_no_image(
     assert (run["numeric"]["slots"], run["numeric"]["width"]) == (2, 2)
     assert run["narrowed"] == [{"slots": n, "width": n, "rows": 0} for n in (8, 4)]
     pd.testing.assert_frame_equal(rows(records), expected)
+    # the same command goes on, though it asks for the slots that didn't fit
+    check_unchanged(cell, run, check_inputs(cell))
+    more = demo_cell(tmp_path / "small", *VGG, "attack=ifgsm_stop", *words, "n_images=14")
+    assert len(rows(run_cell(more))) == 28
+    assert tried[-1] == 2
+
+
+def test_shards_that_run_out_together_halve_once(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG)
+    records = Records(cell.folder)
+    tried = open_lab(cell, records).numeric
+    said: list[str] = []
+    for _ in range(3):
+        agr.cell._narrow(records, tried, "no memory", said.append)
+    run = records.run() or {}
+    assert (run["numeric"]["slots"], run["numeric"]["width"]) == (4, 4)
+    assert run["narrowed"] == [{"slots": 8, "width": 8, "rows": 0}]
+    assert said == ["out of memory with slots=8: going on with slots=4"] * 3
+
+
+def test_a_trial_takes_fewer_images_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def faster(body: torch.nn.Module, x: torch.Tensor) -> str:
+        tried.append(len(x))
+        if len(x) > 4:
+            raise torch.OutOfMemoryError("no memory")
+        return "contiguous"
+
+    monkeypatch.setattr(zoo, "faster_format", faster)
+    monkeypatch.setattr(zoo, "gradient_seconds", lambda body, x: 1e-3)
+    body = torch.nn.Conv2d(3, 2, 3)
+    assert zoo._trial(body, torch.rand(1, 3, 9, 9)) == "contiguous"
+    assert tried == [32, 16, 8, 4]
+    monkeypatch.setattr(zoo, "faster_format", lambda body, x: faster(body, x.repeat(9, 1, 1, 1)))
+    with pytest.raises(torch.OutOfMemoryError):
+        zoo._trial(body, torch.rand(1, 3, 9, 9))
+
+
+def test_weights_that_autocast_converts_are_not_counted_per_image() -> None:
+    config = NetworkConfig(
+        architecture="", weights="", classes=1000, size=12, mean=[0.5] * 3, std=[0.5] * 3
+    )
+    body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(432, 1000))
+    for precision in ("fp32", "bf16"):
+        network = Network(body, config, "contiguous", precision)
+        assert step_bytes(network, 12) < 432 * 1000  # the weights in bf16 are twice that
 
 
 def test_rows_before_the_memory_ran_out_are_kept(
@@ -97,7 +148,7 @@ def test_rows_before_the_memory_ran_out_are_kept(
 
 def test_one_slot_too_many_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_memory(monkeypatch, 0, "craft")
-    with pytest.raises(ConfigError, match=r"out of memory with a single slot.*2\.00 GiB"):
+    with pytest.raises(ConfigError, match=r"out of memory with a single image.*2\.00 GiB"):
         run_cell(demo_cell(tmp_path, *VGG))
 
 
@@ -248,6 +299,17 @@ def test_a_lower_precision_is_compared_with_fp32(tmp_path: Path) -> None:
     assert "precision=bf16: on 8 images of a cell, ASR is at most " in tables
 
 
+def test_every_shard_compares_its_share(tmp_path: Path) -> None:
+    counts = []
+    for shard in ("0/2", "1/2"):
+        words = ("attack=fgsm", "precision=bf16", "fp32_images=6", f"shard={shard}")
+        cell = demo_cell(tmp_path, *VGG, *words)
+        exact = twin(cell)
+        assert exact is not None
+        counts.append(compare_runs(cell, exact)["images"])
+    assert counts == [3, 6]
+
+
 def compare_runs(cell: Cell, exact: Cell) -> dict[str, Any]:
     run_cell(cell)
     run_cell(exact)
@@ -274,8 +336,7 @@ def test_the_comparison_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("precision=fp32",), ("precision=bf16", "fp32_images=0"),
-              ("precision=bf16", "shard=1/2"), ("precision=fp64",)],
+    "words", [("precision=fp32",), ("precision=bf16", "fp32_images=0"), ("precision=fp64",)],
 )  # fmt: skip
 def test_nothing_to_compare(words: tuple[str, ...], tmp_path: Path) -> None:
     assert twin(demo_cell(tmp_path, *VGG, *words)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -172,6 +173,22 @@ def test_a_finished_cell_is_not_run_again(
     assert code == 0
     assert "finished before" in second
     assert second.split("ASR %")[1] == first.split("ASR %")[1]
+
+
+def test_a_lower_precision_is_compared_even_if_it_was_stopped_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"outputs={tmp_path}", *QUICK, "attack=fgsm", "precision=bf16", "progress=false"]
+    _, out, _ = say(words, monkeypatch, capsys)
+    assert "bf16 against fp32 on 12 images" in out
+    (path,) = tmp_path.glob("demo/fgsm-*/run.json")
+    run = json.loads(path.read_text())
+    del run["against_fp32"]
+    path.write_text(json.dumps(run))
+    code, out, _ = say(words, monkeypatch, capsys)
+    assert code == 0
+    assert "finished before" in out
+    assert "bf16 against fp32 on 12 images" in out
 
 
 def test_a_sweep_in_one_process_builds_each_network_once(

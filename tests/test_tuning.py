@@ -172,6 +172,21 @@ def test_a_network_is_tried_once_for_all_cells(tried: list[str], tmp_path: Path)
     assert len(tried) == 8
 
 
+def test_a_trial_that_fails_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Tuning:
+        raise RuntimeError("no")
+
+    cell = demo_cell(tmp_path, *VGG)
+    with monkeypatch.context() as patch:
+        patch.setattr("agr.numeric.choose_tuning", fail)
+        with pytest.raises(RuntimeError) as held:
+            settle(cell, None)
+    assert settle(cell, None).networks
+    assert str(held.value) == "no"
+
+
 def test_a_place_that_cannot_be_written_is_done_without(tried: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert settle(demo_cell(tmp_path / "file", *VGG), None, ["vgg16"]).networks
@@ -231,6 +246,19 @@ def test_a_network_of_timm_is_folded_as_it_is_used(tmp_path: Path) -> None:
         assert norms(folded) == 0
         x = torch.rand(2, 3, 32, 32)
         assert torch.allclose(folded(x), network((x - 0.5) / 0.5), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_in_float64_is_folded_in_float64(tmp_path: Path) -> None:
+    config = demo_cell(tmp_path).suite.networks["res152"]
+    x = torch.rand(1, 3, config.size, config.size, dtype=torch.float64)
+    how = {"memory_format": "contiguous", "precision": "fp64", "device": "cpu"}
+    zoo.choose_tuning("res152", config, fold=True, **how)  # type: ignore[arg-type]
+    chosen = zoo.load_network("res152", config, folded=True, **how)  # type: ignore[arg-type]
+    zoo._loaded.clear()
+    folded, plain = (zoo.load_network("res152", config, folded=f, **how) for f in (True, False))  # type: ignore[arg-type]
+    assert norms(folded) == 0 < norms(plain)
+    assert torch.equal(chosen(x), folded(x))
+    assert torch.allclose(folded(x), plain(x), rtol=1e-11)
 
 
 def test_every_demo_network_answers_as_unfolded(tmp_path: Path) -> None:

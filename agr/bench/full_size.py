@@ -146,7 +146,7 @@ def _attack(setup: Setup, attack: str, options: Options) -> list[Row]:
     single.pop(BARE, None)
     shares = compare(setting, single, options.precision, setup.x)
     works = _contenders(setup, attack, STEPS, options)
-    seen = {BARE: setup.tuned, PIPELINE: setup.source, CALL: setup.tuned}
+    seen = {BARE: setup.source, PIPELINE: setup.source, CALL: setup.tuned}
     contenders = [
         Contender(name, work, len(setup.x), (seen.get(name, _given(name, setup)),))
         for name, work in works.items()
@@ -178,7 +178,7 @@ def _contenders(setup: Setup, attack: str, steps: int, options: Options) -> dict
     called = load_attack(attack, eps=EPS, steps=steps, overrides=size, quantize="off")
     works: dict[str, Work] = {}
     if "limit" in options.parts:
-        works[BARE] = partial(bare_loop, setup.tuned, setup.x, setup.y, steps)
+        works[BARE] = partial(bare_loop, setup.source, setup.x, setup.y, steps)
     works[PIPELINE] = partial(through_engine, piped, setup)
     if "peers" in options.parts:
         works[CALL] = partial(called, setup.tuned, setup.x, setup.y)
@@ -190,8 +190,9 @@ def _contenders(setup: Setup, attack: str, steps: int, options: Options) -> dict
     return works
 
 
-def bare_loop(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
+def bare_loop(network: Source, x: Tensor, y: Tensor, steps: int) -> Tensor:
     """What no attack can do without: `steps` gradients, and one forward more. The last logits."""
+    x = x.contiguous(memory_format=network.memory_format)
     for _ in range(steps):
         point = x.detach().requires_grad_()
         torch.autograd.grad(F.cross_entropy(network(point), y, reduction="sum"), point)

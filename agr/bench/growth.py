@@ -26,6 +26,7 @@ from agr.cell import run_cell
 from agr.compose import expand
 from agr.config import Cell
 from agr.engine import craft
+from agr.run import guard
 
 IMAGES, TARGETS, SLOTS = "images", "targets", "slots"  # the settings
 TIMES = (1, 2, 4, 8)
@@ -61,7 +62,8 @@ def _images(options: Options) -> list[Row]:
 def _in_new_process(options: Options, n: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         own = (f"source={DEMO_SOURCES[0]}", f"targets=[{DEMO_SOURCES[0]}]", "select=none")
-        more = ("attack=ifgsm", f"n_images={n}")
+        # One memory format for all: each process would try for itself.
+        more = ("attack=ifgsm", f"n_images={n}", "memory_format=channels_last")
         cell = demo_cell(options, *own, *more, outputs=Path(folder))
         words = [sys.executable, "-m", "agr.bench.growth", *cell.words]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
@@ -137,4 +139,4 @@ def peak_megabytes() -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(cost_of(expand(sys.argv[1:])[0])))
+    guard(lambda: print(json.dumps(cost_of(expand(sys.argv[1:])[0]))))

@@ -147,7 +147,8 @@ def load_network(
     if key not in _loaded:
         body = _body(name, config)
         if folded:
-            body = fold_batch_norms(body, _blank(config), check=False)
+            body = body.to(DTYPES[precision])
+            body = fold_batch_norms(body, _blank(config).to(DTYPES[precision]), check=False)
         _loaded[key] = Network(body, config, memory_format, precision).to(device)
     return _loaded[key]
 
@@ -160,8 +161,9 @@ def choose_tuning(
     `memory_format` is "auto" or a name, which is then taken; without `fold` batch norms stay.
     Raises ConfigError as `load_network` does.
     """
-    body, why = _body(name, config), ""
+    body, why = _body(name, config).to(DTYPES[precision]), ""
     noise = torch.rand(_blank(config).shape, generator=torch.Generator().manual_seed(0))
+    noise = noise.to(DTYPES[precision])
     folded = fold and any(isinstance(layer, nn.BatchNorm2d) for layer in body.modules())
     if folded:
         try:
@@ -169,17 +171,27 @@ def choose_tuning(
         except CannotFold as e:
             folded, why = False, str(e)
     if memory_format == "auto":
-        body = body.eval().requires_grad_(False).to(device, DTYPES[precision])
-        x = noise.to(device, DTYPES[precision])
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            gradient_seconds(body, x)  # the first pays for setting up
-            n = int(TRIAL_SECONDS / gradient_seconds(body, x))
-            memory_format = faster_format(body, x.repeat(min(max(n, 1), TRIAL_IMAGES), 1, 1, 1))
+        body = body.eval().requires_grad_(False).to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+            memory_format = _trial(body, noise.to(device))
     tuning = Tuning(memory_format, folded, why)
     if device == "cpu":  # it will be used; on a GPU it might not fit beside the others
         network = Network(body, config, memory_format, precision)
         _loaded[_key(name, config, tuning, precision, device)] = network
     return tuning
+
+
+def _trial(body: nn.Module, x: Tensor) -> str:
+    """The faster memory format for as many images like `x` as there is time and memory for."""
+    gradient_seconds(body, x)  # the first pays for setting up
+    n = max(1, min(int(TRIAL_SECONDS / gradient_seconds(body, x)), TRIAL_IMAGES))
+    while True:
+        try:
+            return faster_format(body, x.repeat(n, 1, 1, 1))
+        except torch.OutOfMemoryError:
+            if n == 1:
+                raise
+        n //= 2
 
 
 def _key(name: str, config: NetworkConfig, tuning: Tuning, precision: str, device: str) -> str:
