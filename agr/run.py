@@ -40,6 +40,7 @@ def job(config: DictConfig) -> None:
     """Run one cell and show its table."""
     if _cells_in_sweep is None:
         _set_up_process()
+        keep_freed_memory()
         run(config)  # the launcher carries an error home
     else:
         guard(lambda: run(config))  # here, before Hydra adds lines of its own
@@ -118,8 +119,14 @@ def _set_up_process() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     # Without it matrix products on a GPU are not deterministic.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # glibc gives freed memory back at once, and each step asks for the same amount again: new
-    # pages cost a tenth of a step. Elsewhere there is no mallopt.
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that it frees, for all that runs in it.
+
+    glibc gives it back at once, and each step asks for the same amount again: new pages cost a
+    tenth of a step and more. Elsewhere there is no mallopt.
+    """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         # Older ones take 32 MB at most. To keep the heap alone would be worse than nothing.
@@ -127,9 +134,11 @@ def _set_up_process() -> None:
             mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def guard(work: Callable[[], None], *, traceback: bool = False) -> None:
+def guard(work: Callable[[], None], *, traceback: bool = False, keep_memory: bool = True) -> None:
     """Run `work`; what a user can mend ends with one line on stderr and exit code 2."""
     _set_up_process()
+    if keep_memory:
+        keep_freed_memory()
     try:
         work()
     except BrokenPipeError:  # the reader of our output has seen enough

@@ -22,7 +22,7 @@ import shutil
 import sys
 
 from agr.bench.options import PARTS, Options, read
-from agr.run import guard
+from agr.run import guard, keep_freed_memory
 
 
 def main() -> None:
@@ -55,6 +55,8 @@ def measure(options: Options) -> None:
     said, rows, text = report.about(options), list[Row](), ""
     for part in dict.fromkeys(wanted):
         torch.set_num_threads(options.threads)
+        if part != "limit":  # those are measured in a process as a user of any library has it
+            keep_freed_memory()
         for more in measures[part](options):
             rows += more
             frame = frame_of(rows)
@@ -65,4 +67,4 @@ def measure(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    guard(main)
+    guard(main, keep_memory=False)
