@@ -30,6 +30,7 @@ from agr.models.zoo import Ensemble, Network, Source
 from agr.naming import digest, slug, undefended
 from agr.numeric import Numeric, load
 from agr.probe import free_bytes, step_bytes
+from agr.records import write_whole
 
 CLEAN_COLUMNS = ["image_id", "pred", "conf"]
 KEEP_SECONDS = 20.0  # clean answers are written about so often: a file is written whole
@@ -200,6 +201,4 @@ class Lab:
             mine = self._clean.pop(name)
             self._clean[name] = merged = self._known(name) | mine
             frame = pd.DataFrame([(i, *a) for i, a in merged.items()], columns=CLEAN_COLUMNS)
-            draft = path.with_suffix(".draft")
-            frame.to_parquet(draft, index=False)
-            draft.replace(path)
+            write_whole(path, lambda draft: frame.to_parquet(draft, index=False))

@@ -24,6 +24,7 @@ from agr.models.tuning import Tuning
 from agr.models.zoo import Network, choose_tuning, load_network
 from agr.naming import digest
 from agr.probe import free_bytes, step_bytes
+from agr.records import write_whole
 
 SLOTS = 32
 MOST_OF_MEMORY = 0.7  # the rest is for targets and what an estimate misses
@@ -112,8 +113,8 @@ def settle(
         torch=torch.__version__,
     )
     before = Numeric.of(stored) if stored else asked
-    for key, value in asdict(replace(asked, networks=before.networks)).items():
-        if getattr(before, key) != value and key != "networks":
+    for key, value in vars(asked).items():
+        if key != "networks" and getattr(before, key) != value:
             refuse(cell, key, getattr(before, key), value)
     asked.apply()
     networks = dict(before.networks)
@@ -197,9 +198,8 @@ def _once(cell: Cell, key: str, choose: Callable[[], dict[str, Any]]) -> dict[st
     try:
         if key not in (known := _known(path)):  # who came before us may have tried it
             known[key] = choose()
-            draft = path.with_suffix(".draft")
-            draft.write_text(json.dumps(known, indent=1), encoding="utf-8")
-            draft.replace(path)
+            text = json.dumps(known, indent=1)
+            write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
         return dict(known[key])
     finally:
         lock.release()

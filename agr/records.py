@@ -140,7 +140,7 @@ class Records:
             run = self.run() or {"schema_version": SCHEMA_VERSION}
             change(run)
             text = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
-            _write_whole(self.run_file, lambda path: path.write_text(text, encoding="utf-8"))
+            write_whole(self.run_file, lambda path: path.write_text(text, encoding="utf-8"))
             return run
 
     @contextmanager
@@ -169,7 +169,7 @@ class Records:
             if tables.get(kind) or kind == "rows":
                 table = pa.Table.from_pylist(list(tables.get(kind, ())), schema=schema)
                 path = self.folder / f"{kind}-{stem}{number:05d}.parquet"
-                _write_whole(path, partial(pq.write_table, table, compression="zstd"))
+                write_whole(path, partial(pq.write_table, table, compression="zstd"))
 
     def read(self, kind: str = "rows", columns: list[str] | None = None) -> pd.DataFrame:
         """All rows of a kind, "rows", "trace" or "adversarials"; empty where there are none."""
@@ -233,7 +233,7 @@ def image_of(row: Mapping[str, Any]) -> NDArray[np.uint8]:
 _NULLABLE = {pa.int32(): pd.Int32Dtype()}
 
 
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write beside `path` and rename: a reader sees the whole file or none."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:

@@ -184,8 +184,8 @@ class Attack:
         fooled = hit if self.targeted else ~hit & (pred != NO_ANSWER)
         done, stop = s["t"] >= self.steps, s["stop"]
         if self.stop:
-            stopped, changed = self.stop.update(Seen(logits, fooled, s["y"]), stop)
-            done, stop = done | stopped, choose(new, changed, stop)
+            stopped, after = self.stop.update(Seen(logits, fooled, s["y"]), stop)
+            done, stop = done | stopped, choose(new, after, stop)
         more = s["live"] & ~(done & new)
         first = torch.where((s["first"] < 0) & fooled & s["live"], s["t"], s["first"])
         changed = {"first": first, "live": more, "stop": stop, "seen": torch.ones_like(new)}

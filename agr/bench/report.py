@@ -90,8 +90,7 @@ def _full_size(frame: pd.DataFrame) -> Iterator[Target]:
             found = faster(own, full_size.PIPELINE, full_size.BARE)
             what = f"{setting}: pipeline, of the bare loop"
             yield Target("limit", what, found, at_least=PIPELINE_OF_BARE)
-        plain = [n for n in names if n.endswith(full_size.PLAIN)]
-        tuned = [n for n in names if n.endswith(full_size.TUNED)]
+        plain, tuned = _given(own, full_size.PLAIN), _given(own, full_size.TUNED)
         for given, limit in ((plain, _over_peers(setting)), (tuned, OVER_TUNED_PEERS)):
             if against := closest(own, full_size.CALL, given):
                 what = f"{setting}: plain call, times {against[0]}"
@@ -105,7 +104,7 @@ def _over_peers(setting: str) -> float:
 
 def _stops(frame: pd.DataFrame) -> Iterator[Target]:
     for setting, own in _settings(frame, "stops"):
-        fixed = [n for n in _timed(own) if n.endswith(full_size.PLAIN)]
+        fixed = _given(own, full_size.PLAIN)
         for name in demo.STOPPED:
             what = f"{setting}: {name}, of the bound"
             yield Target("stops", what, of_bound(own, name), at_least=OF_BOUND)
@@ -119,9 +118,9 @@ def _stops(frame: pd.DataFrame) -> Iterator[Target]:
                 yield Target("stops", what, Spread(gap, gap, gap), at_least=ASR_POINTS)
 
 
-def _fixed(own: pd.DataFrame) -> list[str]:
-    """The contenders that take all their steps."""
-    return [n for n in _timed(own) if n.endswith((full_size.PLAIN, full_size.TUNED))]
+def _given(own: pd.DataFrame, network: str) -> list[str]:
+    """The peers that were given this network, the plain or the tuned one."""
+    return [n for n in _timed(own) if n.endswith(network)]
 
 
 def of_bound(own: pd.DataFrame, name: str) -> Spread:
@@ -266,7 +265,7 @@ def _tune_line(frame: pd.DataFrame, setting: str, own: pd.DataFrame) -> Iterator
     seconds = _seconds(own, full_size.TUNE).median
     text = f"`tune` of **{setting}** took {seconds:.1f} s, once"
     ifgsm = frame[frame["setting"] == f"{setting}, ifgsm"]
-    plain = [n for n in _timed(ifgsm) if n.endswith(full_size.PLAIN)]
+    plain = _given(ifgsm, full_size.PLAIN)
     against = closest(ifgsm, full_size.CALL, plain)
     if against:
         speed = rates(ifgsm).median()
@@ -281,8 +280,7 @@ def _stops_tables(frame: pd.DataFrame) -> Iterator[str]:
         speed, rows = rates(own), []
         for name in _timed(own):
             ours = name in demo.STOPPED
-            plain = [n for n in _fixed(own) if n.endswith(full_size.PLAIN)]
-            tuned = [n for n in _fixed(own) if n.endswith(full_size.TUNED)]
+            plain, tuned = _given(own, full_size.PLAIN), _given(own, full_size.TUNED)
             rows.append(
                 (
                     name,

@@ -171,7 +171,7 @@ def choose_tuning(
         except CannotFold as e:
             folded, why = False, str(e)
     if memory_format == "auto":
-        body = body.eval().requires_grad_(False).to(device)
+        body = body.requires_grad_(False).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             memory_format = _trial(body, noise.to(device))
     tuning = Tuning(memory_format, folded, why)
