@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from agr.compose import expand
@@ -12,6 +12,16 @@ from agr.schema import LEVELS, Config
 if TYPE_CHECKING:
     from agr.attacks import Attack
     from agr.models.defenses import Defense
+
+# What the parts of a slot's module must have, `agr.attacks.parts` says why.
+METHODS = {
+    "start": ["__call__"],
+    "loss": ["__call__"],
+    "views": ["__call__", "copies"],
+    "stages": ["init", "update"],
+    "step": ["init", "update"],
+    "stop": ["init", "update"],
+}
 
 
 def build_attack(c: Config, scale: float = 1.0) -> Attack:
@@ -23,16 +33,17 @@ def build_attack(c: Config, scale: float = 1.0) -> Attack:
     from agr.attacks.ball import BALLS
 
     a = c.attack
-    stages = {k: part for k, part in a.chain.items() if part is not None}
     try:
         return Attack(
             ball=BALLS[c.norm.name](c.eps * scale / LEVELS),
             steps=c.steps,
             size=a.size if isinstance(a.size, str) else a.size * scale / LEVELS,
-            loss=_attack_part("loss", "loss", a.loss),
-            chain=tuple(_attack_part(f"chain.{k}", "stages", part) for k, part in stages.items()),
-            step=_attack_part("step", "step", a.step),
-            stop=None if a.stop is None else _attack_part("stop", "stop", a.stop),
+            start=None if a.start is None else _attack_part(c, "start", "start", a.start),
+            loss=_attack_part(c, "loss", "loss", a.loss),
+            views=_attack_parts(c, "views", "views", a.views),
+            chain=_attack_parts(c, "chain", "stages", a.chain),
+            step=_attack_part(c, "step", "step", a.step),
+            stop=None if a.stop is None else _attack_part(c, "stop", "stop", a.stop),
             targeted=a.targeted,
             quantize=c.quantize,  # type: ignore[arg-type]
         )
@@ -81,20 +92,55 @@ def build_defenses(c: Config, names: Iterable[str]) -> list[Defense]:
     return found
 
 
-def _attack_part(slot: str, module: str, node: Any) -> Any:
-    return _part(f"attack.{slot}", f"agr.attacks.{module}", node)
+def _attack_parts(c: Config, slot: str, module: str, nodes: dict[str, Any]) -> tuple[Any, ...]:
+    """The parts of the named slots that are filled, in their order."""
+    filled = {name: node for name, node in nodes.items() if node is not None}
+    return tuple(_attack_part(c, f"{slot}.{name}", module, node) for name, node in filled.items())
 
 
-def _part(key: str, module: str, node: Any) -> Any:
-    """The part that a node describes; only our own parts in the key's module are ever made."""
+def _attack_part(c: Config, slot: str, module: str, node: Any) -> Any:
+    part = _part(f"attack.{slot}", f"agr.attacks.{module}", node, c.allow)
+    lacking = [name for name in METHODS[module] if not hasattr(part, name)]
+    if lacking:
+        raise ConfigError(
+            f"attack.{slot}: {type(part).__name__} has no {' and no '.join(lacking)}: "
+            "agr.attacks.parts says what a part is"
+        )
+    return part
+
+
+def _part(key: str, module: str, node: Any, allow: Iterable[str] = ()) -> Any:
+    """The part that a node describes.
+
+    Only parts of the key's module are ever made, and those of packages that the user allows: a
+    config may come from anywhere, and must not be able to run any function it likes.
+    """
     from hydra.utils import instantiate
 
-    target = node.get("_target_") if isinstance(node, dict) else None
-    if not isinstance(target, str) or target.rpartition(".")[0] != module:
+    if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(
-            f"{key} has _target_={target}: it must name a part of {module}, as the files in conf do"
+            f"{key}={node} names no part: write its _target_, as the files in conf do"
         )
+    for target in _targets(node):
+        package = str(target).partition(".")[0]
+        if str(target).rpartition(".")[0] != module and package not in allow:
+            raise ConfigError(
+                f"{key} has _target_={target}: it must name a part of {module}, as the files in "
+                f"conf do, or allow=[{package}] its package"
+            )
     try:
         return instantiate(node, _convert_="all")
     except Exception as e:
         raise ConfigError(f"{key}: {first_line(e.__cause__ or e)}") from e
+
+
+def _targets(node: Any) -> Iterator[Any]:
+    """Everything that instantiating a node would call, however deep."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _targets(value)

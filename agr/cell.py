@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from agr.attacks import Attack
+from agr.attacks.draws import key_of
 from agr.build import build_attack, build_defenses
 from agr.config import Cell
 from agr.engine import Calls, Crafted, Item, craft
@@ -24,7 +25,7 @@ from agr.errors import ConfigError, first_line
 from agr.inputs import check_inputs, check_unchanged
 from agr.lab import Lab
 from agr.models.defenses import check_order
-from agr.naming import undefended
+from agr.naming import draw, undefended
 from agr.numeric import Numeric, device_of, settle
 from agr.records import Records, image_of
 from agr.rows import adversarial_rows, target_rows, trace_rows
@@ -133,7 +134,22 @@ def attack_of(cell: Cell) -> Attack:
                 check_order(parts, cell.suite.networks[bare].size)
             except ValueError as e:
                 raise ConfigError(f"target {target}: {e}") from e
-    return build_attack(cell.config, cell.eps_scale)
+    attack = build_attack(cell.config, cell.eps_scale)
+    _check_sizes(cell, attack)
+    return attack
+
+
+def _check_sizes(cell: Cell, attack: Attack) -> None:
+    """Raise ConfigError if a view makes images of a size that a source doesn't take."""
+    own = cell.geometry.size
+    side = attack.side(own)
+    for name in cell.sources:
+        if side != own and cell.suite.networks[name].fixed_size:
+            raise ConfigError(
+                f"attack={cell.config.attack.name} makes copies of {side} px, and {name} takes "
+                f"{cell.suite.networks[name].size} px only: add attack.views.diverse.back=true, "
+                "which resizes them back"
+            )
 
 
 def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
@@ -171,6 +187,8 @@ def _craft(
     """Craft on the source what is to be crafted, and record it."""
     started, calls = time.monotonic(), Calls()
     items = _items(lab, chosen)
+    if attack.pool_size:
+        attack = replace(attack, pool=lab.pool(attack.pool_size))
     made = craft(
         attack, lab.source, items, lab.numeric.slots, trace=lab.cell.config.trace, calls=calls
     )
@@ -191,12 +209,13 @@ def _items(lab: Lab, chosen: Sequence[Chosen]) -> Iterator[Item]:
     by_id = {c.entry.image_id: c for c in chosen}
     for entry, pixels in lab.images(c.entry for c in chosen):
         c = by_id[entry.image_id]
+        key = key_of(draw(lab.cell.config.seed, "attack", entry.image_id))
         y = c.target_label
         if y is None:
             own = lab.clean_answer(lab.cell.source, entry.image_id)
             prediction = lab.cell.config.attack.label == "prediction"
             y = own.pred if prediction and own else entry.label
-        yield Item(c, pixels, y)
+        yield Item(c, pixels, y, entry.label, key)
 
 
 def _saved(lab: Lab, records: Records, chosen: Sequence[Chosen]) -> Iterator[Crafted]:

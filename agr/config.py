@@ -133,9 +133,9 @@ class Cell:
 
     @property
     def attack_hash(self) -> str:
-        """Of the attack's parts and parameters; its name and the budget don't count."""
+        """Of the attack's parts and parameters; names, the budget and empty slots don't count."""
         parts = asdict(self.config.attack) | {"steps": self.config.steps}
-        return digest({k: v for k, v in parts.items() if k not in ("name", "title")})
+        return digest(_filled({k: v for k, v in parts.items() if k not in ("name", "title")}))
 
     @cached_property
     def id(self) -> str:
@@ -163,7 +163,7 @@ class Cell:
     def name(self) -> str:
         """Readable and unique: the name of the cell's folder."""
         c = self.config
-        return f"{c.attack.name}-{c.norm.name}-{c.eps:g}-{slug(self.source)}-{self.id}"
+        return f"{slug(c.attack.name)}-{c.norm.name}-{c.eps:g}-{slug(self.source)}-{self.id}"
 
     @property
     def suite_folder(self) -> Path:
@@ -188,6 +188,12 @@ class Cell:
     def command(self) -> str:
         """The command that runs this cell."""
         return shlex.join(["python", "-m", "agr.run", *self.words])
+
+
+def _filled(parts: dict[str, Any]) -> dict[str, Any]:
+    """Without the slots that are empty, so that a new kind of slot changes no attack's hash."""
+    inner = {k: _filled(v) if isinstance(v, dict) else v for k, v in parts.items()}
+    return {k: v for k, v in inner.items() if v is not None and v != {}}
 
 
 def to_cell(config: DictConfig, words: Iterable[str] = ()) -> Cell:

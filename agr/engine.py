@@ -34,6 +34,8 @@ class Item(NamedTuple):
     tag: Any
     pixels: NDArray[np.uint8]  # (3, H, W)
     y: int  # the label, or the wanted label when the attack is targeted
+    label: int | None = None  # the true class, where `y` is something else
+    key: int = 0  # its randomness, a signed 64-bit number
 
 
 class Point(NamedTuple):
@@ -89,8 +91,6 @@ class Slot:
     item: Item
     step: int = 0  # of its iterate
     seen: bool = False  # that iterate has been looked at
-    forwards: int = 0
-    backwards: int = 0
     trace: list[Point] = field(default_factory=list)
 
 
@@ -139,31 +139,37 @@ def craft(
     state: State = {}
     held: list[Slot | None] = [None] * slots
     odds, items = Odds(attack.steps), iter(items)
+    watched = attack.direct or attack.stop is not None or trace
     while True:
         state = _refill(attack, network, state, held, items)
         if not any(held):
             return
         # An image of k steps costs k + 1 forwards and gradients, the last gradient for nothing, if
         # ticks do the looking, and 2k forwards and k gradients if a look alone goes before each.
-        # With a gradient that takes 1.2 times as long as a forward, that is less for k < 2.2.
-        alone = sum(map(odds.of, held)) > slots / 2.2
-        before, forwards, backwards = state, calls.forwards, calls.backwards
+        # With a gradient that takes 1.2 times as long as a forward, that is less for k < 2.2, and
+        # with more gradients per step for more steps.
+        alone = watched and sum(map(odds.of, held)) > slots / (2.2 * attack.gradients)
+        before, look = state, None
         with calls.attach(network):  # not while others use the network
-            look, state = (attack.look if alone else attack.tick)(network, state)
-        more = look.more.tolist()
-        if trace:
+            unseen = any(slot and not slot.seen for slot in held)
+            if alone or (watched and unseen and not attack.direct):
+                look, state = attack.look(network, state)
+            if not alone:
+                ticked, state = attack.tick(network, state)
+                look = look or ticked
+        more = (look.more if look else state["live"]).tolist()
+        if not watched:  # nobody asks what the last iterate does
+            more = (state["live"] & (state["t"] < attack.steps)).tolist()
+        if trace and look:
             _note(held, before, look)
-        for slot, goes_on in zip(held, more, strict=True):
+        steps = state["t"].tolist()
+        for slot, goes_on, step in zip(held, more, steps, strict=True):
             if slot:
-                # What an image needs: its looks and its gradients. A forward that was made twice,
-                # and the place of a row that was done in a gradient, show in `calls`.
-                if not slot.seen:
-                    slot.forwards += calls.forwards - forwards
+                if look and not slot.seen:
                     odds.note(slot.step, not goes_on)
-                slot.backwards += (calls.backwards - backwards) * goes_on
-                slot.seen, slot.step = alone, slot.step + (goes_on and not alone)
+                slot.seen, slot.step = alone, step
         done = [row for row, slot in enumerate(held) if slot and not more[row]]
-        yield from _harvest(attack, look, state, held, done)
+        yield from _harvest(attack, network, look, state, held, done)
 
 
 def _refill(
@@ -180,13 +186,27 @@ def _refill(
     if not state:
         blank = torch.zeros_like(x0[:1]).expand(len(held), -1, -1, -1)
         blank = blank.contiguous(memory_format=network.memory_format)
-        state = attack.start(blank, torch.zeros(len(held), dtype=torch.int64, device=device))
+        state = attack.begin(blank, torch.zeros(len(held), dtype=torch.int64, device=device))
+        # Leaves of its own each: a fresh row is written into one of them at a time.
+        state = _copied(state)
         state["live"] = torch.zeros_like(state["live"])
     rows = torch.tensor(free[: len(fresh)], device=device)
-    _put(state, rows, attack.start(x0, torch.tensor([item.y for item in fresh], device=device)))
+    y, label, key = (
+        torch.tensor(values, device=device)
+        for values in (
+            [item.y for item in fresh],
+            [item.y if item.label is None else item.label for item in fresh],
+            [item.key for item in fresh],
+        )
+    )
+    _put(state, rows, attack.begin(x0, y, key, label))
     for row, item in zip(free, fresh, strict=False):
         held[row] = Slot(item)
     return state
+
+
+def _copied(state: State) -> State:
+    return {k: _copied(v) if isinstance(v, dict) else v.clone() for k, v in state.items()}
 
 
 def _put(state: State, rows: Tensor, fresh: State) -> None:
@@ -211,7 +231,12 @@ def _note(held: list[Slot | None], state: State, look: Look) -> None:
 
 
 def _harvest(
-    attack: Attack, look: Look, state: State, held: list[Slot | None], done: list[int]
+    attack: Attack,
+    network: Source,
+    look: Look | None,
+    state: State,
+    held: list[Slot | None],
+    done: list[int],
 ) -> Iterator[Crafted]:
     """The results of the rows that are done; their slots become free."""
     if not done:
@@ -221,19 +246,23 @@ def _harvest(
         images = to_levels(images).to(torch.uint8)
     pixels = images.cpu().contiguous().numpy()
     steps, first = state["t"][done].tolist(), state["first"][done].tolist()
-    pred, conf = look.pred[done].tolist(), look.conf[done].tolist()
+    members = len(getattr(network, "members", [network]))
+    forwards = (members * state["forwards"][done]).tolist()
+    backwards = (members * state["backwards"][done]).tolist()
+    answers: list[tuple[int, float] | None] = [None] * len(done)
+    if look and attack.quantize != "end":
+        answers = list(zip(look.pred[done].tolist(), look.conf[done].tolist(), strict=True))
     for i, row in enumerate(done):
         slot = held[row]
         assert slot is not None
         held[row] = None
-        first_step = first[i] if first[i] >= 0 else None
         yield Crafted(
             slot.item,
             pixels[i],
             steps[i],
-            first_step,
-            slot.forwards,
-            slot.backwards,
+            first[i] if first[i] >= 0 else None,
+            forwards[i],
+            backwards[i],
             tuple(slot.trace),
-            None if attack.quantize == "end" else (pred[i], conf[i]),
+            answers[i],
         )

@@ -17,22 +17,24 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from agr.attacks.attack import confidence, joint, predict
+from agr.attacks.attack import NO_ANSWER, confidence, joint, predict
+from agr.attacks.parts import Pool
 from agr.build import build_defenses
 from agr.config import Cell
 from agr.data.cache import PixelCache
 from agr.data.manifest import Entry, Manifest, forget
 from agr.data.stream import BadImage, ChangedImage, Pixels, stream
+from agr.errors import ConfigError
 from agr.inputs import check_weights
 from agr.models.defenses import DefendedNetwork
 from agr.models.pretrained import weights_file
 from agr.models.zoo import Ensemble, Network, Source
-from agr.naming import digest, slug, undefended
+from agr.naming import digest, draw, slug, undefended
 from agr.numeric import Numeric, load
 from agr.probe import free_bytes, step_bytes
 from agr.records import write_whole
 
-CLEAN_COLUMNS = ["image_id", "pred", "conf"]
+CLEAN_COLUMNS = ["image_id", *("pred", "conf", "least")]
 KEEP_SECONDS = 20.0  # clean answers are written about so often: a file is written whole
 Image = NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1]
 Classifier = Network | Ensemble | DefendedNetwork
@@ -43,6 +45,7 @@ class Answer(NamedTuple):
 
     pred: int
     conf: float
+    least: int = NO_ANSWER  # its least likely class, where that was asked for: of clean images
 
 
 def source_of(cell: Cell, numeric: Numeric, device: str) -> Source:
@@ -62,8 +65,8 @@ def answers(network: Classifier, images: Sequence[Image], width: int) -> list[An
         batch = list(images[start : start + width])
         padding = [np.zeros_like(batch[0])] * (width - len(batch))
         logits = joint(network(network.as_input([*batch, *padding])))[: len(batch)]
-        pairs = zip(predict(logits).tolist(), confidence(logits).tolist(), strict=True)
-        found += [Answer(p, c) for p, c in pairs]
+        columns = predict(logits), confidence(logits), predict(-logits)
+        found += map(Answer, *(column.tolist() for column in columns))
     return found
 
 
@@ -123,6 +126,22 @@ class Lab:
                 self.bad[entry.image_id] = str(pixels)
             else:
                 yield entry, pixels
+
+    def pool(self, size: int) -> Pool:
+        """The images that an attack may mix in: `size` of the suite's, in an order of their own.
+
+        Raises ConfigError where they are all of one class.
+        """
+        seed = self.cell.config.seed
+        order = sorted(self.manifest.entries, key=lambda e: draw(seed, "pool", e.image_id))
+        found = list(islice(self.images(order), size))
+        labels = torch.tensor([entry.label for entry, _ in found], device=self.device)
+        if len(labels.unique()) < 2:
+            raise ConfigError(
+                f"attack={self.cell.config.attack.name} mixes in images of other classes, and the "
+                f"{len(found)} of its pool have one class: use more images, or a larger pool"
+            )
+        return Pool(self.source.as_input([pixels for _, pixels in found]), labels)
 
     def answer(self, name: str, images: Sequence[Image]) -> list[Answer]:
         """A network's answers to images in the cell's geometry."""
@@ -189,8 +208,10 @@ class Lab:
                 frame = pd.read_parquet(self._file(name))
             except (FileNotFoundError, pa.ArrowException):  # a damaged one is made again
                 frame = pd.DataFrame()
-            columns = [frame[c].tolist() for c in CLEAN_COLUMNS if c in frame]
-            self._clean[name] = {i: Answer(p, c) for i, p, c in zip(*columns, strict=True)}
+            if not {*CLEAN_COLUMNS} <= {*frame.columns}:  # none, or an older one
+                frame = pd.DataFrame(columns=CLEAN_COLUMNS)
+            ids, *said = (frame[c].tolist() for c in CLEAN_COLUMNS)
+            self._clean[name] = dict(zip(ids, map(Answer, *said), strict=True))
         return self._clean[name]
 
     def _keep(self, name: str) -> None:

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
         tick = _seconds_per_tick(cell, costs) if missing else 0.0
         cost = "?"
         if isinstance(tick, float):
-            seconds = at_most(cell, missing, tick)
+            seconds = at_most(cell, missing, tick) if missing else 0.0
             total += seconds
             cost = duration(seconds)
         c = cell.config
@@ -55,7 +55,10 @@ def at_most(cell: Cell, missing: int, tick: float) -> float:
 
     Scoring and clean answers are at most two passes per target, each no dearer than a tick.
     """
-    return missing * (cell.config.steps + 1 + 2 * len(cell.targets)) * tick
+    from agr.cell import attack_of
+
+    steps = cell.config.steps * attack_of(cell).gradients
+    return missing * (steps + 1 + 2 * len(cell.targets)) * tick
 
 
 def progress(cell: Cell) -> tuple[str, int]:

@@ -5,6 +5,7 @@ Imports neither torch nor timm, like all that stands on it alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,11 +105,15 @@ class AttackConfig:
     steps: int = 10
     size: Any = "even"
     targeted: bool = False
+    target: str | None = None  # random | least_likely | file; null: the file's, else random
     label: str = "truth"
-    loss: Any = MISSING
+    start: Any = None
+    loss: Any = None
+    views: dict[str, Any] = field(default_factory=dict)
     chain: dict[str, Any] = field(default_factory=dict)
-    step: Any = MISSING
+    step: Any = None
     stop: Any = None
+    library: Any = None  # another library's attack (agr.attacks.library), in place of all parts
 
 
 @dataclass
@@ -136,6 +141,7 @@ class Config:
     attack: AttackConfig = field(default_factory=AttackConfig)
     norm: Norm = field(default_factory=Norm)
     experiment: Any = None
+    allow: list[str] = field(default_factory=list)  # packages whose parts attacks may name
     defenses: dict[str, Any] = field(default_factory=dict)  # by name, for targets: vgg16/jpeg75
     source: Any = MISSING  # a network, or a list of them: an ensemble
     ensemble: str = "logits"  # what is averaged over its members: logits | losses
@@ -168,6 +174,7 @@ class Config:
 
 
 STEP_RULES = ("even", "decaying", "full")  # see agr.attacks.step.step_size
+STEP_FRACTION = re.compile(r"eps/([1-9][0-9]*(?:\.[0-9]+)?)")  # likewise: eps/4
 RESIZING = ("bilinear", "bicubic")
 MODES = ("center", "squash")
 CHOICES = {
@@ -179,6 +186,7 @@ CHOICES = {
     "memory_format": ("auto", "channels_last", "contiguous"),
     "precision": ("fp32", "tf32", "bf16", "fp64"),
     "attack.label": ("truth", "prediction"),
+    "attack.target": (None, "random", "least_likely", "file"),
     "norm.name": ("linf", "l2"),
     "suite.synsets": (None, "imagenet"),
 }

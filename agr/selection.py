@@ -7,6 +7,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from agr.data.manifest import Entry
+from agr.errors import ConfigError
 from agr.lab import Lab
 from agr.naming import draw
 
@@ -64,11 +65,26 @@ def _eligible(lab: Lab, deciding: list[str], entry: Entry) -> bool:
 
 
 def _target_label(lab: Lab, entry: Entry) -> int | None:
-    """The manifest's, or else a class other than the true one, uniform, by image id."""
-    if not lab.cell.config.attack.targeted:
+    """The label that a targeted attack wants, as `attack.target` says. Raises ConfigError.
+
+    "file": the manifest's own; "least_likely": the source's least likely class for the clean image
+    (Kurakin et al., arXiv:1607.02533, section 2.3); "random": a class other than the true one,
+    uniform, by image id. None: the manifest's where it has one, else random.
+    """
+    attack = lab.cell.config.attack
+    if not attack.targeted:
         return None
-    if entry.target is not None:
+    if attack.target == "least_likely":
+        own = lab.clean_answer(lab.cell.source, entry.image_id)
+        assert own is not None  # it was just asked
+        return own.least
+    if attack.target != "random" and entry.target is not None:
         return entry.target
+    if attack.target == "file":
+        raise ConfigError(
+            f"attack.target=file: the file of labels has no target for {entry.image_id}: give a "
+            "CSV with filename,label,target (data.labels=…), or use random or least_likely"
+        )
     classes = lab.cell.classes
     shift = draw(lab.cell.config.seed, entry.image_id, "target") % (classes - 1)
     return (entry.label + 1 + shift) % classes

@@ -17,6 +17,7 @@ from agr.schema import (
     LEVELS,
     MODES,
     RESIZING,
+    STEP_FRACTION,
     STEP_RULES,
     Config,
     Geometry,
@@ -120,6 +121,11 @@ def _check_names(cell: Cell) -> None:
             f"attack.label={c.attack.label} says what an untargeted attack moves away from: leave "
             "it out with attack.targeted=true"
         )
+    if c.attack.target is not None and not c.attack.targeted:
+        raise ConfigError(
+            f"attack.target={c.attack.target} says what a targeted attack wants: add "
+            "attack.targeted=true"
+        )
     if c.success == "targeted" and not c.attack.targeted:
         raise ConfigError("success=targeted needs a targeted attack: add attack.targeted=true")
     if c.save_adversarials and c.quantize == "off":
@@ -183,12 +189,12 @@ def _check_numbers(cell: Cell) -> None:
             raise ConfigError(f"{key}={value} is too small: give {low} or more")
     size = c.attack.size
     if isinstance(size, str):
-        fine = size in STEP_RULES
+        fine = size in STEP_RULES or STEP_FRACTION.fullmatch(size) is not None
     else:
         fine = isinstance(size, int | float) and not isinstance(size, bool) and size > 0
     if not fine:
         raise ConfigError(
-            f"attack.size={size} is no step size: give a number above 0 or one of "
+            f"attack.size={size} is no step size: give a number above 0, eps/4 or one of "
             f"{', '.join(STEP_RULES)}"
         )
     try:

@@ -1,14 +1,17 @@
-"""An attack: a ball, a loss, a chain of stages, a step and a stop, put together.
+"""An attack: a ball, a loss, views, a chain of stages, a step and a stop, put together.
 
     attack = Attack(ball=Linf(10 / 255), chain=(MeanNormalize(), Momentum(1.0)))   # MI-FGSM
     adv = attack(model, x, y)
 
-`Attack` holds no state. `start` makes the rows of a run, `tick` moves every living row by one
-step; the plain call here and the engine with its refilled slots share these two.
+`Attack` holds no state. `begin` makes the rows of a run, `look` finds those that are done, `tick`
+moves every living row by one step; the plain call here and the engine with its refilled slots
+share these.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -17,14 +20,28 @@ import torch
 from torch import Tensor
 
 from agr.attacks.ball import Ball, is_8bit, per_image
+from agr.attacks.draws import fold
 from agr.attacks.loss import CrossEntropy
-from agr.attacks.parts import Context, Loss, Seen, Stage, State, Step, Stop
+from agr.attacks.parts import (
+    Context,
+    Loss,
+    Pool,
+    Seen,
+    Stage,
+    Start,
+    State,
+    Step,
+    Stop,
+    View,
+)
 from agr.attacks.step import Plain, step_size
 
 # Images (B, 3, H, W) in [0, 1] -> logits (B, classes), or (B, members, classes): see `joint`.
-Model = Callable[[Tensor], Tensor]
+Model = Callable[..., Tensor]
 Quantize = Literal["always", "end", "off"]
 NO_ANSWER = -1  # the prediction of a model whose logits are not finite
+START, STEPS = 0, 1  # what a key is folded with: the start, or the step t
+OWN, GRADIENT = 0, 1  # of a stage: its own draws, or those of a gradient that it asks for
 
 
 class Look(NamedTuple):
@@ -74,21 +91,26 @@ class Attack:
 
     `steps` is T; `size` is a step-size rule or a number in the units of `ball.eps`
     (see `agr.attacks.step.step_size`). `targeted` descends the loss towards the given labels.
+    `pool` are the images that views may mix in (Admix).
 
-    `quantize`: "always" (default) lets the model see 8-bit images only, in gradients and checks
-    alike, while the iterate stays float, so that what stops an attack is what is returned;
-    "end" rounds the returned image only; "off" never rounds.
+    `quantize`: "always" (default) lets the model see 8-bit iterates only, in gradients and checks
+    alike, while the iterate itself stays float, so that what stops an attack is what is returned;
+    copies and points that a part makes start from the rounded iterate. "end" rounds the returned
+    image only; "off" never rounds.
     """
 
     ball: Ball
     steps: int = 10
     size: str | float = "even"
+    start: Start | None = None
     loss: Loss = field(default_factory=CrossEntropy)
+    views: tuple[View, ...] = ()
     chain: tuple[Stage, ...] = ()
     step: Step = field(default_factory=Plain)
     stop: Stop | None = None
     targeted: bool = False
     quantize: Quantize = "always"
+    pool: Pool | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -97,44 +119,87 @@ class Attack:
             raise ValueError(f"quantize={self.quantize} is unknown: use always, end or off")
         if self.ball.eps > 0:
             step_size(self.size, self.ball.eps, self.steps)
+        ahead = [stage for stage in self.chain if _looks_ahead(stage)]
+        if len(ahead) > 1:
+            raise ValueError(
+                f"{' and '.join(map(str, ahead))} both look ahead: the gradient is taken at one "
+                "point, so let one of them"
+            )
 
-    def start(self, x0: Tensor, y: Tensor) -> State:
-        """Rows for clean images `x0` (B, 3, H, W) in [0, 1] and labels (or targets) `y` (B,)."""
+    @property
+    def direct(self) -> bool:
+        """Whether the gradient is that of the iterate itself, so that its forward is a look too."""
+        return not self.views and not any(map(_looks_ahead, self.chain))
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients a step takes at most: of every copy, at every point."""
+        points = 1 + sum(getattr(stage, "extra", 0) for stage in self.chain)
+        return points * math.prod(view.copies for view in self.views)
+
+    @property
+    def pool_size(self) -> int:
+        """How many images of a pool the views ask for; 0: none."""
+        return max((getattr(view, "pool", 0) for view in self.views), default=0)
+
+    def side(self, side: int) -> int:
+        """Pixels of the largest images that the model sees, for images of `side` px."""
+        for view in self.views:
+            if hasattr(view, "side"):
+                side = max(side, view.side(side))
+        return side
+
+    def begin(
+        self, x0: Tensor, y: Tensor, key: Tensor | None = None, label: Tensor | None = None
+    ) -> State:
+        """Rows for clean images `x0` (B, 3, H, W) in [0, 1] and labels (or targets) `y` (B,).
+
+        `key` (B,) int64 is each image's own randomness, by default its place in the batch; `label`
+        (B,) the true classes where `y` is something else.
+        """
         rows = torch.zeros(len(x0), dtype=torch.int64, device=x0.device)
+        key = torch.arange(len(x0), device=x0.device) if key is None else key
+        x = x0.clone()
+        if self.start:
+            x = self.ball.project(self.start(x0, self.ball, fold(key, START)), x0)
         return {
-            "x": x0.clone(),
+            "x": x,
             "x0": x0,
             "y": y,
+            "label": y if label is None else label,
+            "key": key,
             "t": rows,
             "first": rows - 1,  # step of the first success, -1 while there is none
             "live": y >= 0,  # a label that is no answer cannot be attacked
             "seen": rows > 0,  # the iterate has been looked at
+            "forwards": rows,  # what the image needed: its looks, and the passes of its gradients
+            "backwards": rows,
             "chain": {str(i): stage.init(x0) for i, stage in enumerate(self.chain)},
             "step": self.step.init(x0),
             "stop": self.stop.init(x0) if self.stop else {},
         }
 
-    def tick(self, model: Model, s: State) -> tuple[Look, State]:
-        """One forward over all rows, and one step of those that are not done.
+    def tick(self, model: Model, s: State) -> tuple[Look | None, State]:
+        """One step of all rows that are not done.
 
-        The forward that gives step t+1 its gradient is also the check of iterate t, so a run of
-        T steps costs T+1 forwards and T gradients, stop and trace included.
+        Where the gradient is that of the iterate (`direct`), its forward is the check of the
+        iterate too, so a run of T steps costs T+1 forwards and T gradients, stop and trace
+        included. Elsewhere nobody is looked at (None); `look` does, where that is wanted.
         """
+        if not self.direct:
+            return None, self._step(model, None, self._shown(s), s)
         point = self._shown(s).detach().requires_grad_()
         with torch.enable_grad():
             logits = model(point)
             look, s = self._look(joint(logits.detach()), point.detach(), s)
             if not bool(look.more.any()):
                 return look, s
-            loss = self._losses(logits, s["y"].clamp_min(0)).sum()
-            (g,) = torch.autograd.grad(-loss if self.targeted else loss, point)
-        # Of rows that are done only the image still counts.
-        after = self._advance(g, s)
-        return look, after | choose(look.more, {k: after[k] for k in ("x", "t", "seen")}, s)
+            g = self._of(self._losses(logits, s["y"].clamp_min(0)), point)
+        return look, self._step(model, g, point.detach(), s)
 
     @torch.no_grad()
     def look(self, model: Model, s: State) -> tuple[Look, State]:
-        """The forward of a `tick` alone: which rows are done. The next tick doesn't ask again.
+        """A forward alone: which rows are done. The next tick doesn't ask again.
 
         It pays where most rows are done: a gradient over all of them would be for few.
         """
@@ -145,27 +210,33 @@ class Attack:
         """The adversarial images of the rows of `s`, (B, 3, H, W), as they are to be scored."""
         return s["x"] if self.quantize == "off" else self.ball.round(s["x"], s["x0"])
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor | None = None, key: Tensor | None = None
+    ) -> Tensor:
         """Adversarial images for `x`.
 
         Args:
             model: maps images (B, 3, H, W) in [0, 1] to logits (B, classes); in eval mode.
             x: clean images, (B, 3, H, W) in [0, 1]; on the 8-bit grid unless quantize="off".
             y: labels (B,), int64; the targets when `targeted`. None: the model's own predictions.
+            key: the randomness of each image, (B,) int64; None: its place in the batch.
 
         Returns:
             Images like `x`, within the ball and [0, 1].
 
         Raises:
-            ValueError: the model is in training mode, or `x` or `y` is not as described.
+            ValueError: the model is in training mode, `x` or `y` is not as described, a view needs
+                a pool, or makes images of a size that the model doesn't take.
         """
         _check(self, model, x, y)
         if y is None:
             with torch.no_grad():
                 y = predict(joint(model(x)))
-        s = self.start(x.detach(), y)
+        s = self.begin(x.detach(), y, key)
         # Nobody asks what the last iterate does: T steps cost T forwards here.
         while bool((s["live"] & (s["t"] < self.steps)).any()):
+            if self.stop and not self.direct:
+                _, s = self.look(model, s)
             _, s = self.tick(model, s)
         return self.final(s)
 
@@ -174,6 +245,12 @@ class Attack:
         if logits.dim() == 2:
             return self.loss(logits, y)
         return torch.stack([self.loss(own, y) for own in logits.unbind(1)]).mean(0)
+
+    def _of(self, losses: Tensor, point: Tensor) -> Tensor:
+        """The gradient of the sum of `losses` (B,) at `point`, towards what the attack wants."""
+        loss = losses.sum()
+        (g,) = torch.autograd.grad(-loss if self.targeted else loss, point)
+        return g
 
     def _shown(self, s: State) -> Tensor:
         return self.ball.round(s["x"], s["x0"]) if self.quantize == "always" else s["x"]
@@ -184,25 +261,105 @@ class Attack:
         fooled = hit if self.targeted else ~hit & (pred != NO_ANSWER)
         done, stop = s["t"] >= self.steps, s["stop"]
         if self.stop:
-            stopped, after = self.stop.update(Seen(logits, fooled, s["y"]), stop)
+            seen = Seen(logits, fooled, s["y"], s["t"], self.targeted)
+            stopped, after = self.stop.update(seen, stop)
             done, stop = done | stopped, choose(new, after, stop)
         more = s["live"] & ~(done & new)
         first = torch.where((s["first"] < 0) & fooled & s["live"], s["t"], s["first"])
         changed = {"first": first, "live": more, "stop": stop, "seen": torch.ones_like(new)}
+        changed |= {"forwards": s["forwards"] + new}
         return Look(pred, confidence(logits), fooled, image, more), s | changed
 
-    def _advance(self, g: Tensor, s: State) -> State:
+    def _step(self, model: Model, g: Tensor | None, image: Tensor, s: State) -> State:
+        """One step of the living rows, with the gradient `g` at their `image` if it is known."""
+        more = s["live"] & (s["t"] < self.steps)
+        if not bool(more.any()):
+            return s
+        spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
         size = step_size(self.size, self.ball.eps, self.steps) if self.ball.eps > 0 else 0.0
-        c = Context(s["x"], s["x0"], s["t"], size, self.ball)
+        context = Context(
+            *(s["x"], s["x0"], image, image, s["label"], s["t"], self.steps, size, self.ball),
+            key=fold(s["key"], STEPS, s["t"]), grad=_no_gradient, pool=self.pool,
+        )  # fmt: skip
+
+        def of_stage(i: int) -> Context:
+            """Stage i's context; -1: of the gradient itself."""
+            key = fold(context.key, i + 1)
+
+            def grad(point: Tensor, use: int) -> Tensor:
+                c = context._replace(point=point, key=fold(key, GRADIENT, use))
+                return self._gradient(model, s["y"].clamp_min(0), more, c, spent)
+
+            return context._replace(key=fold(key, OWN), grad=grad)
+
+        if g is None:
+            for i, stage in enumerate(self.chain):
+                if _looks_ahead(stage):
+                    point = stage.point(s["chain"][str(i)], context)  # type: ignore[attr-defined]
+                    context = context._replace(point=point)
+            g = of_stage(-1).grad(context.point, 0)
+            known = 0
+        else:
+            known = 1
         chain = {}
         for i, stage in enumerate(self.chain):
-            g, chain[str(i)] = stage.update(g, s["chain"][str(i)], c)
-        x, step = self.step.update(g, s["step"], c)
+            g, chain[str(i)] = stage.update(g, s["chain"][str(i)], of_stage(i))
+        x, step = self.step.update(g, s["step"], of_stage(len(self.chain)))
         if not bool(x.sum().isfinite()):  # one pass where nothing is wrong
             x = torch.where(x.isfinite(), x, s["x0"])
-        x = self.ball.project(x, s["x0"])
-        seen = torch.zeros_like(s["seen"])
-        return s | {"x": x, "t": s["t"] + 1, "seen": seen, "chain": chain, "step": step}
+        # Of rows that are done only the image and the counts still matter.
+        moved = {
+            "x": self.ball.project(x, s["x0"]),
+            "t": s["t"] + 1,
+            "seen": torch.zeros_like(s["seen"]),
+            "forwards": s["forwards"] + spent,
+            "backwards": s["backwards"] + spent + known,
+        }
+        return s | {"chain": chain, "step": step} | choose(more, moved, s)
+
+    def _gradient(self, model: Model, y: Tensor, more: Tensor, c: Context, spent: Tensor) -> Tensor:
+        """The gradient at `c.point` (B, 3, H, W) through the views; `spent` counts its passes."""
+        total = torch.zeros_like(c.point)
+        for copy in itertools.product(*(range(view.copies) for view in self.views)):
+            leaf = c.point.detach().requires_grad_()
+            with torch.enable_grad():
+                image, share = leaf, torch.ones_like(leaf[:, 0, 0, 0])
+                for j, view in enumerate(self.views):
+                    # All copies of a view share a key; of those before it each has its own.
+                    made = view(image, copy[j], c._replace(key=fold(c.key, j, *copy[:j])))
+                    image, share = made.image, share * made.share
+                counts = more & (share > 0)
+                if not bool(counts.any()):
+                    continue
+                losses = self._losses(_ask(model, image, leaf), y)
+                total += self._of(torch.where(share > 0, losses * share, 0.0), leaf)
+            spent += counts
+        return total
+
+
+def _looks_ahead(stage: Stage) -> bool:
+    return bool(getattr(stage, "look_ahead", False))
+
+
+def _no_gradient(point: Tensor, use: int) -> Tensor:
+    raise RuntimeError("a view or a look-ahead asked for a gradient, of which it is a part")
+
+
+def _ask(model: Model, image: Tensor, own: Tensor) -> Tensor:
+    """The model's logits for copies `image` of the images `own`, of whatever size."""
+    if image.shape == own.shape:
+        return model(image)
+    side = [own.shape[-1]] if getattr(model, "takes_side", False) else []
+    try:
+        return model(image, *side)
+    except (RuntimeError, AssertionError, ValueError) as e:
+        if isinstance(e, torch.OutOfMemoryError) or "allocate memory" in str(e):
+            raise
+        raise ValueError(
+            f"the network doesn't take copies of {image.shape[-1]} px in place of "
+            f"{own.shape[-1]} px ({str(e).splitlines()[0][:200]}): Diverse(back=True), "
+            "attack.views.diverse.back=true, resizes them back"
+        ) from e
 
 
 def _check(attack: Attack, model: Model, x: Tensor, y: Tensor | None) -> None:
@@ -214,6 +371,11 @@ def _check(attack: Attack, model: Model, x: Tensor, y: Tensor | None) -> None:
         raise ValueError(f"x spans [{x.min():.3g}, {x.max():.3g}]: give images in [0, 1]")
     if attack.quantize != "off" and x.numel() and not is_8bit(x):
         raise ValueError('x is not on the 8-bit grid k/255: round it, or use quantize="off"')
+    if attack.pool_size and attack.pool is None:
+        raise ValueError("a view mixes in other images: give Attack(pool=Pool(images, labels))")
+    if attack.pool and attack.pool.images.shape[1:] != x.shape[1:]:
+        shapes = f"{tuple(attack.pool.images.shape[1:])} and {tuple(x.shape[1:])}"
+        raise ValueError(f"images of the pool and x have different shapes: {shapes}")
     if attack.targeted and y is None:
         raise ValueError("a targeted attack needs y, the target labels")
     if y is not None and (y.shape != x.shape[:1] or y.dtype != torch.int64):

@@ -8,10 +8,13 @@ attack. `eps` is in units of [0, 1] images here; configs speak of the 0-255 pixe
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from agr.attacks.draws import fold, normal, symmetric, uniform
 
 LEVELS = 255
 NOISE = 1e-3  # levels; float32 images are off the 8-bit grid by about 1e-5
@@ -63,6 +66,18 @@ class Ball(abc.ABC):
         """sign(g) scaled to length 1 in this norm: what a formula that prints sign() means."""
 
     @abc.abstractmethod
+    def ones(self, x: Tensor) -> float:
+        """The length of an image like `x` (B, ...) whose every value is 1.
+
+        What per-pixel amounts are divided by: a perturbation of ``eps / ones`` everywhere is on
+        the budget in either norm.
+        """
+
+    @abc.abstractmethod
+    def sample(self, key: Tensor, x: Tensor) -> Tensor:
+        """Perturbations like `x` (B, ...), uniform in the ball, drawn with `key` (B,)."""
+
+    @abc.abstractmethod
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         """`x` (B, ...) moved into the ball around `x0` and into [0, 1]."""
 
@@ -89,6 +104,12 @@ class Linf(Ball):
 
     unit_sign = direction
 
+    def ones(self, x: Tensor) -> float:
+        return 1.0
+
+    def sample(self, key: Tensor, x: Tensor) -> Tensor:
+        return symmetric(key, x.shape[1:], x.dtype).mul_(self.eps)
+
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         return torch.clamp(x, x0 - self.eps, x0 + self.eps).clamp_(0, 1)
 
@@ -110,6 +131,15 @@ class L2(Ball):
 
     def unit_sign(self, g: Tensor) -> Tensor:
         return self.direction(g.sign())
+
+    def ones(self, x: Tensor) -> float:
+        return math.sqrt(x[0].numel()) if len(x) else 1.0
+
+    def sample(self, key: Tensor, x: Tensor) -> Tensor:
+        """A direction that is uniform on the sphere, at a radius that fills the volume evenly."""
+        v = normal(fold(key, 0), x.shape[1:], x.dtype)
+        radius = uniform(fold(key, 1), (), torch.float64).pow_(1 / x[0].numel()) * self.eps
+        return v.mul_(per_image((radius / row_norm(v)).to(x.dtype), v))
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         v = x - x0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from agr.attacks.parts import number
 
 
 @dataclass(frozen=True)
@@ -14,3 +18,44 @@ class CrossEntropy:
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits, y, reduction="none")
+
+
+@dataclass(frozen=True)
+class Logit:
+    """-z_y: its gradient doesn't vanish as the softmax saturates.
+
+    For targeted attacks (which descend) by Zhao et al., arXiv:2012.11207, Eq. 3.
+    """
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        return -_of_class(logits, y)
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The highest other logit minus the label's: above 0 the label has lost.
+
+    f_6 of Carlini and Wagner, arXiv:1608.04644, section V.A, of which `kappa` is the confidence
+    that is enough: beyond it (in either direction, since targeted attacks descend) there is no
+    gradient. None: it is never enough.
+    """
+
+    kappa: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kappa is not None:
+            number("kappa", self.kappa, 0)
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        found = margin(logits, y)
+        return found if self.kappa is None else found.clamp(-self.kappa, self.kappa)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The highest other logit minus that of `y`, (B,), from logits (B, classes)."""
+    others = logits.scatter(1, y[:, None], -math.inf)
+    return others.amax(1) - _of_class(logits, y)
+
+
+def _of_class(logits: Tensor, y: Tensor) -> Tensor:
+    return torch.gather(logits, 1, y[:, None]).squeeze(1)

@@ -1,23 +1,27 @@
 """What a part of an attack is: the contracts, and what a part may look at.
 
-Known attacks, named by their parts (all of them start at the clean image and take T steps):
+Known attacks, named by their parts (conf/attack has them, docs/attacks.md lists them all):
 
-| attack | chain | step | step size | stop |
-|---|---|---|---|---|
-| FGSM | - | Plain | eps, T = 1 | - |
-| I-FGSM | - | Plain | eps/T | - |
-| MI-FGSM | MeanNormalize, Momentum(1) | Plain | eps/T | - |
-| AGR | - | AdaGrad(of="sign") | eps / sum of 1/sqrt(i) | OnceFooled |
-| AGR, Algorithm 1 as printed | - | Overwrite | eps | OnceFooled |
+| attack | views | chain | step | step size | stop |
+|---|---|---|---|---|---|
+| FGSM | - | - | Plain | eps, T = 1 | - |
+| I-FGSM | - | - | Plain | eps/T | - |
+| MI-FGSM | - | MeanNormalize, Momentum(1) | Plain | eps/T | - |
+| NI-FGSM | - | MeanNormalize, Momentum(1, look_ahead) | Plain | eps/T | - |
+| VMI-FGSM | - | Variance, MeanNormalize, Momentum(1) | Plain | eps/T | - |
+| SI-NI-DI-TI | Scale, Diverse | Smooth, and as NI-FGSM | Plain | eps/T | - |
+| AGR | - | - | AdaGrad(of="sign") | eps / sum of 1/sqrt(i) | OnceFooled |
+| AGR, Algorithm 1 as printed | - | - | Overwrite | eps | OnceFooled |
 
 Parts are frozen dataclasses. What changes during a run is a `State`: a dict of tensors whose
-every leaf has one row per image, so that the engine can put any image into any row.
+every leaf has one row per image, so that the engine can put any image into any row. Randomness
+comes from a key per row (`agr.attacks.draws`), so that no image feels its companions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -27,14 +31,35 @@ from agr.attacks.ball import Ball
 State = dict[str, Any]  # str -> Tensor (B, ...) | State
 
 
+class Pool(NamedTuple):
+    """A fixed set of images that views may mix in."""
+
+    images: Tensor  # (K, 3, H, W) in [0, 1]
+    labels: Tensor  # (K,) int64: their true classes
+
+
 class Context(NamedTuple):
-    """What a stage or a step may look at; B rows, one image each."""
+    """What a view, a stage or a step may look at; B rows, one image each."""
 
     x: Tensor  # iterate, (B, 3, H, W) in [0, 1]
     x0: Tensor  # clean image, like x
+    image: Tensor  # the iterate as the model sees it: rounded to 8 bits, if the attack rounds
+    point: Tensor  # where the gradient was taken: `image`, unless a stage looks ahead
+    label: Tensor  # true class, (B,) int64
     t: Tensor  # steps already taken by each row, (B,) int64
+    steps: int  # T
     size: float  # step size, in [0, 1] units of the ball's norm
     ball: Ball
+    key: Tensor  # random key of (image, step, use), (B,) int64
+    grad: Callable[[Tensor, int], Tensor]  # (point, use) -> gradient there, through the views
+    pool: Pool | None
+
+
+class Copy(NamedTuple):
+    """One copy of the images, as a view makes it."""
+
+    image: Tensor  # (B, 3, h, w), differentiable in what it was made of
+    share: Tensor | float  # (B,) or one for all: its part of the gradient; over all copies 1
 
 
 class Seen(NamedTuple):
@@ -43,6 +68,16 @@ class Seen(NamedTuple):
     logits: Tensor  # (B, classes)
     fooled: Tensor  # (B,) bool: not the label, or the target label when targeted
     y: Tensor  # (B,) int64: label, or target label when targeted
+    t: Tensor  # (B,) int64: steps taken
+    targeted: bool
+
+
+class Start(Protocol):
+    """Where an attack begins."""
+
+    def __call__(self, x0: Tensor, ball: Ball, key: Tensor) -> Tensor:
+        """The first iterates (B, 3, H, W) for clean images `x0`; `Attack` projects them."""
+        ...
 
 
 class Loss(Protocol):
@@ -53,8 +88,28 @@ class Loss(Protocol):
         ...
 
 
+class View(Protocol):
+    """Makes copies of an image; the gradient is the mean of theirs, by share.
+
+    Copies are made one at a time and have one shape, so memory doesn't grow with their number.
+    """
+
+    @property
+    def copies(self) -> int:
+        """How many copies there are."""
+        ...
+
+    def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
+        """Copy `i` of the images `x` (B, 3, H, W). `c.key` is the same for all copies."""
+        ...
+
+
 class Stage(Protocol):
-    """Turns a gradient into what the step gets to see: normalising, momentum, smoothing."""
+    """Turns a gradient into what the step gets to see: normalising, momentum, smoothing.
+
+    A stage with a true attribute `look_ahead` also has `point(s, c)`: where to take the gradient.
+    Of these an attack has one at most. One that calls `c.grad` says in `extra` how often in a step.
+    """
 
     def init(self, x: Tensor) -> State: ...
 
@@ -77,17 +132,30 @@ class Stop(Protocol):
     def update(self, seen: Seen, s: State) -> tuple[Tensor, State]: ...
 
 
-def one_of(name: str, value: str, known: Sequence[str]) -> None:
+def one_of(name: str, value: Any, known: Sequence[str]) -> None:
     """Raise ValueError unless the parameter `value` is one of the `known` ones."""
     if value not in known:
         raise ValueError(f"{name}={value} is unknown: use {' or '.join(known)}")
 
 
-def number(name: str, value: float, least: float) -> None:
-    """Raise ValueError unless the parameter `value` is a finite number, `least` or more."""
+def number(name: str, value: float, least: float, most: float = math.inf) -> None:
+    """Raise ValueError unless the parameter `value` is a finite number in [least, most]."""
     fine = isinstance(value, int | float) and not isinstance(value, bool)
-    if not fine or not math.isfinite(value) or value < least:
-        raise ValueError(f"{name}={value} cannot be: give a number, {least:g} or more")
+    if not fine or not math.isfinite(value) or not least <= value <= most:
+        bounds = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+        raise ValueError(f"{name}={value} cannot be: give a number, {bounds}")
+
+
+def whole(name: str, value: int, least: int) -> None:
+    """Raise ValueError unless the parameter `value` is a whole number, `least` or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value} cannot be: give a whole number, {least} or more")
+
+
+def flag(name: str, value: bool) -> None:
+    """Raise ValueError unless the parameter `value` is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value} cannot be: use true or false")
 
 
 class Stateless:

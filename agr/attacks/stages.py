@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from agr.attacks.ball import per_image, within
-from agr.attacks.parts import Context, State, Stateless, number
+from agr.attacks.draws import fold, symmetric
+from agr.attacks.parts import Context, State, Stateless, flag, number, one_of, whole
 
 
 def mean_normalized(g: Tensor) -> Tensor:
@@ -36,16 +40,141 @@ class MeanNormalize(Stateless):
 
 @dataclass(frozen=True)
 class Momentum:
-    """m <- decay * m + g (Dong et al., arXiv:1710.06081, Eq. 6)."""
+    """m <- decay * m + g (Dong et al., arXiv:1710.06081, Eq. 6).
+
+    With `look_ahead` the gradient is taken at x + size * decay * m (NI-FGSM; Lin et al.,
+    arXiv:1908.06281). This needs m at the scale of one: put `MeanNormalize` before it.
+    """
 
     decay: float = 1.0
+    look_ahead: bool = False
 
     def __post_init__(self) -> None:
         number("decay", self.decay, 0)
+        flag("look_ahead", self.look_ahead)
 
     def init(self, x: Tensor) -> State:
         return {"m": torch.zeros_like(x)}
 
+    def point(self, s: State, c: Context) -> Tensor:
+        """Where the gradient is taken, with `look_ahead`."""
+        return torch.add(c.image, s["m"], alpha=c.size / c.ball.ones(c.x) * self.decay)
+
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         m = torch.add(g, s["m"], alpha=self.decay)
         return m, {"m": m}
+
+
+@dataclass(frozen=True)
+class Smooth(Stateless):
+    """TI: the gradient convolved with a kernel, zeros around it (Dong et al., arXiv:1904.02884).
+
+    `shape` is "gaussian" (the normal density on `size` points from -`reach` to `reach` standard
+    deviations, as in the authors' code), "uniform", or "linear" (1 - |i| / (k + 1), size = 2k + 1).
+    The authors' size is 15. All three are products of two lines, and are computed so.
+    """
+
+    size: int = 15
+    shape: Literal["gaussian", "uniform", "linear"] = "gaussian"
+    reach: float = 3.0
+
+    def __post_init__(self) -> None:
+        whole("size", self.size, 1)
+        if self.size % 2 == 0:
+            raise ValueError(f"size={self.size} has no middle: give an odd number")
+        one_of("shape", self.shape, ("gaussian", "uniform", "linear"))
+        number("reach", self.reach, 0)
+
+    def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
+        line = torch.tensor(self.line(), dtype=g.dtype, device=g.device)
+        channels, half = g.shape[1], self.size // 2
+        across = line.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+        down = line.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+        g = F.conv2d(g, across, padding=(0, half), groups=channels)
+        return F.conv2d(g, down, padding=(half, 0), groups=channels), s
+
+    def line(self) -> list[float]:
+        """The kernel is the outer product of this with itself; it sums to 1."""
+        k = self.size // 2
+        if self.shape == "gaussian":
+            step = self.reach / k if k else 0.0
+            values = [math.exp(-0.5 * (step * i) ** 2) for i in range(-k, k + 1)]
+        elif self.shape == "linear":
+            values = [1 - abs(i) / (k + 1) for i in range(-k, k + 1)]
+        else:
+            values = [1.0] * self.size
+        return [value / sum(values) for value in values]
+
+
+@dataclass(frozen=True)
+class Variance:
+    """VMI: adds the variance of the gradient around the last iterate (Wang & He, arXiv:2103.15571).
+
+    Algorithm 1: g + v, and then v <- mean of the gradients at `samples` neighbours - g, which are
+    drawn uniformly within `beta` times the budget of the iterate: with a look-ahead (VNI) too, as
+    its authors do. In L2, of which the paper doesn't speak, a pixel's bound is that of a
+    perturbation that has the same amount everywhere.
+    """
+
+    samples: int = 20
+    beta: float = 1.5
+
+    def __post_init__(self) -> None:
+        whole("samples", self.samples, 1)
+        number("beta", self.beta, 0)
+
+    @property
+    def extra(self) -> int:
+        """Gradients that it asks for in a step."""
+        return self.samples
+
+    def init(self, x: Tensor) -> State:
+        return {"v": torch.zeros_like(x)}
+
+    def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
+        total = torch.zeros_like(g)
+        for i in range(self.samples):
+            total += c.grad(self.neighbour(i, c), i)
+        return g + s["v"], {"v": total.div_(self.samples).sub_(g)}
+
+    def neighbour(self, i: int, c: Context) -> Tensor:
+        """Neighbour `i` of the iterate, (B, 3, H, W)."""
+        bound = self.beta * c.ball.eps / c.ball.ones(c.x)
+        return symmetric(fold(c.key, i), c.x.shape[1:], c.x.dtype).mul_(bound).add_(c.image)
+
+
+@dataclass(frozen=True)
+class Enhance:
+    """EMI: the mean gradient along the last mean gradient (Wang et al., arXiv:2103.10609).
+
+    `samples` points evenly spaced from -`reach` to `reach` steps along the last one, which is
+    normalised by its mean absolute value. The middle one is where the gradient is taken anyway,
+    so their number is odd.
+    """
+
+    samples: int = 11
+    reach: float = 7.0
+
+    def __post_init__(self) -> None:
+        whole("samples", self.samples, 1)
+        if self.samples % 2 == 0:
+            raise ValueError(f"samples={self.samples} leave out the iterate: give an odd number")
+        number("reach", self.reach, 0)
+
+    @property
+    def extra(self) -> int:
+        """Gradients that it asks for in a step."""
+        return self.samples - 1
+
+    def init(self, x: Tensor) -> State:
+        return {"last": torch.zeros_like(x)}
+
+    def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
+        size, half = c.size / c.ball.ones(c.x), self.samples // 2
+        total = g.clone()
+        for i in range(-half, half + 1):
+            if i:
+                along = self.reach * i / half * size
+                total += c.grad(torch.add(c.point, s["last"], alpha=along), i + half)
+        mean = total.div_(self.samples)
+        return mean, {"last": mean_normalized(mean)}

@@ -7,14 +7,15 @@ readings are `AdaGrad` or `Overwrite`, a step-size rule, and a stop or none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from agr.attacks.ball import Ball
+from agr.attacks.ball import Ball, per_image
 from agr.attacks.parts import Context, State, Stateless, number, one_of
 from agr.attacks.stages import mean_normalized
+from agr.schema import STEP_FRACTION
 
 Direction = Literal["ball", "sign"]
 
@@ -24,7 +25,7 @@ def step_size(rule: str | float, eps: float, steps: int) -> float:
 
     `rule` is a number (taken as it is) or a name: "even" is eps/T; "decaying" is
     eps / sum_{i<=T} i^(-1/2), so that T steps which shrink as 1/sqrt(i) add up to eps;
-    "full" is eps.
+    "full" is eps; "eps/4" is what it says.
 
     Raises ValueError for another name, or a number that is not above 0.
     """
@@ -34,12 +35,19 @@ def step_size(rule: str | float, eps: float, steps: int) -> float:
         "full": eps,
     }
     if isinstance(rule, str):
-        if rule not in rules:
-            raise ValueError(f"step_size={rule} is unknown: use a number or one of {list(rules)}")
-        return rules[rule]
+        if rule in rules:
+            return rules[rule]
+        if part := STEP_FRACTION.fullmatch(rule):
+            return eps / float(part[1])
+        raise ValueError(f"step_size={rule} is unknown: use a number, eps/4, or {list(rules)}")
     if not rule > 0:
         raise ValueError(f"step_size={rule} does not move: use a number above 0")
     return rule
+
+
+def _of_row(values: Tensor, like: Tensor) -> Tensor:
+    """One value per row (B,), in the dtype of `like` and to be broadcast over it."""
+    return per_image(values.to(like.dtype), like)
 
 
 def unit(ball: Ball, g: Tensor, direction: Direction) -> Tensor:
@@ -61,26 +69,44 @@ class Plain(Stateless):
 
 
 @dataclass(frozen=True)
-class AdaGrad:
-    """x + size * direction(g) / (phi * sqrt(G + delta)), with G the sum of squares so far.
+class _Adaptive:
+    """A step whose pixels are divided by the root of a sum of squares: AGR and its relatives.
 
-    Eqs. 8, 9 and 11 of the AGR paper, G accumulated as Eq. 8 says. `of="sign"` sums sign(g)^2
-    (Eq. 10): G then counts the steps with a non-zero gradient, so this is `Plain` on a
-    1/sqrt(t) schedule wherever no gradient is zero. `of="gradient"` sums (g / mean|g|)^2, truly
-    per pixel as in AdaGrad (Duchi et al., 2011), and moves along g / mean|g| over its root.
-
-    `direction` is the numerator of "sign": "ball" is the norm's steepest ascent (sign(g) in
-    L-inf, g/||g|| in L2); "sign" is sign(g) in either norm, as the paper prints it.
+    `of="sign"` works on sign(g): the squares then count steps with a non-zero gradient, and the
+    numerator is `direction`: "ball", the norm's steepest ascent (sign(g) in L-inf, g/||g|| in L2),
+    or "sign", sign(g) in either norm, as the AGR paper prints it. `of="gradient"` works per pixel
+    on g / mean|g|, in L2 scaled so that a step of the same amount everywhere has length `size`.
     """
 
     of: Literal["sign", "gradient"] = "sign"
     direction: Direction = "ball"
-    phi: float = 1.0
-    delta: float = 1e-7
 
     def __post_init__(self) -> None:
         one_of("of", self.of, ("sign", "gradient"))
         one_of("direction", self.direction, ("ball", "sign"))
+
+    def _squared_and_along(self, g: Tensor, c: Context) -> tuple[Tensor, Tensor]:
+        """What is squared, and the numerator: a step of length 1."""
+        if self.of == "sign":
+            return g.sign(), unit(c.ball, g, self.direction)
+        u = mean_normalized(torch.nan_to_num(g, posinf=1.0, neginf=-1.0))
+        return u, u / c.ball.ones(u)
+
+
+@dataclass(frozen=True)
+class AdaGrad(_Adaptive):
+    """x + size * u / (phi * sqrt(G + delta)), with G the sum of the squares u^2 so far.
+
+    Eqs. 8, 9 and 11 of the AGR paper, G accumulated as Eq. 8 says. Of the sign (Eq. 10) this is
+    `Plain` on a 1/sqrt(t) schedule wherever no gradient is zero; of the gradient it is truly per
+    pixel, as AdaGrad is (Duchi et al., 2011).
+    """
+
+    phi: float = 1.0
+    delta: float = 1e-7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         number("phi", self.phi, 1e-12)
         number("delta", self.delta, 0)
 
@@ -88,16 +114,102 @@ class AdaGrad:
         return {"G": torch.zeros_like(x)}
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        if self.of == "sign":
-            u = g.sign()
-        else:
-            u = mean_normalized(torch.nan_to_num(g, posinf=1.0, neginf=-1.0))
+        u, along = self._squared_and_along(g, c)
         G = torch.addcmul(s["G"], u, u)
         root = (G + self.delta).sqrt_().mul_(self.phi)
-        if self.of == "gradient":
-            return torch.add(c.x, unit(c.ball, u / root, self.direction), alpha=c.size), {"G": G}
-        along = unit(c.ball, g, self.direction)
         return torch.addcdiv(c.x, along, root, value=c.size), {"G": G}
+
+
+@dataclass(frozen=True)
+class RMSProp(_Adaptive):
+    """x + size * u / sqrt(G + delta), with G <- rho * G + (1 - rho) * u^2.
+
+    RMSProp (Tieleman and Hinton, Neural networks for machine learning, lecture 6, 2012). G starts at 0, so that first steps are longer: the first one by 1 / sqrt(1 - rho).
+    """
+
+    rho: float = 0.9
+    delta: float = 1e-7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("rho", self.rho, 0, 1)
+        number("delta", self.delta, 0)
+
+    def init(self, x: Tensor) -> State:
+        return {"G": torch.zeros_like(x)}
+
+    def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
+        u, along = self._squared_and_along(g, c)
+        G = torch.addcmul(s["G"] * self.rho, u, u, value=1 - self.rho)
+        return torch.addcdiv(c.x, along, (G + self.delta).sqrt_(), value=c.size), {"G": G}
+
+
+@dataclass(frozen=True)
+class Adam(_Adaptive):
+    """x + size * m / (sqrt(v) + delta), both moments bias-corrected.
+
+    Adam (Kingma and Ba, arXiv:1412.6980, Algorithm 1). m is the mean of the numerators.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    delta: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("beta1", self.beta1, 0, 0.999999)
+        number("beta2", self.beta2, 0, 0.999999)
+        number("delta", self.delta, 0)
+
+    def init(self, x: Tensor) -> State:
+        return {"m": torch.zeros_like(x), "v": torch.zeros_like(x)}
+
+    def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
+        u, along = self._squared_and_along(g, c)
+        m = torch.add(s["m"] * self.beta1, along, alpha=1 - self.beta1)
+        v = torch.addcmul(s["v"] * self.beta2, u, u, value=1 - self.beta2)
+        n = (c.t + 1).double()
+        root = (v / _of_row(1 - self.beta2**n, v)).sqrt_().add_(self.delta)
+        corrected = m / _of_row(1 - self.beta1**n, m)
+        return torch.addcdiv(c.x, corrected, root, value=c.size), {"m": m, "v": v}
+
+
+@dataclass(frozen=True)
+class Tanh:
+    """x + size_t * tanh(scale * m / (sqrt(v) + delta)): AI-FGTM (Zou et al., arXiv:2007.03838).
+
+    m and v add up mu1 * g and mu2 * g^2; size_t grows as (1 - beta1^t) / sqrt(1 - beta2^t), so that
+    T steps add up to T * size. Its authors smooth the gradient before (`Smooth(9)`) and normalise
+    nothing. In L2, of which the paper doesn't speak, a step of 1 everywhere has length `size`.
+    """
+
+    mu1: float = 1.5
+    mu2: float = 1.9
+    beta1: float = 0.9
+    beta2: float = 0.99
+    scale: float = 1.3
+    delta: float = 1e-7
+
+    def __post_init__(self) -> None:
+        for name in ("mu1", "mu2", "scale", "delta"):
+            number(name, getattr(self, name), 1e-30)
+        for name in ("beta1", "beta2"):
+            number(name, getattr(self, name), 0, 0.999999)
+
+    def init(self, x: Tensor) -> State:
+        return {"m": torch.zeros_like(x), "v": torch.zeros_like(x)}
+
+    def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
+        g = torch.nan_to_num(g, 0.0, 0.0, 0.0)  # what isn't finite would stay in m for good
+        m = torch.add(s["m"], g, alpha=self.mu1)
+        v = torch.addcmul(s["v"], g, g, value=self.mu2)
+        along = (m / v.sqrt().add_(self.delta)).mul_(self.scale).tanh_()
+        mean = sum(self._growth(t + 1) for t in range(c.steps)) / c.steps
+        size = self._growth((c.t + 1).double()) * (c.size / c.ball.ones(along) / mean)
+        return along.mul_(_of_row(size, along)).add_(c.x), {"m": m, "v": v}
+
+    def _growth(self, t: Any) -> Any:
+        return (1 - self.beta1**t) / (1 - self.beta2**t) ** 0.5
 
 
 @dataclass(frozen=True)

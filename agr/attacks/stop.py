@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from agr.attacks.parts import Seen, State, Stateless
+from agr.attacks.loss import margin
+from agr.attacks.parts import Seen, State, Stateless, Stop, number, whole
 
 
 @dataclass(frozen=True)
@@ -15,3 +18,71 @@ class OnceFooled(Stateless):
 
     def update(self, seen: Seen, s: State) -> tuple[Tensor, State]:
         return seen.fooled, s
+
+
+@dataclass(frozen=True)
+class FooledInARow:
+    """Stop an image once `times` iterates in a row fool the source."""
+
+    times: int = 2
+
+    def __post_init__(self) -> None:
+        whole("times", self.times, 1)
+
+    def init(self, x: Tensor) -> State:
+        return {"row": torch.zeros(len(x), dtype=torch.int64, device=x.device)}
+
+    def update(self, seen: Seen, s: State) -> tuple[Tensor, State]:
+        row = torch.where(seen.fooled, s["row"] + 1, 0)
+        return row >= self.times, {"row": row}
+
+
+@dataclass(frozen=True)
+class After(Stateless):
+    """Stop an image after `n` steps, fewer than the T that set the step size."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        whole("n", self.n, 0)
+
+    def update(self, seen: Seen, s: State) -> tuple[Tensor, State]:
+        return seen.t >= self.n, s
+
+
+@dataclass(frozen=True)
+class Margin(Stateless):
+    """Stop an image once it fools the source by a difference of logits of `by` or more.
+
+    Untargeted that is the highest other logit minus the label's, targeted the target's minus the
+    highest other one.
+    """
+
+    by: float = 0.0
+
+    def __post_init__(self) -> None:
+        number("by", self.by, 0)
+
+    def update(self, seen: Seen, s: State) -> tuple[Tensor, State]:
+        ahead = margin(seen.logits, seen.y.clamp_min(0))
+        return seen.fooled & ((-ahead if seen.targeted else ahead) >= self.by), s
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """Stop an image as soon as one of several stops says so."""
+
+    stops: Sequence[Stop]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stops, Sequence) or not self.stops:
+            raise ValueError(f"stops={self.stops} cannot be: give a list of stops")
+        object.__setattr__(self, "stops", tuple(self.stops))
+
+    def init(self, x: Tensor) -> State:
+        return {str(i): stop.init(x) for i, stop in enumerate(self.stops)}
+
+    def update(self, seen: Seen, s: State) -> tuple[Tensor, State]:
+        said = [stop.update(seen, s[str(i)]) for i, stop in enumerate(self.stops)]
+        done = torch.stack([done for done, _ in said]).any(0)
+        return done, {str(i): state for i, (_, state) in enumerate(said)}

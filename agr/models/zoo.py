@@ -48,6 +48,8 @@ class Network(nn.Module):
     Its parameters need no gradient, so attacks pay for the input's gradient only.
     """
 
+    takes_side = True  # see `forward`
+
     def __init__(self, body: nn.Module, config: NetworkConfig, memory_format: str, precision: str):
         super().__init__()
         self.config = config
@@ -78,14 +80,22 @@ class Network(nn.Module):
         whole = x.dtype == torch.uint8
         return x.to(self.dtype) / LEVELS if whole else x.to(self.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images `x` (B, 3, H, W) in [0, 1]."""
-        return self.logits(self.fit(x))
+    def forward(self, x: Tensor, side: int | None = None) -> Tensor:
+        """Logits (B, classes) of images `x` (B, 3, H, W) in [0, 1].
 
-    def fit(self, x: Tensor) -> Tensor:
-        """The images at the network's own size."""
-        size = (self.config.size, self.config.size)
-        if x.shape[-2:] == size:
+        `side`: they are copies of images of that many pixels, which an attack has made larger or
+        smaller. They are resized as those would be, and no further, so that they reach the network
+        at another size than its own. Raises ValueError if it takes no other.
+        """
+        return self.logits(self.fit(x, side))
+
+    def fit(self, x: Tensor, side: int | None = None) -> Tensor:
+        """Images at the network's own size; copies of images of `side` px by the same factor."""
+        own, side = self.config.size, side or x.shape[-1]
+        if x.shape[-1] != side and self.config.fixed_size:
+            raise ValueError(f"it takes {own} px only")
+        size = [own, own] if x.shape[-1] == side else [round(n * own / side) for n in x.shape[-2:]]
+        if list(x.shape[-2:]) == size:
             return x
         return F.interpolate(x, size, mode=str(self.config.resize), antialias=True)
 
@@ -106,6 +116,8 @@ class Ensemble(nn.Module):
     that of the mean logits.
     """
 
+    takes_side = True
+
     def __init__(self, members: Sequence[Network], over: str):
         super().__init__()
         self.members = nn.ModuleList(members)
@@ -120,9 +132,9 @@ class Ensemble(nn.Module):
         """Where its members are."""
         return cast(Network, self.members[0]).device
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes), or (B, members, classes), of images `x` (B, 3, H, W) in [0, 1]."""
-        each = torch.stack([member(x) for member in self.members], 1)
+    def forward(self, x: Tensor, side: int | None = None) -> Tensor:
+        """Logits (B, classes), or (B, members, classes), of images `x`, as by `Network.forward`."""
+        each = torch.stack([member(x, side) for member in self.members], 1)
         return each if self.over == "losses" else each.mean(1)
 
 

@@ -1,0 +1,239 @@
+"""Views: differentiable copies of an image whose gradients are averaged, for transfer.
+
+Their zeros matter. Where an image is scaled, padded or mixed, authors who work in [-1, 1] go to
+grey and ports that work in [0, 1] go to black: `zero` says which, and the authors' own is the
+default of each view.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from agr.attacks.ball import per_image
+from agr.attacks.draws import fold, integers, normal, symmetric, uniform
+from agr.attacks.parts import Context, Copy, flag, number, one_of, whole
+
+Zero = Literal["grey", "black"]
+LEVEL = {"grey": 0.5, "black": 0.0}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """SI: copy i is the image over 2^i, i = 0, 1, ... (Lin et al., arXiv:1908.06281).
+
+    The gradient goes through the scaling. The authors scale towards grey.
+    """
+
+    copies: int = 5
+    zero: Zero = "grey"
+
+    def __post_init__(self) -> None:
+        whole("copies", self.copies, 1)
+        one_of("zero", self.zero, list(LEVEL))
+
+    def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
+        level = LEVEL[self.zero]
+        return Copy(x if i == 0 else (x - level) / 2**i + level, 1 / self.copies)
+
+
+@dataclass(frozen=True)
+class Admix:
+    """Copies with a fraction of another image mixed in: x + eta * x'.
+
+    Admix (Wang et al., arXiv:2102.00436). Partners come from the attack's fixed pool of `pool`
+    images, a new one for each image, step and copy, never of the image's own class. The authors
+    follow it by `Scale`, and mix relative to grey.
+    """
+
+    copies: int = 3
+    eta: float = 0.2
+    zero: Zero = "grey"
+    pool: int = 64
+
+    def __post_init__(self) -> None:
+        whole("copies", self.copies, 1)
+        number("eta", self.eta, 0)
+        one_of("zero", self.zero, list(LEVEL))
+        whole("pool", self.pool, 2)
+
+    def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
+        return Copy(x + self.eta * (self.partner(i, c) - LEVEL[self.zero]), 1 / self.copies)
+
+    def partner(self, i: int, c: Context) -> Tensor:
+        """The images (B, 3, H, W) that copy `i` has mixed in."""
+        assert c.pool is not None  # `Attack` sees to it
+        others = c.pool.labels != c.label[:, None]
+        rank = (uniform(fold(c.key, i), (), torch.float64) * others.sum(1)).long() + 1
+        return c.pool.images[((others.cumsum(1) == rank[:, None]) & others).int().argmax(1)]
+
+
+@dataclass(frozen=True)
+class Diverse:
+    """DI: resized to a random size and padded at random, with probability `prob`.
+
+    As its authors do it (Xie et al., arXiv:1803.06978, section 3.2; their code): enlarged to a
+    size from [s, s * ratio), by nearest neighbour, and padded to s * ratio with grey; otherwise the
+    image stays as it is. For s = 299 and ratio = 330/299 that is [299, 330) and 330. Size, place
+    and coin are drawn per image. Images of both sizes can't share a batch, so a step makes two
+    passes; an image needs one of them.
+
+    With a ratio below 1 it is shrunk to a size from [s * ratio, s) and padded to s, as
+    torchattacks does with ratio 0.9, mode "bilinear" and zero "black". `back` resizes the enlarged
+    image back to s (bilinear), as TransferAttack does with ratio 1.1 and mode "bilinear": for
+    networks that take one size only.
+    """
+
+    prob: float = 0.5
+    ratio: float = 330 / 299
+    mode: Literal["nearest", "bilinear"] = "nearest"
+    zero: Zero = "grey"
+    back: bool = False
+
+    def __post_init__(self) -> None:
+        number("prob", self.prob, 0, 1)
+        number("ratio", self.ratio, 0.1, 4)
+        one_of("mode", self.mode, ("nearest", "bilinear"))
+        one_of("zero", self.zero, list(LEVEL))
+        flag("back", self.back)
+
+    @property
+    def copies(self) -> int:
+        """Two where images that stay as they are have another size."""
+        return 2 if self._grows and 0 < self.prob < 1 else 1
+
+    @property
+    def _grows(self) -> bool:
+        return self.ratio > 1 and not self.back
+
+    def side(self, side: int) -> int:
+        """Pixels of the copies of an image of `side` px."""
+        return self._sides(side)[1] if self._grows and self.prob > 0 else side
+
+    def _sides(self, side: int) -> tuple[int, int]:
+        """The least size and the side of the padded image, which no size reaches."""
+        other = int(side * self.ratio + 1e-9)
+        return min(side, other), max(side, other)
+
+    def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
+        coin = self.coin(c)
+        if i == 1 or self.prob == 0:
+            return Copy(x, 1.0 if self.prob == 0 else (~coin).to(x.dtype))
+        made = self.padded(x, c)
+        if self._grows:
+            return Copy(made, coin.to(x.dtype))
+        return Copy(torch.where(per_image(coin, x), made, x), 1.0)
+
+    def coin(self, c: Context) -> Tensor:
+        """Which images are resized, (B,) bool."""
+        return uniform(fold(c.key, 0), (), torch.float64) < self.prob
+
+    def place(self, side: int, c: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """The size, top and left of each image within its padding, (B,) int64."""
+        low, canvas = self._sides(side)
+        size = integers(fold(c.key, 1), low, max(canvas, low + 1))
+        room = (
+            (canvas - size).clamp_min(1).double()
+        )  # the last offset is left out, as by the authors
+
+        def offset(use: int) -> Tensor:
+            return (uniform(fold(c.key, use), (), torch.float64) * room).long()
+
+        return size, offset(2), offset(3)
+
+    def padded(self, x: Tensor, c: Context) -> Tensor:
+        """Each image resized and padded."""
+        size, top, left = self.place(x.shape[-1], c)
+        canvas = self._sides(x.shape[-1])[1]
+        # Products with sparse matrices: every row of the batch has a size of its own.
+        down = _resizing(x, size, top, canvas, self.mode)
+        right = _resizing(x, size, left, canvas, self.mode)
+        made = _between(down, x, right)
+        inside = down.sum(2)[:, None, :, None] * right.sum(2)[:, None, None, :]
+        made = made + LEVEL[self.zero] * (1 - inside)
+        if self.back and canvas != x.shape[-1]:
+            whole_canvas, none = torch.full_like(size, x.shape[-1]), torch.zeros_like(size)
+            shrink = _resizing(made, whole_canvas, none, x.shape[-1], "bilinear")
+            made = _between(shrink, made, shrink)
+        return made
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """SSA: noise, and a random mask in the frequency domain (Long et al., arXiv:2207.05382, Eq. 6).
+
+    idct(dct(x + n) * m) with n normal of `sigma` (0-255 scale) and m uniform in [1 - rho, 1 + rho].
+    The equation goes through the transform (`through`); the authors' code takes the gradient at
+    the copy, which they found to make little difference.
+    Their code works in [0, 1], so the mask scales towards black.
+    """
+
+    copies: int = 20
+    rho: float = 0.5
+    sigma: float = 16.0
+    through: bool = False
+    zero: Zero = "black"
+
+    def __post_init__(self) -> None:
+        whole("copies", self.copies, 1)
+        number("rho", self.rho, 0)
+        number("sigma", self.sigma, 0)
+        flag("through", self.through)
+        one_of("zero", self.zero, list(LEVEL))
+
+    def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
+        base = x if self.through else x.detach()
+        level = LEVEL[self.zero]
+        dct = _dct(x.shape[-1], x.dtype, x.device)
+        copy = base + self.noise(x, i, c) - level
+        copy = dct.T @ ((dct @ copy @ dct.T) * self.mask(x, i, c)) @ dct + level
+        if not self.through:
+            copy = copy + (x - x.detach())  # adds nothing; a gradient passes as it is
+        return Copy(copy, 1 / self.copies)
+
+    def noise(self, x: Tensor, i: int, c: Context) -> Tensor:
+        """What is added to copy `i`, like `x`."""
+        return normal(fold(c.key, i, 0), x.shape[1:], x.dtype).mul_(self.sigma / 255)
+
+    def mask(self, x: Tensor, i: int, c: Context) -> Tensor:
+        """What the frequencies of copy `i` are multiplied with, like `x`."""
+        return symmetric(fold(c.key, i, 1), x.shape[1:], x.dtype).mul_(self.rho).add_(1)
+
+
+def _between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:
+    """`x` (B, 3, h, w) resized by `down` (B, H, h) along its columns and `right` (B, W, w)."""
+    return down[:, None] @ x @ right[:, None].transpose(2, 3)
+
+
+def _resizing(x: Tensor, size: Tensor, offset: Tensor, canvas: int, mode: str) -> Tensor:
+    """Matrices (B, canvas, side) that resize a line of `x` to `size` (B,) and place it at `offset`.
+
+    "nearest" is floor(i * side / size), "bilinear" with pixel centres at half: both as in
+    torch.nn.functional.interpolate without antialiasing. Lines outside are 0.
+    """
+    side = x.shape[-1]
+    at = torch.arange(canvas, device=x.device) - offset[:, None]  # (B, canvas): place in the image
+    inside = (at >= 0) & (at < size[:, None])
+    pixels = torch.arange(side, device=x.device)
+    if mode == "nearest":
+        source = at * side // size[:, None]
+        weights = (source[..., None] == pixels).to(x.dtype)
+    else:
+        ratio = side / size.double()[:, None]
+        source = ((at + 0.5) * ratio - 0.5).clamp_(0, side - 1)
+        weights = (1 - (source[..., None] - pixels).abs()).clamp_min_(0).to(x.dtype)
+    return weights * inside[..., None]
+
+
+@lru_cache(maxsize=8)
+def _dct(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal DCT-II of n points as a matrix (n, n); its transpose is the inverse."""
+    k = torch.arange(n, dtype=torch.float64)
+    rows = torch.cos(math.pi / n * (k + 0.5) * k[:, None]) * math.sqrt(2 / n)
+    rows[0] /= math.sqrt(2)
+    return rows.to(dtype).to(device)
