@@ -11,7 +11,7 @@ ARGS ?=
 CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ready plan tables bench test test-all check clean
+.PHONY: help setup demo ready plan tables leaderboard bench attacks-page test test-all check clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,8 +31,14 @@ tables: setup ## run every missing cell of the paper's Tables 1-3 and render the
 	$(RUN) -m agr.run $(CELLS)
 	$(RUN) scripts/make_tables.py $(CELLS)
 
+leaderboard: setup ## run every untargeted attack of conf/attack and list them by mean transfer
+	$(RUN) scripts/make_leaderboard.py --run suite=$(SUITE) $(ARGS)
+
 bench: setup ## speed beside a bare loop and other libraries: make bench ARGS="--parts stops"
 	$(RUN) -m agr.bench $(ARGS)
+
+attacks-page: setup ## write docs/attacks.md anew: attacks, parts, what they are checked against
+	$(RUN) scripts/make_attacks_page.py
 
 test: setup ## the fast tests
 	$(RUN) -m pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)

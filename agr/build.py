@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from agr.compose import expand
 from agr.errors import ConfigError, first_line
+from agr.naming import package_of, targets_of
 from agr.schema import LEVELS, Config
 
 if TYPE_CHECKING:
     from agr.attacks import Attack
+    from agr.attacks.library import Library
     from agr.models.defenses import Defense
 
 # What the parts of a slot's module must have, `agr.attacks.parts` says why.
@@ -33,6 +35,8 @@ def build_attack(c: Config, scale: float = 1.0) -> Attack:
     from agr.attacks.ball import BALLS
 
     a = c.attack
+    if a.library is not None:
+        raise ConfigError(f"attack={a.name} is another library's: run it, or call the library")
     try:
         return Attack(
             ball=BALLS[c.norm.name](c.eps * scale / LEVELS),
@@ -51,6 +55,12 @@ def build_attack(c: Config, scale: float = 1.0) -> Attack:
         raise
     except ValueError as e:
         raise ConfigError(f"attack={a.name}: {e}") from e
+
+
+def build_library(c: Config) -> Library:
+    """The other library's attack that a config names. Raises ConfigError."""
+    part = _part("attack.library", "agr.attacks.library", c.attack.library, c.allow)
+    return part
 
 
 def load_attack(
@@ -121,26 +131,13 @@ def _part(key: str, module: str, node: Any, allow: Iterable[str] = ()) -> Any:
         raise ConfigError(
             f"{key}={node} names no part: write its _target_, as the files in conf do"
         )
-    for target in _targets(node):
-        package = str(target).partition(".")[0]
-        if str(target).rpartition(".")[0] != module and package not in allow:
+    for target in targets_of(node):
+        if target.rpartition(".")[0] != module and package_of(target) not in allow:
             raise ConfigError(
                 f"{key} has _target_={target}: it must name a part of {module}, as the files in "
-                f"conf do, or allow=[{package}] its package"
+                f"conf do, or allow=[{package_of(target)}] its package"
             )
     try:
         return instantiate(node, _convert_="all")
     except Exception as e:
         raise ConfigError(f"{key}: {first_line(e.__cause__ or e)}") from e
-
-
-def _targets(node: Any) -> Iterator[Any]:
-    """Everything that instantiating a node would call, however deep."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield node["_target_"]
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _targets(value)

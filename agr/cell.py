@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,26 @@ import torch
 from tqdm import tqdm
 
 from agr.attacks import Attack
-from agr.attacks.draws import key_of
-from agr.build import build_attack, build_defenses
+from agr.chunks import LibraryAttack
 from agr.config import Cell
-from agr.engine import Calls, Crafted, Item, craft
+from agr.crafting import attack_of, crafted, saved, whole_chunks
+from agr.engine import Calls, Crafted
 from agr.errors import ConfigError, first_line
 from agr.inputs import check_inputs, check_unchanged
 from agr.lab import Lab
-from agr.models.defenses import check_order
-from agr.naming import draw, undefended
 from agr.numeric import Numeric, device_of, settle
-from agr.records import Records, image_of
+from agr.records import Records
 from agr.rows import adversarial_rows, target_rows, trace_rows
 from agr.selection import Chosen, select
 from agr.todo import Todo, todo
 
+# Where the parts of agr.attacks.library come from.
+DISTRIBUTIONS = {
+    "Foolbox": "foolbox",
+    "Art": "adversarial-robustness-toolbox",
+    "Universal": "adversarial-robustness-toolbox",
+    "Torchattacks": "torchattacks",
+}
 Say = Callable[[str], None]
 IMAGES_IN_PART = 256  # at most, of saved ones: memory doesn't grow with their number
 BATCHES = 4  # of scoring, at once
@@ -57,12 +62,19 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
                     raise
                 reason = first_line(e)
             # Not inside `except`: the traceback holds on to what filled the memory.
+            if cell.library is not None:
+                raise ConfigError(
+                    f"out of memory with {cell.chunk} images at once: give a smaller "
+                    f"attack.library.chunk ({reason})"
+                )
             tried = lab.numeric if lab else None
             lab = None
             _narrow(records, tried, reason, say)
 
 
-def _run(lab: Lab, records: Records, attack: Attack, say: Say, crafting: bool) -> Records:
+def _run(
+    lab: Lab, records: Records, attack: Attack | LibraryAttack, say: Say, crafting: bool
+) -> Records:
     """Do what is missing of the lab's cell, once."""
     cell = lab.cell
     say(f"images: {len(lab.manifest.entries):,}, {lab.manifest.layout} in {lab.manifest.place}")
@@ -80,16 +92,16 @@ def _run(lab: Lab, records: Records, attack: Attack, say: Say, crafting: bool) -
             f"asks that {' and '.join(cell.selecting) or 'no network'} be right about it; "
             "python -m agr.check shows what each has right, select=none asks nothing"
         )
-    i, k = cell.shard
-    chosen = [c for c in selection.chosen if c.position % k == i]
+    chosen = [c for c in selection.chosen if cell.mine(c.position)]
     _check_same_images(records, chosen)
     _note(records, lab, eligible=selection.total)
     work = todo(cell, records, {c.position for c in chosen})
     if work.to_score:
-        made = _saved(lab, records, [c for c in chosen if c.position in work.to_score])
+        made = saved(lab, records, [c for c in chosen if c.position in work.to_score])
         _record(lab, records, work, made, total=len(work.to_score))
     if work.to_craft and crafting:
-        _craft(lab, records, work, attack, [c for c in chosen if c.position in work.to_craft])
+        together = whole_chunks(cell, chosen, work.to_craft)
+        _craft(lab, records, work, attack, together, selection.chosen)
     _note(records, lab, lost={c.position for c in chosen if c.entry.image_id in lab.bad})
     for reason in lab.bad.values():
         say(f"bad image, left out: {reason}")
@@ -124,34 +136,6 @@ def _narrow(records: Records, tried: Numeric | None, reason: str, say: Say) -> N
         torch.cuda.empty_cache()
 
 
-def attack_of(cell: Cell) -> Attack:
-    """The attack of a cell, with its budget in effect. Raises ConfigError, also for a defense."""
-    for target in cell.targets:
-        bare, defenses = undefended(target, cell.config.defenses)
-        if defenses:
-            parts = build_defenses(cell.config, defenses)
-            try:
-                check_order(parts, cell.suite.networks[bare].size)
-            except ValueError as e:
-                raise ConfigError(f"target {target}: {e}") from e
-    attack = build_attack(cell.config, cell.eps_scale)
-    _check_sizes(cell, attack)
-    return attack
-
-
-def _check_sizes(cell: Cell, attack: Attack) -> None:
-    """Raise ConfigError if a view makes images of a size that a source doesn't take."""
-    own = cell.geometry.size
-    side = attack.side(own)
-    for name in cell.sources:
-        if side != own and cell.suite.networks[name].fixed_size:
-            raise ConfigError(
-                f"attack={cell.config.attack.name} makes copies of {side} px, and {name} takes "
-                f"{cell.suite.networks[name].size} px only: add attack.views.diverse.back=true, "
-                "which resizes them back"
-            )
-
-
 def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
     """Everything a cell works with, checked and, unless `note` is off, written down.
 
@@ -162,6 +146,7 @@ def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
     def begin(run: dict[str, Any]) -> None:
         # Under the lock of run.json: of two processes that begin a cell, the second sees the first.
         check_unchanged(cell, run, inputs)
+        _check_library_version(cell, run)
         run["numeric"] = asdict(settle(cell, run.get("numeric")))
         run |= {"cell": cell.id, "name": cell.name, "attack_hash": cell.attack_hash}
         run |= {"eps_effective": cell.eps_effective}
@@ -171,66 +156,69 @@ def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
         run |= {"networks": run.get("networks", {}) | inputs.networks}
         if note:
             run |= {"config": asdict(cell.config), "command": cell.command(), "git": git_commit()}
-            run["versions"] = {p: version(p) for p in PACKAGES}
+            run["versions"] = {p: version(p) for p in [*PACKAGES, *_library_of(cell)]}
             run["versions"]["python"] = platform.python_version()
 
     numeric = Numeric.of(records.update_run(begin)["numeric"])
     return Lab(cell, numeric, device_of(cell), inputs.manifest)
 
 
-# ---- adversarial images, new and saved -----------------------------------------------------------
+def _library_of(cell: Cell) -> list[str]:
+    """The distribution whose attack the cell runs, if any."""
+    part = "" if cell.library is None else str(cell.library["_target_"]).rpartition(".")[2]
+    return [DISTRIBUTIONS[part]] if part in DISTRIBUTIONS else []
+
+
+def _check_library_version(cell: Cell, run: dict[str, Any]) -> None:
+    """Raise ConfigError if a cell was begun with another version of its attack's library."""
+    for name in _library_of(cell):
+        before = run.get("versions", {}).get(name)
+        if before not in (None, version(name)):
+            raise ConfigError(
+                f"{cell.name} was begun with {name} {before}, and {version(name)} is installed: "
+                f"pip install {name}=={before}, or use another outputs=… folder"
+            )
 
 
 def _craft(
-    lab: Lab, records: Records, work: Todo, attack: Attack, chosen: Sequence[Chosen]
+    lab: Lab,
+    records: Records,
+    work: Todo,
+    attack: Attack | LibraryAttack,
+    chosen: Sequence[Chosen],
+    selected: Sequence[Chosen],
 ) -> None:
     """Craft on the source what is to be crafted, and record it."""
     started, calls = time.monotonic(), Calls()
-    items = _items(lab, chosen)
-    if attack.pool_size:
-        attack = replace(attack, pool=lab.pool(attack.pool_size))
-    made = craft(
-        attack, lab.source, items, lab.numeric.slots, trace=lab.cell.config.trace, calls=calls
-    )
+    made = _Timed(crafted(lab, attack, chosen, selected, calls))
     count = _record(lab, records, work, made, total=len(chosen))
     session = {
         "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "shard": lab.cell.config.shard,
         "images": count,
         "seconds": round(time.monotonic() - started, 3),
+        "crafting_seconds": round(made.seconds, 3),
         "batch_forwards": calls.forwards,
         "batch_backwards": calls.backwards,
     }
     _note(records, lab, session=session)
 
 
-def _items(lab: Lab, chosen: Sequence[Chosen]) -> Iterator[Item]:
-    """The images to attack, decoded ahead, with the label that the attack works against."""
-    by_id = {c.entry.image_id: c for c in chosen}
-    for entry, pixels in lab.images(c.entry for c in chosen):
-        c = by_id[entry.image_id]
-        key = key_of(draw(lab.cell.config.seed, "attack", entry.image_id))
-        y = c.target_label
-        if y is None:
-            own = lab.clean_answer(lab.cell.source, entry.image_id)
-            prediction = lab.cell.config.attack.label == "prediction"
-            y = own.pred if prediction and own else entry.label
-        yield Item(c, pixels, y, entry.label, key)
+class _Timed:
+    """An iterator that adds up how long it takes for what it gives."""
 
+    def __init__(self, inner: Iterator[Crafted]):
+        self.inner, self.seconds = inner, 0.0
 
-def _saved(lab: Lab, records: Records, chosen: Sequence[Chosen]) -> Iterator[Crafted]:
-    """Adversarial images that an earlier run saved, as if they had just been crafted."""
-    by_position = {c.position: c for c in chosen}
-    for rows in records.saved_images(set(by_position)):
-        entries = [by_position[row["position"]].entry for row in rows]
-        clean = {entry.image_id: pixels for entry, pixels in lab.images(entries)}
-        for row in rows:
-            if row["image_id"] in clean:
-                c = by_position[row["position"]]
-                item = Item(c, clean[row["image_id"]], c.entry.label)
-                image = image_of(row).transpose(2, 0, 1)
-                cost = row["forwards"], row["backwards"]
-                yield Crafted(item, image, row["steps_used"], row["first_success_step"], *cost, ())
+    def __iter__(self) -> Iterator[Crafted]:
+        return self
+
+    def __next__(self) -> Crafted:
+        started = time.monotonic()
+        try:
+            return next(self.inner)
+        finally:
+            self.seconds += time.monotonic() - started
 
 
 def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, total: int) -> int:
@@ -333,8 +321,7 @@ def _note(
         if session:
             run.setdefault("sessions", []).append(session)
         if lost is not None:
-            i, k = lab.cell.shard
-            others = {p for p in run.get("lost", []) if p % k != i}
+            others = {p for p in run.get("lost", []) if not lab.cell.mine(p)}
             run["lost"] = sorted(others | lost)
 
     records.update_run(change)

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from omegaconf import DictConfig, open_dict
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hydra._internal.config_repository import ConfigRepository
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.object_type import ObjectType
     from hydra.plugins.config_source import ConfigResult
 
 
@@ -33,8 +34,9 @@ def expand(overrides: Sequence[str]) -> list[Cell]:
 
     try:
         with _hydra() as loader:
-            parser = OverridesParser.create(loader)
-            words = parser.parse_overrides(_without_flags(overrides))
+            given_words = without_flags(overrides)
+            parser = OverridesParser.create(_searching(loader, given_words))
+            words = parser.parse_overrides(given_words)
             plain = [o.input_line for o in words if not o.is_sweep_override() and o.input_line]
             full = compose("config", plain, return_hydra_config=True)
             given = {o.key_or_group for o in words}
@@ -108,6 +110,17 @@ def _hydra() -> Iterator[ConfigLoader]:
         instance.hydra = outer
 
 
+def _searching(loader: ConfigLoader, words: Sequence[str]) -> ConfigLoader:
+    """`loader` as glob(...) asks it: Hydra's own looks for files without the words' folders."""
+    paths = [word for word in words if word.startswith("hydra.searchpath=")]
+
+    class Searching:
+        def get_group_options(self, group: str, results_filter: ObjectType) -> list[str]:
+            return loader.get_group_options(group, results_filter, "config", paths)
+
+    return cast("ConfigLoader", Searching())
+
+
 def _reading_once(search_path: ConfigSearchPath) -> ConfigRepository:
     """Hydra's repository of config files, which reads and parses each of them once."""
     from hydra._internal.config_repository import ConfigRepository
@@ -125,7 +138,7 @@ def _reading_once(search_path: ConfigSearchPath) -> ConfigRepository:
     return ReadingOnce(search_path)
 
 
-def _without_flags(arguments: Sequence[str]) -> list[str]:
+def without_flags(arguments: Sequence[str]) -> list[str]:
     """The words of a command line without -m; --config-dir becomes a word that means the same."""
     words, rest = [], iter(arguments)
     for word in rest:

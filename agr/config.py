@@ -7,6 +7,7 @@ computes and one folder of records holds. This module imports neither torch nor 
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import shlex
 from collections.abc import Iterable
@@ -18,8 +19,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from agr.errors import ConfigError, first_line
-from agr.naming import digest, same_network, slug, undefended, with_networks
-from agr.schema import Config, Geometry, Group, NetworkConfig, Suite
+from agr.naming import (
+    digest,
+    package_of,
+    same_network,
+    slug,
+    targets_of,
+    undefended,
+    with_networks,
+)
+from agr.schema import CHUNK, Config, Geometry, Group, NetworkConfig, Suite
 from agr.validation import check_cell, reject_unknown_keys
 
 
@@ -114,9 +123,35 @@ class Cell:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """(i, k): positions p of the selection with p % k == i are this run's."""
+        """(i, k): every k-th position of the selection, from the i-th, is this run's: `mine`."""
         i, k = self.config.shard.split("/")
         return int(i), int(k)
+
+    @property
+    def library(self) -> dict[str, Any] | None:
+        """The config of another library's attack (agr.attacks.library), or None: it is composed."""
+        return self.config.attack.library
+
+    @property
+    def smallest(self) -> bool:
+        """Whether the attack looks for the smallest perturbation: eps decides on its success only.
+
+        Other attacks stay within eps.
+        """
+        return self.library is not None and not self.library.get("budget", True)
+
+    def mine(self, position: int) -> bool:
+        """Whether a position of the selection is this run's shard's.
+
+        Chunks of a library's attack stay together.
+        """
+        i, k = self.shard
+        return position // self.chunk % k == i
+
+    @property
+    def chunk(self) -> int:
+        """Images that are attacked together, by position, as far as results are concerned."""
+        return 1 if self.library is None else int(self.library.get("chunk", CHUNK))
 
     @property
     def eps_effective(self) -> float:
@@ -131,11 +166,13 @@ class Cell:
             return 1.0
         return math.sqrt(3 * self.geometry.size**2 / reference)
 
-    @property
+    @cached_property
     def attack_hash(self) -> str:
         """Of the attack's parts and parameters; names, the budget and empty slots don't count."""
         parts = asdict(self.config.attack) | {"steps": self.config.steps}
-        return digest(_filled({k: v for k, v in parts.items() if k not in ("name", "title")}))
+        filled = _filled({k: v for k, v in parts.items() if k not in ("name", "title")})
+        foreign = [t for t in targets_of(filled) if package_of(t) in self.config.allow]
+        return digest([filled, *map(_code_of, foreign)] if foreign else filled)
 
     @cached_property
     def id(self) -> str:
@@ -188,6 +225,15 @@ class Cell:
     def command(self) -> str:
         """The command that runs this cell."""
         return shlex.join(["python", "-m", "agr.run", *self.words])
+
+
+def _code_of(target: str) -> str:
+    """A hash of the file that a user's own part stands in: another part has other numbers."""
+    try:
+        spec = importlib.util.find_spec(target.rpartition(".")[0])
+        return digest(Path(str(spec and spec.origin)).read_bytes())
+    except (ImportError, OSError, ValueError):
+        return ""  # `agr.build` says what is wrong with it
 
 
 def _filled(parts: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Crafted(NamedTuple):
 
     item: Item
     image: NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1] when never quantised
-    steps_used: int
+    steps_used: int | None  # None where another library took them
     first_success_step: int | None
     forwards: int
     backwards: int

@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from torch import Tensor
 
 from agr.attacks.attack import NO_ANSWER, confidence, joint, predict
 from agr.attacks.parts import Pool
@@ -126,6 +127,21 @@ class Lab:
                 self.bad[entry.image_id] = str(pixels)
             else:
                 yield entry, pixels
+
+    def fit(self, size: int, attacked: set[str]) -> Tensor:
+        """The images that a universal perturbation is fitted on: the last of the seeded order.
+
+        (size, 3, H, W), the same for every shard. Raises ConfigError where they are attacked too.
+        """
+        seed = self.cell.config.seed
+        order = sorted(self.manifest.entries, key=lambda e: draw(seed, e.image_id), reverse=True)
+        found = list(islice(self.images(order), size))
+        if len(found) < size or attacked & {entry.image_id for entry, _ in found}:
+            raise ConfigError(
+                f"n_images={self.cell.config.n_images} and attack.library.fit_images={size}: the "
+                f"{len(order):,} images are too few to fit on others than are attacked: lower one"
+            )
+        return self.source.as_input([pixels for _, pixels in found])
 
     def pool(self, size: int) -> Pool:
         """The images that an attack may mix in: `size` of the suite's, in an order of their own.

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,23 @@ def same_network(a: NetworkConfig, b: NetworkConfig) -> bool:
     """Whether two entries are one network, by whatever names."""
     idle = ("title", "tag", "top1", "sha256")
     return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(a) if f.name not in idle)
+
+
+def targets_of(node: Any) -> Iterator[str]:
+    """Everything that instantiating a config node would call, however deep."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from targets_of(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from targets_of(value)
+
+
+def package_of(target: str) -> str:
+    """The top-level package that a `_target_` stands in."""
+    return target.partition(".")[0]
 
 
 def slug(name: str) -> str:

@@ -20,6 +20,7 @@ from agr.run import script, words
 from agr.todo import finished, todo, wanted_positions
 
 PROBE_SECONDS = 5.0  # per source
+FOREIGN = ConfigError("what another library's attack costs isn't known")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     for cell in cells:
         state, missing = progress(cell)
         tick = _seconds_per_tick(cell, costs) if missing else 0.0
+        if cell.library is not None and missing:
+            tick = FOREIGN
         cost = "?"
         if isinstance(tick, float):
             seconds = at_most(cell, missing, tick) if missing else 0.0
@@ -55,10 +58,15 @@ def at_most(cell: Cell, missing: int, tick: float) -> float:
 
     Scoring and clean answers are at most two passes per target, each no dearer than a tick.
     """
-    from agr.cell import attack_of
-
-    steps = cell.config.steps * attack_of(cell).gradients
+    steps = cell.config.steps * _gradients(cell)
     return missing * (steps + 1 + 2 * len(cell.targets)) * tick
+
+
+def _gradients(cell: Cell) -> int:
+    """Gradients that a step takes at most."""
+    from agr.build import build_attack
+
+    return build_attack(cell.config).gradients
 
 
 def progress(cell: Cell) -> tuple[str, int]:

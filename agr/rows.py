@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from agr.config import Cell
 from agr.engine import Crafted
 from agr.lab import Answer, Lab, Pixels
 from agr.schema import LEVELS
@@ -32,10 +33,12 @@ def target_rows(lab: Lab, work: Todo, made: Sequence[Crafted]) -> list[Row]:
         chosen: Chosen = m.item.tag
         source = _answers(lab, cell.source, chosen, said[cell.source][i])
         own = shared | _of_image(m) | {f"source_{k}": v for k, v in source.items()}
+        counts = not cell.smallest or _within(cell, own)
         for target in targets:
             if chosen.position in work.rows[target]:
                 answer = _answers(lab, target, chosen, said[target][i])
                 success = succeeded(cell.success, chosen.entry.label, chosen.target_label, answer)
+                success = success and counts
                 place = {"target": target, "white_box": white[target]}
                 rows.append(own | place | answer | {"success": success})
     return rows
@@ -90,6 +93,12 @@ def succeeded(rule: str, label: int, target_label: int | None, answer: Row) -> b
         return bool(pred == target_label)
     reference = label if rule == "label" else answer["clean_pred"]
     return bool(pred >= 0 and reference >= 0 and pred != reference)
+
+
+def _within(cell: Cell, row: Row) -> bool:
+    """Whether a smallest perturbation is one at all, and no larger than eps."""
+    size = LEVELS * row["linf" if cell.config.norm.name == "linf" else "l2"]
+    return bool(0 < size <= cell.eps_effective * (1 + 1e-6))
 
 
 def image_hash(image: np.ndarray[Any, Any]) -> str:

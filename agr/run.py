@@ -106,7 +106,7 @@ def check_all(cells: Sequence[Cell]) -> None:
 
     for cell in cells:
         if not finished(cell, Records(cell.folder)):
-            from agr.cell import attack_of
+            from agr.crafting import attack_of
 
             check_inputs(cell)
             attack_of(cell)

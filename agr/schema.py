@@ -16,6 +16,7 @@ from omegaconf import MISSING, OmegaConf
 
 PACKAGE = Path(__file__).resolve().parent
 LEVELS = 255
+CHUNK = 32  # images that another library's attack gets at once, unless its config says otherwise
 
 
 @dataclass
@@ -199,6 +200,9 @@ def _grouped(groups: Mapping[str, Any]) -> list[str]:
 
 
 OmegaConf.register_new_resolver("agr.first", lambda groups: next(iter(_grouped(groups)), "none"))
+OmegaConf.register_new_resolver(
+    "agr.firsts", lambda groups: ",".join(group["networks"][0] for group in groups.values())
+)
 OmegaConf.register_new_resolver("agr.grouped", lambda groups: ",".join(_grouped(groups)))
 OmegaConf.register_new_resolver("agr.assets", lambda path: str(PACKAGE / "assets" / path))
 

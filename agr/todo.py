@@ -34,8 +34,7 @@ def todo(cell: Cell, records: Records, wanted: set[int]) -> Todo:
 def wanted_positions(cell: Cell, records: Records) -> set[int]:
     """The positions of this run's shard; fewer than n_images once the images are known to be."""
     n, eligible = cell.config.n_images, (records.run() or {}).get("eligible")
-    i, k = cell.shard
-    return set(range(i, n if eligible is None else min(n, eligible), k))
+    return set(filter(cell.mine, range(n if eligible is None else min(n, eligible))))
 
 
 def finished(cell: Cell, records: Records) -> bool:

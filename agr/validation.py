@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import OverrideParseException
@@ -22,10 +25,14 @@ from agr.schema import (
     Config,
     Geometry,
     NetworkConfig,
+    conf_dir,
 )
 
 if TYPE_CHECKING:
     from agr.config import Cell
+
+# A parameter of an attack's part, such as attack.chain.momentum.decay
+PART_KEY = re.compile(r"attack\.((start|loss|step|stop|library)\.|(views|chain)\.\w+\.)")
 
 
 def check_cell(cell: Cell) -> None:
@@ -41,7 +48,12 @@ def explain(e: BaseException) -> str:
     missing = getattr(e, "missing_cfg_file", None)
     if missing and options is not None:
         group, _, name = str(missing).rpartition("/")
-        return f"{group}={name} is unknown: {nearest(name, [o for o in options if o[0] != '_'])}"
+        known = list(options)
+        if str(missing).startswith("attack/"):  # Hydra lists the first level only
+            group, name = "attack", str(missing).removeprefix("attack/")
+            inner = Path(conf_dir(), group).glob("*/*.yaml")
+            known += [f"{path.parent.name}/{path.stem}" for path in inner]
+        return f"{group}={name} is unknown: {nearest(name, [k for k in known if k[0] != '_'])}"
     if isinstance(e, OverrideParseException):
         return (
             f"{e.override} cannot be read: write key=value, a list as [a,b] without spaces, and "
@@ -49,6 +61,11 @@ def explain(e: BaseException) -> str:
         )
     cause = e.__cause__ or e
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
+    if "not in" in str(cause) and key and PART_KEY.match(str(key)):
+        return (
+            f"{key} is no parameter of the part that stands there: correct the name, or give it "
+            f"another part and its parameters with ++, as ++{key}=…"
+        )
     if "not in" in str(cause) and key:
         return f"{key} is no key of the config: {nearest(str(key), _all_keys(Config))}"
     if str(cause).startswith("Ambiguous value"):
@@ -126,12 +143,44 @@ def _check_names(cell: Cell) -> None:
             f"attack.target={c.attack.target} says what a targeted attack wants: add "
             "attack.targeted=true"
         )
+    if c.attack.library is not None:
+        _check_library(c)
     if c.success == "targeted" and not c.attack.targeted:
         raise ConfigError("success=targeted needs a targeted attack: add attack.targeted=true")
     if c.save_adversarials and c.quantize == "off":
         raise ConfigError(
             "save_adversarials=true keeps 8-bit images, quantize=off makes none: use always or end"
         )
+
+
+def _check_library(c: Config) -> None:
+    """What has no effect on another library's attack must be an error."""
+    a = c.attack
+    filled = [f"attack.{name}" for name in ("start", "loss", "step", "stop") if getattr(a, name)]
+    for group in ("views", "chain"):
+        filled += [f"attack.{group}.{name}" for name, part in getattr(a, group).items() if part]
+    if a.size != "even":
+        filled.append("attack.size")
+    if filled:
+        raise ConfigError(
+            f"{filled[0]} has no effect on attack={a.name}, which another library runs: leave it "
+            "out, and see attack.library for what it takes"
+        )
+    if c.trace:
+        raise ConfigError(f"trace=true: attack={a.name} is another library's and shows no steps")
+    if c.steps != 1 and c.steps not in [v for v in _leaves(a.library) if type(v) is int]:
+        raise ConfigError(f"steps={c.steps}: attack={a.name} has no steps to choose: leave it out")
+
+
+def _leaves(node: Any) -> Iterator[Any]:
+    if isinstance(node, dict):
+        for value in node.values():
+            yield from _leaves(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _leaves(value)
+    else:
+        yield node
 
 
 def _check_geometry(g: Geometry) -> None:

@@ -124,7 +124,8 @@ class AdaGrad(_Adaptive):
 class RMSProp(_Adaptive):
     """x + size * u / sqrt(G + delta), with G <- rho * G + (1 - rho) * u^2.
 
-    RMSProp (Tieleman and Hinton, Neural networks for machine learning, lecture 6, 2012). G starts at 0, so that first steps are longer: the first one by 1 / sqrt(1 - rho).
+    RMSProp (Tieleman and Hinton, Neural networks for machine learning, lecture 6, 2012). G starts
+    at 0, so that first steps are longer: the first one by 1 / sqrt(1 - rho).
     """
 
     rho: float = 0.9

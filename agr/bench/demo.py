@@ -20,8 +20,8 @@ from agr.bench.full_size import ALPHA, BARE, PLAIN, TUNED, Disagreement
 from agr.bench.options import DEMO_SOURCES, EPS, STEPS, Options
 from agr.bench.peers import PEERS, Normalize, Run, Task, in_precision, installed
 from agr.bench.timing import Contender, Row, interleave
-from agr.build import load_attack
-from agr.cell import attack_of, open_lab, run_cell
+from agr.build import build_attack, load_attack
+from agr.cell import open_lab, run_cell
 from agr.compose import expand
 from agr.config import Cell
 from agr.data.manifest import Entry
@@ -207,7 +207,7 @@ def curve(options: Options) -> Iterator[list[Row]]:
     n = min(options.demo_images, BATCH)
     b = opened(options, DEMO_SOURCES[0], n, "attack=ifgsm")
     setting = f"{DEMO_SOURCES[0]}, {len(b.items)} images, {STEPS} steps"
-    works = {CURVE: partial(_own_curve, attack_of(b.cell), b)}
+    works = {CURVE: partial(_own_curve, build_attack(b.cell.config), b)}
     for library in installed("ifgsm"):
         works[f"{library}, {STEPS} runs"] = partial(_their_curve, library, b)
     contenders = [

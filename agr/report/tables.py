@@ -16,9 +16,17 @@ from jinja2 import Environment
 from tabulate import tabulate
 
 from agr.config import Cell
+from agr.naming import slug
 from agr.precision import compared
 from agr.records import Records
-from agr.report.results import NUMBER_OF, rate, rates_and_sizes, selected
+from agr.report.results import NUMBER_OF, needed, rate, rates_and_sizes, selected
+
+# Words that say where and how cells are run, not which ones are shown.
+NOT_SHOWN = (
+    *("experiment=", "suite=", "outputs=", "data.", "hydra", "--", "-", "slots=", "width="),
+    *("threads=", "device=", "workers=", "shard=", "progress=", "part_seconds=", "check."),
+    *("trace=", "save_adversarials="),
+)
 
 PAPER_SOURCE_OF_TABLE_3 = "inc_v3"
 SIZES = {
@@ -74,6 +82,13 @@ class Block(NamedTuple):
     rows: list[list[str]]
 
 
+def tables_folder(cells: Sequence[Cell], asked: Sequence[str]) -> Path:
+    """A folder for each set of tables: the experiment, and the words that change what is shown."""
+    experiment = next(word.partition("=")[2] for word in asked if word.startswith("experiment="))
+    changes = sorted(word for word in asked if not word.lstrip("+").startswith(NOT_SHOWN))
+    return cells[0].suite_folder / "tables" / slug(",".join([experiment, *changes]))
+
+
 def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
     """Render the tables of a sweep's cells into `folder`, in place of older ones; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,24 +100,24 @@ def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
         mine = [c for c in cells if c.config.norm.name == norm]
         if mine:
             part = asr[asr["norm"] == norm]
-            budget = f"{_norm_title(norm)} = {mine[0].config.eps:g}"
+            budget = f"{norm_title(norm)} = {mine[0].config.eps:g}"
             caption = f"Table {number}: ASR (%), {budget}"
-            notes = [*_setting(mine), *_asr_notes(mine, part), *_missing(mine, part)]
-            written += _write(folder / f"table{number}", caption, part, mine, _asr_blocks, notes)
+            notes = [*setting(mine), *_asr_notes(mine, part), *missing(mine, part)]
+            written += write(folder / f"table{number}", caption, part, mine, _asr_blocks, notes)
     mine = [c for c in cells if c.source == PAPER_SOURCE_OF_TABLE_3]
     if mine:
         part = amp[amp["source"] == PAPER_SOURCE_OF_TABLE_3]
         caption = f"Table 3: size of the perturbations crafted on {mine[0].title(mine[0].source)}"
         notes = [
-            *_setting(mine),
+            *setting(mine),
             "means over all images of a cell; the difference is that of ‖v‖₂/‖x‖₂",
-            *_missing(mine, part),
+            *missing(mine, part),
         ]
-        written += _write(folder / "table3", caption, part, mine, _amp_blocks, notes)
+        written += write(folder / "table3", caption, part, mine, _amp_blocks, notes)
     return written
 
 
-def _write(
+def write(
     path: Path,
     caption: str,
     frame: pd.DataFrame,
@@ -122,9 +137,10 @@ def _write(
         ),
         ".csv": frame.to_csv(index=False),
     }
-    for suffix, content in texts.items():
-        path.with_suffix(suffix).write_text(content, encoding="utf-8")
-    return [path.with_suffix(suffix) for suffix in texts]
+    paths = [path.with_name(path.name + suffix) for suffix in texts]
+    for each, content in zip(paths, texts.values(), strict=True):
+        each.write_text(content, encoding="utf-8")
+    return paths
 
 
 def _markdown(caption: str, blocks: list[Block], notes: list[str]) -> str:
@@ -148,7 +164,7 @@ def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[
         for source in dict.fromkeys(c.source for c in mine):
             attacks = {c.config.attack.name: c for c in mine if c.source == source}
             for i, (attack, cell) in enumerate(attacks.items()):
-                row = ["" if i else cell.title(source), _plain(cell.config.attack.title, text)]
+                row = ["" if i else cell.title(source), plain(cell.config.attack.title, text)]
                 for target in targets:
                     seeds = found.get((source, target, attack))
                     if seeds is None:
@@ -194,7 +210,7 @@ def _asr_pair(mine: pd.DataFrame, best: float, text: Text) -> list[str]:
     else:
         value += f" [{mine['low'].iloc[0]:.1f}, {mine['high'].iloc[0]:.1f}]"
     gap = "" if paper != paper else f" ({asr - paper:+.1f})"
-    return [_plain(value, text), printed + gap]
+    return [plain(value, text), printed + gap]
 
 
 def _amp_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[Block]:
@@ -203,14 +219,14 @@ def _amp_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[
     The difference to the paper is that of the relative norm, the only definition under which all
     of the printed values are possible (docs/design.md, "Table 3").
     """
-    header = ["Norm", "Attack", *(_plain(s, text) for s in SIZES.values()), "paper (diff.)", "n"]
+    header = ["Norm", "Attack", *(plain(s, text) for s in SIZES.values()), "paper (diff.)", "n"]
     rows = []
     for norm in dict.fromkeys(c.config.norm.name for c in cells):
         attacks = {c.config.attack.name: c for c in cells if c.config.norm.name == norm}
         for i, (attack, cell) in enumerate(attacks.items()):
             mine = frame[(frame["norm"] == norm) & (frame["attack"] == attack)]
-            eps = f"{_norm_title(norm)} = {cell.config.eps:g}"
-            row = ["" if i else _plain(eps, text), _plain(cell.config.attack.title, text)]
+            eps = f"{norm_title(norm)} = {cell.config.eps:g}"
+            row = ["" if i else plain(eps, text), plain(cell.config.attack.title, text)]
             row += [_mean(mine[key]) for key in SIZES]
             paper, gap = mine["paper"].iloc[0], mine["rel_l2"].mean(skipna=False)
             printed = NO_RUN if paper != paper else f"{paper:.3f}"
@@ -228,7 +244,7 @@ def _mean(values: pd.Series[float]) -> str:
     return f"{values.mean():.4f}{spread}"
 
 
-def _setting(cells: Sequence[Cell]) -> list[str]:
+def setting(cells: Sequence[Cell]) -> list[str]:
     """What a reader must know to read any table of these cells."""
     c, cell = cells[0].config, cells[0]
     runs = [run for x in cells if (run := Records(x.folder).run())]
@@ -297,18 +313,28 @@ def _asr_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
         f"denominator={c.denominator}{n}, success={cells[0].success}{intervals}",
         "\\* white-box; bold: highest of its source and target; — no run",
     ]
+    for cell in cells:
+        if cell.smallest and (rows := selected(cell)) is not None:
+            notes.append(
+                f"{cell.config.attack.title} on {cell.title(cell.source)}: {needed(cell, rows)}"
+            )
+    return notes + wrong_when_clean(cells, frame)
+
+
+def wrong_when_clean(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
+    """A line that names the targets that aren't right about every image counted, if there are."""
     wrong = frame[frame["clean"] < 100].groupby("target")["clean"].min()
-    if len(wrong):
-        titles = {t: cell.title(t) for cell in cells for t in cell.targets}
-        said = ", ".join(f"{titles[str(t)]} {least:.1f} %" for t, least in wrong.items())
-        notes.append(
-            f"right about fewer than all of these images when clean: {said} (the lowest of any "
-            "source); denominator=target-correct leaves the others out"
-        )
-    return notes
+    if wrong.empty:
+        return []
+    titles = {t: cell.title(t) for cell in cells for t in cell.targets}
+    said = ", ".join(f"{titles[str(t)]} {least:.1f} %" for t, least in wrong.items())
+    return [
+        f"right about fewer than all of these images when clean: {said} (the lowest of any "
+        "source); denominator=target-correct leaves the others out"
+    ]
 
 
-def _missing(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
+def missing(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
     """The commands that fill the gaps."""
     return [f"missing: {command}" for command in frame[~frame["run"]]["command"].unique()]
 
@@ -329,14 +355,17 @@ def closing(cell: Cell) -> str:
     header = ["target", "ASR %", "95 % interval", "right when clean %", "images"]
     table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
     star = "* white-box · " if any(map(cell.white_box, cell.targets)) else ""
+    taken = images["steps_used"].mean()  # another library doesn't say
+    steps = "" if pd.isna(taken) else f"mean steps {taken:.2f} · "
     sums = (
-        f"{star}mean steps {images['steps_used'].mean():.2f} · "
+        f"{star}{steps}"
         f"‖v‖₂/‖x‖₂ {images['rel_l2'].mean():.4f} · mean |v| {images['mean_abs'].mean():.4f} · "
         f"cosine {images['cosine'].mean():.5f}"
     )
     short = cell.config.n_images - len(images)
     alone = cell.shard[1] == 1 and short > 0
     extra = [f"{len(images)} of {cell.config.n_images} images: no more are eligible"] * alone
+    extra += [needed(cell, frame)] if cell.smallest else []
     silent = int((frame["adv_pred"] < 0).sum())
     extra += [f"{silent} answers were not finite and count as not fooled"] if silent else []
     run = Records(cell.folder).run() or {}
@@ -346,11 +375,13 @@ def closing(cell: Cell) -> str:
     return "\n".join([table, sums, *extra])
 
 
-def _norm_title(norm: str) -> str:
+def norm_title(norm: str) -> str:
+    """A norm as tables write it."""
     return {"linf": "L∞", "l2": "L2"}[norm]
 
 
-def _plain(value: str, text: Text) -> str:
+def plain(value: str, text: Text) -> str:
+    """A value as a cell of a table in one format."""
     return _tex(value) if text.escape else value
 
 

@@ -1,0 +1,52 @@
+"""All attacks by mean transfer: python scripts/make_leaderboard.py [--run] [key=value ...].
+
+Shows the cells of experiment=leaderboard: every untargeted attack of conf/attack, and of attack/ in
+a folder of yours (--config-dir=my). With --run it runs the missing ones first. For example:
+
+    python scripts/make_leaderboard.py --run n_images=20 norm=l2 attack=ifgsm,agr
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from agr.compose import expand, without_flags
+from agr.config import Cell
+from agr.report.leaderboard import check_leaderboard, write_leaderboards
+from agr.report.tables import tables_folder
+from agr.run import script, words
+
+
+def main() -> None:
+    """Run what is missing if asked to, write the leaderboards and print the Markdown ones."""
+    given = [word for word in sys.argv[1:] if word != "--run"]
+    asked = without_flags(words(given, "experiment=leaderboard"))
+    cells = expand(asked)
+    untargeted = check_leaderboard(cells)
+    if "--run" in sys.argv[1:]:
+        run(asked, untargeted)
+    paths = write_leaderboards(cells, tables_folder(cells, asked))
+    for path in paths:
+        if path.suffix == ".md":
+            print(path.read_text(encoding="utf-8"))
+    print("written:", *paths)
+
+
+def run(asked: Sequence[str], cells: Sequence[Cell]) -> None:
+    """Run the sweep `asked` with the attacks of `cells`; its error ends this program too.
+
+    Attacks are named one by one: not the targeted ones, and those that Hydra's own glob, which
+    doesn't look into hydra.searchpath, would miss.
+    """
+    attacks = dict.fromkeys(
+        word.partition("=")[2] for c in cells for word in c.words if word.startswith("attack=")
+    )
+    rest = [word for word in asked if not word.startswith("attack=")]
+    command = [sys.executable, "-m", "agr.run", *rest, f"attack={','.join(attacks)}"]
+    code = subprocess.run(command).returncode
+    if code:
+        raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    script(main, __doc__)

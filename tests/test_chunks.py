@@ -1,0 +1,166 @@
+"""Attacks of other libraries as cells: chunks, shards, success within eps, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agr.cell import run_cell
+from agr.compose import expand
+from agr.config import Cell
+from agr.crafting import attack_of
+from agr.errors import ConfigError
+from agr.records import Records, image_of
+from agr.report.results import selected
+from agr.report.tables import closing, write_tables
+from agr.schema import LEVELS
+from agr.todo import finished
+from tests.conftest import demo_cell
+
+COLUMNS = ["position", "image_id", "target", "adv_sha256", "adv_pred", "adv_conf", "success", "l2"]
+
+
+def cell_of(outputs: Path, *words: str) -> Cell:
+    return demo_cell(
+        outputs, "attack=library/ddn", "source=vgg16", "targets=[vgg16,vgg19]", "steps=20",
+        "attack.library.chunk=4", *words,
+    )  # fmt: skip
+
+
+def rows_of(cell: Cell) -> pd.DataFrame:
+    rows = run_cell(cell, lambda _: None).read()
+    return rows.sort_values(["position", "target"], ignore_index=True)
+
+
+def test_a_cell_shards_and_a_longer_run_are_the_same_chunks(tmp_path: Path) -> None:
+    whole = rows_of(cell_of(tmp_path / "a"))
+    assert len(whole) == 2 * 12
+    shards = [cell_of(tmp_path / "b", f"shard={i}/2") for i in range(2)]
+    assert [p for p in range(12) if shards[0].mine(p)] == [0, 1, 2, 3, 8, 9, 10, 11]
+    for shard in shards:
+        rows_of(shard)
+        assert finished(shard, Records(shard.folder))
+    pd.testing.assert_frame_equal(rows_of(cell_of(tmp_path / "b"))[COLUMNS], whole[COLUMNS])
+    rows_of(cell_of(tmp_path / "c", "n_images=6"))  # in the middle of a chunk
+    longer = rows_of(cell_of(tmp_path / "c"))
+    assert not longer.duplicated(["position", "target"]).any()
+    pd.testing.assert_frame_equal(longer[COLUMNS], whole[COLUMNS])
+
+
+def test_success_is_within_eps_and_the_norm_is_what_was_needed(tmp_path: Path) -> None:
+    wide, narrow = (rows_of(cell_of(tmp_path / e, f"eps={e}", "norm=l2")) for e in ("1500", "520"))
+    needed = LEVELS * narrow["l2"]
+    eps = narrow["eps_effective"].iloc[0]
+    assert 0 < (needed <= eps).mean() < 1, needed.tolist()
+    assert narrow["adv_sha256"].tolist() == wide["adv_sha256"].tolist()  # eps has no say in it
+    for rows in (wide, narrow):
+        fooled = (rows["adv_pred"] != rows["label"]) & (rows["l2"] > 0)
+        inside = LEVELS * rows["l2"] <= rows["eps_effective"]
+        assert rows["success"].tolist() == (fooled & inside).tolist()
+    own = wide[wide["target"] == "vgg16"]
+    assert own["success"].all()  # the 8-bit image fools, not only the one that was found
+    assert own["steps_used"].isna().all()
+    assert (own["backwards"] >= 20).all()
+
+
+def test_what_was_needed_is_said(tmp_path: Path) -> None:
+    cell = cell_of(tmp_path, "n_images=4")
+    rows = rows_of(cell)
+    own = rows[rows["target"] == "vgg16"]
+    median = f"L2 {LEVELS * own['l2'].median():.1f}"
+    assert f"found for {int((own['l2'] > 0).sum())} of 4 images" in closing(cell)
+    assert median in closing(cell)
+    assert "mean steps" not in closing(cell)
+    (page,) = [p for p in write_tables([cell], tmp_path / "tables") if p.name == "table1.md"]
+    assert "DDN on VGG16: smallest perturbations, found for" in page.read_text()
+    assert median in page.read_text()
+    assert selected(cell) is not None
+
+
+def test_an_unchanged_image_is_no_success(tmp_path: Path) -> None:
+    """A wrong image that nobody attacked: by its label alone it would count."""
+    cell = cell_of(tmp_path, "select=none", "n_images=40", "steps=1", "targets=[vgg16]")
+    rows = rows_of(cell)
+    wrong = rows[(rows["source_clean_pred"] != rows["label"])]
+    assert len(wrong), "the first forty images hold one that vgg16 has wrong"
+    assert (wrong["l2"] == 0).all()
+    assert not wrong["success"].any()
+
+
+def test_a_universal_perturbation_is_one_and_fitted_on_others(tmp_path: Path) -> None:
+    words = ["attack=library/universal", "attack.library.fit_images=6", "attack.library.chunk=4"]
+    words += ["source=vgg16", "targets=[vgg16]", "steps=1", "save_adversarials=true", "n_images=6"]
+    cell = demo_cell(tmp_path, *words)
+    records = run_cell(cell, lambda _: None)
+    from agr.data.stream import load_image
+    from agr.inputs import find_images
+
+    clean = {e.image_id: load_image(e, cell.geometry) for e in find_images(cell).entries}
+    saved = [row for batch in records.saved_images(set(range(6))) for row in batch]
+    v = [image_of(r).transpose(2, 0, 1).astype(int) - clean[r["image_id"]] for r in saved]
+    x = [clean[r["image_id"]].astype(int) for r in saved]
+    free = np.all([(a > 10) & (a < 245) for a in x], axis=0)  # where nothing clips
+    assert free.sum() > 1000
+    assert np.abs(v[0][free]).max() == 10
+    assert all(np.array_equal(v[0][free], other[free]) for other in v)
+    assert (records.read()["linf"] <= 10 / 255 + 1e-9).all()
+    many = demo_cell(tmp_path, *words, "attack.library.fit_images=996")
+    with pytest.raises(ConfigError, match=r"fit_images=996.*too few to fit on others"):
+        run_cell(many, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trace=true"], "trace=true: attack=library/ddn .* shows no steps"),
+        (["attack.step={_target_:agr.attacks.step.Plain}"], "attack.step has no effect"),
+        (["++attack.chain.a={_target_:agr.attacks.stages.MeanNormalize}"], "attack.chain.a has no"),
+        (["attack.size=full"], "attack.size has no effect"),
+        (["attack=library/jsma", "steps=7"], "steps=7: attack=library/jsma has no steps to choose"),
+        (
+            ["attack.library.attack=DDNAtack"],
+            "DDNAtack is not in foolbox.*did you mean DDN",
+        ),
+        (["++attack.library.arguments.gama=1"], "DDNAttack has no gama: did you mean gamma"),
+        (["attack=library/jsma", "suite.groups.vgg_resnet.geometry.size=224"], "150,528 values"),
+        (["attack.library._target_=foolbox.attacks.DDNAttack"], r"allow=\[foolbox\]"),
+        (["attack=library/dnn"], "attack=library/dnn is unknown: did you mean library/ddn"),
+    ],
+)
+def test_what_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as e:
+        attack_of(expand(["attack=library/ddn", "source=vgg16", *words])[0])
+    assert "\n" not in str(e.value)
+
+
+def test_a_library_that_does_wrong_ends_the_run_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, task: Any) -> Any:
+        raise ValueError("no luck")
+
+    monkeypatch.setattr("agr.attacks.library.Foolbox._run", broken)
+    with pytest.raises(ConfigError, match=r"attack=library/ddn: foolbox' DDNAttack: no luck"):
+        run_cell(cell_of(tmp_path), lambda _: None)
+
+
+def test_another_version_of_the_library_is_refused(tmp_path: Path) -> None:
+    cell = cell_of(tmp_path, "n_images=4", "steps=2")
+    records = run_cell(cell, lambda _: None)
+    assert (records.run() or {})["versions"]["foolbox"]
+    records.update_run(lambda run: run["versions"].update(foolbox="3.0"))
+    with pytest.raises(ConfigError, match=r"begun with foolbox 3.0, .* pip install foolbox==3.0"):
+        run_cell(cell_of(tmp_path, "n_images=5", "steps=2"), lambda _: None)
+
+
+def test_out_of_memory_names_the_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(self: Any, task: Any) -> Any:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("agr.attacks.library.Foolbox._run", greedy)
+    with pytest.raises(ConfigError, match=r"4 images at once: give a smaller attack.library.chunk"):
+        run_cell(cell_of(tmp_path), lambda _: None)

@@ -1,0 +1,327 @@
+"""Every composed attack of conf/attack on a demo network, and one that a user adds."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agr import load_attack
+from agr.attacks import Attack
+from agr.attacks.ball import row_norm
+from agr.attacks.draws import key_of
+from agr.attacks.parts import Pool
+from agr.build import build_attack
+from agr.cell import run_cell
+from agr.compose import expand
+from agr.config import Cell
+from agr.crafting import attack_of
+from agr.data.stream import load_image
+from agr.engine import Calls, Crafted, Item, craft
+from agr.errors import ConfigError
+from agr.inputs import find_images
+from agr.models.zoo import Network, load_network
+from agr.naming import draw
+from agr.rows import image_hash
+from agr.schema import conf_dir
+from tests.conftest import demo_cell
+
+FILES = sorted(Path(conf_dir()).glob("attack/*.yaml"))
+NAMES = [path.stem for path in FILES if not path.stem.startswith("_")]
+
+
+def network_of(cell: Cell) -> Network:
+    config = cell.suite.networks[cell.source]
+    return load_network(
+        cell.source, config, memory_format="channels_last", precision="fp32", device="cpu"
+    )
+
+
+def items_of(cell: Cell, n: int) -> list[Item]:
+    found = []
+    for e in find_images(cell).entries[:n]:
+        key = key_of(draw(0, e.image_id))
+        found.append(Item(e.image_id, load_image(e, cell.geometry), e.label, e.label, key))
+    return found
+
+
+def with_pool(attack: Attack, network: Network, items: list[Item]) -> Attack:
+    labels = torch.tensor([i.label for i in items])
+    return replace(attack, pool=Pool(network.as_input([i.pixels for i in items]), labels))
+
+
+def in_ball(made: list[Crafted], cell: Cell) -> bool:
+    v = torch.stack([torch.from_numpy(m.image - m.item.pixels.astype(float)) for m in made])
+    size = v.abs().amax((1, 2, 3)) if cell.config.norm.name == "linf" else row_norm(v)
+    return bool((size <= cell.eps_effective * (1 + 1e-6)).all())
+
+
+def check_bitwise(cell: Cell, slots: int, n: int) -> list[Crafted]:
+    """Run `n` images in two orders and a few alone: the same bits, within the ball."""
+    attack, network, items = attack_of(cell), network_of(cell), items_of(cell, n + 12)
+    attack, items = with_pool(attack, network, items), items[:n]
+
+    def results(chosen: list[Item]) -> dict[str, tuple[Any, ...]]:
+        made.extend(craft(attack, network, chosen, slots))
+        return {m.item.tag: (image_hash(m.image), *m[2:]) for m in made[-len(chosen) :]}
+
+    made: list[Crafted] = []
+    reference = results(items)
+    shuffled = random.Random(1).sample(items, n)
+    assert results(shuffled) == reference
+    few = [items[-1], items[0]]
+    assert results(few) == {i.tag: reference[i.tag] for i in few}
+    assert in_ball(made, cell)
+    return made[:n]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
+    words = [f"attack={name}", f"norm={norm}", "source=vgg16", "attack.steps=2"]
+    made = check_bitwise(expand(words)[0], slots=4, n=6)
+    changed = [not np.array_equal(m.image, m.item.pixels) for m in made]
+    assert all(changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_attack_in_full(name: str, norm: str) -> None:
+    made = check_bitwise(expand([f"attack={name}", f"norm={norm}"])[0], slots=16, n=18)
+    assert sum(m.first_success_step is not None for m in made) >= (
+        8 if attack_of(expand([f"attack={name}"])[0]).direct else 0
+    )
+
+
+def test_chance_depends_on_the_key_alone() -> None:
+    """The same image with another key is attacked otherwise, with the same key the same."""
+    for name in ("pgd", "difgsm", "vmifgsm", "ssa", "admix"):
+        cell = expand([f"attack={name}", "source=vgg16", "attack.steps=2"])[0]
+        network, items = network_of(cell), items_of(cell, 12)
+        attack = with_pool(attack_of(cell), network, items)
+        twice = [items[0]._replace(tag=i, key=key) for i, key in enumerate([1, 2, 1])]
+        images = {m.item.tag: m.image for m in craft(attack, network, twice, 4)}
+        assert np.array_equal(images[0], images[2]), name
+        assert not np.array_equal(images[0], images[1]), name
+
+
+def test_looking_changes_no_image() -> None:
+    """A trace, or a stop that never stops, costs looks and changes nothing else."""
+    plain = expand(["attack=difgsm", "source=vgg16", "attack.steps=3"])[0]
+    network, items = network_of(plain), items_of(plain, 6)
+    stop = expand(["attack=difgsm", "attack.stop={_target_:agr.attacks.stop.After,n:99}"])[0]
+    unwatched, looked, stopped = Calls(), Calls(), Calls()
+    attack = attack_of(plain)
+    runs = [
+        list(craft(attack, network, items, 8, calls=unwatched)),
+        list(craft(attack, network, items, 8, trace=True, calls=looked)),
+        list(craft(replace(attack, stop=attack_of(stop).stop), network, items, 8, calls=stopped)),
+    ]
+    for a, b, c in zip(*(sorted(r, key=lambda m: m.item.tag) for r in runs), strict=True):
+        assert image_hash(a.image) == image_hash(b.image) == image_hash(c.image)
+        assert a.answer is None  # nobody asked about the last iterate
+        assert b.answer is not None
+        assert (a.forwards, a.backwards) == (3, 3)  # one of the two copies each step
+        assert (b.forwards, b.backwards) == (3 + 4, 3)
+        assert [p.step for p in b.trace] == [0, 1, 2, 3]
+    assert unwatched.backwards == looked.backwards == stopped.backwards
+    assert unwatched.forwards == unwatched.backwards  # no look
+    assert looked.forwards == stopped.forwards == unwatched.forwards + 4
+
+
+@pytest.mark.parametrize(
+    ("name", "gradients"),
+    [("vmifgsm", 21), ("emifgsm", 11), ("admix", 15), ("sifgsm", 5), ("ssa", 20), ("difgsm", 1),
+     ("si_ni_di_ti", 5), ("nifgsm", 1), ("tifgsm", 1), ("agr+vmi", 21)],
+)  # fmt: skip
+def test_gradients_are_counted(name: str, gradients: int) -> None:
+    """What an image needs; hooks on the network count the same where every slot is in use."""
+    cell = expand([f"attack={name}", "source=vgg16", "attack.steps=2", "attack.stop=null"])[0]
+    network, items, calls = network_of(cell), items_of(cell, 3), Calls()
+    attack = with_pool(attack_of(cell), network, items_of(cell, 20))
+    made = list(craft(attack, network, items, 3, calls=calls))
+    assert {m.backwards for m in made} == {2 * gradients}
+    assert {m.forwards for m in made} == {2 * gradients + (attack.direct)}
+    both = 2 if "di" in name else 1  # its copies of another size are passes of their own
+    assert 2 * gradients <= calls.backwards <= 2 * gradients * both
+
+
+# ---- a cell of it --------------------------------------------------------------------------------
+
+
+def test_a_cell_with_a_pool_and_views_goes_on_where_it_was(tmp_path: Path) -> None:
+    words = ["attack=admix", "source=vgg16", "attack.steps=1", "targets=[vgg16]"]
+    whole = run_cell(demo_cell(tmp_path / "a", *words), lambda _: None).read()
+    run_cell(demo_cell(tmp_path / "b", *words, "n_images=5"), lambda _: None)
+    parts = run_cell(demo_cell(tmp_path / "b", *words), lambda _: None).read()
+    columns = ["image_id", "adv_sha256", "adv_pred", "backwards"]
+    assert parts[columns].values.tolist() == whole[columns].values.tolist()
+    assert set(whole["backwards"]) == {15}
+    assert whole["first_success_step"].isna().all()  # nobody looked
+
+
+def test_a_pool_of_one_class_is_refused(tmp_path: Path) -> None:
+    for seed in range(40):
+        cell = demo_cell(
+            tmp_path, "attack=admix", "source=vgg16", "attack.views.admix.pool=2", f"seed={seed}",
+            "n_images=1",
+        )  # fmt: skip
+        entries = find_images(cell).entries
+        first = sorted(entries, key=lambda e: draw(seed, "pool", e.image_id))[:2]
+        if first[0].label == first[1].label:
+            break
+    with pytest.raises(ConfigError, match=r"attack=admix .* 2 of its pool have one class"):
+        run_cell(cell, lambda _: None)
+
+
+def test_a_network_of_one_size_names_the_option(tmp_path: Path) -> None:
+    fixed = ["attack=difgsm", "source=vgg16", "suite.networks.vgg16.fixed_size=true"]
+    with pytest.raises(ConfigError, match=r"70 px.*64 px only.*attack.views.diverse.back=true"):
+        run_cell(demo_cell(tmp_path, *fixed), lambda _: None)
+    back = demo_cell(tmp_path, *fixed, "attack.views.diverse.back=true", "attack.steps=1")
+    assert len(run_cell(back, lambda _: None).read())
+
+
+@pytest.mark.parametrize("target", ["least_likely", "random", "file"])
+def test_targets(target: str, tmp_path: Path) -> None:
+    words = ["attack=ifgsm", "attack.targeted=true", f"attack.target={target}", "source=vgg16"]
+    words += ["targets=[vgg16]"]
+    if target == "file":
+        with pytest.raises(ConfigError, match=r"attack.target=file: .* has no target for"):
+            run_cell(demo_cell(tmp_path, *words), lambda _: None)
+        return
+    rows = run_cell(demo_cell(tmp_path, *words), lambda _: None).read()
+    assert (rows["target_label"] != rows["label"]).all()
+    if target == "least_likely":
+        cell = demo_cell(tmp_path, *words)
+        network = network_of(cell)
+        by_id = {e.image_id: e for e in find_images(cell).entries}
+        pixels = [load_image(by_id[i], cell.geometry) for i in rows["image_id"]]
+        least = network(network.as_input(pixels)).argmin(1)
+        assert rows["target_label"].tolist() == least.tolist()
+
+
+# ---- what a user adds ----------------------------------------------------------------------------
+
+ATTACK = """\
+# My attack: MI-FGSM on gradients whose large values are cut.
+defaults: [mifgsm]
+name: mine
+title: MI, clipped
+chain:
+  smooth:
+    _target_: my_parts.Clip
+    most: 2.0
+"""
+PART = '''\
+"""A stage of my own."""
+
+from dataclasses import dataclass
+
+from agr.attacks.parts import Stateless
+
+
+@dataclass(frozen=True)
+class Clip(Stateless):
+    """Cuts a gradient at `most` times its mean absolute value."""
+
+    most: float
+
+    def update(self, g, s, c):
+        bound = self.most * g.abs().mean((1, 2, 3), keepdim=True)
+        return g.clamp(-bound, bound), s
+'''
+
+
+def user_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "my"
+    (folder / "attack").mkdir(parents=True)
+    (folder / "attack" / "mine.yaml").write_text(ATTACK)
+    (folder / "my_parts.py").write_text(PART)
+    return folder
+
+
+def test_an_attack_and_a_part_from_outside_the_package(tmp_path: Path) -> None:
+    """As the README shows: one YAML file, one small class, and the command."""
+    folder = user_folder(tmp_path)
+    words = [f"--config-dir={folder}", "attack=mine", "allow=[my_parts]", "n_images=4", "slots=4"]
+    words += ["threads=1", "source=vgg16", "targets=[vgg16]", f"outputs={tmp_path / 'out'}"]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "agr.run", *words]
+        path = {"PYTHONPATH": f"{folder}:{Path.cwd()}", "PATH": "/usr/bin:/bin"}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=path)
+
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    assert "MI, clipped on VGG16" in done.stdout
+    assert list((tmp_path / "out" / "demo").glob("mine-linf-10-vgg16-*/rows-*.parquet"))
+    refused = run(*[word for word in words if not word.startswith("allow")], "seed=1")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "_target_=my_parts.Clip" in refused.stderr
+    assert "allow=[my_parts]" in refused.stderr
+
+
+def test_code_of_a_part_from_outside_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another Clip has other numbers: its cell is another."""
+    folder = user_folder(tmp_path)
+    monkeypatch.syspath_prepend(str(folder))
+    words = [f"--config-dir={folder}", "attack=mine", "allow=[my_parts]"]
+    before = expand(words)[0].attack_hash
+    assert expand(words)[0].attack_hash == before
+    (folder / "my_parts.py").write_text(PART.replace("self.most *", "2 * self.most *"))
+    assert expand(words)[0].attack_hash != before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["+attack.step.phi._target_=os.getcwd"], r"_target_=os.getcwd.*allow=\[os\]"),
+        (["attack.loss={_target_:torch.nn.CrossEntropyLoss}"], r"allow=\[torch\]"),
+        (
+            [
+                "attack=ifgsm",
+                "attack.stop={_target_:agr.attacks.stop.AnyOf,stops:[{_target_:os.system}]}",
+            ],
+            "os.sys",
+        ),
+        (["attack.stop={_target_:agr.attacks.stop.Margin,by:1}"], r"\+\+attack.stop.by"),
+        (["attack.loss=3"], "attack.loss=3 names no part"),
+        (["attack.step=null"], "attack.step=None names no part"),
+        (["++attack.stop={_target_:agr.attacks.stop.Margin,by:-1}"], "by=-1 cannot be"),
+        (["attack.chain.momentum={_target_:agr.attacks.stages.Smooth,size:4}"], "size=4 has no"),
+        (["attack=nifgsm", "attack.chain.smooth=${attack.chain.momentum}"], "both look ahead"),
+        (["attack=difgsm", "attack.views.diverse.prob=1.5"], "prob=1.5 cannot be"),
+        (["attack=ifgsm", "attack.size=eps/0"], "attack.size=eps/0 is no step size"),
+        (["attack=ifgsm", "attack.target=random"], "attack.target=random.*attack.targeted=true"),
+        (["allow=[argparse]", "attack.step={_target_:argparse.Namespace}"], "has no init and no"),
+    ],
+)
+def test_what_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as e:
+        build_attack(expand(words)[0].config)
+    assert "\n" not in str(e.value)
+
+
+def test_step_sizes_as_fractions() -> None:
+    assert load_attack("pgd").size == "eps/4"
+    x = torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)
+    w = torch.ones(48, dtype=torch.float64)
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x.flatten(1) @ w, -(x.flatten(1) @ w)], 1)
+
+    attack = load_attack("ifgsm", eps=8, steps=1, overrides=["attack.size=eps/4"], quantize="off")
+    adv = attack(model, x, torch.tensor([0]))
+    assert torch.allclose(adv, x - 2 / 255)
