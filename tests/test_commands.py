@@ -124,7 +124,7 @@ def test_picture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command", [["-m", "agr.plan"], ["-m", "agr.score"], ["scripts/make_tables.py"],
-                ["scripts/make_picture.py"], ["-m", "agr.check"]]
+                ["scripts/make_leaderboard.py"], ["scripts/make_picture.py"], ["-m", "agr.check"]]
 )  # fmt: skip
 def test_help_of_every_script(command: list[str]) -> None:
     words = [sys.executable, *command, "--help"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -211,34 +212,17 @@ def test_targets(target: str, tmp_path: Path) -> None:
 
 # ---- what a user adds ----------------------------------------------------------------------------
 
-ATTACK = """\
-# My attack: MI-FGSM on gradients whose large values are cut.
-defaults: [mifgsm]
-name: mine
-title: MI, clipped
-chain:
-  smooth:
-    _target_: my_parts.Clip
-    most: 2.0
-"""
-PART = '''\
-"""A stage of my own."""
-
-from dataclasses import dataclass
-
-from agr.attacks.parts import Stateless
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class Clip(Stateless):
-    """Cuts a gradient at `most` times its mean absolute value."""
+def in_readme(language: str, mark: str) -> str:
+    """The one block of code of the README that holds `mark`."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (found,) = [block for block in blocks if mark in block]
+    return str(found)
 
-    most: float
 
-    def update(self, g, s, c):
-        bound = self.most * g.abs().mean((1, 2, 3), keepdim=True)
-        return g.clamp(-bound, bound), s
-'''
+ATTACK, PART = in_readme("yaml", "my_parts.Clip"), in_readme("python", "class Clip")
 
 
 def user_folder(tmp_path: Path) -> Path:
@@ -251,6 +235,8 @@ def user_folder(tmp_path: Path) -> Path:
 
 def test_an_attack_and_a_part_from_outside_the_package(tmp_path: Path) -> None:
     """As the README shows: one YAML file, one small class, and the command."""
+    assert len(ATTACK.splitlines()) <= 15
+    assert "--config-dir=my attack=mine 'allow=[my_parts]'" in in_readme("sh", "allow=[my_parts]")
     folder = user_folder(tmp_path)
     words = [f"--config-dir={folder}", "attack=mine", "allow=[my_parts]", "n_images=4", "slots=4"]
     words += ["threads=1", "source=vgg16", "targets=[vgg16]", f"outputs={tmp_path / 'out'}"]

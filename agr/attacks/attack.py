@@ -218,7 +218,8 @@ class Attack:
         Args:
             model: maps images (B, 3, H, W) in [0, 1] to logits (B, classes); in eval mode.
             x: clean images, (B, 3, H, W) in [0, 1]; on the 8-bit grid unless quantize="off".
-            y: labels (B,), int64; the targets when `targeted`. None: the model's own predictions.
+            y: labels (B,), int64; the targets when `targeted`. None: the model's own predictions,
+                which also stand for the true classes where `y` are targets and a pool is used.
             key: the randomness of each image, (B,) int64; None: its place in the batch.
 
         Returns:
@@ -229,10 +230,11 @@ class Attack:
                 a pool, or makes images of a size that the model doesn't take.
         """
         _check(self, model, x, y)
-        if y is None:
+        label = y
+        if y is None or (self.targeted and self.pool_size):  # partners are not of the true class
             with torch.no_grad():
-                y = predict(joint(model(x)))
-        s = self.begin(x.detach(), y, key)
+                label = predict(joint(model(x)))
+        s = self.begin(x.detach(), label if y is None else y, key, label)  # type: ignore[arg-type]
         # Nobody asks what the last iterate does: T steps cost T forwards here.
         while bool((s["live"] & (s["t"] < self.steps)).any()):
             if self.stop and not self.direct:
@@ -332,7 +334,10 @@ class Attack:
                 if not bool(counts.any()):
                     continue
                 losses = self._losses(_ask(model, image, leaf), y)
-                total += self._of(torch.where(share > 0, losses * share, 0.0), leaf)
+                g = self._of(torch.where(share > 0, losses * share, 0.0), leaf)
+                if not bool((share > 0).all()):  # 0 times a NaN of theirs is not 0
+                    g = torch.where(per_image(share > 0, g), g, 0.0)
+                total += g
             spent += counts
         return total
 
@@ -373,6 +378,8 @@ def _check(attack: Attack, model: Model, x: Tensor, y: Tensor | None) -> None:
         raise ValueError('x is not on the 8-bit grid k/255: round it, or use quantize="off"')
     if attack.pool_size and attack.pool is None:
         raise ValueError("a view mixes in other images: give Attack(pool=Pool(images, labels))")
+    if attack.pool and len(attack.pool.labels.unique()) < 2:
+        raise ValueError("the images of the pool have one class: give images of several")
     if attack.pool and attack.pool.images.shape[1:] != x.shape[1:]:
         shapes = f"{tuple(attack.pool.images.shape[1:])} and {tuple(x.shape[1:])}"
         raise ValueError(f"images of the pool and x have different shapes: {shapes}")

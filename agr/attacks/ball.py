@@ -54,8 +54,8 @@ class Ball(abc.ABC):
     eps: float
 
     def __post_init__(self) -> None:
-        if not self.eps >= 0:
-            raise ValueError(f"eps={self.eps} is not a budget: give a number that is 0 or more")
+        if not 0 <= self.eps < math.inf:
+            raise ValueError(f"eps={self.eps} is not a budget: give a finite number, 0 or more")
 
     @abc.abstractmethod
     def direction(self, g: Tensor) -> Tensor:

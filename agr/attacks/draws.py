@@ -50,7 +50,8 @@ def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def symmetric(key: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Draws (B, *shape) that are uniform in (-1, 1), and symmetric about 0."""
-    return _whole(key, shape).to(dtype).add_(0.5).mul_(2.0 ** (1 - BITS)).sub_(1)
+    # One bit less, since the half needs one.
+    return (_whole(key, shape) >> 1).to(dtype).add_(0.5).mul_(2.0 ** (2 - BITS)).sub_(1)
 
 
 def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -96,6 +97,5 @@ def _low32(x: Tensor) -> Tensor:
 
 
 def _as_tensor(value: int | Tensor, like: Tensor) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    return torch.full_like(like, (value + 1) * 0x9E3779B9)
+    spread = (value + 1) * 0x9E3779B9
+    return spread if isinstance(spread, Tensor) else torch.full_like(like, spread)

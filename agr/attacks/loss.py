@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agr.attacks.parts import number
-
 
 @dataclass(frozen=True)
 class CrossEntropy:
@@ -35,20 +33,12 @@ class Logit:
 class Margin:
     """The highest other logit minus the label's: above 0 the label has lost.
 
-    f_6 of Carlini and Wagner, arXiv:1608.04644, section V.A, of which `kappa` is the confidence
-    that is enough: beyond it (in either direction, since targeted attacks descend) there is no
-    gradient. None: it is never enough.
+    f_6 of Carlini and Wagner, arXiv:1608.04644, section V.A, without their bound kappa: the
+    confidence that is enough is a matter of the stop (`agr.attacks.stop.Margin`).
     """
 
-    kappa: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.kappa is not None:
-            number("kappa", self.kappa, 0)
-
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        found = margin(logits, y)
-        return found if self.kappa is None else found.clamp(-self.kappa, self.kappa)
+        return margin(logits, y)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ readings are `AdaGrad` or `Overwrite`, a step-size rule, and a stop or none.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,8 +41,8 @@ def step_size(rule: str | float, eps: float, steps: int) -> float:
         if part := STEP_FRACTION.fullmatch(rule):
             return eps / float(part[1])
         raise ValueError(f"step_size={rule} is unknown: use a number, eps/4, or {list(rules)}")
-    if not rule > 0:
-        raise ValueError(f"step_size={rule} does not move: use a number above 0")
+    if not 0 < rule < math.inf:
+        raise ValueError(f"step_size={rule} is no step: use a finite number above 0")
     return rule
 
 
@@ -108,7 +109,7 @@ class AdaGrad(_Adaptive):
     def __post_init__(self) -> None:
         super().__post_init__()
         number("phi", self.phi, 1e-12)
-        number("delta", self.delta, 0)
+        number("delta", self.delta, 1e-30)  # 0/0 where a gradient is 0
 
     def init(self, x: Tensor) -> State:
         return {"G": torch.zeros_like(x)}
@@ -133,8 +134,8 @@ class RMSProp(_Adaptive):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("rho", self.rho, 0, 1)
-        number("delta", self.delta, 0)
+        number("rho", self.rho, 0, 0.999999)
+        number("delta", self.delta, 1e-30)  # 0/0 where a gradient is 0
 
     def init(self, x: Tensor) -> State:
         return {"G": torch.zeros_like(x)}
@@ -160,7 +161,7 @@ class Adam(_Adaptive):
         super().__post_init__()
         number("beta1", self.beta1, 0, 0.999999)
         number("beta2", self.beta2, 0, 0.999999)
-        number("delta", self.delta, 0)
+        number("delta", self.delta, 1e-30)  # 0/0 where a gradient is 0
 
     def init(self, x: Tensor) -> State:
         return {"m": torch.zeros_like(x), "v": torch.zeros_like(x)}
@@ -227,7 +228,7 @@ class Overwrite(Stateless):
     def __post_init__(self) -> None:
         one_of("direction", self.direction, ("ball", "sign"))
         number("phi", self.phi, 1e-12)
-        number("delta", self.delta, 0)
+        number("delta", self.delta, 1e-30)  # 0/0 where a gradient is 0
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         root = (g.sign().square_() + self.delta).sqrt_().mul_(self.phi)

@@ -63,7 +63,10 @@ class Admix:
         whole("pool", self.pool, 2)
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
-        return Copy(x + self.eta * (self.partner(i, c) - LEVEL[self.zero]), 1 / self.copies)
+        partner = self.partner(i, c)
+        if partner.shape != x.shape:
+            raise ValueError(f"Admix of {x.shape[-1]} px: put it before what resizes images")
+        return Copy(x + self.eta * (partner - LEVEL[self.zero]), 1 / self.copies)
 
     def partner(self, i: int, c: Context) -> Tensor:
         """The images (B, 3, H, W) that copy `i` has mixed in."""

@@ -1,0 +1,89 @@
+"""Every named attack against the papers and other libraries: see `tests.oracles`."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from agr import load_attack
+from tests.conftest import CLASSES
+from tests.oracles import L2_EPS, ORACLES, UNSEEN, composed, configs, ours
+
+ROOT = Path(__file__).parent.parent
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_agrees_with_oracle_and_only_with_its_parameters(name: str) -> None:
+    oracle = ORACLES[name]
+    assert oracle.to <= 1e-6
+    model, x, y, _ = given = oracle.given()
+    theirs = oracle.run(given)
+    assert difference(oracle.ours()(model, x, y), theirs) <= oracle.to
+    for change in oracle.changes:
+        assert difference(oracle.ours(change)(model, x, y), theirs) > 1e-4, change
+    assert difference(oracle.ours()(model, x, (y + 1) % CLASSES), theirs) > 1e-4, "labels"
+
+
+def test_every_named_attack_has_an_oracle_as_it_is() -> None:
+    """Once at least without a word that changes the file, or with one that AGR's literal needs."""
+    assert {oracle.attack for oracle in ORACLES.values() if not oracle.words} == set(composed())
+
+
+@pytest.mark.parametrize("name", composed())
+def test_every_parameter_of_an_attack_is_seen_by_an_oracle(name: str) -> None:
+    changes = {
+        word.partition("=")[0]
+        for oracle in ORACLES.values()
+        if oracle.attack == name
+        for word in oracle.changes
+    }
+    missing = {"eps", "steps", "attack.size", *_parameters(configs()[0][name])}
+    assert missing - changes <= set(UNSEEN)
+
+
+def _parameters(config: Any) -> Iterator[str]:
+    """The keys of an attack's parts: of each parameter, or of the part where it has none."""
+    a = config.attack
+    nodes = {"start": a.start, "step": a.step, "stop": a.stop}
+    nodes |= {f"views.{name}": node for name, node in a.views.items()}
+    nodes |= {f"chain.{name}": node for name, node in a.chain.items()}
+    for slot, node in nodes.items():
+        names = [key for key in node or {} if key != "_target_"]
+        yield from (f"attack.{slot}.{name}" for name in names)
+        if node and not names:
+            yield f"attack.{slot}"
+
+
+def test_what_is_checked_is_what_users_load() -> None:
+    for name in ("si_ni_di_ti", "agr+vmi"):
+        assert load_attack(name, eps=10, quantize="off") == ours(name)
+    assert load_attack("pgd", norm="l2", eps=L2_EPS, quantize="off") == ours("pgd", "l2")
+    words = ["attack.chain.momentum.decay=0.5", "attack.step.delta=1e-3", "attack.size=eps/3"]
+    mine = load_attack("agr+mi", eps=11, steps=7, overrides=words, quantize="off")
+    assert mine == ours("agr+mi", "linf", "eps=11", "steps=7", *words)
+
+
+def test_single_steps_agree_in_float32() -> None:
+    """One step has no history in which a sign that rounding turned could grow."""
+    oracle = ORACLES["fgsm linf torchattacks.FGSM"]
+    given = oracle.given()
+    single = given._replace(model=given.model.float(), x=given.x.float())
+    mine = oracle.ours()(single.model, single.x, single.y)
+    assert mine.dtype == torch.float32
+    assert difference(mine, oracle.run(single)) <= 1e-6
+
+
+def test_the_page_of_attacks_is_current() -> None:
+    made = runpy.run_path(str(ROOT / "scripts" / "make_attacks_page.py"))
+    page = made["PAGE"].read_text(encoding="utf-8")
+    assert page == made["page"](), "docs/attacks.md is old: make attacks-page"
