@@ -34,7 +34,9 @@ def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
 
 
 # Unknown or absent values are null: a target label of an untargeted attack, a step of first
-# success where there is none. A prediction of -1 says that the logits were not finite.
+# success where there is none, or where nobody looked (an attack whose gradients are elsewhere looks
+# at its iterates for a stop or a trace only). A prediction of -1 says that the logits were not
+# finite.
 ROWS = pa.schema(
     [
         _field("suite", pa.string(), "name of the suite"),
@@ -63,8 +65,8 @@ ROWS = pa.schema(
         _field("source_adv_pred", pa.int32(), "source's class for the adversarial image"),
         _field("source_adv_conf", pa.float32(), "its softmax probability"),
         _field("success", pa.bool_(), "as the config's `success` says"),
-        _field("first_success_step", pa.int32(), "first iterate that fooled the source, from 0"),
-        _field("steps_used", pa.int32(), "steps taken"),
+        _field("first_success_step", pa.int32(), "first iterate seen to fool the source, from 0"),
+        _field("steps_used", pa.int32(), "steps taken; null: another library's"),
         _field("forwards", pa.int32(), "forward passes for this image, of every member"),
         _field("backwards", pa.int32(), "gradients for this image, of every member"),
         _field("linf", pa.float64(), "max |v|, images in [0, 1]"),

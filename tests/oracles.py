@@ -569,7 +569,7 @@ _FIRST: list[Oracle] = [
     Oracle("ifgsm", "torchattacks.PGDL2",
            torchattack("PGDL2", eps=1.0, alpha=0.1, random_start=False),
            ("eps=280", "steps=3", "attack.size=eps/3", "attack.step.direction=sign"),
-           norm="l2", to=1e-8),  # it adds 1e-10 to |g|
+           norm="l2", to=1e-10),  # it adds 1e-10 to |g|
     Oracle("ifgsm", "foolbox.L2ProjectedGradientDescentAttack",
            through_foolbox(foolbox.attacks.L2ProjectedGradientDescentAttack(
                abs_stepsize=0.2, steps=10, random_start=False), 1.0),
@@ -680,12 +680,12 @@ _ADAPTIVE: list[Oracle] = [
     Oracle("adam", PAPER, paper(papers.adam, ALPHA, 10), (*STEP, *_ADAM, "attack.step.of=sign")),
     Oracle("rmsprop", "torch.optim.RMSprop",
            by_optimizer(torch.optim.RMSprop, "gradient", ALPHA, alpha=0.9, eps=1e-12),
-           (*STEP, "attack.step.rho=0.8", "attack.step.of=sign"), words=FINE, to=1e-8),
+           (*STEP, "attack.step.rho=0.8", "attack.step.of=sign"), words=FINE, to=1e-10),
     Oracle("rmsprop", PAPER, paper(papers.rmsprop, ALPHA, 10),
            (*STEP, "attack.step.rho=0.8", "attack.step.delta=0.1", "attack.step.of=sign")),
     Oracle("adagrad", "torch.optim.Adagrad",
            by_optimizer(torch.optim.Adagrad, "gradient", DECAYING, eps=1e-12),
-           (*STEP, "attack.step.phi=2", "attack.step.of=sign"), words=FINE, to=1e-8),
+           (*STEP, "attack.step.phi=2", "attack.step.of=sign"), words=FINE, to=1e-10),
     Oracle("adagrad", PAPER, paper(papers.adagrad, DECAYING, 10),
            (*STEP, "attack.step.phi=2", "attack.step.delta=0.1", "attack.step.of=sign")),
     Oracle("ai_fgtm", PAPER, paper(papers.ai_fgtm, ALPHA, 10),

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from agr.cell import attack_of, open_lab, run_cell
-from agr.compose import expand
+from agr.cell import open_lab, run_cell
 from agr.config import Cell
+from agr.crafting import attack_of
 from agr.data.stream import load_image
 from agr.errors import ConfigError
 from agr.inputs import check_inputs, check_unchanged, find_images
@@ -290,16 +290,16 @@ def test_an_image_lost_in_mid_run_does_not_end_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was chosen, and its file is gone when it is to be crafted."""
-    import agr.cell
+    import agr.crafting
 
     cell = demo_cell(tmp_path, *VGG, "n_images=4")
-    real = agr.cell._items
+    real = agr.crafting.items_of
 
     def without_first(lab, chosen):
         lab.bad[chosen[0].entry.image_id] = "gone"
         return real(lab, chosen[1:])
 
-    monkeypatch.setattr(agr.cell, "_items", without_first)
+    monkeypatch.setattr(agr.crafting, "items_of", without_first)
     records = run_cell(cell)
     assert records.positions("rows") == {1, 2, 3}
     assert not finished(cell, records)
@@ -572,15 +572,6 @@ def test_identity_counts_what_decides_the_numbers_only(tmp_path: Path) -> None:
              "norm=l2", "attack=ifgsm", "attack.step.phi=2", "success=changed",
              "attack.label=prediction", "suite.groups.inception.geometry.size=76")  # fmt: skip
     assert len({demo_cell(tmp_path, word).id for word in other} | {base.id}) == len(other) + 1
-
-
-def test_every_attack_config_builds_in_both_norms(tmp_path: Path) -> None:
-    names = [p.stem for p in Path("conf/attack").glob("[!_]*.yaml")]
-    assert len(names) >= 11
-    for cell in expand([f"attack={','.join(names)}", "norm=linf,l2"]):
-        attack = attack_of(cell)
-        assert attack.ball.eps * 255 == pytest.approx(cell.eps_effective)
-        assert cell.config.attack.name in names
 
 
 def test_todo_counts_missing_pieces(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ COLUMNS = ["position", "image_id", "target", "adv_sha256", "adv_pred", "adv_conf
 
 def cell_of(outputs: Path, *words: str) -> Cell:
     return demo_cell(
-        outputs, "attack=library/ddn", "source=vgg16", "targets=[vgg16,vgg19]", "steps=20",
+        outputs, "attack=library/ddn", "source=vgg16", "targets=[vgg16,vgg19]", "steps=12",
         "attack.library.chunk=4", *words,
     )  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_a_cell_shards_and_a_longer_run_are_the_same_chunks(tmp_path: Path) -> N
 
 
 def test_success_is_within_eps_and_the_norm_is_what_was_needed(tmp_path: Path) -> None:
-    wide, narrow = (rows_of(cell_of(tmp_path / e, f"eps={e}", "norm=l2")) for e in ("1500", "520"))
+    wide, narrow = (rows_of(cell_of(tmp_path / e, f"eps={e}", "norm=l2")) for e in ("1500", "780"))
     needed = LEVELS * narrow["l2"]
     eps = narrow["eps_effective"].iloc[0]
     assert 0 < (needed <= eps).mean() < 1, needed.tolist()
@@ -64,7 +64,7 @@ def test_success_is_within_eps_and_the_norm_is_what_was_needed(tmp_path: Path) -
     own = wide[wide["target"] == "vgg16"]
     assert own["success"].all()  # the 8-bit image fools, not only the one that was found
     assert own["steps_used"].isna().all()
-    assert (own["backwards"] >= 20).all()
+    assert (own["backwards"] >= 12).all()
 
 
 def test_what_was_needed_is_said(tmp_path: Path) -> None:
@@ -91,6 +91,7 @@ def test_an_unchanged_image_is_no_success(tmp_path: Path) -> None:
     assert not wrong["success"].any()
 
 
+@pytest.mark.slow
 def test_a_universal_perturbation_is_one_and_fitted_on_others(tmp_path: Path) -> None:
     words = ["attack=library/universal", "attack.library.fit_images=6", "attack.library.chunk=4"]
     words += ["source=vgg16", "targets=[vgg16]", "steps=1", "save_adversarials=true", "n_images=6"]

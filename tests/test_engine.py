@@ -245,7 +245,7 @@ def test_the_last_look_is_the_answer_that_scoring_would_give(source: str, name: 
     network, items = demo_network(cell), demo_items(cell, 40)
     made = list(craft(load_attack(name, steps=4), network, items, DEMO_SLOTS))
     scored = answers(network, [m.image for m in made], DEMO_SLOTS)
-    assert [m.answer for m in made] == [tuple(a) for a in scored]
+    assert [m.answer for m in made] == [(a.pred, a.conf) for a in scored]
 
 
 def test_no_answer_where_the_source_saw_another_image() -> None:

@@ -168,6 +168,7 @@ def ours() -> list[str]:
     return [name for name in names if not name.startswith("_")]
 
 
+@pytest.mark.slow
 def test_every_attack_of_conf_and_of_the_user_joins(own: Path) -> None:
     cells = expand(["experiment=leaderboard", "--config-dir", str(own)])
     files = sorted([*ours(), "own", "towards"])

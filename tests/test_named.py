@@ -6,7 +6,9 @@ import random
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from agr.attacks import Attack
 from agr.attacks.ball import row_norm
 from agr.attacks.draws import key_of
 from agr.attacks.parts import Pool
+from agr.attacks.stop import After
 from agr.build import build_attack
 from agr.cell import run_cell
 from agr.compose import expand
@@ -31,11 +34,26 @@ from agr.inputs import find_images
 from agr.models.zoo import Network, load_network
 from agr.naming import draw
 from agr.rows import image_hash
-from agr.schema import conf_dir
+from agr.schema import Norm, conf_dir
 from tests.conftest import demo_cell
 
 FILES = sorted(Path(conf_dir()).glob("attack/*.yaml"))
+EPS = {"linf": 10.0, "l2": 1500.0}
 NAMES = [path.stem for path in FILES if not path.stem.startswith("_")]
+
+
+@cache
+def cells() -> dict[str, Cell]:
+    """The cell of each attack on VGG16 with two steps."""
+    found = expand([f"attack={','.join(NAMES)}", "source=vgg16", "attack.steps=2"])
+    return {cell.config.attack.name: cell for cell in found}
+
+
+def cell_in(norm: str, name: str) -> Cell:
+    """The same in a norm, for which Hydra would need as long again."""
+    cell = cells()[name]
+    config = replace(cell.config, norm=Norm(norm, EPS[norm]), eps=EPS[norm])
+    return Cell(replace(config, attack=deepcopy(config.attack)))
 
 
 def network_of(cell: Cell) -> Network:
@@ -83,11 +101,22 @@ def check_bitwise(cell: Cell, slots: int, n: int) -> list[Crafted]:
     return made[:n]
 
 
+# Fewer copies and samples, so that each attack takes a second; `test_every_attack_in_full` has all.
+FEWER = {"spectrum.copies": 2, "scale.copies": 2, "variance.samples": 2, "enhance.samples": 3}
+
+
+@pytest.mark.xdist_group("named")  # composed once
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
-    words = [f"attack={name}", f"norm={norm}", "source=vgg16", "attack.steps=2"]
-    made = check_bitwise(expand(words)[0], slots=4, n=6)
+    cell = cell_in(norm, name)
+    assert attack_of(cell).ball.eps * 255 == pytest.approx(cell.eps_effective)
+    slots = {**cell.config.attack.views, **cell.config.attack.chain}
+    for key, value in FEWER.items():
+        slot, _, parameter = key.partition(".")
+        if slots[slot]:
+            slots[slot][parameter] = value
+    made = check_bitwise(cell, slots=4, n=6)
     changed = [not np.array_equal(m.image, m.item.pixels) for m in made]
     assert all(changed)
 
@@ -102,10 +131,11 @@ def test_every_attack_in_full(name: str, norm: str) -> None:
     )
 
 
+@pytest.mark.xdist_group("named")
 def test_chance_depends_on_the_key_alone() -> None:
     """The same image with another key is attacked otherwise, with the same key the same."""
     for name in ("pgd", "difgsm", "vmifgsm", "ssa", "admix"):
-        cell = expand([f"attack={name}", "source=vgg16", "attack.steps=2"])[0]
+        cell = cell_in("linf", name)
         network, items = network_of(cell), items_of(cell, 12)
         attack = with_pool(attack_of(cell), network, items)
         twice = [items[0]._replace(tag=i, key=key) for i, key in enumerate([1, 2, 1])]
@@ -118,13 +148,12 @@ def test_looking_changes_no_image() -> None:
     """A trace, or a stop that never stops, costs looks and changes nothing else."""
     plain = expand(["attack=difgsm", "source=vgg16", "attack.steps=3"])[0]
     network, items = network_of(plain), items_of(plain, 6)
-    stop = expand(["attack=difgsm", "attack.stop={_target_:agr.attacks.stop.After,n:99}"])[0]
     unwatched, looked, stopped = Calls(), Calls(), Calls()
     attack = attack_of(plain)
     runs = [
         list(craft(attack, network, items, 8, calls=unwatched)),
         list(craft(attack, network, items, 8, trace=True, calls=looked)),
-        list(craft(replace(attack, stop=attack_of(stop).stop), network, items, 8, calls=stopped)),
+        list(craft(replace(attack, stop=After(99)), network, items, 8, calls=stopped)),
     ]
     for a, b, c in zip(*(sorted(r, key=lambda m: m.item.tag) for r in runs), strict=True):
         assert image_hash(a.image) == image_hash(b.image) == image_hash(c.image)
@@ -155,6 +184,17 @@ def test_gradients_are_counted(name: str, gradients: int) -> None:
     assert 2 * gradients <= calls.backwards <= 2 * gradients * both
 
 
+@pytest.mark.parametrize("over", ["logits", "losses"])
+@pytest.mark.parametrize("name", ["difgsm", "vmifgsm"])
+def test_an_ensemble_takes_views_and_samples(name: str, over: str, tmp_path: Path) -> None:
+    words = [f"attack={name}", "source=[vgg16,vgg19]", f"ensemble={over}", "targets=[res152]"]
+    words += ["n_images=3", "slots=4", "attack.steps=1"]
+    words += ["attack.chain.variance.samples=2"] if name == "vmifgsm" else []
+    rows = run_cell(demo_cell(tmp_path, *words), lambda _: None).read()
+    assert set(rows["backwards"]) == {2 * (3 if name == "vmifgsm" else 1)}  # of each member
+    assert set(rows["forwards"]) == {2 * (4 if name == "vmifgsm" else 1)}
+
+
 # ---- a cell of it --------------------------------------------------------------------------------
 
 
@@ -170,17 +210,16 @@ def test_a_cell_with_a_pool_and_views_goes_on_where_it_was(tmp_path: Path) -> No
 
 
 def test_a_pool_of_one_class_is_refused(tmp_path: Path) -> None:
-    for seed in range(40):
-        cell = demo_cell(
-            tmp_path, "attack=admix", "source=vgg16", "attack.views.admix.pool=2", f"seed={seed}",
-            "n_images=1",
-        )  # fmt: skip
-        entries = find_images(cell).entries
-        first = sorted(entries, key=lambda e: draw(seed, "pool", e.image_id))[:2]
-        if first[0].label == first[1].label:
-            break
+    entries = find_images(demo_cell(tmp_path, "source=vgg16")).entries
+
+    def labels(seed: int) -> set[int]:
+        order = sorted(entries, key=lambda e: draw(seed, "pool", e.image_id))
+        return {e.label for e in order[:2]}
+
+    seed = next(seed for seed in range(100) if len(labels(seed)) == 1)
+    words = ["attack=admix", "attack.views.admix.pool=2", f"seed={seed}", "n_images=1"]
     with pytest.raises(ConfigError, match=r"attack=admix .* 2 of its pool have one class"):
-        run_cell(cell, lambda _: None)
+        run_cell(demo_cell(tmp_path, "source=vgg16", *words), lambda _: None)
 
 
 def test_a_network_of_one_size_names_the_option(tmp_path: Path) -> None:
@@ -241,20 +280,15 @@ def test_an_attack_and_a_part_from_outside_the_package(tmp_path: Path) -> None:
     words = [f"--config-dir={folder}", "attack=mine", "allow=[my_parts]", "n_images=4", "slots=4"]
     words += ["threads=1", "source=vgg16", "targets=[vgg16]", f"outputs={tmp_path / 'out'}"]
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "agr.run", *words]
-        path = {"PYTHONPATH": f"{folder}:{Path.cwd()}", "PATH": "/usr/bin:/bin"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=path)
-
-    done = run(*words)
+    path = {"PYTHONPATH": f"{folder}:{Path.cwd()}", "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "agr.run", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=path)
     assert done.returncode == 0, done.stderr
     assert "MI, clipped on VGG16" in done.stdout
     assert list((tmp_path / "out" / "demo").glob("mine-linf-10-vgg16-*/rows-*.parquet"))
-    refused = run(*[word for word in words if not word.startswith("allow")], "seed=1")
-    assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
-    assert "_target_=my_parts.Clip" in refused.stderr
-    assert "allow=[my_parts]" in refused.stderr
+    cell = expand([word for word in words if not word.startswith("allow")])[0]
+    with pytest.raises(ConfigError, match=r"_target_=my_parts.Clip.*allow=\[my_parts\]"):
+        attack_of(cell)
 
 
 def test_code_of_a_part_from_outside_counts(

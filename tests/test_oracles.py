@@ -15,6 +15,7 @@ from agr import load_attack
 from tests.conftest import CLASSES
 from tests.oracles import L2_EPS, ORACLES, UNSEEN, composed, configs, ours
 
+pytestmark = pytest.mark.xdist_group("oracles")  # the attacks are composed once
 ROOT = Path(__file__).parent.parent
 
 

@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -325,20 +325,19 @@ class Attack:
         for copy in itertools.product(*(range(view.copies) for view in self.views)):
             leaf = c.point.detach().requires_grad_()
             with torch.enable_grad():
-                image, share = leaf, torch.ones_like(leaf[:, 0, 0, 0])
+                image, share = leaf, cast(Tensor | float, 1.0)
                 for j, view in enumerate(self.views):
                     # All copies of a view share a key; of those before it each has its own.
                     made = view(image, copy[j], c._replace(key=fold(c.key, j, *copy[:j])))
                     image, share = made.image, share * made.share
-                counts = more & (share > 0)
-                if not bool(counts.any()):
+                takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(more)
+                if isinstance(share, Tensor) and not bool((more & takes).any()):
                     continue
-                losses = self._losses(_ask(model, image, leaf), y)
-                g = self._of(torch.where(share > 0, losses * share, 0.0), leaf)
-                if not bool((share > 0).all()):  # 0 times a NaN of theirs is not 0
-                    g = torch.where(per_image(share > 0, g), g, 0.0)
-                total += g
-            spent += counts
+                losses = self._losses(_ask(model, image, leaf), y) * share
+                g = self._of(torch.where(takes, losses, 0.0), leaf)
+            # Also of what is left out: 0 times a NaN is no 0.
+            total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
+            spent += more & takes
         return total
 
 

@@ -208,8 +208,7 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
         "bootstrap interval over images, which are drawn with all their sources. All attacks had "
         "the same images, so intervals that overlap don't say that two attacks are equal",
         "gradients: of the source, as the image needed them; L∞ of v on the 0-255 scale",
-        "images / s: crafted, scored on the targets and recorded, with what networks take to load; "
-        "of this machine and its load, not of the attack alone",
+        "images / s: crafted, without scoring; of this machine and its load, not the attack alone",
         *wrong_when_clean(cells, rates),
     ]
     alike = board[(board["transfer_low"] == board["transfer_high"]) & board["run"]]
