@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ METHODS = {
     "stages": ["init", "update"],
     "step": ["init", "update"],
     "stop": ["init", "update"],
+    "library": ["__call__", "check", "chunk", "budget", "fit_images"],
 }
 
 
@@ -59,8 +61,7 @@ def build_attack(c: Config, scale: float = 1.0) -> Attack:
 
 def build_library(c: Config) -> Library:
     """The other library's attack that a config names. Raises ConfigError."""
-    part = _part("attack.library", "agr.attacks.library", c.attack.library, c.allow)
-    return part
+    return _attack_part(c, "library", "library", c.attack.library)
 
 
 def load_attack(
@@ -82,6 +83,8 @@ def load_attack(
         overrides: further words, as ``"attack.chain.momentum.decay=0.5"``.
         quantize: see `agr.attacks.Attack`.
 
+    One that mixes in other images (Admix) needs them:
+    ``dataclasses.replace(load_attack("admix"), pool=agr.attacks.Pool(images, labels))``.
     Raises ConfigError for an unknown name or a value that cannot work.
     """
     words = [f"attack={name}", f"norm={norm}", *overrides]
@@ -132,7 +135,7 @@ def _part(key: str, module: str, node: Any, allow: Iterable[str] = ()) -> Any:
             f"{key}={node} names no part: write its _target_, as the files in conf do"
         )
     for target in targets_of(node):
-        if target.rpartition(".")[0] != module and package_of(target) not in allow:
+        if package_of(target) not in allow and not _is_part(target, module):
             raise ConfigError(
                 f"{key} has _target_={target}: it must name a part of {module}, as the files in "
                 f"conf do, or allow=[{package_of(target)}] its package"
@@ -141,3 +144,12 @@ def _part(key: str, module: str, node: Any, allow: Iterable[str] = ()) -> Any:
         return instantiate(node, _convert_="all")
     except Exception as e:
         raise ConfigError(f"{key}: {first_line(e.__cause__ or e)}") from e
+
+
+def _is_part(target: str, module: str) -> bool:
+    """Whether a target is a public class of the module, not something that it has imported."""
+    home, _, name = target.rpartition(".")
+    if home != module or name.startswith("_"):
+        return False
+    found = getattr(importlib.import_module(module), name, None)
+    return isinstance(found, type) and found.__module__.startswith(module)

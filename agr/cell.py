@@ -17,9 +17,10 @@ import torch
 from tqdm import tqdm
 
 from agr.attacks import Attack
+from agr.attacks.library import DISTRIBUTIONS
 from agr.chunks import LibraryAttack
 from agr.config import Cell
-from agr.crafting import attack_of, crafted, saved, whole_chunks
+from agr.crafting import attack_of, check_defenses, crafted, saved, whole_chunks
 from agr.engine import Calls, Crafted
 from agr.errors import ConfigError, first_line
 from agr.inputs import check_inputs, check_unchanged
@@ -30,13 +31,6 @@ from agr.rows import adversarial_rows, target_rows, trace_rows
 from agr.selection import Chosen, select
 from agr.todo import Todo, todo
 
-# Where the parts of agr.attacks.library come from.
-DISTRIBUTIONS = {
-    "Foolbox": "foolbox",
-    "Art": "adversarial-robustness-toolbox",
-    "Universal": "adversarial-robustness-toolbox",
-    "Torchattacks": "torchattacks",
-}
 Say = Callable[[str], None]
 IMAGES_IN_PART = 256  # at most, of saved ones: memory doesn't grow with their number
 BATCHES = 4  # of scoring, at once
@@ -50,13 +44,14 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
     Raises ConfigError for what cannot be run, before a network is loaded.
     """
     records = Records(cell.folder)
-    attack = attack_of(cell)
+    attack = attack_of(cell) if crafting else None
+    check_defenses(cell)
     with records.lock(cell.config.shard):
         while True:
             lab: Lab | None = None
             try:
                 lab = open_lab(cell, records, note=crafting)
-                return _run(lab, records, attack, say, crafting)
+                return _run(lab, records, attack, say)
             except RuntimeError as e:
                 if not _out_of_memory(e):
                     raise
@@ -72,10 +67,8 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
             _narrow(records, tried, reason, say)
 
 
-def _run(
-    lab: Lab, records: Records, attack: Attack | LibraryAttack, say: Say, crafting: bool
-) -> Records:
-    """Do what is missing of the lab's cell, once."""
+def _run(lab: Lab, records: Records, attack: Attack | LibraryAttack | None, say: Say) -> Records:
+    """Do what is missing of the lab's cell, once; without an attack, score what is saved."""
     cell = lab.cell
     say(f"images: {len(lab.manifest.entries):,}, {lab.manifest.layout} in {lab.manifest.place}")
     if lab.cache:
@@ -85,22 +78,25 @@ def _run(
             say(f"{name}: batch norms stay as they are: {tuning.unfolded_because}")
     for name in [cell.source, *cell.targets]:
         lab.network(name)  # a file that holds something else shows before the long work
-    selection = select(lab, cell.config.n_images)
+    # Of a library's attack the last chunk is crafted as a whole, with images that aren't recorded.
+    n = cell.config.n_images
+    selection = select(lab, -(-n // cell.chunk) * cell.chunk)
     if not selection.chosen:
         raise ConfigError(
             f"no image of {cell.config.data.root} is eligible: select={cell.config.select} "
             f"asks that {' and '.join(cell.selecting) or 'no network'} be right about it; "
             "python -m agr.check shows what each has right, select=none asks nothing"
         )
-    chosen = [c for c in selection.chosen if cell.mine(c.position)]
+    mine = [c for c in selection.chosen if cell.mine(c.position)]
+    chosen = [c for c in mine if c.position < n]
     _check_same_images(records, chosen)
     _note(records, lab, eligible=selection.total)
     work = todo(cell, records, {c.position for c in chosen})
     if work.to_score:
         made = saved(lab, records, [c for c in chosen if c.position in work.to_score])
         _record(lab, records, work, made, total=len(work.to_score))
-    if work.to_craft and crafting:
-        together = whole_chunks(cell, chosen, work.to_craft)
+    if work.to_craft and attack:
+        together = whole_chunks(cell, mine, work.to_craft)
         _craft(lab, records, work, attack, together, selection.chosen)
     _note(records, lab, lost={c.position for c in chosen if c.entry.image_id in lab.bad})
     for reason in lab.bad.values():
@@ -146,7 +142,8 @@ def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
     def begin(run: dict[str, Any]) -> None:
         # Under the lock of run.json: of two processes that begin a cell, the second sees the first.
         check_unchanged(cell, run, inputs)
-        _check_library_version(cell, run)
+        if note:
+            _check_library_version(cell, run)
         run["numeric"] = asdict(settle(cell, run.get("numeric")))
         run |= {"cell": cell.id, "name": cell.name, "attack_hash": cell.attack_hash}
         run |= {"eps_effective": cell.eps_effective}
@@ -191,7 +188,8 @@ def _craft(
     """Craft on the source what is to be crafted, and record it."""
     started, calls = time.monotonic(), Calls()
     made = _Timed(crafted(lab, attack, chosen, selected, calls))
-    count = _record(lab, records, work, made, total=len(chosen))
+    wanted = (m for m in made if m.item.tag.position in work.to_craft)
+    count = _record(lab, records, work, wanted, total=len(work.to_craft))
     session = {
         "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "shard": lab.cell.config.shard,

@@ -388,16 +388,21 @@ def _time(cells: Sequence[Cell], sources: Sequence[Cell], machine: Machine) -> I
         network = source_of(cell, machine.numeric, machine.device)
         budget = cell.config.check.seconds / len(sources)
         ticks[cell.source] = step_seconds(network, cell.geometry.size, _slots(cell), budget)
-    total, done, left_out = 0.0, 0, 0
+    total, done, left_out, foreign = 0.0, 0, 0, 0
     for cell in cells:
         _, missing = progress(cell)
         done += not missing
-        if missing and cell.source in ticks:
+        if missing and cell.library is not None:
+            foreign += 1
+        elif missing and cell.source in ticks:
             total += at_most(cell, missing, ticks[cell.source])
-        left_out += bool(missing) and cell.source not in ticks
-    left = len(cells) - done - left_out
+        else:
+            left_out += bool(missing)
+    left = len(cells) - done - left_out - foreign
     said = [f"at most about {duration(total)} for {_many(left, 'cell')} here"] if left else []
     said += [f"{done} done before"] if done else []
+    if foreign:
+        said.append(f"{_many(foreign, 'cell')} of other libraries' attacks, whose time isn't known")
     if left_out:
         said.append(f"{_many(left_out, 'cell')} without weights: see above")
     yield Line(not left_out, "time", ", ".join(said))

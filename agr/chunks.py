@@ -2,8 +2,9 @@
 
 Such an attack does its own batching, and what companions an image has may matter to it. So what is
 attacked together is fixed: chunk k holds the positions from k * size on, it is always crafted as a
-whole, its randomness starts from a seed of its own, and a chunk that isn't full is filled up with
-copies of its first image. A chunk's results are bitwise the same wherever it is run.
+whole, and its randomness starts from a seed of its own. Where there are no more images, the last
+chunk is filled up with copies of its first one. A chunk's results are bitwise the same wherever it
+is run.
 """
 
 from __future__ import annotations

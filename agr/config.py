@@ -7,10 +7,9 @@ computes and one folder of records holds. This module imports neither torch nor 
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from agr.errors import ConfigError, first_line
 from agr.naming import (
+    code_of,
     digest,
     package_of,
     same_network,
@@ -29,7 +29,7 @@ from agr.naming import (
     with_networks,
 )
 from agr.schema import CHUNK, Config, Geometry, Group, NetworkConfig, Suite
-from agr.validation import check_cell, reject_unknown_keys
+from agr.validation import check_cell, check_library_steps, reject_unknown_keys
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Cell:
     @property
     def chunk(self) -> int:
         """Images that are attacked together, by position, as far as results are concerned."""
-        return 1 if self.library is None else int(self.library.get("chunk", CHUNK))
+        return 1 if self.library is None else self.library.get("chunk", CHUNK)
 
     @property
     def eps_effective(self) -> float:
@@ -170,9 +170,12 @@ class Cell:
     def attack_hash(self) -> str:
         """Of the attack's parts and parameters; names, the budget and empty slots don't count."""
         parts = asdict(self.config.attack) | {"steps": self.config.steps}
-        filled = _filled({k: v for k, v in parts.items() if k not in ("name", "title")})
-        foreign = [t for t in targets_of(filled) if package_of(t) in self.config.allow]
-        return digest([filled, *map(_code_of, foreign)] if foreign else filled)
+        for name in ("views", "chain"):  # their order counts
+            parts[name] = [[k, part] for k, part in parts[name].items() if part is not None]
+        left_out = ("name", "title")
+        filled = {k: v for k, v in parts.items() if k not in left_out and v not in (None, [])}
+        foreign = sorted({package_of(t) for t in targets_of(filled)} & {*self.config.allow})
+        return digest([filled, *map(code_of, foreign)] if foreign else filled)
 
     @cached_property
     def id(self) -> str:
@@ -227,35 +230,32 @@ class Cell:
         return shlex.join(["python", "-m", "agr.run", *self.words])
 
 
-def _code_of(target: str) -> str:
-    """A hash of the file that a user's own part stands in: another part has other numbers."""
-    try:
-        spec = importlib.util.find_spec(target.rpartition(".")[0])
-        return digest(Path(str(spec and spec.origin)).read_bytes())
-    except (ImportError, OSError, ValueError):
-        return ""  # `agr.build` says what is wrong with it
-
-
-def _filled(parts: dict[str, Any]) -> dict[str, Any]:
-    """Without the slots that are empty, so that a new kind of slot changes no attack's hash."""
-    inner = {k: _filled(v) if isinstance(v, dict) else v for k, v in parts.items()}
-    return {k: v for k, v in inner.items() if v is not None and v != {}}
-
-
 def to_cell(config: DictConfig, words: Iterable[str] = ()) -> Cell:
     """Check a config, composed from `words`, and make it a cell.
 
     Raises ConfigError, with one line, for whatever a run could not work with.
     """
     reject_unknown_keys(config, Config, "")
+    words = tuple(words)
+    _check_allow(config, words)
+    check_library_steps(config)
     try:
-        cell = Cell(OmegaConf.to_object(with_networks(config)), tuple(words))  # type: ignore[arg-type]
+        cell = Cell(OmegaConf.to_object(with_networks(config)), words)  # type: ignore[arg-type]
     except ConfigError:
         raise
     except Exception as e:
         raise ConfigError(first_line(e)) from e
     check_cell(cell)
     return cell
+
+
+def _check_allow(config: DictConfig, words: Sequence[str]) -> None:
+    """A config file may come from anywhere: whose code is run is for the user alone to say."""
+    if config.allow and not any(word.lstrip("+").startswith("allow=") for word in words):
+        raise ConfigError(
+            f"allow={list(config.allow)} stands in a config file, which can't allow itself to run "
+            "code: if you trust it, give the word yourself"
+        )
 
 
 def _numbers_of(network: NetworkConfig) -> dict[str, Any]:

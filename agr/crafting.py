@@ -21,8 +21,8 @@ from agr.schema import LEVELS
 from agr.selection import Chosen
 
 
-def attack_of(cell: Cell) -> Attack | LibraryAttack:
-    """The attack of a cell, with its budget in effect. Raises ConfigError, also for a defense."""
+def check_defenses(cell: Cell) -> None:
+    """Raise ConfigError for a target's defenses that can't be made or stand in the wrong order."""
     for target in cell.targets:
         bare, defenses = undefended(target, cell.config.defenses)
         if defenses:
@@ -31,6 +31,10 @@ def attack_of(cell: Cell) -> Attack | LibraryAttack:
                 check_order(parts, cell.suite.networks[bare].size)
             except ValueError as e:
                 raise ConfigError(f"target {target}: {e}") from e
+
+
+def attack_of(cell: Cell) -> Attack | LibraryAttack:
+    """The attack of a cell, with its budget in effect. Raises ConfigError."""
     if cell.library is not None:
         return _library_attack(cell)
     attack = build_attack(cell.config, cell.eps_scale)
@@ -54,6 +58,12 @@ def _library_attack(cell: Cell) -> LibraryAttack:
         )
     except ValueError as e:
         raise ConfigError(f"attack={c.attack.name}: {e}") from e
+    read = attack.library.chunk, not attack.library.budget
+    if read != (cell.chunk, cell.smallest):
+        raise ConfigError(
+            f"attack={c.attack.name}: write chunk: {read[0]} and budget: {not read[1]} into "
+            "attack.library, where records and shards look for them"
+        )
     return attack
 
 
@@ -83,7 +93,25 @@ def crafted(
     selected: Sequence[Chosen],
     calls: Calls,
 ) -> Iterator[Crafted]:
-    """What the attack makes of `chosen` on the source; `selected` are the images of all shards."""
+    """What the attack makes of `chosen` on the source; `selected` are the images of all shards.
+
+    Raises ConfigError for what a part or a library refuses in the middle of a run.
+    """
+    try:
+        yield from _crafted(lab, attack, chosen, selected, calls)
+    except ConfigError:
+        raise
+    except ValueError as e:
+        raise ConfigError(f"attack={lab.cell.config.attack.name}: {e}") from e
+
+
+def _crafted(
+    lab: Lab,
+    attack: Attack | LibraryAttack,
+    chosen: Sequence[Chosen],
+    selected: Sequence[Chosen],
+    calls: Calls,
+) -> Iterator[Crafted]:
     c = lab.cell.config
     items = items_of(lab, chosen)
     if isinstance(attack, Attack):
@@ -94,17 +122,7 @@ def crafted(
     if attack.library.fit_images:
         fit = lab.fit(attack.library.fit_images, {s.entry.image_id for s in selected})
     placed = ((item.tag.position, item) for item in items)
-    return _or_refused(
-        c.attack.name, craft_chunks(attack, lab.source, placed, seed=c.seed, fit=fit, calls=calls)
-    )
-
-
-def _or_refused(name: str, made: Iterator[Crafted]) -> Iterator[Crafted]:
-    """What a library refuses in the middle of a run, or does wrong, in one line."""
-    try:
-        yield from made
-    except ValueError as e:
-        raise ConfigError(f"attack={name}: {e}") from e
+    return craft_chunks(attack, lab.source, placed, seed=c.seed, fit=fit, calls=calls)
 
 
 def items_of(lab: Lab, chosen: Sequence[Chosen]) -> Iterator[Item]:

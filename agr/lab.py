@@ -151,6 +151,11 @@ class Lab:
         seed = self.cell.config.seed
         order = sorted(self.manifest.entries, key=lambda e: draw(seed, "pool", e.image_id))
         found = list(islice(self.images(order), size))
+        if len(found) < size:
+            raise ConfigError(
+                f"attack={self.cell.config.attack.name} mixes in images of a pool of {size}, and "
+                f"{self.cell.config.data.root} has {len(found)}: give a smaller pool"
+            )
         labels = torch.tensor([entry.label for entry, _ in found], device=self.device)
         if len(labels.unique()) < 2:
             raise ConfigError(

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,18 @@ def targets_of(node: Any) -> Iterator[str]:
 def package_of(target: str) -> str:
     """The top-level package that a `_target_` stands in."""
     return target.partition(".")[0]
+
+
+def code_of(package: str) -> str:
+    """A hash of a package's Python files, "" if it isn't found; nothing of it is run."""
+    spec = PathFinder.find_spec(package)
+    if spec is None or spec.origin is None:
+        return ""
+    roots = [Path(place) for place in spec.submodule_search_locations or []]
+    files = [(r, path) for r in roots for path in sorted(r.rglob("*.py"))]
+    files = files or [(Path(spec.origin).parent, Path(spec.origin))]
+    texts = ((str(p.relative_to(r)), hashlib.sha256(p.read_bytes()).hexdigest()) for r, p in files)
+    return digest(list(texts))
 
 
 def slug(name: str) -> str:

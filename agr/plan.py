@@ -20,24 +20,23 @@ from agr.run import script, words
 from agr.todo import finished, todo, wanted_positions
 
 PROBE_SECONDS = 5.0  # per source
-FOREIGN = ConfigError("what another library's attack costs isn't known")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print one line per cell and the sum."""
     cells = expand(words(arguments, "experiment=paper"))
     costs: dict[tuple[str, ...], float | ConfigError] = {}
-    rows, total = [], 0.0
+    rows, total, foreign = [], 0.0, 0
     for cell in cells:
         state, missing = progress(cell)
-        tick = _seconds_per_tick(cell, costs) if missing else 0.0
-        if cell.library is not None and missing:
-            tick = FOREIGN
-        cost = "?"
-        if isinstance(tick, float):
-            seconds = at_most(cell, missing, tick) if missing else 0.0
-            total += seconds
-            cost = duration(seconds)
+        cost = "?" if missing else duration(0)
+        if missing and cell.library is None:
+            tick = _seconds_per_tick(cell, costs)
+            if isinstance(tick, float):
+                seconds = at_most(cell, missing, tick)
+                total += seconds
+                cost = duration(seconds)
+        foreign += bool(missing) and cell.library is not None
         c = cell.config
         eps, source = f"{c.norm.name} {c.eps:g}", cell.title(cell.source)
         rows.append([c.attack.name, eps, source, c.seed, state, cost])
@@ -49,6 +48,8 @@ def main(arguments: Sequence[str]) -> None:
     unknown = [e for e in costs.values() if isinstance(e, ConfigError)]
     if unknown:
         print(f"?: not tried, {unknown[0]}" + (f" ({len(unknown)} such)" * (len(unknown) > 1)))
+    if foreign:
+        print("?: what an attack of another library costs isn't known")
     if cells[0].suite.notice:
         print(cells[0].suite.notice)
 

@@ -90,7 +90,7 @@ def succeeded(rule: str, label: int, target_label: int | None, answer: Row) -> b
     """
     pred = answer["adv_pred"]
     if rule == "targeted":
-        return bool(pred == target_label)
+        return bool(pred >= 0 and pred == target_label)
     reference = label if rule == "label" else answer["clean_pred"]
     return bool(pred >= 0 and reference >= 0 and pred != reference)
 

@@ -106,10 +106,11 @@ def check_all(cells: Sequence[Cell]) -> None:
 
     for cell in cells:
         if not finished(cell, Records(cell.folder)):
-            from agr.crafting import attack_of
+            from agr.crafting import attack_of, check_defenses
 
             check_inputs(cell)
             attack_of(cell)
+            check_defenses(cell)
 
 
 def _set_up_process() -> None:

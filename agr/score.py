@@ -55,11 +55,13 @@ def saved_cells(
         # run.json holds the last session's; scoring is for all that is saved
         config.shard, config.n_images = "0/1", max(saved) + 1
         assert isinstance(config, DictConfig)
-        cell = to_cell(config)
+        allowed = [f"allow={list(config.allow)}"] if config.allow else []
+        cell = to_cell(config, allowed)  # nothing is crafted, so none of that code is run
         if cell.folder != path.parent:
             raise ConfigError(
-                f"{path.parent} was made with other networks than suite={cell.suite.name} has now: "
-                "score it with the suite config it was made with"
+                f"{path.parent} was made with other networks than suite={cell.suite.name} has now"
+                + (f", or with another {' or '.join(config.allow)}" if config.allow else "")
+                + ": score it with what it was made with"
             )
         cells.append(Cell(replace(cell.config, save_adversarials=False, trace=False)))
     if not cells:

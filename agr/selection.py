@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from agr.attacks.attack import NO_ANSWER
 from agr.data.manifest import Entry
 from agr.errors import ConfigError
 from agr.lab import Lab
@@ -68,7 +69,8 @@ def _target_label(lab: Lab, entry: Entry) -> int | None:
     """The label that a targeted attack wants, as `attack.target` says. Raises ConfigError.
 
     "file": the manifest's own; "least_likely": the source's least likely class for the clean image
-    (Kurakin et al., arXiv:1607.02533, section 2.3); "random": a class other than the true one,
+    (Kurakin et al., arXiv:1607.02533, section 2.3), -1, which isn't attacked, if that is the true
+    one (which select=none allows); "random": a class other than the true one,
     uniform, by image id. None: the manifest's where it has one, else random.
     """
     attack = lab.cell.config.attack
@@ -77,7 +79,7 @@ def _target_label(lab: Lab, entry: Entry) -> int | None:
     if attack.target == "least_likely":
         own = lab.clean_answer(lab.cell.source, entry.image_id)
         assert own is not None  # it was just asked
-        return own.least
+        return own.least if own.least != entry.label else NO_ANSWER
     if attack.target != "random" and entry.target is not None:
         return entry.target
     if attack.target == "file":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from itertools import combinations
 from pathlib import Path
@@ -71,7 +71,10 @@ def explain(e: BaseException) -> str:
     if str(cause).startswith("Ambiguous value"):
         return f"{first_line(cause)}: to sweep over its values put -m first; a list is [a,b]"
     if "ListConfig" in str(cause):
-        return "targets is a list: write targets=[vgg16,vgg19]"
+        key = getattr(e, "full_key", None) or key or "targets"
+        if key == "targets":
+            return "targets is a list: write targets=[vgg16,vgg19]"
+        return f"{key} doesn't take this: a list is written {key}=[a,b], named slots {key}={{a:b}}"
     lines = [line.strip() for line in f"{e}\n{e.__cause__ or ''}".splitlines() if line.strip()]
     noise = ("HYDRA_FULL_ERROR", "full_key:", "object_type=", "See https://")
     return "; ".join(dict.fromkeys(n for n in lines if not any(word in n for word in noise)))
@@ -166,21 +169,26 @@ def _check_library(c: Config) -> None:
             f"{filled[0]} has no effect on attack={a.name}, which another library runs: leave it "
             "out, and see attack.library for what it takes"
         )
+    if not isinstance(a.library, dict):
+        raise ConfigError(f"attack.library={a.library} names no part: write its _target_")
+    for key in ("chunk", "fit_images"):
+        n = a.library.get(key, 1)
+        if type(n) is not int or n < 1:
+            raise ConfigError(f"attack.library.{key}={n} cannot be: give a whole number, 1 or more")
     if c.trace:
         raise ConfigError(f"trace=true: attack={a.name} is another library's and shows no steps")
-    if c.steps != 1 and c.steps not in [v for v in _leaves(a.library) if type(v) is int]:
-        raise ConfigError(f"steps={c.steps}: attack={a.name} has no steps to choose: leave it out")
 
 
-def _leaves(node: Any) -> Iterator[Any]:
-    if isinstance(node, dict):
-        for value in node.values():
-            yield from _leaves(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _leaves(value)
-    else:
-        yield node
+def check_library_steps(config: DictConfig) -> None:
+    """Raise ConfigError for steps that another library's attack never hears of."""
+    if not isinstance(config.attack.library, DictConfig) or config.steps == 1:
+        return
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    if "${steps}" not in json.dumps(raw["attack"]["library"]):
+        raise ConfigError(
+            f"steps={config.steps} reaches nothing of attack={config.attack.name}: set steps=… "
+            "where the library's own argument is ${steps}, leave it out where there are none"
+        )
 
 
 def _check_geometry(g: Geometry) -> None:

@@ -47,7 +47,7 @@ without brackets it is the file as it is.
 LIBRARY = """\
 ## Attacks of other libraries
 
-`attack=library/NAME`; `agr/attacks/library.py` says how they are run and checked.
+`attack=library/NAME`; `agr/attacks/library/` says how they are run and checked.
 """
 
 PARTS = """\
@@ -92,7 +92,7 @@ DIFFERENCES = [  # what, the authors, elsewhere, the option
         "one for a batch",
         "none: here each image has its own, so that its companions don't matter",
     ],
-    ["TI: kernel", "15 px", "7 px (Lin, Wang, Long), 5 px (Zhao)", "`attack.chain.smooth.size=7`"],
+    ["TI: kernel", "15 px (SI-NI-DI-TI: 7 px)", "5 px (Zhao)", "`attack.chain.smooth.size=5`"],
     [
         "TI: what else",
         "with momentum",

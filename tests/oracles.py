@@ -155,12 +155,15 @@ class Draws:
         return around[0]
 
     def diverse(self, b: int, t: int, copy: int) -> tuple[bool, int, int, int]:
-        """(resized, size, top, left); `copy` is that of the view before, if there is one."""
+        """(resized, size, top, left); `copy` is that of the view before, if there is one.
+
+        With the authors' probability, whatever the attack's is.
+        """
         at, view = _find(self.attack.views, Diverse)
         before = [copy] if at else []
         c = self._context(b, self._view(b, t, at, *before))
         size, top, left = view.place(self.x.shape[-1], c)
-        return bool(view.coin(c)), int(size), int(top), int(left)
+        return bool(replace(view, prob=0.5).coin(c)), int(size), int(top), int(left)
 
     def partner(self, b: int, t: int, i: int) -> Tensor:
         """The image that copy i mixes in."""
@@ -188,7 +191,7 @@ class Draws:
         return Context(
             *(nought, nought, nought, nought, self.y[b : b + 1], torch.zeros(1).long()),
             **{"steps": self.attack.steps, "size": 1.0, "ball": type(self.attack.ball)(1.0)},
-            **{"key": key, "grad": None, "pool": self.attack.pool},  # type: ignore[arg-type]
+            **{"root": key, "path": (), "grad": None, "pool": self.attack.pool},  # type: ignore[arg-type]
         )
 
 
@@ -637,8 +640,9 @@ _TRANSFER: list[Oracle] = [
            drawn(papers.difgsm, ALPHA, 10, 1.0, draws=lambda g: [g.draws.diverse]),
            (*STEP, *MOMENTUM, AHEAD, *OURS_DI), n=2, side=40),
     Oracle("si_ni_di_ti", PAPER,
-           drawn(papers.si_ni_di_ti, ALPHA, 10, draws=lambda g: [g.draws.diverse]),
-           (*STEP, *MOMENTUM, NOT_AHEAD, *SCALE, BLACKS, *OURS_DI, *SMOOTH), n=1, side=24),
+           drawn(papers.si_ni_di_ti, ALPHA, 10, draws=lambda g: [g.draws.diverse], kernel_size=7),
+           (*STEP, *MOMENTUM, NOT_AHEAD, *SCALE, BLACKS, *OURS_DI, *SMOOTH,
+            "attack.chain.smooth.size=15"), n=1, side=24),
     Oracle("vmifgsm", "torchattacks.VMIFGSM, our draws", variance_by_torchattacks("VMIFGSM"),
            (*STEP, *MOMENTUM, AHEAD, *VARIANCE, "attack.chain.variance.samples=6"),
            words=("attack.chain.variance.samples=5",)),

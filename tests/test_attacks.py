@@ -25,6 +25,7 @@ from agr.attacks import (
 )
 from agr.attacks.attack import NO_ANSWER, predict
 from agr.attacks.parts import Context, State, Stateless
+from agr.attacks.start import Uniform
 from agr.attacks.step import step_size
 from agr.errors import ConfigError
 from tests.conftest import CLASSES, EPS, images, small_model
@@ -263,6 +264,9 @@ def test_images_without_an_answer_stay_as_they_are(model: nn.Module, x: Tensor) 
     adv = Attack(Linf(EPS))(Silent().eval(), x)
     assert torch.equal(adv[:1], x[:1])
     assert torch.equal(adv[1:], Attack(Linf(EPS))(model, x)[1:])
+    started = Attack(Linf(EPS), start=Uniform())(Silent().eval(), x)
+    assert torch.equal(started[:1], x[:1])
+    assert not torch.equal(started[1:], x[1:])
 
 
 def test_iterates_that_are_not_finite_do_not_leave_the_ball(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from agr import check, plan
 from agr.cell import run_cell
 from agr.compose import expand
 from agr.config import Cell
@@ -49,6 +50,24 @@ def test_a_cell_shards_and_a_longer_run_are_the_same_chunks(tmp_path: Path) -> N
     longer = rows_of(cell_of(tmp_path / "c"))
     assert not longer.duplicated(["position", "target"]).any()
     pd.testing.assert_frame_equal(longer[COLUMNS], whole[COLUMNS])
+
+
+def test_companions_are_the_same_whatever_the_number_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attack to which they matter: a chunk is always whole, with images that aren't recorded."""
+
+    def together(self: Any, task: Any) -> Any:
+        return (task.x + 0.4 * (task.x.mean(0) - 0.5).sign()).clamp(0, 1)
+
+    monkeypatch.setattr("agr.attacks.library.Foolbox._run", together)
+    whole = rows_of(cell_of(tmp_path / "a", "n_images=8"))
+    few = rows_of(cell_of(tmp_path / "b", "n_images=5"))
+    assert set(few["position"]) == set(range(5))
+    assert (few["l2"] > 0).any()
+    pd.testing.assert_frame_equal(few[COLUMNS], whole[COLUMNS].iloc[:10])
+    grown = rows_of(cell_of(tmp_path / "b", "n_images=8"))
+    pd.testing.assert_frame_equal(grown[COLUMNS], whole[COLUMNS])
 
 
 def test_success_is_within_eps_and_the_norm_is_what_was_needed(tmp_path: Path) -> None:
@@ -121,7 +140,7 @@ def test_a_universal_perturbation_is_one_and_fitted_on_others(tmp_path: Path) ->
         (["attack.step={_target_:agr.attacks.step.Plain}"], "attack.step has no effect"),
         (["++attack.chain.a={_target_:agr.attacks.stages.MeanNormalize}"], "attack.chain.a has no"),
         (["attack.size=full"], "attack.size has no effect"),
-        (["attack=library/jsma", "steps=7"], "steps=7: attack=library/jsma has no steps to choose"),
+        (["attack=library/jsma", "steps=7"], "steps=7 reaches nothing of attack=library/jsma"),
         (
             ["attack.library.attack=DDNAtack"],
             "DDNAtack is not in foolbox.*did you mean DDN",
@@ -129,6 +148,15 @@ def test_a_universal_perturbation_is_one_and_fitted_on_others(tmp_path: Path) ->
         (["++attack.library.arguments.gama=1"], "DDNAttack has no gama: did you mean gamma"),
         (["attack=library/jsma", "suite.groups.vgg_resnet.geometry.size=224"], "150,528 values"),
         (["attack.library._target_=foolbox.attacks.DDNAttack"], r"allow=\[foolbox\]"),
+        (["attack.library.arguments.steps=7"], r"steps=100 reaches nothing .*where the library"),
+        (["attack.library.chunk=2.5"], "attack.library.chunk=2.5 cannot be"),
+        (["attack.library.chunk=0"], "attack.library.chunk=0 cannot be"),
+        (["attack=library/universal", "attack.library.fit_images=4.5"], "fit_images=4.5 cannot be"),
+        (["attack.library=3"], "attack.library=3 names no part"),
+        (
+            ["++attack.library.module=os", "attack.library._target_=agr.attacks.library._imported"],
+            r"it must name a part of agr.attacks.library",
+        ),
         (["attack=library/dnn"], "attack=library/dnn is unknown: did you mean library/ddn"),
     ],
 )
@@ -136,6 +164,24 @@ def test_what_is_refused(words: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as e:
         attack_of(expand(["attack=library/ddn", "source=vgg16", *words])[0])
     assert "\n" not in str(e.value)
+
+
+def test_a_foreign_library_part_must_be_one(tmp_path: Path) -> None:
+    words = ["attack=ifgsm", "attack.library={_target_:argparse.Namespace}", "allow=[argparse]"]
+    with pytest.raises(
+        ConfigError, match=r"attack.library: Namespace has no __call__ and no check"
+    ):
+        attack_of(expand([*words, "attack.step=null", "attack.loss=null", "steps=1"])[0])
+
+
+def test_plans_and_checks_say_that_the_time_is_not_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["attack=library/ddn", "source=vgg16", "norm=linf", "n_images=4", f"outputs={tmp_path}"]
+    plan.main(words)
+    assert "?: what an attack of another library costs isn't known" in capsys.readouterr().out
+    check.main([*words, "check.images=10", "check.seconds=0"])
+    assert "1 cell of other libraries' attacks, whose time isn't known" in capsys.readouterr().out
 
 
 def test_a_library_that_does_wrong_ends_the_run_in_one_line(

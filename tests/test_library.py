@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import logging
 import random
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +23,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from agr import numeric
-from agr.attacks import Attack
+from agr.attacks import Attack, library
 from agr.attacks.attack import joint, predict
 from agr.attacks.ball import L2, Ball, Linf, is_8bit, row_norm
 from agr.attacks.library import (
+    DISTRIBUTIONS,
     Art,
     Foolbox,
     Library,
     Torchattacks,
     Universal,
-    _Task,
     on_grid,
 )
+from agr.attacks.library.adapter import Task
+from agr.attacks.library.sources import ALONE, LEAST
 from agr.bench import peers
 from agr.schema import PACKAGE, conf_dir
 from tests.conftest import CLASSES, EPS, demo_cell, images, small_model
@@ -89,11 +94,11 @@ class Fake(Art):
     """A library that returns whatever `made` does."""
 
     attack: str = "Fake"
-    made: Callable[[_Task], Tensor] = lambda task: task.x
+    made: Callable[[Task], Tensor] = lambda task: task.x
 
     def check(self, *_: Any, **__: Any) -> None: ...
 
-    def _run(self, task: _Task) -> Tensor:
+    def _run(self, task: Task) -> Tensor:
         return self.made(task)
 
 
@@ -256,7 +261,7 @@ def test_budgets_in_l2(model: nn.Module, x: Tensor, y: Tensor) -> None:
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_seeds_are_put_back(failing: bool, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    def broken(task: _Task) -> Tensor:
+    def broken(task: Task) -> Tensor:
         torch.rand(1), np.random.rand(), random.random()
         logging.info("adds a handler where there is none")
         raise torch.OutOfMemoryError("the caller's business")
@@ -343,7 +348,7 @@ def test_a_broken_budget_is_an_error(model: nn.Module, x: Tensor, y: Tensor) -> 
 
 
 def test_failures_come_back_clean(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    def made(task: _Task) -> Tensor:
+    def made(task: Task) -> Tensor:
         found = task.x + 1e-3 * task.x.lt(0.5)
         found[0], found[1, 0, 0, 0], found[2, 0, 0, 0] = 0, torch.nan, torch.inf
         return found
@@ -367,6 +372,13 @@ CANNOT: list[tuple[Any, Ball, bool, str]] = [
     (Foolbox("L2PGD"), BALL, False, "foolbox' L2PGD is an attack in L2: .*budget in linf"),
     (PGD, L2(1), False, "is an attack in Linf: it can't keep a budget in l2"),
     (Foolbox("GenAttack", budget=False), BALL, False, "library.budget=true"),
+    (Foolbox("GaussianBlurAttack"), BALL, False, "has no norm of its own"),
+    (
+        Foolbox("BoundaryAttack", {"init_attack": 3}),
+        BALL,
+        False,
+        "BoundaryAttack can't be made",
+    ),
     (Foolbox("HopSkipJumpAttack"), BALL, False, "HopSkipJumpAttack is an attack in L2"),
     (Foolbox("DDNAttak", budget=False), BALL, False, "DDNAttak is not in foolbox.*DDNAttack"),
     (Foolbox("DDNAttack", {"step": 3}, budget=False), BALL, False, "has no step: .*steps"),
@@ -409,25 +421,45 @@ def test_what_would_not_end_is_refused() -> None:
     Torchattacks("JSMA", budget=False).check(BALL, **how | {"shape": (3, 48, 48)})
     with pytest.raises(ValueError, match="target=nearest is unknown"):
         Foolbox("DDNAttack", target="nearest")
-    with pytest.raises(ValueError, match="chunk=0 cannot be"):
-        Foolbox("DDNAttack", chunk=0)
+
+
+@pytest.mark.parametrize("size", [2.5, 0, True])
+def test_sizes_are_whole_numbers(size: Any) -> None:
+    for kind in (Foolbox, Art, Torchattacks):
+        with pytest.raises(ValueError, match=f"chunk={size} cannot be: give a whole number"):
+            kind("DDNAttack", chunk=size)
+    for name in ("chunk", "fit_images"):
+        with pytest.raises(ValueError, match=f"{name}={size} cannot be: give a whole number"):
+            Universal(**{name: size})
 
 
 @pytest.mark.parametrize(
     ("attack", "module", "way_out"),
     [
-        (part("ddn"), "foolbox", "pip install"),
+        (part("ddn"), "foolbox", "foolbox"),
         (part("jsma"), "art.attacks.evasion", "adversarial-robustness-toolbox"),
         (part("universal"), "art.attacks.evasion", "adversarial-robustness-toolbox"),
-        (Torchattacks("BIM"), "torchattacks", "pip install --no-deps"),
+        (Torchattacks("BIM"), "torchattacks", "--no-deps torchattacks"),
     ],
 )
 def test_a_missing_library(
     attack: Any, module: str, way_out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match=way_out):
+    title = module.partition(".")[0]
+    with pytest.raises(ValueError, match=rf"^{title} can't be .*: pip install {way_out}\\>=\d"):
         attack.check(BALL, targeted=False, classes=CLASSES)
+
+
+def test_where_the_libraries_come_from() -> None:
+    parts = [name for name in library.__all__ if dataclasses.is_dataclass(vars(library)[name])]
+    assert sorted(parts) == sorted(DISTRIBUTIONS)
+    for name in parts:
+        assert vars(library)[name].__module__.startswith("agr.attacks.library.")
+        assert version(DISTRIBUTIONS[name])  # is installed under this name
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]["libraries"]
+    assert sorted(f"{name}>={LEAST[name]}" for name in LEAST.keys() - ALONE) == sorted(optional)
 
 
 def test_wrong_inputs(model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -33,7 +33,7 @@ from agr.errors import ConfigError
 from agr.inputs import find_images
 from agr.models.zoo import Network, load_network
 from agr.naming import draw
-from agr.rows import image_hash
+from agr.rows import image_hash, succeeded
 from agr.schema import Norm, conf_dir
 from tests.conftest import demo_cell
 
@@ -82,13 +82,13 @@ def in_ball(made: list[Crafted], cell: Cell) -> bool:
     return bool((size <= cell.eps_effective * (1 + 1e-6)).all())
 
 
-def check_bitwise(cell: Cell, slots: int, n: int) -> list[Crafted]:
+def check_bitwise(cell: Cell, slots: int, n: int, *, watched: bool) -> list[Crafted]:
     """Run `n` images in two orders and a few alone: the same bits, within the ball."""
     attack, network, items = attack_of(cell), network_of(cell), items_of(cell, n + 12)
     attack, items = with_pool(attack, network, items), items[:n]
 
     def results(chosen: list[Item]) -> dict[str, tuple[Any, ...]]:
-        made.extend(craft(attack, network, chosen, slots))
+        made.extend(craft(attack, network, chosen, slots, trace=watched))
         return {m.item.tag: (image_hash(m.image), *m[2:]) for m in made[-len(chosen) :]}
 
     made: list[Crafted] = []
@@ -116,7 +116,7 @@ def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
         slot, _, parameter = key.partition(".")
         if slots[slot]:
             slots[slot][parameter] = value
-    made = check_bitwise(cell, slots=4, n=6)
+    made = check_bitwise(cell, slots=4, n=6, watched=False)
     changed = [not np.array_equal(m.image, m.item.pixels) for m in made]
     assert all(changed)
 
@@ -125,10 +125,9 @@ def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_attack_in_full(name: str, norm: str) -> None:
-    made = check_bitwise(expand([f"attack={name}", f"norm={norm}"])[0], slots=16, n=18)
-    assert sum(m.first_success_step is not None for m in made) >= (
-        8 if attack_of(expand([f"attack={name}"])[0]).direct else 0
-    )
+    cell = expand([f"attack={name}", f"norm={norm}"])[0]
+    made = check_bitwise(cell, slots=16, n=18, watched=True)
+    assert sum(m.first_success_step is not None for m in made) >= 8
 
 
 @pytest.mark.xdist_group("named")
@@ -222,6 +221,15 @@ def test_a_pool_of_one_class_is_refused(tmp_path: Path) -> None:
         run_cell(demo_cell(tmp_path, "source=vgg16", *words), lambda _: None)
 
 
+def test_what_a_view_refuses_in_a_run_is_one_line(tmp_path: Path) -> None:
+    """A network that says so itself, when it is asked."""
+    order = "attack.views.admix={_target_:agr.attacks.views.Diverse,prob:1.0}"
+    mixed = "attack.views.scale={_target_:agr.attacks.views.Admix}"
+    cell = demo_cell(tmp_path, "attack=mifgsm", "source=vgg16", order, mixed, "n_images=1")
+    with pytest.raises(ConfigError, match=r"attack=mifgsm: Admix .*put it before"):
+        run_cell(cell, lambda _: None)
+
+
 def test_a_network_of_one_size_names_the_option(tmp_path: Path) -> None:
     fixed = ["attack=difgsm", "source=vgg16", "suite.networks.vgg16.fixed_size=true"]
     with pytest.raises(ConfigError, match=r"70 px.*64 px only.*attack.views.diverse.back=true"):
@@ -294,14 +302,47 @@ def test_an_attack_and_a_part_from_outside_the_package(tmp_path: Path) -> None:
 def test_code_of_a_part_from_outside_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another Clip has other numbers: its cell is another."""
-    folder = user_folder(tmp_path)
-    monkeypatch.syspath_prepend(str(folder))
-    words = [f"--config-dir={folder}", "attack=mine", "allow=[my_parts]"]
+    """Another Clip has other numbers: its cell is another, wherever in its package the code is."""
+    package = tmp_path / "their_parts"
+    package.mkdir()
+    (package / "__init__.py").write_text("from their_parts.clip import Clip\n")
+    (package / "clip.py").write_text(PART)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    part = "attack.chain.smooth={_target_:their_parts.Clip,most:2.0}"
+    words = ["attack=mifgsm", "allow=[their_parts]", part]
     before = expand(words)[0].attack_hash
     assert expand(words)[0].attack_hash == before
-    (folder / "my_parts.py").write_text(PART.replace("self.most *", "2 * self.most *"))
+    (package / "clip.py").write_text(PART.replace("self.most *", "2 * self.most *"))
     assert expand(words)[0].attack_hash != before
+    assert "their_parts" not in sys.modules  # nothing of it was run for that
+
+
+def test_a_config_file_cannot_allow_itself(tmp_path: Path) -> None:
+    text = "# @package _global_\nallow: [shutil]\nattack: {step: {_target_: shutil.copy}}\n"
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "sly.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"allow=\['shutil'\] stands in a config file"):
+        expand([f"--config-dir={tmp_path}", "experiment=sly", "attack=ifgsm"])
+
+
+def test_the_order_of_slots_and_empty_parameters_count() -> None:
+    smooth, enhance = (
+        "{_target_:agr.attacks.stages.Smooth}",
+        "{_target_:agr.attacks.stages.Enhance}",
+    )
+    one = expand(["attack=ifgsm", f"++attack.chain.a={smooth}", f"++attack.chain.b={enhance}"])[0]
+    other = expand(["attack=ifgsm", f"++attack.chain.b={enhance}", f"++attack.chain.a={smooth}"])[0]
+    assert build_attack(one.config) != build_attack(other.config)
+    assert one.attack_hash != other.attack_hash
+    plain = expand(["attack=ifgsm"])[0]
+    assert expand(["attack=ifgsm", "++attack.chain.c=null"])[0].attack_hash == plain.attack_hash
+    empty = expand(["attack=ifgsm", "++attack.step.most=null"])[0]
+    assert empty.attack_hash != plain.attack_hash
+
+
+def test_no_answer_is_no_success() -> None:
+    assert not succeeded("targeted", 3, -1, {"adv_pred": -1})
+    assert succeeded("targeted", 3, 4, {"adv_pred": 4})
 
 
 @pytest.mark.parametrize(
@@ -323,6 +364,16 @@ def test_code_of_a_part_from_outside_counts(
         (["attack.chain.momentum={_target_:agr.attacks.stages.Smooth,size:4}"], "size=4 has no"),
         (["attack=nifgsm", "attack.chain.smooth=${attack.chain.momentum}"], "both look ahead"),
         (["attack=difgsm", "attack.views.diverse.prob=1.5"], "prob=1.5 cannot be"),
+        (["++attack.stop={_target_:agr.attacks.stop.AnyOf,stops:[3]}"], "3 is no stop"),
+        (
+            ["attack.step={_target_:agr.attacks.step.Tensor}"],
+            "it must name a part of agr.attacks.s",
+        ),
+        (["attack=ifgsm", "attack.chain=[1]"], r"attack.chain doesn't take this"),
+        (
+            ["attack=ifgsm", "allow=my_parts"],
+            r"allow doesn't take this: a list is written allow",
+        ),
         (["attack=ifgsm", "attack.size=eps/0"], "attack.size=eps/0 is no step size"),
         (["attack=ifgsm", "attack.target=random"], "attack.target=random.*attack.targeted=true"),
         (["allow=[argparse]", "attack.step={_target_:argparse.Namespace}"], "has no init and no"),

@@ -37,7 +37,7 @@ def a_context(x: Tensor, ball: Ball = BALLS["linf"], **changes: Any) -> Context:
     n = len(x)
     given = {"x": x, "x0": x, "image": x, "point": x, "label": torch.zeros(n).long()}
     given |= {"t": torch.zeros(n).long(), "steps": 10, "size": 0.01, "ball": ball}
-    given |= {"key": torch.arange(n), "grad": None, "pool": None}
+    given |= {"root": torch.arange(n), "path": (), "grad": None, "pool": None}
     return Context(**given | changes)
 
 
@@ -216,7 +216,7 @@ def test_diverse_tosses_a_coin_per_image_and_counts_it_once() -> None:
     c = a_context(x)
     view = Diverse(0.7)
     assert view.copies == 2
-    first, second = (view(x[:50], i, c._replace(key=c.key[:50])) for i in range(2))
+    first, second = (view(x[:50], i, c._replace(root=c.root[:50])) for i in range(2))
     assert close(first.share + second.share, torch.ones(50).double())
     assert first.image.shape[-1] == 33
     assert second.image.shape[-1] == 30
@@ -225,12 +225,12 @@ def test_diverse_tosses_a_coin_per_image_and_counts_it_once() -> None:
     for prob in (0.0, 1.0):
         sure = Diverse(prob)
         assert sure.copies == 1
-        made = sure(x[:50], 0, c._replace(key=c.key[:50]))
+        made = sure(x[:50], 0, c._replace(root=c.root[:50]))
         assert (torch.as_tensor(made.share) == 1).all()
         assert made.image.shape[-1] == (33 if prob else 30)
     shrunk = Diverse(0.5, 0.9)
     assert shrunk.copies == 1
-    coin, made = shrunk.coin(c)[:50], shrunk(x[:50], 0, c._replace(key=c.key[:50])).image
+    coin, made = shrunk.coin(c)[:50], shrunk(x[:50], 0, c._replace(root=c.root[:50])).image
     assert torch.equal((made == x[:50]).flatten(1).all(1), ~coin)
 
 
@@ -239,13 +239,13 @@ def test_draws_are_per_image_and_key(view: Any) -> None:
     x = images(1, size=30).expand(6, -1, -1, -1)
     c = a_context(x, pool=a_pool(30))
     key = torch.tensor([1, 2, 3, 4, 5, 1])
-    made, again = (view(x, 0, c._replace(key=key)).image for _ in range(2))
+    made, again = (view(x, 0, c._replace(root=key)).image for _ in range(2))
     assert torch.equal(made, again)
     assert torch.equal(made[0], made[5])
     assert (
         len({tuple(row.flatten().tolist()) for row in made[:5]}) >= 3
     )  # of two keys the same can be drawn
-    other = view(x, 0, c._replace(key=fold(key, 1))).image
+    other = view(x, 0, c._replace(root=key).at(1)).image
     assert not torch.equal(made, other)
 
 

@@ -3,6 +3,7 @@
 from agr.attacks.attack import Attack
 from agr.attacks.ball import L2, Linf
 from agr.attacks.loss import CrossEntropy
+from agr.attacks.parts import Pool
 from agr.attacks.stages import MeanNormalize, Momentum
 from agr.attacks.step import AdaGrad, Overwrite, Plain
 from agr.attacks.stop import OnceFooled
@@ -18,4 +19,5 @@ __all__ = [
     "OnceFooled",
     "Overwrite",
     "Plain",
+    "Pool",
 ]

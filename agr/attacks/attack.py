@@ -161,7 +161,8 @@ class Attack:
         key = torch.arange(len(x0), device=x0.device) if key is None else key
         x = x0.clone()
         if self.start:
-            x = self.ball.project(self.start(x0, self.ball, fold(key, START)), x0)
+            started = self.ball.project(self.start(x0, self.ball, fold(key, START)), x0)
+            x = torch.where(per_image(y >= 0, x), started, x)  # an image without a label stays
         return {
             "x": x,
             "x0": x0,
@@ -275,24 +276,23 @@ class Attack:
     def _step(self, model: Model, g: Tensor | None, image: Tensor, s: State) -> State:
         """One step of the living rows, with the gradient `g` at their `image` if it is known."""
         more = s["live"] & (s["t"] < self.steps)
-        if not bool(more.any()):
+        if g is None and not bool(more.any()):
             return s
         spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
         size = step_size(self.size, self.ball.eps, self.steps) if self.ball.eps > 0 else 0.0
         context = Context(
             *(s["x"], s["x0"], image, image, s["label"], s["t"], self.steps, size, self.ball),
-            key=fold(s["key"], STEPS, s["t"]), grad=_no_gradient, pool=self.pool,
+            root=s["key"], path=(STEPS, s["t"]), grad=_no_gradient, pool=self.pool,
         )  # fmt: skip
 
         def of_stage(i: int) -> Context:
             """Stage i's context; -1: of the gradient itself."""
-            key = fold(context.key, i + 1)
 
             def grad(point: Tensor, use: int) -> Tensor:
-                c = context._replace(point=point, key=fold(key, GRADIENT, use))
+                c = context._replace(point=point).at(i + 1, GRADIENT, use)
                 return self._gradient(model, s["y"].clamp_min(0), more, c, spent)
 
-            return context._replace(key=fold(key, OWN), grad=grad)
+            return context._replace(grad=grad).at(i + 1, OWN)
 
         if g is None:
             for i, stage in enumerate(self.chain):
@@ -328,7 +328,7 @@ class Attack:
                 image, share = leaf, cast(Tensor | float, 1.0)
                 for j, view in enumerate(self.views):
                     # All copies of a view share a key; of those before it each has its own.
-                    made = view(image, copy[j], c._replace(key=fold(c.key, j, *copy[:j])))
+                    made = view(image, copy[j], c.at(j, *copy[:j]))
                     image, share = made.image, share * made.share
                 takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(more)
                 if isinstance(share, Tensor) and not bool((more & takes).any()):

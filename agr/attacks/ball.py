@@ -133,12 +133,13 @@ class L2(Ball):
         return self.direction(g.sign())
 
     def ones(self, x: Tensor) -> float:
-        return math.sqrt(x[0].numel()) if len(x) else 1.0
+        return math.sqrt(math.prod(x.shape[1:]))
 
     def sample(self, key: Tensor, x: Tensor) -> Tensor:
         """A direction that is uniform on the sphere, at a radius that fills the volume evenly."""
         v = normal(fold(key, 0), x.shape[1:], x.dtype)
-        radius = uniform(fold(key, 1), (), torch.float64).pow_(1 / x[0].numel()) * self.eps
+        radius = uniform(fold(key, 1), (), torch.float64).pow_(1 / math.prod(x.shape[1:]))
+        radius *= self.eps
         return v.mul_(per_image((radius / row_norm(v)).to(x.dtype), v))
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:

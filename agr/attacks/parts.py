@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from agr.attacks.ball import Ball
+from agr.attacks.draws import fold
 
 State = dict[str, Any]  # str -> Tensor (B, ...) | State
 
@@ -50,9 +51,19 @@ class Context(NamedTuple):
     steps: int  # T
     size: float  # step size, in [0, 1] units of the ball's norm
     ball: Ball
-    key: Tensor  # random key of (image, step, use), (B,) int64
+    root: Tensor  # random key of each image, (B,) int64
+    path: tuple[int | Tensor, ...]  # what it is folded with: step, use, …
     grad: Callable[[Tensor, int], Tensor]  # (point, use) -> gradient there, through the views
     pool: Pool | None
+
+    @property
+    def key(self) -> Tensor:
+        """Random key of (image, step, use), (B,) int64; made when asked for, as few parts do."""
+        return fold(self.root, *self.path)
+
+    def at(self, *use: int) -> Context:
+        """The same with another key, for a use of its own."""
+        return self._replace(path=(*self.path, *use))
 
 
 class Copy(NamedTuple):

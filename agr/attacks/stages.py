@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -86,7 +87,7 @@ class Smooth(Stateless):
         number("reach", self.reach, 0)
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        line = torch.tensor(self.line(), dtype=g.dtype, device=g.device)
+        line = _tensor_of(self, g.dtype, g.device)
         channels, half = g.shape[1], self.size // 2
         across = line.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
         down = line.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
@@ -104,6 +105,11 @@ class Smooth(Stateless):
         else:
             values = [1.0] * self.size
         return [value / sum(values) for value in values]
+
+
+@lru_cache(maxsize=8)
+def _tensor_of(stage: Smooth, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(stage.line(), dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)

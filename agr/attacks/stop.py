@@ -77,6 +77,9 @@ class AnyOf:
     def __post_init__(self) -> None:
         if not isinstance(self.stops, Sequence) or not self.stops:
             raise ValueError(f"stops={self.stops} cannot be: give a list of stops")
+        for stop in self.stops:
+            if not hasattr(stop, "update") or not hasattr(stop, "init"):
+                raise ValueError(f"stops={self.stops} cannot be: {stop} is no stop")
         object.__setattr__(self, "stops", tuple(self.stops))
 
     def init(self, x: Tensor) -> State:

@@ -124,6 +124,7 @@ class Diverse:
         return min(side, other), max(side, other)
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
+        _check_square(x)
         coin = self.coin(c)
         if i == 1 or self.prob == 0:
             return Copy(x, 1.0 if self.prob == 0 else (~coin).to(x.dtype))
@@ -190,6 +191,7 @@ class Spectrum:
         one_of("zero", self.zero, list(LEVEL))
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
+        _check_square(x)
         base = x if self.through else x.detach()
         level = LEVEL[self.zero]
         dct = _dct(x.shape[-1], x.dtype, x.device)
@@ -206,6 +208,13 @@ class Spectrum:
     def mask(self, x: Tensor, i: int, c: Context) -> Tensor:
         """What the frequencies of copy `i` are multiplied with, like `x`."""
         return symmetric(fold(c.key, i, 1), x.shape[1:], x.dtype).mul_(self.rho).add_(1)
+
+
+def _check_square(x: Tensor) -> None:
+    if x.shape[-1] != x.shape[-2]:
+        raise ValueError(
+            f"images are {x.shape[-2]} x {x.shape[-1]} px: this view takes square ones"
+        )
 
 
 def _between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:

@@ -1,0 +1,196 @@
+"""Attacks of ART, and what is known to be wrong with them; its universal perturbation apart."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from agr.attacks.ball import Ball, Linf
+from agr.attacks.library.adapter import NEEDS_TARGET, Adapter, Asked, Named, Task
+from agr.attacks.library.sources import imported, of_name, parameters
+from agr.attacks.parts import whole
+from agr.errors import nearest
+from agr.schema import CHUNK
+
+EVASION = "art.attacks.evasion"
+# Parameters that the run sets, besides eps and norm.
+GIVEN = {"targeted", "verbose", "batch_size", "classifier", "estimator", "summary_writer"}
+
+# The last universal perturbation of each model, with what it was fitted on.
+_fits: WeakKeyDictionary[nn.Module, tuple[str, Tensor]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Art(Named):
+    """An attack of ART, the adversarial robustness toolbox (Nicolae et al., arXiv:1807.01069).
+
+    Arguments are those of `Foolbox`; `attack` is a class of `art.attacks.evasion`. ART computes
+    on arrays of float32: images of float64 go there rounded, though the network sees float64.
+    """
+
+    # Besides what is refused below:
+    # - SaliencyMapMethod takes the two values with the largest derivative of the target's logit.
+    #   Papernot et al. take the pair with the largest product of that and of the others' decline
+    #   (their Eq. 10): this is JSMA without the second factor.
+    # - DeepFool's overshoot `epsilon` is 1e-6 where the authors have 0.02.
+
+    @property
+    def title(self) -> str:
+        return f"ART's {self.attack}"
+
+    def _kind(self) -> type[Any]:
+        base = imported("Art", "art.attacks.attack").EvasionAttack
+        return of_name(self.attack, imported("Art", EVASION), base)
+
+    def _given(self) -> set[str]:
+        return GIVEN | {"eps", "norm"} if self.budget else GIVEN
+
+    def _fault(self, kind: type[Any], asked: Asked) -> str | None:
+        known, name = parameters(kind), kind.__name__
+        if name == "UniversalPerturbation":
+            return "would be fitted on the images that it attacks: use library.Universal"
+        if name == "SaliencyMapMethod" and not asked.targeted:
+            return NEEDS_TARGET
+        if asked.targeted and "targeted" not in known and name != "SaliencyMapMethod":
+            return "has no targeted form"
+        if self.budget and "eps" not in known:
+            return "takes no eps: set attack.library.budget=false"
+        return _too_few_classes(self.arguments, asked.classes) if name == "DeepFool" else None
+
+    def _run(self, task: Task) -> Tensor:
+        kind = self._kind()
+        given: dict[str, Any] = {
+            "targeted": task.targeted,
+            "verbose": False,
+            "batch_size": self.chunk,
+        }
+        if self.budget:
+            given |= {"eps": task.ball.eps, "norm": _norm(task.ball)}
+        known = parameters(kind)
+        arguments = self.arguments | {k: v for k, v in given.items() if k in known}
+        attack = kind(_classifier(task), **arguments)
+        x = task.x.float()
+        found = torch.from_numpy(attack.generate(x=_array(x), y=_array(task.y))).to(x.device)
+        # What it left alone is the image itself, not the image rounded to float32.
+        return torch.where(found == x, task.x, found.to(task.x.dtype))
+
+
+@dataclass(frozen=True)
+class Universal(Adapter):
+    """One perturbation for all images: ART's UniversalPerturbation, fitted on other images.
+
+    It is fitted on the model's own answers to `fit` (Moosavi-Dezfooli et al., arXiv:1610.08401,
+    ask that the answer changes), once for each model, budget, seed and set of images, and added
+    to whatever is attacked.
+
+    Args:
+        arguments: of ART's constructor: `attacker`, `attacker_params`, `delta`, `max_iter`.
+            `nb_grads` of DeepFool is the number of classes, since ART is wrong with fewer.
+        fit_images: how many images it is fitted on.
+        chunk: images per call that it is added to.
+    """
+
+    # ART takes a new perturbation from an image that was clipped to [0, 1], so where that image
+    # is black or white, half of the perturbation's directions are lost; the authors clip nothing.
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    fit_images: int = 100
+    chunk: int = CHUNK
+
+    budget = True  # always: a universal perturbation is as large as it may be
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("fit_images", self.fit_images, 1)
+
+    @property
+    def title(self) -> str:
+        return "ART's UniversalPerturbation"
+
+    def _kind(self) -> type[Any]:
+        kind: type[Any] = imported("Universal", EVASION).UniversalPerturbation
+        return kind
+
+    def _given(self) -> set[str]:
+        return GIVEN | {"eps", "norm"}
+
+    def _fault(self, kind: type[Any], asked: Asked) -> str | None:
+        if asked.targeted:
+            return "has no targeted form"
+        attacker = self._attacker()
+        if attacker not in kind.attacks_dict:
+            near = nearest(attacker, kind.attacks_dict)
+            return f"knows no attacker={attacker}: {near}"
+        given = self.arguments.get("attacker_params") or {}
+        fault = None
+        if attacker == "deepfool" and "nb_grads" in given:
+            fault = _too_few_classes(given, asked.classes)
+        return fault and f"with deepfool {fault}"
+
+    def _attacker(self) -> str:
+        return str(self.arguments.get("attacker", "deepfool"))
+
+    def _run(self, task: Task) -> Tensor:
+        x, fit = task.x, task.fit
+        if fit is None or not len(fit) or fit.shape[1:] != x.shape[1:]:
+            raise ValueError(f"it is fitted on other images: give fit, {self.fit_images} like x")
+        # A model's fit is the same for all of its chunks: `isolated` starts each from the seed.
+        hashed = hashlib.sha256(_array(fit).tobytes()).hexdigest()
+        key = repr((self, task.ball, task.classes, torch.initial_seed(), fit.dtype, hashed))
+        model = task.face.behind[0]
+        known = _fits.get(model)
+        if known is None or known[0] != key:
+            _fits[model] = known = key, self._fit(task, fit.float())
+        return (x + known[1].to(x)).clamp(0, 1)
+
+    def _fit(self, task: Task, fit: Tensor) -> Tensor:
+        """The perturbation (1, 3, H, W), float32."""
+        kind, attacker = self._kind(), self._attacker()
+        inner: dict[str, Any] = {"nb_grads": task.classes} if attacker == "deepfool" else {}
+        if "verbose" in kind._get_class(kind.attacks_dict[attacker]).attack_params:
+            inner["verbose"] = False
+        own = {
+            "attacker": attacker,
+            "attacker_params": inner | (self.arguments.get("attacker_params") or {}),
+            "eps": task.ball.eps,
+            "norm": _norm(task.ball),
+            "batch_size": self.chunk,
+            "verbose": False,
+        }
+        attack = kind(_classifier(task), **self.arguments | own)
+        attack.generate(x=_array(fit))
+        return torch.from_numpy(attack.noise)
+
+
+def _too_few_classes(arguments: dict[str, Any], classes: int) -> str | None:
+    # With fewer, ART subtracts logits of some classes from those of others.
+    nb_grads = arguments.get("nb_grads", 10)
+    if nb_grads >= classes:
+        return None
+    return f"is wrong with nb_grads={nb_grads} of {classes} classes: set nb_grads={classes}"
+
+
+def _norm(ball: Ball) -> float:
+    return math.inf if isinstance(ball, Linf) else 2
+
+
+def _array(x: Tensor) -> Any:
+    return x.detach().cpu().contiguous().numpy()
+
+
+def _classifier(task: Task) -> Any:
+    kind = imported("Art", "art.estimators.classification").PyTorchClassifier
+    return kind(
+        task.face,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=tuple(task.x.shape[1:]),
+        nb_classes=task.classes,
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if task.x.is_cuda else "cpu",
+    )

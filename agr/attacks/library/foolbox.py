@@ -1,0 +1,86 @@
+"""Attacks of foolbox, and what is known to be wrong with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from agr.attacks.ball import Linf
+from agr.attacks.library.adapter import Asked, Named, Task
+from agr.attacks.library.sources import imported, of_name
+from agr.errors import first_line
+
+
+@dataclass(frozen=True)
+class Foolbox(Named):
+    """An attack of foolbox (Rauber et al., JOSS 2020), in the dtype of the images.
+
+    Args:
+        attack: a class of `foolbox.attacks`.
+        arguments: of its constructor.
+        budget: it is called with the ball's eps, else without one.
+        chunk: images per call.
+        target: where an untargeted run aims, for attacks that need to be told (`TARGETS`).
+        most_values: images of more values (3 * H * W) are refused; None: none are.
+    """
+
+    # Besides what is refused below:
+    # - L2CarliniWagnerAttack and EADAttack return an all-zero image where they find nothing, and
+    #   abort_early looks at the loss of the whole batch: with it, companions matter.
+    # - The L1 and L2 MomentumIterativeFastGradientMethod accumulate gradients of unit length in
+    #   their own norm, where Dong et al. always divide by the L1 norm.
+    # - DeepFool's steps go on accumulating for images that are done, which nobody sees.
+
+    @property
+    def title(self) -> str:
+        return f"foolbox' {self.attack}"
+
+    def _kind(self) -> type[Any]:
+        attacks = _foolbox().attacks
+        return of_name(self.attack, attacks, attacks.Attack)
+
+    def _given(self) -> set[str]:
+        return set()
+
+    def _fault(self, kind: type[Any], asked: Asked) -> str | None:
+        name = kind.__name__  # MIFGSM and others are second names
+        if name == "LinfMomentumIterativeFastGradientMethod":
+            return "accumulates signs of gradients, which is not MI-FGSM: use attack=mifgsm"
+        if name == "L2FMNAttack":
+            # its project() scales by minimum(1, norms / norms)
+            return "never projects onto its ball, since it divides a norm by itself: use DDNAttack"
+        if asked.targeted and name in ("L2DeepFoolAttack", "LinfDeepFoolAttack"):
+            return "goes to the nearest other class, never to a wanted one: use it untargeted"
+        if not self.budget:
+            if issubclass(kind, _foolbox().attacks.base.FixedEpsilonAttack):
+                return "only works within a budget: set attack.library.budget=true"
+            return None
+        try:
+            attack = kind(**self.arguments)
+        except (TypeError, ValueError, AssertionError, NotImplementedError) as e:
+            return f"can't be made: {first_line(e)}"
+        try:
+            own = attack.distance.p
+        except (AttributeError, ValueError):
+            return "has no norm of its own, so it can't keep a budget"
+        if own != (math.inf if isinstance(asked.ball, Linf) else 2):
+            norm = type(asked.ball).__name__.lower()
+            return f"is an attack in L{own:g}: it can't keep a budget in {norm}"
+        return None
+
+    def _run(self, task: Task) -> Tensor:
+        library = _foolbox()
+        model = library.PyTorchModel(task.face, bounds=(0, 1), device=task.x.device)
+        wants = library.criteria
+        aim = wants.TargetedMisclassification if task.targeted else wants.Misclassification
+        eps = task.ball.eps if self.budget else None
+        attack = self._kind()(**self.arguments)
+        clipped: Tensor = attack(model, task.x, aim(task.y), epsilons=[eps])[1][0]
+        return clipped
+
+
+def _foolbox() -> Any:
+    return imported("Foolbox", "foolbox")

@@ -1,0 +1,55 @@
+"""Where the libraries come from, and their classes by name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from types import ModuleType
+from typing import Any
+
+from agr.errors import first_line, nearest
+
+# On the package index, of each part.
+DISTRIBUTIONS: dict[str, str] = {
+    "Foolbox": "foolbox",
+    "Art": "adversarial-robustness-toolbox",
+    "Universal": "adversarial-robustness-toolbox",
+    "Torchattacks": "torchattacks",
+}
+LEAST = {"foolbox": "3.3.4", "adversarial-robustness-toolbox": "1.20", "torchattacks": "3.5.1"}
+ALONE = {"torchattacks"}  # it pins an old `requests` that clients of the hub refuse
+
+
+def imported(part: str, module: str) -> Any:
+    """A module of the library that a part runs. Raises ValueError with what to install."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they import deprecated names of others
+        try:
+            return importlib.import_module(module)
+        except ImportError as e:
+            name = DISTRIBUTIONS[part]
+            options = "--no-deps " if name in ALONE else ""
+            raise ValueError(
+                f"{module.partition('.')[0]} can't be imported ({first_line(e)}): "
+                f"pip install {options}{name}\\>={LEAST[name]}"
+            ) from e
+
+
+def of_name(name: str, module: ModuleType, base: type[Any]) -> type[Any]:
+    """The class below `base` that a module has under this name. Raises ValueError."""
+    known = {
+        k: v
+        for k, v in vars(module).items()
+        if isinstance(v, type) and issubclass(v, base) and v is not base
+    }
+    if name not in known:
+        where = module.__name__
+        near = nearest(name, known, f"see {where}")
+        raise ValueError(f"attack.library.attack={name} is not in {where}: {near}")
+    return known[name]
+
+
+def parameters(kind: type[Any]) -> list[str]:
+    """The names of what a class is made from."""
+    return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
