@@ -106,7 +106,7 @@ FEWER = {"spectrum.copies": 2, "scale.copies": 2, "variance.samples": 2, "enhanc
 
 
 @pytest.mark.xdist_group("named")  # composed once
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
     cell = cell_in(norm, name)

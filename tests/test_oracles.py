@@ -23,7 +23,17 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 
-@pytest.mark.parametrize("name", ORACLES)
+# Many copies or samples for each image, step and change; each has its parts' own tests besides.
+LONG = ("ssa", "admix", "si_ni_di_ti", "agr+vmi", "agr+di+ti", "vmifgsm", "vnifgsm", "emifgsm")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if o.attack in LONG else n
+        for n, o in ORACLES.items()
+    ],
+)
 def test_agrees_with_oracle_and_only_with_its_parameters(name: str) -> None:
     oracle = ORACLES[name]
     assert oracle.to <= 1e-6
