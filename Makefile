@@ -14,7 +14,7 @@ CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 .PHONY: help setup demo ready plan tables leaderboard bench attacks-page test test-all check clean
 
 help: ## list what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.done ## make .venv and install the project with its test tools
 

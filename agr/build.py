@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agr.compose import expand
-from agr.errors import ConfigError, first_line
+from agr.errors import ConfigError, first_line, nearest
 from agr.naming import package_of, targets_of
 from agr.schema import LEVELS, Config
 
@@ -87,12 +89,14 @@ def load_attack(
     ``dataclasses.replace(load_attack("admix"), pool=agr.attacks.Pool(images, labels))``.
     Raises ConfigError for an unknown name or a value that cannot work.
     """
+    if eps is not None and not 0 <= eps < math.inf:
+        raise ConfigError(f"eps={eps} is no budget: give a number that is 0 or more")
     words = [f"attack={name}", f"norm={norm}", *overrides]
-    words += [f"eps={eps}"] if eps is not None else []
+    # What L2 can be depends on the size of images, which nobody knows yet.
+    words += [f"eps={eps}"] if eps is not None and norm != "l2" else []
     words += [f"steps={steps}"] if steps is not None else []
-    return build_attack(
-        expand([*words, f"quantize={quantize}", "suite.l2_reference=null"])[0].config
-    )
+    config = expand([*words, f"quantize={quantize}", "suite.l2_reference=null"])[0].config
+    return build_attack(config if eps is None else replace(config, eps=eps))
 
 
 def build_defenses(c: Config, names: Iterable[str]) -> list[Defense]:
@@ -132,18 +136,31 @@ def _part(key: str, module: str, node: Any, allow: Iterable[str] = ()) -> Any:
 
     if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(
-            f"{key}={node} names no part: write its _target_, as the files in conf do"
+            f"{key}={node} names no part: write '{key}={{_target_:{module}.NAME}}'; "
+            f"{nearest(str(node), _parts_of(module))}"
         )
     for target in targets_of(node):
         if package_of(target) not in allow and not _is_part(target, module):
+            way_out = f"write one, or allow=[{package_of(target)}] its package"
+            if package_of(target) == package_of(module):
+                way_out = nearest(target.rpartition(".")[2], _parts_of(module))
             raise ConfigError(
-                f"{key} has _target_={target}: it must name a part of {module}, as the files in "
-                f"conf do, or allow=[{package_of(target)}] its package"
+                f"{key} has _target_={target}: it must name a part of {module}: {way_out}"
             )
     try:
         return instantiate(node, _convert_="all")
     except Exception as e:
-        raise ConfigError(f"{key}: {first_line(e.__cause__ or e)}") from e
+        first: BaseException = e  # of what Hydra wraps, the first says why
+        while first.__cause__ or first.__context__:
+            first = first.__cause__ or first.__context__  # type: ignore[assignment]
+        hint = ": is its folder on PYTHONPATH?" if isinstance(first, ImportError) else ""
+        raise ConfigError(f"{key}: {first_line(first)}{hint}") from e
+
+
+def _parts_of(module: str) -> list[str]:
+    """The names of the parts that a module has."""
+    names = vars(importlib.import_module(module))
+    return [name for name in names if _is_part(f"{module}.{name}", module)]
 
 
 def _is_part(target: str, module: str) -> bool:

@@ -238,6 +238,11 @@ def to_cell(config: DictConfig, words: Iterable[str] = ()) -> Cell:
     reject_unknown_keys(config, Config, "")
     words = tuple(words)
     _check_allow(config, words)
+    if OmegaConf.is_missing(config.attack, "name"):
+        raise ConfigError(
+            "the attack has no name: it is a piece of attacks (a file that begins with _), or a "
+            "file that lacks name: and title:"
+        )
     check_library_steps(config)
     try:
         cell = Cell(OmegaConf.to_object(with_networks(config)), words)  # type: ignore[arg-type]

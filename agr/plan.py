@@ -43,7 +43,11 @@ def main(arguments: Sequence[str]) -> None:
     header = ["attack", "norm, eps", "source", "seed", "state", "at most"]
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
     done = sum(row[4] == "done" for row in rows)
-    rest = f"; the others take at most about {duration(total)} here" if total else ""
+    rest = (
+        f"; the others take at most about {duration(total)} here, and some seconds each to start"
+        if total
+        else ""
+    )
     print(f"\n{len(cells)} cells, {done} done{rest}")
     unknown = [e for e in costs.values() if isinstance(e, ConfigError)]
     if unknown:

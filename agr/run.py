@@ -193,6 +193,7 @@ def _unusual(cell: Cell) -> str:
     c, plain = cell.config, Config()
     said = ["targeted: success is the wanted label"] if c.attack.targeted else []
     said += [f"mean of {c.ensemble}"] if len(cell.sources) > 1 else []
+    said += [w for w in cell.attack_words if not w.startswith("attack.targeted=")]
     keys = ("select", "seed", "shard", "success", "quantize", "denominator")
     said += [f"{k}={getattr(c, k)}" for k in keys if getattr(c, k) != getattr(plain, k)]
     return ", ".join(said)

@@ -62,9 +62,11 @@ def explain(e: BaseException) -> str:
     cause = e.__cause__ or e
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     if "not in" in str(cause) and key and PART_KEY.match(str(key)):
+        slot = PART_KEY.match(str(key))[0].rstrip(".")  # type: ignore[index]
         return (
-            f"{key} is no parameter of the part that stands there: correct the name, or give it "
-            f"another part and its parameters with ++, as ++{key}=…"
+            f"{key}: {slot} is empty, or its part has no such parameter (docs/attacks.md lists "
+            f"them): give a part as a whole, '{slot}={{_target_:…}}', one that replaces another "
+            f"with ++ before it"
         )
     if "not in" in str(cause) and key:
         return f"{key} is no key of the config: {nearest(str(key), _all_keys(Config))}"

@@ -47,7 +47,10 @@ without brackets it is the file as it is.
 LIBRARY = """\
 ## Attacks of other libraries
 
-`attack=library/NAME`; `agr/attacks/library/` says how they are run and checked.
+`attack=library/NAME`; `agr/attacks/library/` says how they are run and checked. C&W, DDN and
+DeepFool look for the smallest perturbation in L2, FMN in L-infinity; UAP keeps the budget of the
+run's norm. JSMA changes few values as far as they go: to count, it needs eps=255 in L-infinity, and
+several thousand in L2.
 """
 
 PARTS = """\
@@ -55,7 +58,11 @@ PARTS = """\
 
 What an attack can be made of, with defaults. Any two go together, but for two steps and two
 look-aheads; views and stages act in the order of their slots in `conf/attack/_base.yaml`.
-`agr/attacks/parts.py` says what a part is.
+`agr/attacks/parts.py` says what a part is. One goes into an empty slot as a whole, and one that is
+there changes by its parameters:
+
+    python -m agr.run attack=mifgsm 'attack.views.diverse={_target_:agr.attacks.views.Diverse}'
+    python -m agr.run attack=difgsm attack.views.diverse.prob=0.7
 """
 
 PORTS = """\
@@ -147,6 +154,8 @@ PAPER = re.compile(
     r"(, (Algorithm|section|Eqs?\.) \w[\w.-]*\w?( and \w[\w.]*)?( (?=\d)\w+)?)*"
 )
 
+OF = {"Foolbox": "foolbox'", "Art": "ART's", "Universal": "ART's", "Torchattacks": "torchattacks'"}
+
 Row = Sequence[str]
 
 
@@ -162,7 +171,7 @@ def page() -> str:
         *(("Views", views), ("Stages", stages), ("Steps", step)),
         *(("Stops", stop), ("Starts", start), ("Losses", loss)),
     ]
-    lists = [f"### {title}\n\n{parts(module)}" for title, module in kinds]
+    lists = [f"### {title}, `{module.__name__}`\n\n{parts(module)}" for title, module in kinds]
     library = table(["attack", "title", "paper", "of"], list(of_libraries()))
     columns = ["attack", "title", "paper", "parts", "checked against", "differs by at most"]
     made = table(columns, [row(name) for name in composed()])
@@ -215,7 +224,7 @@ def of_libraries() -> Iterator[Row]:
         file: Any = OmegaConf.load(path)
         node = file["library"]
         kind = node["_target_"].rpartition(".")[2]
-        of = " ".join([kind, node.get("attack", "")]).strip()
+        of = f"{OF[kind]} {node.get('attack', 'UniversalPerturbation')}"
         yield [f"`library/{path.stem}`", title, paper, of]
 
 

@@ -166,6 +166,12 @@ def test_what_is_refused(words: list[str], said: str) -> None:
     assert "\n" not in str(e.value)
 
 
+def test_a_shard_without_a_chunk_is_told(tmp_path: Path) -> None:
+    cell = cell_of(tmp_path, "n_images=4", "shard=1/2")
+    run_cell(cell, lambda _: None)
+    assert closing(cell).startswith("shard=1/2 has none of the 4 images: they are attacked 4 at a")
+
+
 def test_a_foreign_library_part_must_be_one(tmp_path: Path) -> None:
     words = ["attack=ifgsm", "attack.library={_target_:argparse.Namespace}", "allow=[argparse]"]
     with pytest.raises(

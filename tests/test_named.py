@@ -357,8 +357,19 @@ def test_no_answer_is_no_success() -> None:
             ],
             "os.sys",
         ),
-        (["attack.stop={_target_:agr.attacks.stop.Margin,by:1}"], r"\+\+attack.stop.by"),
+        (
+            ["attack.stop={_target_:agr.attacks.stop.Margin,by:1}"],
+            r"one that replaces another with \+\+",
+        ),
         (["attack.loss=3"], "attack.loss=3 names no part"),
+        (["attack.step=Adm"], r"names no part: write 'attack.step=\{_target_:.*did you mean Adam"),
+        (["attack.step={_target_:agr.attacks.step.Adm}"], "part of agr.attacks.step: did you mean"),
+        (
+            ["++attack.step={_target_:nowhere.Part}", "allow=[nowhere]"],
+            "attack.step: .*No module named 'nowhere'.*is its folder on PYTHONPATH",
+        ),
+        (["attack=ifgsm", "attack.chain.momentum.decay=1"], "attack.chain.momentum is empty, or"),
+        (["attack=_di"], "the attack has no name: it is a piece"),
         (["attack.step=null"], "attack.step=None names no part"),
         (["++attack.stop={_target_:agr.attacks.stop.Margin,by:-1}"], "by=-1 cannot be"),
         (["attack.chain.momentum={_target_:agr.attacks.stages.Smooth,size:4}"], "size=4 has no"),
@@ -383,6 +394,14 @@ def test_what_is_refused(words: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as e:
         build_attack(expand(words)[0].config)
     assert "\n" not in str(e.value)
+
+
+def test_python_users_images_may_be_larger_than_the_demos() -> None:
+    assert load_attack("ifgsm", norm="l2", eps=50_000).ball.eps == pytest.approx(50_000 / 255)
+    with pytest.raises(ConfigError, match="eps=300 is beyond the linf bound 255"):
+        load_attack("ifgsm", eps=300)
+    with pytest.raises(ConfigError, match="eps=-1"):
+        load_attack("ifgsm", norm="l2", eps=-1)
 
 
 def test_step_sizes_as_fractions() -> None:

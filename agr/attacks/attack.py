@@ -376,7 +376,9 @@ def _check(attack: Attack, model: Model, x: Tensor, y: Tensor | None) -> None:
     if attack.quantize != "off" and x.numel() and not is_8bit(x):
         raise ValueError('x is not on the 8-bit grid k/255: round it, or use quantize="off"')
     if attack.pool_size and attack.pool is None:
-        raise ValueError("a view mixes in other images: give Attack(pool=Pool(images, labels))")
+        raise ValueError(
+            "a view mixes in other images: dataclasses.replace(attack, pool=Pool(images, labels))"
+        )
     if attack.pool and len(attack.pool.labels.unique()) < 2:
         raise ValueError("the images of the pool have one class: give images of several")
     if attack.pool and attack.pool.images.shape[1:] != x.shape[1:]:

@@ -343,6 +343,12 @@ def closing(cell: Cell) -> str:
     """The table that ends a run: every target of one cell."""
     frame = selected(cell)
     if frame is None or frame.empty:
+        i, k = cell.shard
+        if not any(map(cell.mine, range(cell.config.n_images))):
+            return (
+                f"shard={i}/{k} has none of the {cell.config.n_images} images: they are attacked "
+                f"{cell.chunk} at a time, so use fewer shards"
+            )
         return "no finished images yet"
     rows = []
     for target in cell.targets:
