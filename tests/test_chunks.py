@@ -52,6 +52,7 @@ def test_a_cell_shards_and_a_longer_run_are_the_same_chunks(tmp_path: Path) -> N
     pd.testing.assert_frame_equal(longer[COLUMNS], whole[COLUMNS])
 
 
+@pytest.mark.slow
 def test_companions_are_the_same_whatever_the_number_of_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_companions_are_the_same_whatever_the_number_of_images(
     pd.testing.assert_frame_equal(grown[COLUMNS], whole[COLUMNS])
 
 
+@pytest.mark.slow
 def test_success_is_within_eps_and_the_norm_is_what_was_needed(tmp_path: Path) -> None:
     wide, narrow = (rows_of(cell_of(tmp_path / e, f"eps={e}", "norm=l2")) for e in ("1500", "780"))
     needed = LEVELS * narrow["l2"]

@@ -101,13 +101,16 @@ def check_bitwise(cell: Cell, slots: int, n: int, *, watched: bool) -> list[Craf
     return made[:n]
 
 
+FAST = ("pgd", "difgsm", "vnifgsm", "admix", "ssa", "ai_fgtm", "agr+mi")  # all parts, but few times
 # Fewer copies and samples, so that each attack takes a second; `test_every_attack_in_full` has all.
 FEWER = {"spectrum.copies": 2, "scale.copies": 2, "variance.samples": 2, "enhance.samples": 3}
 
 
 @pytest.mark.xdist_group("named")  # composed once
 @pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
     cell = cell_in(norm, name)
     assert attack_of(cell).ball.eps * 255 == pytest.approx(cell.eps_effective)

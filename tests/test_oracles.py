@@ -23,14 +23,14 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 
-# Many copies or samples for each image, step and change; each has its parts' own tests besides.
-LONG = ("ssa", "admix", "si_ni_di_ti", "agr+vmi", "agr+di+ti", "vmifgsm", "vnifgsm", "emifgsm")
+# The others take longer together than all else that is fast; their parts have tests of their own.
+FAST = ("fgsm", "ifgsm", "mifgsm", "agr", "nifgsm", "sifgsm", "tifgsm")
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow) if o.attack in LONG else n
+        n if o.attack in FAST else pytest.param(n, marks=pytest.mark.slow)
         for n, o in ORACLES.items()
     ],
 )

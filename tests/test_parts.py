@@ -657,6 +657,7 @@ class OneBad(nn.Module):
         return torch.cat([logits[:1] * math.nan, logits[1:]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("name", composed())
 def test_gradients_of_nought_or_nan_leave_finite_images(name: str, norm: str) -> None:
