@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from agr.compose import expand
 from agr.errors import ConfigError, first_line, nearest
 from agr.naming import package_of, targets_of
 from agr.schema import LEVELS, Config
+from agr.validation import check_eps
 
 if TYPE_CHECKING:
     from agr.attacks import Attack
@@ -89,8 +89,8 @@ def load_attack(
     ``dataclasses.replace(load_attack("admix"), pool=agr.attacks.Pool(images, labels))``.
     Raises ConfigError for an unknown name or a value that cannot work.
     """
-    if eps is not None and not 0 <= eps < math.inf:
-        raise ConfigError(f"eps={eps} is no budget: give a number that is 0 or more")
+    if eps is not None:
+        check_eps(eps)
     words = [f"attack={name}", f"norm={norm}", *overrides]
     # What L2 can be depends on the size of images, which nobody knows yet.
     words += [f"eps={eps}"] if eps is not None and norm != "l2" else []

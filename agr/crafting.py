@@ -97,32 +97,24 @@ def crafted(
 
     Raises ConfigError for what a part or a library refuses in the middle of a run.
     """
+    c = lab.cell.config
+    items = items_of(lab, chosen)
     try:
-        yield from _crafted(lab, attack, chosen, selected, calls)
+        if isinstance(attack, Attack):
+            if attack.pool_size:
+                attack = replace(attack, pool=lab.pool(attack.pool_size))
+            slots = lab.numeric.slots
+            yield from craft(attack, lab.source, items, slots, trace=c.trace, calls=calls)
+            return
+        fit = None
+        if attack.library.fit_images:
+            fit = lab.fit(attack.library.fit_images, {s.entry.image_id for s in selected})
+        placed = ((item.tag.position, item) for item in items)
+        yield from craft_chunks(attack, lab.source, placed, seed=c.seed, fit=fit, calls=calls)
     except ConfigError:
         raise
     except ValueError as e:
-        raise ConfigError(f"attack={lab.cell.config.attack.name}: {e}") from e
-
-
-def _crafted(
-    lab: Lab,
-    attack: Attack | LibraryAttack,
-    chosen: Sequence[Chosen],
-    selected: Sequence[Chosen],
-    calls: Calls,
-) -> Iterator[Crafted]:
-    c = lab.cell.config
-    items = items_of(lab, chosen)
-    if isinstance(attack, Attack):
-        if attack.pool_size:
-            attack = replace(attack, pool=lab.pool(attack.pool_size))
-        return craft(attack, lab.source, items, lab.numeric.slots, trace=c.trace, calls=calls)
-    fit = None
-    if attack.library.fit_images:
-        fit = lab.fit(attack.library.fit_images, {s.entry.image_id for s in selected})
-    placed = ((item.tag.position, item) for item in items)
-    return craft_chunks(attack, lab.source, placed, seed=c.seed, fit=fit, calls=calls)
+        raise ConfigError(f"attack={c.attack.name}: {e}") from e
 
 
 def items_of(lab: Lab, chosen: Sequence[Chosen]) -> Iterator[Item]:

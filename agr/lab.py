@@ -35,7 +35,7 @@ from agr.numeric import Numeric, load
 from agr.probe import free_bytes, step_bytes
 from agr.records import write_whole
 
-CLEAN_COLUMNS = ["image_id", *("pred", "conf", "least")]
+CLEAN_COLUMNS = ["image_id", "pred", "conf", "least"]
 KEEP_SECONDS = 20.0  # clean answers are written about so often: a file is written whole
 Image = NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1]
 Classifier = Network | Ensemble | DefendedNetwork
@@ -128,13 +128,17 @@ class Lab:
             else:
                 yield entry, pixels
 
+    def order(self, *use: str) -> list[Entry]:
+        """All images in the seeded order that they are chosen in, or in another one for a `use`."""
+        seed = self.cell.config.seed
+        return sorted(self.manifest.entries, key=lambda e: draw(seed, *use, e.image_id))
+
     def fit(self, size: int, attacked: set[str]) -> Tensor:
         """The images that a universal perturbation is fitted on: the last of the seeded order.
 
         (size, 3, H, W), the same for every shard. Raises ConfigError where they are attacked too.
         """
-        seed = self.cell.config.seed
-        order = sorted(self.manifest.entries, key=lambda e: draw(seed, e.image_id), reverse=True)
+        order = self.order()[::-1]
         found = list(islice(self.images(order), size))
         if len(found) < size or attacked & {entry.image_id for entry, _ in found}:
             raise ConfigError(
@@ -148,9 +152,7 @@ class Lab:
 
         Raises ConfigError where they are all of one class.
         """
-        seed = self.cell.config.seed
-        order = sorted(self.manifest.entries, key=lambda e: draw(seed, "pool", e.image_id))
-        found = list(islice(self.images(order), size))
+        found = list(islice(self.images(self.order("pool")), size))
         if len(found) < size:
             raise ConfigError(
                 f"attack={self.cell.config.attack.name} mixes in images of a pool of {size}, and "

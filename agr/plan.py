@@ -30,13 +30,14 @@ def main(arguments: Sequence[str]) -> None:
     for cell in cells:
         state, missing = progress(cell)
         cost = "?" if missing else duration(0)
-        if missing and cell.library is None:
+        if missing and cell.library is not None:
+            foreign += 1
+        elif missing:
             tick = _seconds_per_tick(cell, costs)
             if isinstance(tick, float):
                 seconds = at_most(cell, missing, tick)
                 total += seconds
                 cost = duration(seconds)
-        foreign += bool(missing) and cell.library is not None
         c = cell.config
         eps, source = f"{c.norm.name} {c.eps:g}", cell.title(cell.source)
         rows.append([c.attack.name, eps, source, c.seed, state, cost])

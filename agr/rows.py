@@ -97,7 +97,7 @@ def succeeded(rule: str, label: int, target_label: int | None, answer: Row) -> b
 
 def _within(cell: Cell, row: Row) -> bool:
     """Whether a smallest perturbation is one at all, and no larger than eps."""
-    size = LEVELS * row["linf" if cell.config.norm.name == "linf" else "l2"]
+    size = LEVELS * row[cell.config.norm.name]
     return bool(0 < size <= cell.eps_effective * (1 + 1e-6))
 
 

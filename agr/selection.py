@@ -37,7 +37,7 @@ def select(lab: Lab, n: int) -> Selection:
     """
     cell = lab.cell
     deciding = cell.selecting or [cell.source]
-    entries = sorted(lab.manifest.entries, key=lambda e: draw(cell.config.seed, e.image_id))
+    entries = lab.order()
     found: list[Entry] = []
     chunk, start = 4 * lab.numeric.width, 0
     silent = not cell.config.progress

@@ -185,8 +185,7 @@ def check_library_steps(config: DictConfig) -> None:
     """Raise ConfigError for steps that another library's attack never hears of."""
     if not isinstance(config.attack.library, DictConfig) or config.steps == 1:
         return
-    raw: Any = OmegaConf.to_container(config, resolve=False)
-    if "${steps}" not in json.dumps(raw["attack"]["library"]):
+    if "${steps}" not in json.dumps(OmegaConf.to_container(config.attack.library, resolve=False)):
         raise ConfigError(
             f"steps={config.steps} reaches nothing of attack={config.attack.name}: set steps=… "
             "where the library's own argument is ${steps}, leave it out where there are none"
@@ -217,12 +216,17 @@ def _check_network(name: str, n: NetworkConfig) -> None:
         raise ConfigError(f"network {name}: size={n.size} classes={n.classes} cannot be")
 
 
+def check_eps(eps: float) -> None:
+    """Raise ConfigError for what is no budget in any norm."""
+    if not (math.isfinite(eps) and eps >= 0):
+        raise ConfigError(f"eps={eps} is no budget: give a number that is 0 or more")
+
+
 def _check_numbers(cell: Cell) -> None:
     c = cell.config
     if c.suite.l2_reference is not None and c.suite.l2_reference < 1:
         raise ConfigError(f"suite.l2_reference={c.suite.l2_reference} is no number of values")
-    if not (math.isfinite(c.eps) and c.eps >= 0):
-        raise ConfigError(f"eps={c.eps} is no budget: give a number that is 0 or more")
+    check_eps(c.eps)
     if c.norm.name == "linf" and 0 < c.eps < 1 and c.quantize != "off":
         raise ConfigError(
             f"eps={c.eps:g} is below one level of an 8-bit image: eps is on the 0-255 scale "

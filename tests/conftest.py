@@ -10,10 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from agr.attacks.draws import key_of
 from agr.compose import expand
 from agr.config import Cell
+from agr.data.stream import load_image
+from agr.engine import Item
+from agr.inputs import find_images
 from agr.models.tuning import Tuning
-from agr.models.zoo import choose_tuning
+from agr.models.zoo import Network, choose_tuning, load_network
+from agr.naming import draw
 from agr.schema import NetworkConfig
 
 EPS = 10 / 255
@@ -77,3 +82,21 @@ def y(model: nn.Module, x: Tensor) -> Tensor:
 def demo_cell(outputs: Path, *words: str) -> Cell:
     """A cell of the demo suite that is quick to run and writes below `outputs`."""
     return expand(["n_images=12", "slots=8", "threads=1", f"outputs={outputs}", *words])[0]
+
+
+def demo_items(cell: Cell, n: int) -> list[Item]:
+    """The first `n` images of a demo cell, to be attacked away from their labels."""
+    return [
+        Item(
+            e.image_id, load_image(e, cell.geometry), e.label, e.label, key_of(draw(0, e.image_id))
+        )
+        for e in find_images(cell).entries[:n]
+    ]
+
+
+def demo_network(cell: Cell) -> Network:
+    """The source of a demo cell, as its file has it."""
+    config = cell.suite.networks[cell.source]
+    return load_network(
+        cell.source, config, memory_format="channels_last", precision="fp32", device="cpu"
+    )

@@ -15,15 +15,12 @@ from agr import load_attack
 from agr.attacks import Attack, Linf, OnceFooled
 from agr.attacks.parts import Seen
 from agr.compose import expand
-from agr.config import Cell
-from agr.data.stream import load_image
 from agr.engine import Calls, Crafted, Item, craft
-from agr.inputs import find_images
 from agr.lab import answers
-from agr.models.zoo import Network, load_network
+from agr.models.zoo import Network
 from agr.rows import image_hash
 from agr.schema import NetworkConfig
-from tests.conftest import CLASSES, EPS, images, small_model
+from tests.conftest import CLASSES, EPS, demo_items, demo_network, images, small_model
 
 SLOTS = 8
 DEMO_SLOTS = 16  # with fewer, last bits of one network's logits depend on the row (docs/design.md)
@@ -199,18 +196,6 @@ def test_one_broken_image_is_alone_in_it() -> None:
 
 
 # ---- bitwise, on the demo suite's networks -------------------------------------------------------
-
-
-def demo_items(cell: Cell, n: int) -> list[Item]:
-    entries = find_images(cell).entries[:n]
-    return [Item(e.image_id, load_image(e, cell.geometry), e.label) for e in entries]
-
-
-def demo_network(cell: Cell) -> Network:
-    config = cell.suite.networks[cell.source]
-    return load_network(
-        cell.source, config, memory_format="channels_last", precision="fp32", device="cpu"
-    )
 
 
 @pytest.mark.parametrize("source", ["inc_v3", "vgg16"])

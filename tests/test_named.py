@@ -19,7 +19,6 @@ import torch
 from agr import load_attack
 from agr.attacks import Attack
 from agr.attacks.ball import row_norm
-from agr.attacks.draws import key_of
 from agr.attacks.parts import Pool
 from agr.attacks.stop import After
 from agr.build import build_attack
@@ -31,11 +30,11 @@ from agr.data.stream import load_image
 from agr.engine import Calls, Crafted, Item, craft
 from agr.errors import ConfigError
 from agr.inputs import find_images
-from agr.models.zoo import Network, load_network
+from agr.models.zoo import Network
 from agr.naming import draw
 from agr.rows import image_hash, succeeded
 from agr.schema import Norm, conf_dir
-from tests.conftest import demo_cell
+from tests.conftest import demo_cell, demo_items, demo_network
 
 FILES = sorted(Path(conf_dir()).glob("attack/*.yaml"))
 EPS = {"linf": 10.0, "l2": 1500.0}
@@ -56,21 +55,6 @@ def cell_in(norm: str, name: str) -> Cell:
     return Cell(replace(config, attack=deepcopy(config.attack)))
 
 
-def network_of(cell: Cell) -> Network:
-    config = cell.suite.networks[cell.source]
-    return load_network(
-        cell.source, config, memory_format="channels_last", precision="fp32", device="cpu"
-    )
-
-
-def items_of(cell: Cell, n: int) -> list[Item]:
-    found = []
-    for e in find_images(cell).entries[:n]:
-        key = key_of(draw(0, e.image_id))
-        found.append(Item(e.image_id, load_image(e, cell.geometry), e.label, e.label, key))
-    return found
-
-
 def with_pool(attack: Attack, network: Network, items: list[Item]) -> Attack:
     labels = torch.tensor([i.label for i in items])
     return replace(attack, pool=Pool(network.as_input([i.pixels for i in items]), labels))
@@ -84,7 +68,7 @@ def in_ball(made: list[Crafted], cell: Cell) -> bool:
 
 def check_bitwise(cell: Cell, slots: int, n: int, *, watched: bool) -> list[Crafted]:
     """Run `n` images in two orders and a few alone: the same bits, within the ball."""
-    attack, network, items = attack_of(cell), network_of(cell), items_of(cell, n + 12)
+    attack, network, items = attack_of(cell), demo_network(cell), demo_items(cell, n + 12)
     attack, items = with_pool(attack, network, items), items[:n]
 
     def results(chosen: list[Item]) -> dict[str, tuple[Any, ...]]:
@@ -138,7 +122,7 @@ def test_chance_depends_on_the_key_alone() -> None:
     """The same image with another key is attacked otherwise, with the same key the same."""
     for name in ("pgd", "difgsm", "vmifgsm", "ssa", "admix"):
         cell = cell_in("linf", name)
-        network, items = network_of(cell), items_of(cell, 12)
+        network, items = demo_network(cell), demo_items(cell, 12)
         attack = with_pool(attack_of(cell), network, items)
         twice = [items[0]._replace(tag=i, key=key) for i, key in enumerate([1, 2, 1])]
         images = {m.item.tag: m.image for m in craft(attack, network, twice, 4)}
@@ -149,7 +133,7 @@ def test_chance_depends_on_the_key_alone() -> None:
 def test_looking_changes_no_image() -> None:
     """A trace, or a stop that never stops, costs looks and changes nothing else."""
     plain = expand(["attack=difgsm", "source=vgg16", "attack.steps=3"])[0]
-    network, items = network_of(plain), items_of(plain, 6)
+    network, items = demo_network(plain), demo_items(plain, 6)
     unwatched, looked, stopped = Calls(), Calls(), Calls()
     attack = attack_of(plain)
     runs = [
@@ -177,8 +161,8 @@ def test_looking_changes_no_image() -> None:
 def test_gradients_are_counted(name: str, gradients: int) -> None:
     """What an image needs; hooks on the network count the same where every slot is in use."""
     cell = expand([f"attack={name}", "source=vgg16", "attack.steps=2", "attack.stop=null"])[0]
-    network, items, calls = network_of(cell), items_of(cell, 3), Calls()
-    attack = with_pool(attack_of(cell), network, items_of(cell, 20))
+    network, items, calls = demo_network(cell), demo_items(cell, 3), Calls()
+    attack = with_pool(attack_of(cell), network, demo_items(cell, 20))
     made = list(craft(attack, network, items, 3, calls=calls))
     assert {m.backwards for m in made} == {2 * gradients}
     assert {m.forwards for m in made} == {2 * gradients + (attack.direct)}
@@ -253,7 +237,7 @@ def test_targets(target: str, tmp_path: Path) -> None:
     assert (rows["target_label"] != rows["label"]).all()
     if target == "least_likely":
         cell = demo_cell(tmp_path, *words)
-        network = network_of(cell)
+        network = demo_network(cell)
         by_id = {e.image_id: e for e in find_images(cell).entries}
         pixels = [load_image(by_id[i], cell.geometry) for i in rows["image_id"]]
         least = network(network.as_input(pixels)).argmin(1)

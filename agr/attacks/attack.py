@@ -59,6 +59,11 @@ def predict(logits: Tensor) -> Tensor:
     return torch.where(logits.isfinite().all(1), logits.argmax(1), NO_ANSWER)
 
 
+def is_fooled(pred: Tensor, y: Tensor, *, targeted: bool) -> Tensor:
+    """Which rows of `pred` (B,) are an answer other than `y` (B,), or `y` itself when targeted."""
+    return pred == y if targeted else (pred != y) & (pred != NO_ANSWER)
+
+
 def confidence(logits: Tensor) -> Tensor:
     """The softmax probability of the class of each row of `logits` (B, classes)."""
     return logits.float().softmax(1).amax(1)
@@ -260,8 +265,7 @@ class Attack:
 
     def _look(self, logits: Tensor, image: Tensor, s: State) -> tuple[Look, State]:
         pred, new = predict(logits), ~s["seen"]
-        hit = pred == s["y"]
-        fooled = hit if self.targeted else ~hit & (pred != NO_ANSWER)
+        fooled = is_fooled(pred, s["y"], targeted=self.targeted)
         done, stop = s["t"] >= self.steps, s["stop"]
         if self.stop:
             seen = Seen(logits, fooled, s["y"], s["t"], self.targeted)
@@ -278,6 +282,7 @@ class Attack:
         more = s["live"] & (s["t"] < self.steps)
         if g is None and not bool(more.any()):
             return s
+        known = int(g is not None)
         spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
         size = step_size(self.size, self.ball.eps, self.steps) if self.ball.eps > 0 else 0.0
         context = Context(
@@ -300,9 +305,6 @@ class Attack:
                     point = stage.point(s["chain"][str(i)], context)  # type: ignore[attr-defined]
                     context = context._replace(point=point)
             g = of_stage(-1).grad(context.point, 0)
-            known = 0
-        else:
-            known = 1
         chain = {}
         for i, stage in enumerate(self.chain):
             g, chain[str(i)] = stage.update(g, s["chain"][str(i)], of_stage(i))

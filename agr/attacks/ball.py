@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ class Ball(abc.ABC):
     """All images within `eps` (in [0, 1] units) of a clean image, and inside [0, 1]."""
 
     eps: float
+    p: ClassVar[float]  # of its norm
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
@@ -64,6 +66,10 @@ class Ball(abc.ABC):
     @abc.abstractmethod
     def unit_sign(self, g: Tensor) -> Tensor:
         """sign(g) scaled to length 1 in this norm: what a formula that prints sign() means."""
+
+    @abc.abstractmethod
+    def length(self, v: Tensor) -> Tensor:
+        """The norm of each row of `v` (B, ...), (B,)."""
 
     @abc.abstractmethod
     def ones(self, x: Tensor) -> float:
@@ -99,10 +105,15 @@ class Ball(abc.ABC):
 class Linf(Ball):
     """max |v| <= eps."""
 
+    p = math.inf
+
     def direction(self, g: Tensor) -> Tensor:
         return g.sign()  # of NaN it is 0, of infinity 1
 
     unit_sign = direction
+
+    def length(self, v: Tensor) -> Tensor:
+        return v.abs().amax(within(v))
 
     def ones(self, x: Tensor) -> float:
         return 1.0
@@ -122,6 +133,8 @@ class Linf(Ball):
 class L2(Ball):
     """sqrt(sum v^2) <= eps, over all pixels and channels of an image."""
 
+    p = 2
+
     def direction(self, g: Tensor) -> Tensor:
         g = torch.nan_to_num(g, posinf=1.0, neginf=-1.0)
         # Scaled by the largest entry first: squares of tiny gradients would underflow to 0.
@@ -131,6 +144,9 @@ class L2(Ball):
 
     def unit_sign(self, g: Tensor) -> Tensor:
         return self.direction(g.sign())
+
+    def length(self, v: Tensor) -> Tensor:
+        return row_norm(v)
 
     def ones(self, x: Tensor) -> float:
         return math.sqrt(math.prod(x.shape[1:]))
@@ -144,7 +160,7 @@ class L2(Ball):
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         v = x - x0
-        length = row_norm(v)
+        length = self.length(v)
         scale = torch.where(length > self.eps, self.eps / length.clamp_min(1e-30), 1.0)
         return v.mul_(per_image(scale, v)).add_(x0).clamp_(0, 1)
 

@@ -60,8 +60,8 @@ def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.erfinv(symmetric(key, shape, torch.float64)).mul_(math.sqrt(2)).to(dtype)
 
 
-def integers(key: Tensor, low: int, high: int) -> Tensor:
-    """Draws (B,) int64 that are uniform in low, ..., high - 1."""
+def integers(key: Tensor, low: int, high: int | Tensor) -> Tensor:
+    """Draws (B,) int64 that are uniform in low, ..., high - 1; `high` for all rows or (B,)."""
     return low + (uniform(key, (), torch.float64) * (high - low)).long()
 
 

@@ -72,7 +72,7 @@ class Admix:
         """The images (B, 3, H, W) that copy `i` has mixed in."""
         assert c.pool is not None  # `Attack` sees to it
         others = c.pool.labels != c.label[:, None]
-        rank = (uniform(fold(c.key, i), (), torch.float64) * others.sum(1)).long() + 1
+        rank = integers(fold(c.key, i), 0, others.sum(1)) + 1
         return c.pool.images[((others.cumsum(1) == rank[:, None]) & others).int().argmax(1)]
 
 
@@ -141,14 +141,8 @@ class Diverse:
         """The size, top and left of each image within its padding, (B,) int64."""
         low, canvas = self._sides(side)
         size = integers(fold(c.key, 1), low, max(canvas, low + 1))
-        room = (
-            (canvas - size).clamp_min(1).double()
-        )  # the last offset is left out, as by the authors
-
-        def offset(use: int) -> Tensor:
-            return (uniform(fold(c.key, use), (), torch.float64) * room).long()
-
-        return size, offset(2), offset(3)
+        room = (canvas - size).clamp_min(1)  # as by the authors, the last offset is left out
+        return size, integers(fold(c.key, 2), 0, room), integers(fold(c.key, 3), 0, room)
 
     def padded(self, x: Tensor, c: Context) -> Tensor:
         """Each image resized and padded."""

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from agr.attacks.attack import NO_ANSWER, joint, predict
-from agr.attacks.ball import Ball, Linf, per_image, row_norm, within
+from agr.attacks.attack import NO_ANSWER, is_fooled, joint, predict
+from agr.attacks.ball import Ball, per_image
 from agr.attacks.library.isolation import Face, isolated
 from agr.attacks.library.sources import parameters
 from agr.attacks.parts import one_of, whole
@@ -248,8 +248,7 @@ class Named(Adapter):
 
 def fooled(logits: Tensor, y: Tensor, *, targeted: bool) -> Tensor:
     """Which rows of `logits` (B, classes) are fooled: not `y` (B,), or `y` when targeted."""
-    pred = predict(logits)
-    return pred == y if targeted else (pred != y) & (pred != NO_ANSWER)
+    return is_fooled(predict(logits), y, targeted=targeted)
 
 
 def _aimed_at(target: str, logits: Tensor, y: Tensor) -> Tensor:
@@ -270,8 +269,7 @@ def _inside(title: str, made: Tensor) -> Tensor:
 
 def _kept(title: str, made: Tensor, x: Tensor, ball: Ball) -> Tensor:
     """The images, within the budget; they must be but for rounding."""
-    v = made - x
-    size = v.abs().amax(within(v)) if isinstance(ball, Linf) else row_norm(v)
+    size = ball.length(made - x)
     if size.max() > ball.eps + NOISE * max(1.0, ball.eps):
         raise ValueError(
             f"{title} left its budget: {type(ball).__name__} {size.max():.6g} > eps "

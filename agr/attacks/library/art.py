@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,7 +10,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from agr.attacks.ball import Ball, Linf
 from agr.attacks.library.adapter import NEEDS_TARGET, Adapter, Asked, Named, Task
 from agr.attacks.library.sources import imported, of_name, parameters
 from agr.attacks.parts import whole
@@ -71,7 +69,7 @@ class Art(Named):
             "batch_size": self.chunk,
         }
         if self.budget:
-            given |= {"eps": task.ball.eps, "norm": _norm(task.ball)}
+            given |= {"eps": task.ball.eps, "norm": task.ball.p}
         known = parameters(kind)
         arguments = self.arguments | {k: v for k, v in given.items() if k in known}
         attack = kind(_classifier(task), **arguments)
@@ -159,7 +157,7 @@ class Universal(Adapter):
             "attacker": attacker,
             "attacker_params": inner | (self.arguments.get("attacker_params") or {}),
             "eps": task.ball.eps,
-            "norm": _norm(task.ball),
+            "norm": task.ball.p,
             "batch_size": self.chunk,
             "verbose": False,
         }
@@ -174,10 +172,6 @@ def _too_few_classes(arguments: dict[str, Any], classes: int) -> str | None:
     if nb_grads >= classes:
         return None
     return f"is wrong with nb_grads={nb_grads} of {classes} classes: set nb_grads={classes}"
-
-
-def _norm(ball: Ball) -> float:
-    return math.inf if isinstance(ball, Linf) else 2
 
 
 def _array(x: Tensor) -> Any:

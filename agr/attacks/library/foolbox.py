@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from agr.attacks.ball import Linf
 from agr.attacks.library.adapter import Asked, Named, Task
 from agr.attacks.library.sources import imported, of_name
 from agr.errors import first_line
@@ -66,7 +64,7 @@ class Foolbox(Named):
             own = attack.distance.p
         except (AttributeError, ValueError):
             return "has no norm of its own, so it can't keep a budget"
-        if own != (math.inf if isinstance(asked.ball, Linf) else 2):
+        if own != asked.ball.p:
             norm = type(asked.ball).__name__.lower()
             return f"is an attack in L{own:g}: it can't keep a budget in {norm}"
         return None
