@@ -41,18 +41,21 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
     """Do what is missing of `cell`; its records, complete unless images were bad.
 
     Without `crafting`, only adversarial images that are saved are scored.
-    Raises ConfigError for what cannot be run, before a network is loaded.
+    Raises ConfigError for what cannot be run, before a network is loaded, and Busy if another
+    process runs the cell's shard (with `wait` it is waited for).
     """
     records = Records(cell.folder)
     attack = attack_of(cell) if crafting else None
     check_defenses(cell)
-    with records.lock(cell.config.shard):
+    with records.lock(cell.config.shard, wait=cell.config.wait):
+        for line in records.mend(cell.config.shard):
+            say(line)
         while True:
             lab: Lab | None = None
             try:
                 lab = open_lab(cell, records, note=crafting)
                 return _run(lab, records, attack, say)
-            except RuntimeError as e:
+            except (RuntimeError, MemoryError) as e:
                 if not _out_of_memory(e):
                     raise
                 reason = first_line(e)
@@ -81,12 +84,10 @@ def _run(lab: Lab, records: Records, attack: Attack | LibraryAttack | None, say:
     # Of a library's attack the last chunk is crafted as a whole, with images that aren't recorded.
     n = cell.config.n_images
     selection = select(lab, -(-n // cell.chunk) * cell.chunk)
+    for line in _silent(lab):
+        say(line)
     if not selection.chosen:
-        raise ConfigError(
-            f"no image of {cell.config.data.root} is eligible: select={cell.config.select} "
-            f"asks that {' and '.join(cell.selecting) or 'no network'} be right about it; "
-            "python -m agr.check shows what each has right, select=none asks nothing"
-        )
+        raise ConfigError(_none_eligible(lab))
     mine = [c for c in selection.chosen if cell.mine(c.position)]
     chosen = [c for c in mine if c.position < n]
     _check_same_images(records, chosen)
@@ -104,9 +105,36 @@ def _run(lab: Lab, records: Records, attack: Attack | LibraryAttack | None, say:
     return records
 
 
-def _out_of_memory(e: RuntimeError) -> bool:
-    """Whether torch had no memory left, on a GPU or on the CPU."""
-    return isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e)
+def _silent(lab: Lab) -> list[str]:
+    """A line for each network that had no finite answer to clean images: -1 is none."""
+    said = []
+    for name, (silent, known) in lab.silent().items():
+        title = lab.cell.title(name)
+        said.append(
+            f"{title} ({name}): no finite answer (NaN) to {silent:,} of {known:,} clean images"
+        )
+    return said
+
+
+def _none_eligible(lab: Lab) -> str:
+    cell = lab.cell
+    broken = [name for name, (silent, known) in lab.silent().items() if silent == known]
+    if broken:
+        return (
+            f"no image is eligible: {' and '.join(broken)} never gave a finite answer (NaN): its "
+            "weights or its precision are not what it needs; give other weights, or precision=fp32"
+        )
+    return (
+        f"no image of {cell.config.data.root} is eligible: select={cell.config.select} asks that "
+        f"{' and '.join(cell.selecting) or 'no network'} be right about it; "
+        "python -m agr.check shows what each has right, select=none asks nothing"
+    )
+
+
+def _out_of_memory(e: RuntimeError | MemoryError) -> bool:
+    """Whether there was no memory left, on a GPU or on the CPU."""
+    known = isinstance(e, torch.OutOfMemoryError | MemoryError)
+    return known or "can't allocate memory" in str(e)
 
 
 def _narrow(records: Records, tried: Numeric | None, reason: str, say: Say) -> None:
@@ -143,7 +171,7 @@ def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
         # Under the lock of run.json: of two processes that begin a cell, the second sees the first.
         check_unchanged(cell, run, inputs)
         if note:
-            _check_library_version(cell, run)
+            check_library_version(cell, run)
         run["numeric"] = asdict(settle(cell, run.get("numeric")))
         run |= {"cell": cell.id, "name": cell.name, "attack_hash": cell.attack_hash}
         run |= {"eps_effective": cell.eps_effective}
@@ -166,7 +194,7 @@ def _library_of(cell: Cell) -> list[str]:
     return [DISTRIBUTIONS[part]] if part in DISTRIBUTIONS else []
 
 
-def _check_library_version(cell: Cell, run: dict[str, Any]) -> None:
+def check_library_version(cell: Cell, run: dict[str, Any]) -> None:
     """Raise ConfigError if a cell was begun with another version of its attack's library."""
     for name in _library_of(cell):
         before = run.get("versions", {}).get(name)
@@ -221,7 +249,7 @@ class _Timed:
 
 def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, total: int) -> int:
     """Score what is made and write it in parts, also when interrupted; how many images."""
-    parts = _Parts(records, lab.cell.config.shard, lab.cell.config.part_seconds)
+    parts = _Parts(records, lab)
     count, fooled = 0, 0
     shown = next((t for t in lab.cell.targets if work.rows[t]), lab.cell.source)
     with _bar(lab.cell, total) as bar, parts:
@@ -262,8 +290,11 @@ def _bar(cell: Cell, total: int) -> tqdm[Any]:
 class _Parts:
     """Rows on their way to disk: written every so often, and on leaving, however that comes."""
 
-    def __init__(self, records: Records, shard: str, seconds: float):
-        self.records, self.shard, self.seconds = records, shard, seconds
+    def __init__(self, records: Records, lab: Lab):
+        c, numeric = lab.cell.config, lab.numeric
+        self.records, self.shard, self.seconds = records, c.shard, c.part_seconds
+        # What decides the last bits and can change in the middle of a cell: memory ran out.
+        self.about = {"slots": numeric.slots, "width": numeric.width}
         self.tables: dict[str, list[dict[str, Any]]] = {}
         self.last = time.monotonic()
 
@@ -282,7 +313,7 @@ class _Parts:
 
     def flush(self) -> None:
         if self.tables.get("rows") or self.tables.get("adversarials") or self.tables.get("trace"):
-            self.records.write_part(self.shard, self.tables)
+            self.records.write_part(self.shard, self.tables, self.about)
         self.tables, self.last = {}, time.monotonic()
 
 

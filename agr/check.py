@@ -30,11 +30,12 @@ from agr.errors import ConfigError
 from agr.inputs import check_weights, find_images
 from agr.models.pretrained import NotOnHub, weights_file
 from agr.naming import draw
-from agr.plan import at_most, duration, progress
+from agr.plan import at_most, duration
 from agr.records import Records
 from agr.report.statistics import wilson
 from agr.run import script, words
 from agr.schema import Geometry, NetworkConfig
+from agr.todo import progress
 
 if TYPE_CHECKING:
     from agr.models.zoo import Network
@@ -390,7 +391,7 @@ def _time(cells: Sequence[Cell], sources: Sequence[Cell], machine: Machine) -> I
         ticks[cell.source] = step_seconds(network, cell.geometry.size, _slots(cell), budget)
     total, done, left_out, foreign = 0.0, 0, 0, 0
     for cell in cells:
-        _, missing = progress(cell)
+        _, missing, _ = progress(cell, Records(cell.folder))
         done += not missing
         if missing and cell.library is not None:
             foreign += 1

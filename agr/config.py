@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from agr.errors import ConfigError, first_line
 from agr.naming import (
@@ -244,13 +245,48 @@ def to_cell(config: DictConfig, words: Iterable[str] = ()) -> Cell:
             "file that lacks name: and title:"
         )
     check_library_steps(config)
+    return _checked(config, words)
+
+
+def _checked(config: DictConfig, words: Sequence[str]) -> Cell:
     try:
-        cell = Cell(OmegaConf.to_object(with_networks(config)), words)  # type: ignore[arg-type]
+        cell = Cell(OmegaConf.to_object(with_networks(config)), tuple(words))  # type: ignore[arg-type]
     except ConfigError:
         raise
     except Exception as e:
         raise ConfigError(first_line(e)) from e
     check_cell(cell)
+    return cell
+
+
+def stored_cell(stored: Mapping[str, Any], folder: Path, **changes: Any) -> Cell:
+    """The cell that a run.json in `folder` was written for, from its "config".
+
+    `changes` are keys of the config, of which `networks` and `defenses` are what else there is to
+    be known beside the cell's own. None of the code that it allows is run here.
+    Raises ConfigError, also if its identity is another one now.
+    """
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(Config), stored)
+    except OmegaConfBaseException as e:
+        raise ConfigError(f"{folder}: its config is not of this program: {first_line(e)}") from e
+    for known, more in (
+        (config.suite.networks, changes.pop("networks", {})),
+        (config.defenses, changes.pop("defenses", {})),
+    ):
+        known.update({k: v for k, v in more.items() if k not in known})
+    config.data.update(changes.pop("data", None) or {})
+    # run.json holds the last session's
+    for key, value in ({"shard": "0/1", "outputs": str(folder.parent.parent)} | changes).items():
+        config[key] = value
+    assert isinstance(config, DictConfig)
+    cell = _checked(config, [])
+    if cell.folder != folder:
+        raise ConfigError(
+            f"{folder} was made with other networks than suite={cell.suite.name} has now"
+            + (f", or with another {' or '.join(config.allow)}" if config.allow else "")
+            + ": use what it was made with"
+        )
     return cell
 
 

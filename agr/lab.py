@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -14,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,14 +26,16 @@ from agr.data.cache import PixelCache
 from agr.data.manifest import Entry, Manifest, forget
 from agr.data.stream import BadImage, ChangedImage, Pixels, stream
 from agr.errors import ConfigError
+from agr.files import is_whole, write_named
 from agr.inputs import check_weights
+from agr.locks import locked
 from agr.models.defenses import DefendedNetwork
 from agr.models.pretrained import weights_file
 from agr.models.zoo import Ensemble, Network, Source
 from agr.naming import digest, draw, slug, undefended
 from agr.numeric import Numeric, load
 from agr.probe import free_bytes, step_bytes
-from agr.records import write_whole
+from agr.signals import unbroken
 
 CLEAN_COLUMNS = ["image_id", "pred", "conf", "least"]
 KEEP_SECONDS = 20.0  # clean answers are written about so often: a file is written whole
@@ -205,8 +207,17 @@ class Lab:
         """The network's answer to a clean image, if `clean` found one."""
         return self._clean[name].get(image_id)
 
-    def _file(self, name: str) -> Path:
-        """Where clean answers are kept: one file per network, geometry, data and identity.
+    def silent(self) -> dict[str, tuple[int, int]]:
+        """Networks that had no finite answer to some clean images: to how many, of how many."""
+        found = {}
+        for name, known in self._clean.items():
+            silent = sum(answer.pred == NO_ANSWER for answer in known.values())
+            if silent:
+                found[name] = silent, len(known)
+        return found
+
+    def _stem(self, name: str) -> str:
+        """What files of clean answers begin with, by network, geometry, data and identity.
 
         What decides the answers is their configs, of defenses too, and their weights.
         """
@@ -222,27 +233,43 @@ class Lab:
                 "numeric": self.numeric.of_answers(bare),
             }
         )
-        root = cell.suite_folder / "clean"
-        return root / f"{slug(name)}-{cell.geometry.size}px-{key}.parquet"
+        return f"{slug(name)}-{cell.geometry.size}px-{key}"
+
+    def _files(self, name: str) -> list[Path]:
+        """Where clean answers are kept: one file, two where a writer was killed."""
+        return sorted((self.cell.suite_folder / "clean").glob(f"{self._stem(name)}-*.parquet"))
 
     def _known(self, name: str) -> dict[str, Answer]:
         if name not in self._clean:
-            try:
-                frame = pd.read_parquet(self._file(name))
-            except (FileNotFoundError, pa.ArrowException):  # a damaged one is made again
-                frame = pd.DataFrame()
-            if not {*CLEAN_COLUMNS} <= {*frame.columns}:  # none, or an older one
-                frame = pd.DataFrame(columns=CLEAN_COLUMNS)
-            ids, *said = (frame[c].tolist() for c in CLEAN_COLUMNS)
-            self._clean[name] = dict(zip(ids, map(Answer, *said), strict=True))
+            self._clean[name] = {}
+            for path in self._files(name):
+                self._clean[name] |= _answers_in(path)
         return self._clean[name]
 
     def _keep(self, name: str) -> None:
-        """Merge what is known into the file; another process may have added to it meanwhile."""
-        path = self._file(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        """Add what is known to what is kept; another process may have added to it meanwhile."""
+        stem = self._stem(name)
+        folder = self.cell.suite_folder / "clean"
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / f".{stem}.lock"), unbroken():
             mine = self._clean.pop(name)
             self._clean[name] = merged = self._known(name) | mine
+            content = io.BytesIO()
             frame = pd.DataFrame([(i, *a) for i, a in merged.items()], columns=CLEAN_COLUMNS)
-            write_whole(path, lambda draft: frame.to_parquet(draft, index=False))
+            frame.to_parquet(content, index=False)
+            written = write_named(folder, stem, ".parquet", content.getvalue())
+            for older in self._files(name):
+                if older != written:
+                    older.unlink(missing_ok=True)
+
+
+def _answers_in(path: Path) -> dict[str, Answer]:
+    """The clean answers in a file; none where it is damaged or gone: they are asked for again."""
+    try:
+        frame = pd.read_parquet(path) if is_whole(path) else pd.DataFrame()
+    except (OSError, pa.ArrowException):
+        frame = pd.DataFrame()
+    if not {*CLEAN_COLUMNS} <= {*frame.columns}:
+        return {}
+    ids, *said = (frame[c].tolist() for c in CLEAN_COLUMNS)
+    return dict(zip(ids, map(Answer, *said), strict=True))

@@ -10,21 +10,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from agr.config import Cell
 from agr.errors import ConfigError
+from agr.files import write_whole
 from agr.inputs import check_weights, refuse
-from agr.models.tuning import Tuning
+from agr.locks import locked
+from agr.models.tuning import MEMORY_FORMATS, Tuning
 from agr.models.zoo import Network, choose_tuning, load_network
 from agr.naming import digest
 from agr.probe import free_bytes, step_bytes
-from agr.records import write_whole
 
 SLOTS = 32
 MOST_OF_MEMORY = 0.7  # the rest is for targets and what an estimate misses
@@ -139,7 +140,7 @@ def _slots(cell: Cell, numeric: Numeric) -> int:
         return {"slots": slots_that_fit(need, free_bytes(torch.device(device)))}
 
     key = [numeric.of_answers(cell.sources), cell.sources, cell.geometry.size]
-    return int(_once(cell, digest(["slots", *key]), choose)["slots"])
+    return int(_once(cell, digest(["slots", *key]), choose, _are_slots)["slots"])
 
 
 def slots_that_fit(need: float, free: float) -> int:
@@ -181,35 +182,58 @@ def _tuning(cell: Cell, name: str, numeric: Numeric) -> Tuning:
         )
         return asdict(chosen)
 
-    return Tuning(**_once(cell, digest([network, asked, machine]), choose))
+    return Tuning(**_once(cell, digest([network, asked, machine]), choose, _is_tuning))
 
 
-def _once(cell: Cell, key: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `choose` gave the first time, kept beside the records of the suite."""
+def _once(
+    cell: Cell, key: str, choose: Callable[[], dict[str, Any]], fits: Callable[[Any], bool]
+) -> dict[str, Any]:
+    """What `choose` gave the first time, kept beside the records of the suite.
+
+    What is kept and doesn't look as it should (`fits`) is chosen again.
+    """
     path = cell.suite_folder / "tuning.json"
-    if key in (known := _known(path)):
-        return dict(known[key])
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError:  # a check of the machine says elsewhere that it can't be written
-        return choose()
-    try:
-        if key not in (known := _known(path)):  # who came before us may have tried it
+    kept = _known(path)
+    if fits(kept.get(key)):
+        return dict(kept[key])
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path.with_name(".tuning.lock")))
+        except OSError:  # a check of the machine says elsewhere that it can't be written
+            return choose()
+        known = _known(path)  # who came before us may have tried it
+        if not fits(known.get(key)):
             known[key] = choose()
             text = json.dumps(known, indent=1)
             write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
         return dict(known[key])
-    finally:
-        lock.release()
 
 
 def _known(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # none yet; a damaged one is made again
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ):  # none yet; a damaged one is made again
         return {}
+
+
+def _is_tuning(kept: Any) -> bool:
+    return (
+        isinstance(kept, dict)
+        and {f.name for f in fields(Tuning)} == {*kept}
+        and str(kept["memory_format"]) in MEMORY_FORMATS
+        and isinstance(kept["folded"], bool)
+        and isinstance(kept["unfolded_because"], str)
+    )
+
+
+def _are_slots(kept: Any) -> bool:
+    return isinstance(kept, dict) and [*kept] == ["slots"] and kept["slots"] in range(1, 129)
 
 
 def _kind(device: str) -> str:

@@ -2,7 +2,8 @@
 
 python -m agr.plan [experiment=paper] [key=value ...]
 
-Without experiment=… the cells of the paper's tables are meant, narrowed by the words.
+Without experiment=… the cells of the paper's tables are meant, narrowed by the words; with -m the
+words are those of a sweep of one's own, as `agr.run -m` takes them.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from agr.compose import expand
 from agr.config import Cell
 from agr.errors import ConfigError
 from agr.records import Records
-from agr.run import script, words
-from agr.todo import finished, todo, wanted_positions
+from agr.run import script, sweep_words
+from agr.todo import progress
 
 PROBE_SECONDS = 5.0  # per source
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print one line per cell and the sum."""
-    cells = expand(words(arguments, "experiment=paper"))
+    cells = expand(sweep_words(arguments))
     costs: dict[tuple[str, ...], float | ConfigError] = {}
     rows, total, foreign = [], 0.0, 0
     for cell in cells:
-        state, missing = progress(cell)
+        state, missing, _ = progress(cell, Records(cell.folder))
         cost = "?" if missing else duration(0)
         if missing and cell.library is not None:
             foreign += 1
@@ -73,17 +74,6 @@ def _gradients(cell: Cell) -> int:
     from agr.build import build_attack
 
     return build_attack(cell.config).gradients
-
-
-def progress(cell: Cell) -> tuple[str, int]:
-    """A word for the cell, and how many images it still has to craft or score."""
-    records = Records(cell.folder)
-    if finished(cell, records):
-        return "done", 0
-    wanted = wanted_positions(cell, records)
-    work = todo(cell, records, wanted)
-    missing = len(work.to_craft | work.to_score)
-    return ("missing" if missing == len(wanted) else f"{missing} of {len(wanted)} left"), missing
 
 
 def _seconds_per_tick(

@@ -3,30 +3,36 @@
 A cell's folder holds `rows-*.parquet` (one row per image and target), on request
 `trace-*.parquet` (one per image and step) and `adversarials-*.parquet` (the 8-bit images), and
 `run.json`. Parts are written whole and renamed, rows last, so whatever is there is complete; what
-is done is a set of positions, so a run that was killed goes on where it was.
+is done is a set of positions, so a run that was killed goes on where it was. Names of parts end in
+a hash of their content, and run.json holds one of its own: what a disk does to them is found.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
+from filelock import SoftFileLease
 from numpy.typing import NDArray
 
 from agr.errors import ConfigError
+from agr.files import DRAFT, HASH_LENGTH, is_whole, write_named, write_whole
+from agr.locks import Busy, locked
+from agr.signals import unbroken
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 IMAGES_AT_ONCE = 64
+DAMAGED = "damaged"  # a folder: parts that were set aside
 
 
 def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -108,11 +114,41 @@ TABLES = {"trace": TRACE, "adversarials": ADVERSARIALS, "rows": ROWS}
 KEYS = {"trace": ["position", "step"], "adversarials": ["position"], "rows": ["position", "target"]}
 
 
+class Damaged(ConfigError):
+    """A part file that isn't as it was written."""
+
+
+class Part(NamedTuple):
+    """A part file: KIND-SHARD-NUMBER-HASH.parquet."""
+
+    path: Path
+    kind: str
+    shard: str  # "0of1"
+    number: int
+
+    @property
+    def own(self) -> tuple[str, int]:
+        """What it shares with the other files that were written with it."""
+        return self.shard, self.number
+
+
+PART = re.compile(rf"({'|'.join(TABLES)})-(\d+of\d+)-(\d{{5,}})-[0-9a-f]{{{HASH_LENGTH}}}\.parquet")
+
+
+def part_of(path: Path) -> Part | None:
+    """A file's part, by its name; None if it is none."""
+    match = PART.fullmatch(path.name)
+    return match and Part(path, match[1], match[2], int(match[3]))
+
+
 class Records:
     """The folder of one cell."""
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._lease: SoftFileLease | None = None
+
+    # ---- run.json --------------------------------------------------------------------------------
 
     @property
     def run_file(self) -> Path:
@@ -124,54 +160,157 @@ class Records:
         try:
             run = json.loads(self.run_file.read_text(encoding="utf-8"))
             version = run["schema_version"]
+            digest = run.pop("digest", None)
         except FileNotFoundError:
+            if self.parts("rows"):
+                raise ConfigError(
+                    f"{self.folder} has rows but no run.json, which says what they are: restore "
+                    "it, or move the folder away"
+                ) from None
             return None
-        except (ValueError, KeyError, TypeError) as e:
-            raise ConfigError(f"{self.run_file} is damaged: move {self.folder} away") from e
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+            raise self._damaged_run() from e
         if version != SCHEMA_VERSION:
             raise ConfigError(
                 f"{self.run_file} has schema {version}, this program writes {SCHEMA_VERSION}: "
                 "use another outputs=… folder"
             )
+        if digest != _digest(run):
+            raise self._damaged_run()
         return dict(run)
+
+    def _damaged_run(self) -> ConfigError:
+        return ConfigError(
+            f"{self.run_file} is damaged, or was edited: restore it, or move {self.folder} away"
+        )
 
     def update_run(self, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Change run.json in place, one writer at a time; its new content."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".run.lock"):
+        with locked(self.folder / ".run.lock"), unbroken():
+            for draft in self.folder.glob(f".run.json.*{DRAFT}"):  # of who was killed here
+                draft.unlink(missing_ok=True)
             run = self.run() or {"schema_version": SCHEMA_VERSION}
             change(run)
-            text = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
+            run = json.loads(json.dumps(run))  # as it will be read: tuples are lists
+            text = json.dumps(run | {"digest": _digest(run)}, indent=1, ensure_ascii=False) + "\n"
             write_whole(self.run_file, lambda path: path.write_text(text, encoding="utf-8"))
             return run
 
-    @contextmanager
-    def lock(self, shard: str) -> Iterator[None]:
-        """Keep other writers of this cell and shard away. Raises ConfigError if one is at work."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / f".shard-{shard.replace('/', 'of')}.lock", timeout=0)
-        try:
-            with lock:
-                yield
-        except Timeout as e:
-            raise ConfigError(
-                f"shard {shard} of {self.folder.name} is being run by another process: wait for "
-                "it, or run another shard"
-            ) from e
+    # ---- shards ----------------------------------------------------------------------------------
 
-    def write_part(self, shard: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    @contextmanager
+    def lock(self, shard: str, *, wait: bool = False) -> Iterator[None]:
+        """Keep other writers of this cell and shard away.
+
+        Raises Busy if a living process is at work, unless it is to `wait` for it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.lock_file(shard), wait=wait) as self._lease:
+                yield
+        except Busy as e:
+            raise Busy(
+                f"shard {shard} of {self.folder.name} is being run: {e}; wait for it (wait=true), "
+                "or run another shard"
+            ) from None
+        finally:
+            self._lease = None
+
+    def lock_file(self, shard: str) -> Path:
+        """The lock of a shard, "0/3"."""
+        return self.folder / f".shard-{_plain(shard)}.lock"
+
+    def lock_files(self) -> list[Path]:
+        """The locks of all shards that are held, or were when their process died."""
+        return sorted(self.folder.glob(".shard-*.lock"))
+
+    def note_failure(self, shard: str, failure: Mapping[str, Any] | None) -> None:
+        """Keep what went wrong with a shard, {"error": …, …}; None: nothing did."""
+        path = self.folder / f"failed-{_plain(shard)}.json"
+        if failure is None:
+            path.unlink(missing_ok=True)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(failure, indent=1, ensure_ascii=False) + "\n"
+            write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """What `note_failure` kept, by shard."""
+        found = {}
+        for path in sorted(self.folder.glob("failed-*.json")):
+            with suppress(OSError, ValueError):  # gone, since the shard was done meanwhile
+                shard = path.stem.removeprefix("failed-").replace("of", "/")
+                found[shard] = dict(json.loads(path.read_text(encoding="utf-8")))
+        return found
+
+    # ---- parts -----------------------------------------------------------------------------------
+
+    def write_part(
+        self,
+        shard: str,
+        tables: Mapping[str, Sequence[Mapping[str, Any]]],
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write one part: the rows, and whatever else belongs to the same images.
 
-        The file of rows is always written, if need be empty: it makes the others count.
+        The file of rows is always written, if need be empty: it makes the others count. `about` is
+        kept in the files' metadata. Raises ConfigError if another process has taken the lock over.
         """
-        stem = f"{shard.replace('/', 'of')}-"
-        numbers = [int(p.stem.rsplit("-", 1)[1]) for p in self._parts("rows", stem)]
-        number = max(numbers, default=-1) + 1
-        for kind, schema in TABLES.items():
-            if tables.get(kind) or kind == "rows":
-                table = pa.Table.from_pylist(list(tables.get(kind, ())), schema=schema)
-                path = self.folder / f"{kind}-{stem}{number:05d}.parquet"
-                write_whole(path, partial(pq.write_table, table, compression="zstd"))
+        if self._lease is not None and self._lease.compromise:
+            raise ConfigError(
+                f"{self.folder.name}: this process stood still so long that another one took "
+                f"shard {shard} over: it goes on there"
+            )
+        stem = _plain(shard)
+        # Of all kinds: a number that a kill left without its rows is never used again.
+        before = [p.number for kind in TABLES for p in self._parts(kind) if p.shard == stem]
+        number = max(before, default=-1) + 1
+        note = {"agr": json.dumps(dict(about or {}))}
+        with unbroken():
+            for kind, schema in TABLES.items():
+                if tables.get(kind) or kind == "rows":
+                    table = pa.Table.from_pylist(list(tables.get(kind, ())), schema=schema)
+                    content = io.BytesIO()
+                    table = table.replace_schema_metadata(note)
+                    pq.write_table(table, content, compression="zstd")
+                    stems = f"{kind}-{stem}-{number:05d}"
+                    write_named(self.folder, stems, ".parquet", content.getvalue())
+
+    def parts(self, kind: str) -> list[Part]:
+        """The parts of a kind that count, in their order: those that have rows."""
+        # What a kill left without its rows is no part: its images are crafted again.
+        with_rows = {part.own for part in self._parts("rows")}
+        return [part for part in self._parts(kind) if part.own in with_rows]
+
+    def _parts(self, kind: str) -> list[Part]:
+        paths = sorted(self.folder.glob(f"{kind}-*.parquet"))
+        return [part for path in paths if (part := part_of(path))]
+
+    def mend(self, shard: str) -> list[str]:
+        """Set damaged parts aside and clear away what a killed writer left; what was found.
+
+        To be called by who holds the lock of `shard`.
+        """
+        found = []
+        for part in [p for kind in TABLES for p in self._parts(kind)]:
+            if not is_whole(part.path):
+                with suppress(FileNotFoundError):  # another shard was first
+                    (self.folder / DAMAGED).mkdir(exist_ok=True)
+                    part.path.rename(self.folder / DAMAGED / part.path.name)
+                    found.append(
+                        f"{part.path.name} was damaged: it is set aside in {DAMAGED}, and its "
+                        "images are done again"
+                    )
+        stem, whole = _plain(shard), {part.own for part in self._parts("rows")}
+        for part in [p for kind in TABLES for p in self._parts(kind)]:
+            if part.shard == stem and part.own not in whole:
+                part.path.unlink(missing_ok=True)
+        for draft in self.folder.glob(f".*-{stem}-*{DRAFT}"):
+            draft.unlink(missing_ok=True)
+        return found
+
+    # ---- reading ---------------------------------------------------------------------------------
 
     def read(self, kind: str = "rows", columns: list[str] | None = None) -> pd.DataFrame:
         """All rows of a kind, "rows", "trace" or "adversarials"; empty where there are none."""
@@ -180,34 +319,59 @@ class Records:
     def table(self, kind: str = "rows", columns: list[str] | None = None) -> pa.Table:
         """The same as an Arrow table, in which unknown values are None.
 
-        What overlapping shards made twice (bitwise the same) counts once. Raises ConfigError for
-        a damaged part.
+        What overlapping shards made twice (bitwise the same) counts once. Raises Damaged.
         """
         columns = columns or TABLES[kind].names
         wanted = list(dict.fromkeys([*columns, *KEYS[kind]]))
         tables = [TABLES[kind].empty_table().select(wanted)]
-        for path in self._parts(kind):
-            if self._with_rows(path, kind):
-                try:
-                    tables.append(pq.read_table(path, columns=wanted, schema=TABLES[kind]))
-                except (pa.ArrowException, OSError) as e:
-                    raise ConfigError(
-                        f"{path} is damaged: delete it, and run the cell again for its images"
-                    ) from e
+        # Pixels are many bytes to hash for a question about positions.
+        trusting = kind == "adversarials" and "pixels" not in wanted
+        tables += [self.read_part(part, wanted, trusting) for part in self.parts(kind)]
         table = pa.concat_tables(tables)
         again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
         return table.filter(pa.array(~again)).select(columns)
 
+    def read_part(self, part: Part, columns: list[str], trusting: bool = False) -> pa.Table:
+        """Columns of one part, of which the hash is looked at unless it is `trusting`.
+
+        Raises Damaged.
+        """
+        try:
+            if trusting or is_whole(part.path):
+                table = pq.read_table(part.path, columns=columns, schema=TABLES[part.kind])
+                return table.replace_schema_metadata(None)
+        except (pa.ArrowException, OSError) as e:
+            raise self._damaged_part(part) from e
+        raise self._damaged_part(part)
+
+    def _damaged_part(self, part: Part) -> Damaged:
+        return Damaged(
+            f"{part.path} is damaged: run the cell again, which sets it aside and does its images "
+            "once more"
+        )
+
+    def about(self, part: Part) -> dict[str, Any]:
+        """What `write_part` was told of a part. Raises Damaged."""
+        try:
+            found = json.loads((pq.read_schema(part.path).metadata or {})[b"agr"])
+            return dict(found)
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as e:
+            raise self._damaged_part(part) from e
+
     def saved_images(self, positions: set[int]) -> Iterator[list[dict[str, Any]]]:
-        """The rows of "adversarials" at `positions`, a few at a time: all would fill the memory."""
+        """The rows of "adversarials" at `positions`, a few at a time: all would fill the memory.
+
+        Raises Damaged.
+        """
         left = set(positions)
-        for path in self._parts("adversarials"):
-            if self._with_rows(path, "adversarials"):
-                for batch in pq.ParquetFile(path).iter_batches(IMAGES_AT_ONCE):
-                    rows = [r for r in batch.to_pylist() if r["position"] in left]
-                    left -= {r["position"] for r in rows}
-                    if rows:
-                        yield rows
+        for part in self.parts("adversarials"):
+            if not is_whole(part.path):
+                raise self._damaged_part(part)
+            for batch in pq.ParquetFile(part.path).iter_batches(IMAGES_AT_ONCE):
+                rows = [r for r in batch.to_pylist() if r["position"] in left]
+                left -= {r["position"] for r in rows}
+                if rows:
+                    yield rows
 
     def positions(self, kind: str) -> set[int]:
         """The positions that have rows of a kind."""
@@ -218,12 +382,14 @@ class Records:
         rows = self.read("rows", ["position", "target"])
         return {str(t): set(p.tolist()) for t, p in rows.groupby("target")["position"]}
 
-    def _parts(self, kind: str, stem: str = "") -> list[Path]:
-        return sorted(self.folder.glob(f"{kind}-{stem}*.parquet"))
 
-    def _with_rows(self, path: Path, kind: str) -> bool:
-        """A trace without its rows is what a kill left: its images are crafted again."""
-        return path.with_name(path.name.replace(f"{kind}-", "rows-", 1)).exists()
+def _plain(shard: str) -> str:
+    return shard.replace("/", "of")
+
+
+def _digest(run: Mapping[str, Any]) -> str:
+    text = json.dumps(run, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
 
 def image_of(row: Mapping[str, Any]) -> NDArray[np.uint8]:
@@ -233,15 +399,3 @@ def image_of(row: Mapping[str, Any]) -> NDArray[np.uint8]:
 
 
 _NULLABLE = {pa.int32(): pd.Int32Dtype()}
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside `path` and rename: a reader sees the whole file or none."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        write(draft)
-        with draft.open("rb") as f:
-            os.fsync(f.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

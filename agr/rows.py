@@ -13,6 +13,7 @@ from PIL import Image
 
 from agr.config import Cell
 from agr.engine import Crafted
+from agr.files import naming
 from agr.lab import Answer, Lab, Pixels
 from agr.schema import LEVELS
 from agr.selection import Chosen
@@ -76,7 +77,8 @@ def adversarial_rows(work: Todo, made: Sequence[Crafted], folder: Path) -> list[
             pixels = np.ascontiguousarray(m.image.transpose(1, 2, 0))
             path = folder / "png" / f"{m.item.tag.entry.image_id}.png"
             path.parent.mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(path, compress_level=1)
+            with naming(path):
+                Image.fromarray(pixels).save(path, compress_level=1)
             height, width, _ = pixels.shape
             facts = {"height": height, "width": width, "pixels": pixels.tobytes()}
             rows.append(_of_image(m) | facts)

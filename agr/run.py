@@ -9,12 +9,19 @@ For example:
 from __future__ import annotations
 
 import ctypes
+import datetime
+import errno
 import os
+import shlex
 import shutil
+import socket
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,36 +32,85 @@ from omegaconf.errors import OmegaConfBaseException
 from agr.compose import expand
 from agr.config import Cell, to_cell
 from agr.errors import ConfigError, first_line
+from agr.locks import Busy
 from agr.schema import Config, conf_dir
+from agr.signals import Terminated, stoppable
 from agr.validation import explain
+
+if TYPE_CHECKING:
+    from agr.records import Records
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
-# How many cells this process was started for. None in a job on a cluster, which unpickles `job`
-# without `main`; 0 where command-line flags keep `main` from knowing.
-_cells_in_sweep: int | None = None
+
+@dataclass
+class Sweep:
+    """What this process was started for, and what of it isn't done."""
+
+    cells: int  # 0 where command-line flags keep `main` from knowing
+    undone: list[str] = field(default_factory=list)
+
+
+# None in a process of a launcher, which gets `job` without `main`.
+_sweep: Sweep | None = None
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
 def job(config: DictConfig) -> None:
     """Run one cell and show its table."""
-    if _cells_in_sweep is None:
+
+    def work() -> None:
+        cell = to_cell(config, HydraConfig.get().overrides.task)
+        if _sweep is None or _sweep.cells < 2:
+            run(cell)
+        else:
+            _run_one_of(_sweep, cell)
+
+    if _sweep is None:
         _set_up_process()
         keep_freed_memory()
-        run(config)  # the launcher carries an error home
+        work()  # the launcher carries an error home
     else:
-        guard(lambda: run(config))  # here, before Hydra adds lines of its own
+        guard(work)  # here, before Hydra adds lines of its own
 
 
-def run(config: DictConfig) -> None:
-    """Run one cell and show its table. Raises ConfigError."""
-    from agr.precision import compare, twin
+def run_words(words: Sequence[str]) -> None:
+    """Run the one cell that `words` mean, as a job on a cluster does.
+
+    Another process that runs it is waited for. Raises what goes wrong, which is noted beside the
+    records.
+    """
+    _set_up_process()
+    keep_freed_memory()
+    (cell,) = expand(words)
+    run(replace(cell, config=replace(cell.config, wait=True, progress=False)))
+
+
+def run(cell: Cell, place: str = "") -> None:
+    """Run one cell and show its table; `place` says which of a sweep it is.
+
+    What goes wrong is noted beside the records, for `agr.status`. Raises ConfigError, Busy if
+    another process is at work on it, and whatever a part of one's own raises.
+    """
     from agr.records import Records
+
+    shard, records = cell.config.shard, Records(cell.folder)
+    try:
+        _run(cell, records, place)
+    except Busy:
+        raise
+    except Exception as e:
+        with suppress(OSError):  # a full disk keeps no note either
+            records.note_failure(shard, _failure(e))
+        raise
+    records.note_failure(shard, None)
+
+
+def _run(cell: Cell, records: Records, place: str) -> None:
+    from agr.precision import compare, twin
     from agr.todo import finished
 
-    cell = to_cell(config, HydraConfig.get().overrides.task)
-    _greet(cell)
-    records = Records(cell.folder)
+    _greet(cell, place)
     _check_writable(cell)
     done = finished(cell, records)
     if done:
@@ -75,16 +131,43 @@ def run(config: DictConfig) -> None:
     print(f"\n{closing(cell)}\nrecords: {cell.folder}")
 
 
+def _failure(e: Exception) -> dict[str, Any]:
+    """What is kept of an error: its line, and where and in which job it was."""
+    job_id = os.environ.get("SLURM_JOB_ID")
+    lines = traceback.format_exception(e)
+    return {
+        "error": f"{type(e).__name__}: {first_line(e)}"[:1000],
+        "traceback": [] if isinstance(e, ConfigError) else "".join(lines)[-20_000:].splitlines(),
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "where": f"process {os.getpid()} on {socket.gethostname()}",
+        "job": job_id,
+    }
+
+
+def _run_one_of(sweep: Sweep, cell: Cell) -> None:
+    """Run a cell of a sweep, which goes on if this one can't be done."""
+    try:
+        run(cell, f"[{HydraConfig.get().job.num + 1}/{sweep.cells}] ")
+        return
+    except ConfigError as e:
+        print(f"error: {cell.name}: {first_line(e)}", file=sys.stderr)
+    except OSError:  # a full disk won't do for the others either
+        raise
+    except Exception:
+        print(f"error: {cell.name}\n{traceback.format_exc()}", file=sys.stderr)
+    sweep.undone.append(cell.name)
+
+
 def main() -> None:
     """The entry point: wrong input ends with one line and exit code 2."""
     shown_whole = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and we say it in one line
-    guard(_main, traceback=shown_whole)
+    guard(_main, full=shown_whole)
 
 
 def _main() -> None:
-    global _cells_in_sweep
-    _cells_in_sweep = 0
+    global _sweep
+    _sweep = Sweep(0)
     if "hydra/launcher=slurm" in sys.argv and "--cfg" not in sys.argv and not shutil.which("srun"):
         raise ConfigError(
             "hydra/launcher=slurm: there is no srun here: go to a machine of the cluster, or use "
@@ -94,8 +177,15 @@ def _main() -> None:
     if all(not word.startswith("-") or word.startswith(flags) for word in sys.argv[1:]):
         cells = expand(sys.argv[1:])
         check_all(cells)
-        _cells_in_sweep = len(cells)
+        _sweep.cells = len(cells)
     job()
+    if _sweep.undone:
+        print(
+            f"{len(_sweep.undone)} of {_sweep.cells} cells are not done, and why stands above; the "
+            f"same command does what is missing: {', '.join(_sweep.undone)}",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
 
 
 def check_all(cells: Sequence[Cell]) -> None:
@@ -135,32 +225,64 @@ def keep_freed_memory() -> None:
             mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def guard(work: Callable[[], None], *, traceback: bool = False, keep_memory: bool = True) -> None:
-    """Run `work`; what a user can mend ends with one line on stderr and exit code 2."""
+def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = True) -> None:
+    """Run `work`; what a user can mend ends with one line on stderr and exit code 2.
+
+    SIGTERM and Ctrl-C end it with what is finished written, and with the way to go on. `full`:
+    with Python's traceback instead.
+    """
     _set_up_process()
     if keep_memory:
         keep_freed_memory()
     try:
-        work()
+        with stoppable():
+            work()
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ConfigError, HydraException, OmegaConfBaseException, OSError) as e:
-        if traceback:
+        if full:
             raise
-        wrong = e.__cause__ if isinstance(e.__cause__, ConfigError) else e
-        text = first_line(wrong) if isinstance(wrong, ConfigError | OSError) else explain(wrong)
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {_said(e)}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("stopped: what was finished is kept, the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as e:
+        by, code = ("SIGTERM", 143) if isinstance(e, Terminated) else ("Ctrl-C", 130)
+        print(
+            f"stopped by {by}: what was finished is kept; the same command goes on: {_command()}",
+            file=sys.stderr,
+        )
+        raise SystemExit(code) from None
 
 
-def _greet(cell: Cell) -> None:
+def _said(e: BaseException) -> str:
+    wrong = e.__cause__ if isinstance(e.__cause__, ConfigError) else e
+    if isinstance(wrong, ConfigError):
+        return first_line(wrong)
+    return _of_system(wrong) if isinstance(wrong, OSError) else explain(wrong)
+
+
+def _of_system(e: OSError) -> str:
+    """What the system refused, and the way out where it is known."""
+    place = Path(str(e.filename)).parent if e.filename else "a disk"
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"no space is left in {place}: what was finished is kept; make room, and the same "
+            f"command goes on: {_command()}"
+        )
+    if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return (
+            f"{e.filename or place} cannot be read or written ({e.strerror}): what was finished is "
+            f"kept; once it can, the same command goes on: {_command()}"
+        )
+    return first_line(e)
+
+
+def _command() -> str:
+    """The command that this process was started with."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
+def _greet(cell: Cell, place: str) -> None:
     c = cell.config
-    place = ""
-    if (_cells_in_sweep or 0) > 1:
-        place = f"[{HydraConfig.get().job.num + 1}/{_cells_in_sweep}] "
     eps = f"{c.eps:g}"
     if cell.eps_effective != c.eps:
         eps += f" ({cell.eps_effective:.1f} at {cell.geometry.size} px)"
@@ -224,6 +346,17 @@ def words(arguments: Sequence[str], default: str) -> list[str]:
     """Hydra words for a script, with a default experiment where none is named."""
     named = any(word.startswith("experiment=") for word in arguments)
     return list(arguments) if named else [default, *arguments]
+
+
+def sweep_words(arguments: Sequence[str]) -> list[str]:
+    """The words of a sweep: with -m exactly those given, as to `agr.run`, else the paper's."""
+    whole = {"-m", "--multirun"} & {*arguments}
+    return list(arguments) if whole else words(arguments, "experiment=paper")
+
+
+def without_shards(words: Sequence[str]) -> list[str]:
+    """Words that mean whole cells, however the work on them was divided."""
+    return [word for word in words if not word.startswith(("shard=", "shards="))]
 
 
 if __name__ == "__main__":

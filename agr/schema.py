@@ -166,6 +166,7 @@ class Config:
     resident: bool | None = None  # keep all targets on the device; null: if they fit
     workers: int = 2
     shard: str = "0/1"  # i/k: this run does every k-th image, from the i-th
+    wait: bool = False  # for another process that runs the cell, rather than leave it to that one
     outputs: str = "outputs"
     trace: bool = False  # one row per (image, step): fooled, l2, cosine
     save_adversarials: bool = False

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from agr.compose import expand
-from agr.config import Cell, to_cell
+from agr.config import Cell, stored_cell
 from agr.errors import ConfigError, first_line
 from agr.records import Records
 from agr.run import script
@@ -43,26 +43,16 @@ def saved_cells(
         if not saved:
             continue
         stored = (records.run() or {})["config"]
-        config = OmegaConf.merge(OmegaConf.structured(Config), stored)
-        if now := _today(config.suite.name):
-            for known, today in (
-                (config.suite.networks, now.suite.networks),
-                (config.defenses, now.defenses),
-            ):
-                known.update({k: v for k, v in today.items() if k not in known})
-        config.targets, config.outputs = targets, outputs
-        config.data.update(moved or {})
-        # run.json holds the last session's; scoring is for all that is saved
-        config.shard, config.n_images = "0/1", max(saved) + 1
-        assert isinstance(config, DictConfig)
-        allowed = [f"allow={list(config.allow)}"] if config.allow else []
-        cell = to_cell(config, allowed)  # nothing is crafted, so none of that code is run
-        if cell.folder != path.parent:
-            raise ConfigError(
-                f"{path.parent} was made with other networks than suite={cell.suite.name} has now"
-                + (f", or with another {' or '.join(config.allow)}" if config.allow else "")
-                + ": score it with what it was made with"
-            )
+        now = _today(stored["suite"]["name"])
+        cell = stored_cell(
+            stored,
+            path.parent,
+            networks=now.suite.networks if now else {},
+            defenses=now.defenses if now else {},
+            data=moved,
+            targets=targets,
+            n_images=max(saved) + 1,  # scoring is for all that is saved
+        )
         cells.append(Cell(replace(cell.config, save_adversarials=False, trace=False)))
     if not cells:
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from agr.config import Cell
-from agr.records import Records
+from agr.records import Damaged, Records
 
 
 class Todo(NamedTuple):
@@ -38,8 +38,28 @@ def wanted_positions(cell: Cell, records: Records) -> set[int]:
 
 
 def finished(cell: Cell, records: Records) -> bool:
-    """Whether the records hold all that this config asks for."""
-    if not records.run_file.exists():
+    """Whether the records hold all that this config asks for. Raises ConfigError (run.json)."""
+    if records.run() is None:
         return False
-    work = todo(cell, records, wanted_positions(cell, records))
+    try:
+        work = todo(cell, records, wanted_positions(cell, records))
+    except Damaged:  # its images are to be done again
+        return False
     return not (work.to_craft or work.to_score)
+
+
+def progress(cell: Cell, records: Records) -> tuple[str, int, int]:
+    """A word for a cell, and how many of how many images it still has to craft or score.
+
+    Raises ConfigError (run.json).
+    """
+    wanted = wanted_positions(cell, records)
+    if finished(cell, records):
+        return "done", 0, len(wanted)
+    try:
+        work = todo(cell, records, wanted)
+    except Damaged:
+        return "damaged", len(wanted), len(wanted)
+    missing = len(work.to_craft | work.to_score)
+    word = "missing" if missing == len(wanted) else f"{missing} of {len(wanted)} left"
+    return word, missing, len(wanted)

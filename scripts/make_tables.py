@@ -9,12 +9,12 @@ import sys
 
 from agr.compose import expand
 from agr.report.tables import tables_folder, write_tables
-from agr.run import script, words
+from agr.run import script, without_shards, words
 
 
 def main() -> None:
     """Write the tables and print the Markdown ones."""
-    asked = words(sys.argv[1:], "experiment=paper")
+    asked = without_shards(words(sys.argv[1:], "experiment=paper"))
     cells = expand(asked)
     paths = write_tables(cells, tables_folder(cells, asked))
     for path in paths:

@@ -26,7 +26,7 @@ from agr.inputs import check_inputs, check_unchanged, find_images
 from agr.lab import Lab
 from agr.models.zoo import load_network
 from agr.numeric import settle
-from agr.records import ADVERSARIALS, ROWS, TRACE, Records
+from agr.records import ADVERSARIALS, ROWS, TRACE, Damaged, Records
 from agr.report.tables import closing
 from agr.score import saved_cells
 from agr.selection import select
@@ -470,8 +470,22 @@ def test_threads_of_one_cell_do_not_leak_into_the_next(tmp_path: Path) -> None:
 
 
 def test_nothing_eligible_is_an_error(tmp_path: Path) -> None:
+    demo = demo_cell(tmp_path)
+    right = [e for e in find_images(demo).entries if e.label == 0][:20]
+    lines = [f"{e.path.relative_to(str(demo.config.data.root))},1" for e in right]
+    (tmp_path / "wrong.csv").write_text("\n".join(["filename,label", *lines]))
     with pytest.raises(ConfigError, match=r"no image of .* is eligible: select=group"):
-        run_cell(demo_cell(tmp_path, *VGG, "suite.networks.vgg19.std=[1e-40,1e-40,1e-40]"))
+        run_cell(demo_cell(tmp_path, *VGG, f"data.labels={tmp_path / 'wrong.csv'}"))
+
+
+def test_a_network_that_gives_nan_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = "suite.networks.vgg19.std=[1e-40,1e-40,1e-40]"
+    with pytest.raises(ConfigError, match="vgg19 never gave a finite answer"):
+        run_cell(demo_cell(tmp_path, *VGG, broken))
+    run_cell(demo_cell(tmp_path, *VGG, broken, "select=source", "n_images=4"))
+    assert "VGG19 (vgg19): no finite answer (NaN) to 1,000 of 1,000" in capsys.readouterr().out
 
 
 def test_l2_step_sizes_are_scaled_like_the_budget(tmp_path: Path) -> None:
@@ -531,7 +545,7 @@ def test_two_writers_of_one_shard_are_kept_apart(tmp_path: Path) -> None:
     records = Records(cell.folder)
     with (
         records.lock("0/1"),
-        pytest.raises(ConfigError, match="run by another process"),
+        pytest.raises(ConfigError, match=f"is being run: process {os.getpid()} on"),
         Records(cell.folder).lock("0/1"),
     ):
         pass
@@ -544,9 +558,9 @@ def test_damaged_parts_are_named(tmp_path: Path) -> None:
     records = run_cell(cell)
     (path,) = records.folder.glob("rows-*")
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ConfigError, match="is damaged: delete it"):
-        run_cell(cell)
-    path.unlink()
+    with pytest.raises(Damaged, match=f"{path.name} is damaged: run the cell again"):
+        records.read("rows")
+    assert not finished(cell, records)
     (clean, *_) = tmp_path.glob("demo/clean/*.parquet")
     clean.write_bytes(b"PAR1")  # a damaged cache is made again
     run_cell(cell)
@@ -713,11 +727,11 @@ def test_clean_answers_are_kept_apart_by_all_that_decides_them(tmp_path: Path) -
     words = ("source=vgg16", "targets=[vgg16,vgg16/jpeg75]")
     files = []
     for change in changes:
-        files.append(lab_of(demo_cell(tmp_path, *words, *change))._file("vgg16"))
+        files.append(lab_of(demo_cell(tmp_path, *words, *change))._stem("vgg16"))
     assert len(set(files)) == len(changes)
     lab = lab_of(demo_cell(tmp_path, *words))
     other = lab_of(demo_cell(tmp_path, *words, "defenses.jpeg75.quality=50"))
-    names = [lab._file("vgg16"), lab._file("vgg16/jpeg75"), other._file("vgg16/jpeg75")]
+    names = [lab._stem("vgg16"), lab._stem("vgg16/jpeg75"), other._stem("vgg16/jpeg75")]
     assert len(set(names)) == 3
 
 

@@ -325,7 +325,7 @@ def test_the_comparison_by_hand(tmp_path: Path) -> None:
             {"position": i, "image_id": str(i), "target": "vgg16", "success": bool(s)}
             for i, s in enumerate(success)
         ]
-        one.folder.mkdir(parents=True)
+        Records(one.folder).update_run(lambda run: None)
         Records(one.folder).write_part("0/1", {"rows": table})
     found = compare(cell, exact)
     assert found == {

@@ -1,0 +1,67 @@
+"""Files that are whole or not there, and files whose names tell whether they are what was written.
+
+Whatever a run writes goes beside its place first and is renamed: a reader, a kill or a full disk
+never meets half a file. What disks do to files later shows in names that hold a hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+HASH_LENGTH = 16  # hex digits of a sha256
+DRAFT = ".draft"
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside `path` and rename: a reader sees the whole file or none."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
+    try:
+        with naming(path):
+            write(draft)
+            with draft.open("rb") as f:
+                os.fsync(f.fileno())
+            draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have errors of the system name the file `path`: that of a full disk names none."""
+    try:
+        yield
+    except OSError as e:
+        e.filename = e.filename or str(path)
+        raise
+
+
+def write_named(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
+    """Write `content` whole as STEM-HASH.SUFFIX, of which `is_whole` knows whether it still is."""
+    path = folder / f"{stem}-{_hash(content)}{suffix}"
+    write_whole(path, lambda draft: draft.write_bytes(content))
+    return path
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file of `write_named` still holds what was written; False where it is gone."""
+    try:
+        state = path.stat()
+        return _hash_of(path, state.st_mtime_ns, state.st_size) == path.stem.rpartition("-")[2]
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=4096)
+def _hash_of(path: Path, changed: int, size: int) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()[:HASH_LENGTH]
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:HASH_LENGTH]

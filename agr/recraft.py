@@ -1,0 +1,126 @@
+"""Craft and score a few recorded images once more, and compare: same bits or a problem."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from agr.cell import check_library_version
+from agr.config import Cell, stored_cell
+from agr.crafting import attack_of, crafted, whole_chunks
+from agr.engine import Calls
+from agr.errors import ConfigError, first_line
+from agr.inputs import check_inputs, check_unchanged
+from agr.lab import Lab
+from agr.numeric import Numeric, device_of, settle
+from agr.records import KEYS, TABLES, Part, Records
+from agr.rows import target_rows
+from agr.selection import Chosen, select
+from agr.todo import Todo
+
+if TYPE_CHECKING:
+    from agr.verify import Report
+
+
+def recraft(records: Records, images: int, seed: int, allow: Sequence[str], report: Report) -> None:
+    """Add to `report` what differs of `images` random images of a finished cell.
+
+    They are drawn by `seed` from all parts, and each part is done with the slots that it was
+    written with. Nothing that an earlier run kept is used, and nothing is written.
+    """
+    run = records.run() or {}
+    try:
+        cell = stored_cell(run["config"], records.folder)
+        if foreign := {*cell.config.allow} - {*allow}:
+            raise ConfigError(
+                f"its attack has parts of {', '.join(sorted(foreign))}, whose code would be run: "
+                f"add allow=[{','.join(sorted(foreign))}] if you trust it"
+            )
+        for part, positions in _drawn(records, images, seed).items():
+            for key, was, found in _differences(cell, run, records, part, positions):
+                report.problems.append(f"crafted again, {key} is {found}, recorded is {was}")
+            report.again += len(positions)
+    except ConfigError as e:
+        report.problems.append(f"not crafted again: {first_line(e)}")
+
+
+def _drawn(records: Records, images: int, seed: int) -> dict[Part, set[int]]:
+    """Random positions, by the part that their rows stand in."""
+    found: dict[int, Part] = {}
+    for part in records.parts("rows"):
+        for position in records.read_part(part, ["position"])["position"].to_pylist():
+            found.setdefault(position, part)
+    drawn = random.Random(seed).sample(sorted(found), min(images, len(found)))
+    by_part: dict[Part, set[int]] = {}
+    for position in drawn:
+        by_part.setdefault(found[position], set()).add(position)
+    return by_part
+
+
+def _differences(
+    cell: Cell, run: dict[str, Any], records: Records, part: Part, positions: set[int]
+) -> Iterator[tuple[str, Any, Any]]:
+    """(what, recorded, now) of every value that differs."""
+    rows = records.read_part(part, TABLES["rows"].names).to_pandas()
+    # Targets that were scored later (agr.score) aren't in the cell's config.
+    mine = rows["position"].isin(positions) & rows["target"].isin(cell.targets)
+    before = rows[mine].set_index(KEYS["rows"])
+    targets = list(dict.fromkeys(target for _, target in before.index))
+    with TemporaryDirectory() as place:
+        config = replace(
+            cell.config, outputs=place, progress=False, targets=targets, slots=None, width=None
+        )
+        here = replace(cell, config=config)
+        made = _made_again(here, run, before, positions, records.about(part))
+        now = pd.DataFrame(made).set_index(KEYS["rows"])
+    for key in before.index:
+        for name in before.columns:
+            was: Any = before.at[key, name]
+            found: Any = now.at[key, name] if key in now.index else None
+            if was != found and not (pd.isna(was) and pd.isna(found)):
+                yield f"{name} of {before.at[key, 'image_id']} on {key[1]}", was, found
+
+
+def _made_again(
+    cell: Cell,
+    run: dict[str, Any],
+    before: pd.DataFrame,
+    positions: set[int],
+    about: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """The rows of `positions` once more."""
+    inputs = check_inputs(cell)
+    check_unchanged(cell, run, inputs)
+    check_library_version(cell, run)
+    stored = asdict(Numeric.of(run["numeric"])) | about
+    lab = Lab(cell, settle(cell, stored), device_of(cell), inputs.manifest)
+    chosen, selected = _chosen(lab, before, positions)
+    lab.clean(dict.fromkeys([cell.source, *cell.targets]), [c.entry for c in chosen])
+    work = Todo(dict.fromkeys(cell.targets, positions), set(), set(), positions, set())
+    made = crafted(lab, attack_of(cell), chosen, selected, Calls())
+    return target_rows(lab, work, [m for m in made if m.item.tag.position in positions])
+
+
+def _chosen(
+    lab: Lab, before: pd.DataFrame, positions: set[int]
+) -> tuple[list[Chosen], Sequence[Chosen]]:
+    """The images that have to be crafted, and those that the cell attacks in all.
+
+    Of a library's attack, whose chunks are crafted whole, the selection is made again.
+    """
+    if lab.cell.library is not None:
+        n = -(-(max(positions) + 1) // lab.cell.chunk) * lab.cell.chunk
+        selected = select(lab, n).chosen
+        return whole_chunks(lab.cell, selected, positions), selected
+    entries = {e.image_id: e for e in lab.manifest.entries}
+    images = before.reset_index().drop_duplicates("position")
+    found = []
+    for row in images.to_dict("records"):
+        wanted = None if pd.isna(row["target_label"]) else int(row["target_label"])
+        found.append(Chosen(int(row["position"]), entries[row["image_id"]], wanted))
+    return found, found

@@ -1,0 +1,89 @@
+"""How far a sweep is: cells done, running, failed and missing, and the command for what is missing.
+
+python -m agr.status [experiment=paper] [key=value ...]
+
+Without experiment=… the cells of the paper's tables are meant, narrowed by the words; with -m the
+words are those of a sweep of one's own, as `agr.run -m` takes them. What runs is known by its
+locks, on whatever machine; records say what is done, whatever a cluster says of jobs.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from agr.compose import expand
+from agr.config import Cell
+from agr.errors import ConfigError, first_line
+from agr.locks import Holder, alive
+from agr.records import Records
+from agr.run import script, sweep_words, without_shards
+from agr.todo import progress
+
+LONGEST = 100  # characters of an error in the table
+
+
+class State(NamedTuple):
+    """How far a cell is."""
+
+    word: str  # done | running | failed | damaged | missing
+    missing: int  # images
+    wanted: int
+    more: str  # who runs it, or what went wrong
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print one line per cell, the sum, and the command that fills the gaps."""
+    asked = without_shards(sweep_words(arguments))
+    cells = list({cell.folder: cell for cell in expand(asked)}.values())
+    running = alive([path for cell in cells for path in Records(cell.folder).lock_files()])
+    states = [state_of(cell, running) for cell in cells]
+    rows = [_row(cell, state) for cell, state in zip(cells, states, strict=True)]
+    header = ["attack", "norm, eps", "source", "seed", "state", "images", ""]
+    print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
+    count = Counter(state.word for state in states)
+    print(f"\n{len(cells)} cells: {', '.join(f'{n} {word}' for word, n in count.items())}")
+    for cell, state in zip(cells, states, strict=True):
+        if state.word == "failed":
+            print(f"failed: {cell.folder}/failed-*.json has it whole; alone: {cell.command()}")
+    if count["done"] < len(cells):
+        print(f"what is missing: {_command(arguments)}")
+
+
+def state_of(cell: Cell, running: Mapping[Path, Holder]) -> State:
+    """How far a cell is; `running` are the locks that a living process holds."""
+    records = Records(cell.folder)
+    try:
+        word, missing, wanted = progress(cell, records)
+    except ConfigError as e:
+        return State("damaged", cell.config.n_images, cell.config.n_images, first_line(e))
+    if word == "done":
+        return State(word, missing, wanted, "")
+    if holders := [str(running[path]) for path in records.lock_files() if path in running]:
+        return State("running", missing, wanted, ", ".join(sorted(set(holders))))
+    if failures := records.failures():
+        shard, failure = next(iter(failures.items()))
+        place = "" if shard == "0/1" else f"shard {shard}: "
+        return State("failed", missing, wanted, f"{place}{failure['error']}"[:LONGEST])
+    return State("damaged" if word == "damaged" else "missing", missing, wanted, "")
+
+
+def _row(cell: Cell, state: State) -> list[object]:
+    c = cell.config
+    place = [c.attack.name, f"{c.norm.name} {c.eps:g}", cell.title(cell.source), c.seed]
+    images = f"{state.wanted - state.missing} of {state.wanted}"
+    return [*place, state.word, images, state.more]
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "agr.run", *sweep_words(arguments)])
+
+
+if __name__ == "__main__":
+    script(lambda: main(sys.argv[1:]), __doc__)

@@ -1,0 +1,82 @@
+"""A sweep seen from outside: what is done, running, failed or missing."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agr.cell import run_cell
+from agr.locks import Holder
+from agr.records import Records
+from agr.run import without_shards
+from agr.status import main, state_of
+from tests.conftest import demo_cell
+
+VGG = ("source=vgg16", "targets=[vgg16]", "n_images=4", "progress=false")
+SWEEP = ["-m", *VGG, "slots=8", "threads=1", "attack=agr,ifgsm,mifgsm,fgsm"]
+
+
+def test_every_state_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SWEEP, f"outputs={tmp_path}"]
+    run_cell(demo_cell(tmp_path, *VGG, "attack=agr"))
+    run_cell(demo_cell(tmp_path, *VGG, "attack=ifgsm", "n_images=1"))
+    failed = Records(demo_cell(tmp_path, *VGG, "attack=mifgsm").folder)
+    failed.note_failure("3/8", {"error": "ValueError: no such thing", "traceback": []})
+    running = Records(demo_cell(tmp_path, *VGG, "attack=ifgsm").folder)
+    capsys.readouterr()
+    with running.lock("1/8"):
+        main([*words, "shards=8"])
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in out.splitlines()[2:6]}
+    assert "done     4 of 4" in lines["agr"]
+    assert "running  1 of 4" in lines["ifgsm"]
+    assert f"on {socket.gethostname()}" in lines["ifgsm"]
+    assert "failed   0 of 4    shard 3/8: ValueError: no such thing" in lines["mifgsm"]
+    assert "missing  0 of 4" in lines["fgsm"]
+    assert "4 cells: 1 done, 1 running, 1 failed, 1 missing" in out
+    assert f"{failed.folder}/failed-*.json has it whole" in out
+    assert out.splitlines()[-1].startswith("what is missing: python -m agr.run -m source=vgg16")
+    assert "shards=8" in out.splitlines()[-1]
+
+
+def test_the_command_of_status_does_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["-m", *VGG, "slots=8", "threads=1", "attack=fgsm", "eps=4,8", f"outputs={tmp_path}"]
+    main(words)
+    line = capsys.readouterr().out.splitlines()[-1].removeprefix("what is missing: ")
+    command = shlex.split(line)
+    assert command[0] == "python"
+    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    main(words)
+    out = capsys.readouterr().out
+    assert "2 cells: 2 done" in out
+    assert "what is missing" not in out
+
+
+def test_damaged_records_are_a_state(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "attack=fgsm")
+    records = run_cell(cell)
+    part = records.parts("rows")[0]
+    content = part.path.read_bytes()
+    part.path.write_bytes(content[:-1])
+    assert state_of(cell, {}).word == "damaged"
+    lock = records.lock_file("0/1")
+    lock.touch()
+    assert state_of(cell, {lock: Holder("n1", 12)}).word == "running"
+    lock.unlink()
+    part.path.write_bytes(content)
+    assert state_of(cell, {}).word == "done"
+    records.run_file.write_text("{")
+    state = state_of(cell, {})
+    assert state.word == "damaged"
+    assert "run.json is damaged" in state.more
+
+
+def test_shards_are_not_cells() -> None:
+    assert without_shards(["-m", "shard=0/2,1/2", "shards=8", "eps=2"]) == ["-m", "eps=2"]

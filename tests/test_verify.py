@@ -1,0 +1,265 @@
+"""Records that are checked again: each fault is found, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from agr.cell import run_cell
+from agr.errors import ConfigError
+from agr.files import write_named
+from agr.records import TABLES, Part, Records
+from agr.verify import check_records, main
+from tests.conftest import demo_cell
+
+VGG = ("source=vgg16", "targets=[vgg16,vgg19]", "progress=false")
+EXTRAS = ("attack=ifgsm_stop", "trace=true", "save_adversarials=true")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs = tmp_path_factory.mktemp("whole")
+    run_cell(demo_cell(outputs, *VGG, *EXTRAS, "shard=0/2"))
+    run_cell(demo_cell(outputs, *VGG, *EXTRAS, "shard=1/2"))
+    return outputs
+
+
+@pytest.fixture
+def records(whole: Path, tmp_path: Path) -> Records:
+    """A copy that may be spoilt."""
+    shutil.copytree(whole, tmp_path / "outputs")
+    return Records(demo_cell(tmp_path / "outputs", *VGG, *EXTRAS).folder)
+
+
+def rewrite(records: Records, kind: str, change: Callable[[pd.DataFrame], Any]) -> Part:
+    """Change the rows of the first part of a kind and write it as if it had been so."""
+    part = records.parts(kind)[0]
+    table = pq.read_table(part.path)
+    frame = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    frame = frame if (changed := change(frame)) is None else changed
+    replace_part(records, part, pa.Table.from_pandas(frame, TABLES[kind], preserve_index=False))
+    return part
+
+
+def replace_part(records: Records, part: Part, table: pa.Table) -> None:
+    buffer = pa.BufferOutputStream()
+    metadata = pq.read_schema(part.path).metadata
+    pq.write_table(table.replace_schema_metadata(metadata), buffer)
+    part.path.unlink()
+    stem = part.path.stem.rpartition("-")[0]
+    write_named(records.folder, stem, ".parquet", buffer.getvalue().to_pybytes())
+
+
+def test_nothing_is_wrong(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([f"outputs={whole}"])
+    out = capsys.readouterr().out
+    rows = Records(demo_cell(whole, *VGG, *EXTRAS).folder).read("rows")
+    rates = 100 * rows.groupby("target")["success"].mean()
+    assert (
+        f"12 images, 6 parts; ASR % vgg16 {rates['vgg16']:.1f}, vgg19 {rates['vgg19']:.1f}" in out
+    )
+    assert out.endswith("1 cells, 6 part files, 24 rows: nothing is wrong\n")
+
+
+def assign(**values: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """A change of single values, of the first row."""
+
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        for name, value in values.items():
+            old = frame.at[0, name]
+            frame.loc[0, name] = value(old) if callable(value) else value
+        return frame
+
+    return change
+
+
+SPOILT: dict[str, tuple[str, Callable[[pd.DataFrame], Any], str]] = {
+    "a row is missing": ("rows", lambda f: f.iloc[1:], "1 of 12 images have no row for vgg16"),
+    "a row is there twice": (
+        "rows",
+        lambda f: pd.concat([f, f.iloc[:1].assign(adv_conf=0.25)]),
+        "two different rows for position 0, target vgg16",
+    ),
+    "success was changed": ("rows", assign(success=lambda s: not s), "isn't what its predictions"),
+    "a prediction was changed": (
+        "rows",
+        assign(adv_pred=lambda p: p, success=False),
+        "on vgg16 isn't what its predictions say",
+    ),
+    "another cell's row": ("rows", assign(cell="abc"), "1 rows have another cell than"),
+    "another attack's row": ("rows", assign(attack_hash="abc"), "1 rows have another attack_hash"),
+    "another budget": ("rows", assign(eps=9.0), "1 rows have another eps than 10"),
+    "too large": ("rows", lambda f: f.assign(linf=0.05), "linf is 12.75 of 10 allowed"),
+    "too many steps": ("rows", lambda f: f.assign(steps_used=11), "took more than 10 steps"),
+    "rows that disagree": (
+        "rows", assign(adv_sha256="0"), "the rows of position 0 have different adv_sha256",
+    ),
+    "one image at two positions": (
+        "rows",
+        lambda f: f.assign(image_id=f["image_id"].iloc[0]),
+        "an image stands at two positions",
+    ),
+    "not a white box": ("rows", assign(white_box=False), "1 rows are wrong about white_box"),
+    "a step of a trace": ("trace", lambda f: f.iloc[1:], "the trace of position"),
+    "a trace of nothing": (
+        "trace", lambda f: f.assign(position=77), "position 77 has a trace and no row",
+    ),
+    "another image": (
+        "adversarials", assign(pixels=bytes(64 * 64 * 3)), "is not the one that was scored",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_is_wrong_is_found(
+    name: str, records: Records, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, change, words = SPOILT[name]
+    rewrite(records, kind, change)
+    with pytest.raises(SystemExit) as e:
+        main([f"outputs={records.folder.parent.parent}"])
+    assert e.value.code == 1
+    out = capsys.readouterr().out
+    problems = [line for line in out.splitlines() if line.startswith("  problem: ")]
+    assert any(words in line for line in problems), out
+    assert out.endswith(": 1 cells are wrong\n")
+
+
+def test_files_that_are_wrong_are_found(records: Records) -> None:
+    cases: dict[str, Callable[[Path], Any]] = {
+        "is not what was written": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+        "12 images have no row": lambda path: path.unlink(),
+    }
+    for words, spoil in cases.items():
+        spoil(records.parts("rows")[0].path)
+        assert any(words in problem for problem in check_records(records).problems)
+
+
+def test_other_columns_are_found(records: Records) -> None:
+    part = records.parts("rows")[0]
+    table = pq.read_table(part.path)
+    replace_part(records, part, table.drop_columns(["cosine"]))
+    (problem,) = check_records(records).problems
+    assert "has other columns than rows have" in problem
+
+
+def test_a_damaged_run_json_is_found(records: Records) -> None:
+    records.run_file.write_text(records.run_file.read_text().replace("400", "40"))
+    (problem,) = check_records(records).problems
+    assert "is damaged, or was edited" in problem
+    records.run_file.unlink()
+    (problem,) = check_records(records).problems
+    assert "has rows but no run.json" in problem
+
+
+def test_a_folder_of_another_name_is_found(records: Records) -> None:
+    other = records.folder.rename(records.folder.with_name("agr-linf-10-vgg16-0123456789"))
+    (problem,) = check_records(Records(other)).problems
+    assert "was made with other networks" in problem
+
+
+def test_a_png_that_was_changed_is_found(records: Records) -> None:
+    path = next((records.folder / "png").iterdir())
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[3, 4, 1] ^= 1
+    Image.fromarray(pixels).save(path)
+    (problem,) = check_records(records).problems
+    assert problem == f"png/{path.name} is not the image that was scored"
+    path.unlink()  # an export may be thrown away
+    assert check_records(records).problems == []
+
+
+def test_what_a_kill_left_is_a_note(records: Records) -> None:
+    part = records.parts("trace")[0]
+    shutil.copy(part.path, part.path.with_name(part.path.name.replace("-00000-", "-00009-")))
+    report = check_records(records)
+    assert report.problems == []
+    assert "has no rows and doesn't count: a killed run left it" in report.notes[0]
+
+
+def test_rows_of_overlapping_shards_are_a_note(records: Records) -> None:
+    for path in records.folder.glob("rows-0of2-*"):
+        shutil.copy(path, path.with_name(path.name.replace("0of2", "0of4")))
+    report = check_records(records)
+    assert report.problems == []
+    assert "rows stand in two parts, alike" in report.notes[0]
+
+
+# ---- crafted again -------------------------------------------------------------------------------
+
+
+def test_images_crafted_again_are_the_same(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path for path in whole.rglob("*"))
+    main([f"outputs={whole}", "images=5"])
+    out = capsys.readouterr().out
+    assert "5 crafted again" in out
+    assert "5 images crafted and scored again: nothing is wrong" in out
+    assert sorted(path for path in whole.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("attack=admix", "n_images=4"),
+        ("attack=mifgsm", "attack.targeted=true", "attack.target=least_likely"),
+        ("attack=ifgsm", "attack.label=prediction", "select=none", "norm=l2"),
+        ("attack=library/ddn", "norm=l2", "attack.library.chunk=4", "n_images=10"),
+    ],
+)
+def test_any_attack_can_be_crafted_again(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell(demo_cell(tmp_path, *VGG, *words))
+    main([f"outputs={tmp_path}", "images=3", "seed=1"])
+    assert "3 images crafted and scored again: nothing is wrong" in capsys.readouterr().out
+
+
+def test_an_image_that_comes_out_otherwise_is_found(
+    records: Records, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that agree with each other and with their predictions, and were never crafted."""
+    for path in records.folder.glob("adversarials-*"):
+        path.unlink()
+    for part in [*records.parts("rows")]:
+        frame = pq.read_table(part.path).to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+        frame["l2"] = frame["l2"] * (1 + 1e-15)
+        table = pa.Table.from_pandas(frame, TABLES["rows"], preserve_index=False)
+        replace_part(records, part, table)
+    with pytest.raises(SystemExit):
+        main([f"outputs={records.folder.parent.parent}", "images=12"])
+    assert "crafted again, l2 of ILSVRC2012_val" in capsys.readouterr().out
+
+
+def test_another_machine_cannot_craft_again(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.__version__", "2.6.0")
+    with pytest.raises(SystemExit):
+        main([f"outputs={whole}", "images=1"])
+    assert "problem: not crafted again: " in (out := capsys.readouterr().out)
+    assert "was begun with torch=" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["outputs=/nowhere"], "outputs=/nowhere is no folder"),
+        (["outputs=conf"], r"outputs=conf cells=\*: there are no records"),
+        (["image=3"], "give only allow, cells, images, outputs, seed"),
+        (["images=many"], "images=many is no number"),
+        (["images=-1"], "images=-1 is no number"),
+        (["allow=my_parts"], "allow=my_parts is no list"),
+    ],
+)
+def test_wrong_words_for_verify(words: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        main(words)
