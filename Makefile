@@ -11,7 +11,7 @@ ARGS ?=
 CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ready plan tables leaderboard bench attacks-page test test-all check clean
+.PHONY: help setup demo ready plan status verify tables leaderboard bench attacks-page test test-all check clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,12 @@ ready: setup ## whether this machine can do the run: data, weights, memory, disk
 
 plan: setup ## list the cells of the tables: which are done, how long the others will take
 	@$(RUN) -m agr.plan $(CELLS)
+
+status: setup ## which cells of the tables are done, running, failed or missing
+	@$(RUN) -m agr.status $(CELLS)
+
+verify: setup ## check all records again: make verify ARGS="images=20" crafts some images once more
+	@$(RUN) -m agr.verify $(ARGS)
 
 tables: setup ## run every missing cell of the paper's Tables 1-3 and render them
 	$(RUN) -m agr.run $(CELLS)

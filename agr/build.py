@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from agr.compose import expand
 from agr.errors import ConfigError, first_line, nearest
 from agr.naming import package_of, targets_of
 from agr.schema import LEVELS, Config
+from agr.trust import check_target
 from agr.validation import check_eps
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _attack_part(c: Config, slot: str, module: str, node: Any) -> Any:
     return part
 
 
-def _part(key: str, module: str, node: Any, allow: Iterable[str] = ()) -> Any:
+def _part(key: str, module: str, node: Any, allow: Collection[str] = ()) -> Any:
     """The part that a node describes.
 
     Only parts of the key's module are ever made, and those of packages that the user allows: a
@@ -140,12 +141,11 @@ def _part(key: str, module: str, node: Any, allow: Iterable[str] = ()) -> Any:
             f"{nearest(str(node), _parts_of(module))}"
         )
     for target in targets_of(node):
+        check_target(key, target, module, allow)
         if package_of(target) not in allow and not _is_part(target, module):
-            way_out = f"write one, or allow=[{package_of(target)}] its package"
-            if package_of(target) == package_of(module):
-                way_out = nearest(target.rpartition(".")[2], _parts_of(module))
+            known = nearest(target.rpartition(".")[2], _parts_of(module))
             raise ConfigError(
-                f"{key} has _target_={target}: it must name a part of {module}: {way_out}"
+                f"{key} has _target_={target}: it must name a part of {module}: {known}"
             )
     try:
         return instantiate(node, _convert_="all")
@@ -154,6 +154,8 @@ def _part(key: str, module: str, node: Any, allow: Iterable[str] = ()) -> Any:
         while first.__cause__ or first.__context__:
             first = first.__cause__ or first.__context__  # type: ignore[assignment]
         hint = ": is its folder on PYTHONPATH?" if isinstance(first, ImportError) else ""
+        if isinstance(first, TypeError):
+            hint = ": docs/attacks.md has the parameters of our parts"
         raise ConfigError(f"{key}: {first_line(first)}{hint}") from e
 
 

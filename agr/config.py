@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agr.errors import ConfigError, first_line
+from agr.explain import explain
 from agr.naming import (
     code_of,
     digest,
@@ -254,7 +255,7 @@ def _checked(config: DictConfig, words: Sequence[str]) -> Cell:
     except ConfigError:
         raise
     except Exception as e:
-        raise ConfigError(first_line(e)) from e
+        raise ConfigError(explain(e)) from e
     check_cell(cell)
     return cell
 

@@ -18,7 +18,7 @@ from agr.errors import ConfigError, nearest
 from agr.schema import NetworkConfig
 
 HASH_LENGTH = 10
-SLUG_LENGTH = 80
+SLUG_LENGTH = 80  # bytes: names of files have 255, and one is made of several
 
 
 def digest(value: Any) -> str:
@@ -71,7 +71,9 @@ def code_of(package: str) -> str:
 def slug(name: str) -> str:
     """A name as a part of a file's name: no separators, and not too long."""
     plain = re.sub(r"[^\w.+=,-]+", "_", name)
-    return plain if len(plain) <= SLUG_LENGTH else f"{plain[:SLUG_LENGTH]}-{digest(name)}"
+    if len(plain.encode()) <= SLUG_LENGTH:
+        return plain
+    return f"{plain.encode()[:SLUG_LENGTH].decode(errors='ignore')}-{digest(name)}"
 
 
 def undefended(target: str, defenses: Iterable[str]) -> tuple[str, list[str]]:
@@ -141,6 +143,8 @@ def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
                 f"source={name}: defenses are for targets; attack {bare} and score {name} with "
                 f"targets=[{bare},{name}]"
             )
+    if not all(isinstance(t, str) for t in targets or []):
+        raise ConfigError(f"targets={targets}: give a list of names, [name,name]")
     bare_targets = [undefended(t, config.defenses)[0] for t in targets or []]
     return [(f"source={s}", s) for s in sources] + [(f"target {t}", t) for t in bare_targets]
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -23,17 +23,17 @@ from agr.rows import target_rows
 from agr.selection import Chosen, select
 from agr.todo import Todo
 
-if TYPE_CHECKING:
-    from agr.verify import Report
 
-
-def recraft(records: Records, images: int, seed: int, allow: Sequence[str], report: Report) -> None:
-    """Add to `report` what differs of `images` random images of a finished cell.
+def recraft(
+    records: Records, images: int, seed: int, allow: Sequence[str]
+) -> tuple[int, list[str]]:
+    """How many of `images` random images of a finished cell were done again, and what differs.
 
     They are drawn by `seed` from all parts, and each part is done with the slots that it was
     written with. Nothing that an earlier run kept is used, and nothing is written.
     """
     run = records.run() or {}
+    again, problems = 0, []
     try:
         cell = stored_cell(run["config"], records.folder)
         if foreign := {*cell.config.allow} - {*allow}:
@@ -43,10 +43,11 @@ def recraft(records: Records, images: int, seed: int, allow: Sequence[str], repo
             )
         for part, positions in _drawn(records, images, seed).items():
             for key, was, found in _differences(cell, run, records, part, positions):
-                report.problems.append(f"crafted again, {key} is {found}, recorded is {was}")
-            report.again += len(positions)
+                problems.append(f"crafted again, {key} is {found}, recorded is {was}")
+            again += len(positions)
     except ConfigError as e:
-        report.problems.append(f"not crafted again: {first_line(e)}")
+        problems.append(f"not crafted again: {first_line(e)}")
+    return again, problems
 
 
 def _drawn(records: Records, images: int, seed: int) -> dict[Part, set[int]]:

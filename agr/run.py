@@ -13,7 +13,6 @@ import datetime
 import errno
 import os
 import shlex
-import shutil
 import socket
 import sys
 import traceback
@@ -168,15 +167,17 @@ def main() -> None:
 def _main() -> None:
     global _sweep
     _sweep = Sweep(0)
-    if "hydra/launcher=slurm" in sys.argv and "--cfg" not in sys.argv and not shutil.which("srun"):
-        raise ConfigError(
-            "hydra/launcher=slurm: there is no srun here: go to a machine of the cluster, or use "
-            "hydra/launcher=local"
-        )
     flags = ("-m", "--multirun", "--config-dir", "-cd")
     if all(not word.startswith("-") or word.startswith(flags) for word in sys.argv[1:]):
+        from agr.cluster import launcher_of, split_shards, sweep  # what --help can do without
+
+        given = sys.argv[1:]
+        launcher = launcher_of(given)
+        sys.argv[1:] = split_shards(given)  # Hydra reads them again in `job`
         cells = expand(sys.argv[1:])
         check_all(cells)
+        if launcher:
+            raise SystemExit(sweep(launcher, given, cells))
         _sweep.cells = len(cells)
     job()
     if _sweep.undone:
@@ -189,12 +190,16 @@ def _main() -> None:
 
 
 def check_all(cells: Sequence[Cell]) -> None:
-    """Check every cell of a sweep before the first one runs. Raises ConfigError."""
+    """Check every cell of a sweep before the first one runs, once for all its shards.
+
+    Raises ConfigError.
+    """
     from agr.inputs import check_inputs
     from agr.records import Records
     from agr.todo import finished
 
-    for cell in cells:
+    whole = [replace(cell, config=replace(cell.config, shard="0/1")) for cell in cells]
+    for cell in {repr(cell.config): cell for cell in whole}.values():
         if not finished(cell, Records(cell.folder)):
             from agr.crafting import attack_of, check_defenses
 

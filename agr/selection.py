@@ -32,8 +32,9 @@ def select(lab: Lab, n: int) -> Selection:
     """The first `n` eligible images, fewer if there are not so many.
 
     The order is a hash of (seed, image id), so the first n stay the same when n grows, and don't
-    depend on the other images of the suite. Clean answers of the source, the targets and the
-    selecting networks are known afterwards for every chosen image; bad files are in `lab.bad`.
+    depend on the other images of the suite. Clean answers of the selecting networks are known
+    afterwards for every chosen image, those of the source and the targets for the shard's own,
+    which alone have their target labels; bad files are in `lab.bad`.
     """
     cell = lab.cell
     deciding = cell.selecting or [cell.source]
@@ -51,10 +52,13 @@ def select(lab: Lab, n: int) -> Selection:
                 bar.update(min(n, len(found)) - bar.n)
         total = len(found) if start >= len(entries) else None
         found = found[:n]
-        lab.clean(dict.fromkeys([cell.source, *cell.targets]), found)
+        mine = [e for i, e in enumerate(found) if cell.mine(i)]
+        lab.clean(dict.fromkeys([cell.source, *cell.targets]), mine)
     finally:
         lab.keep()
-    chosen = [Chosen(i, e, _target_label(lab, e)) for i, e in enumerate(found)]
+    chosen = [
+        Chosen(i, e, _target_label(lab, e) if cell.mine(i) else None) for i, e in enumerate(found)
+    ]
     return Selection(chosen, total)
 
 

@@ -19,7 +19,11 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Have SIGTERM raise `Terminated` in the block. Does nothing outside the main thread."""
+    """Have SIGTERM raise `Terminated` in the block, once.
+
+    Slurm sends it twice: the second one would meet what the first began, the writing of what is
+    finished. Does nothing outside the main thread.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -31,6 +35,7 @@ def stoppable() -> Iterator[None]:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     raise Terminated
 
 

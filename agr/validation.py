@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.errors import OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from agr.errors import ConfigError, first_line, nearest
+from agr.errors import UNSHOWN, ConfigError, nearest, printable
+from agr.explain import explain as explain
 from agr.naming import same_network
 from agr.schema import (
     CHOICES,
@@ -25,71 +25,46 @@ from agr.schema import (
     Config,
     Geometry,
     NetworkConfig,
-    conf_dir,
 )
+from agr.trust import check_parts
 
 if TYPE_CHECKING:
     from agr.config import Cell
 
-# A parameter of an attack's part, such as attack.chain.momentum.decay
-PART_KEY = re.compile(r"attack\.((start|loss|step|stop|library)\.|(views|chain)\.\w+\.)")
+# What whole numbers can be: more than this is a slip, and would fill the memory or a column.
+RANGES = {
+    "steps": (1, 100_000),
+    "n_images": (1, 1_000_000_000),
+    "slots": (1, 65_536),
+    "width": (1, 65_536),
+    "threads": (1, 4_096),
+    "workers": (1, 1_024),
+    "seed": (-(1 << 63), (1 << 63) - 1),
+    "fp32_images": (0, 1_000_000_000),
+    "suite.images": (1, 1_000_000_000),
+    "check.images": (1, 1_000_000_000),
+}
+SECONDS = {"part_seconds": 0, "check.seconds": 0}
+DEVICE = re.compile(r"auto|cpu|mps|xpu|cuda(:\d{1,3})?", re.ASCII)
+LONGEST_PART = 255  # bytes, of a path: more is refused by file systems
+LONGEST_NAME = 100  # bytes, of what is the name of a folder
+LARGEST_SIDE = 16_384  # pixels; one image of it has 800 million values
+MOST_CLASSES = 10_000_000
+# Of timm.create_model and what it calls: where weights come from, and of what kind they are.
+WEIGHT_ARGUMENTS = (
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args"),
+    *("checkpoint_path", "cache_dir", "num_classes", "model_name", "scriptable", "exportable"),
+)
+SHARD = re.compile(r"\d{1,9}/\d{1,9}", re.ASCII)
 
 
 def check_cell(cell: Cell) -> None:
     """Raise ConfigError, with one line, for whatever a run could not work with."""
+    _check_text(cell.config)
+    check_parts(cell.config)
     _check_choices(cell.config)
     _check_names(cell)
     _check_numbers(cell)
-
-
-def explain(e: BaseException) -> str:
-    """One line for what Hydra or OmegaConf raised, with the nearest names where a name is wrong."""
-    options = getattr(e, "options", None)
-    missing = getattr(e, "missing_cfg_file", None)
-    if missing and options is not None:
-        group, _, name = str(missing).rpartition("/")
-        known = list(options)
-        if str(missing).startswith("attack/"):  # Hydra lists the first level only
-            group, name = "attack", str(missing).removeprefix("attack/")
-            inner = Path(conf_dir(), group).glob("*/*.yaml")
-            known += [f"{path.parent.name}/{path.stem}" for path in inner]
-        return f"{group}={name} is unknown: {nearest(name, [k for k in known if k[0] != '_'])}"
-    if isinstance(e, OverrideParseException):
-        return (
-            f"{e.override} cannot be read: write key=value, a list as [a,b] without spaces, and "
-            f"quotes inside for other signs, 'key=\"~/a (b)\"' ({first_line(e)})"
-        )
-    cause = e.__cause__ or e
-    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
-    if "not in" in str(cause) and key and PART_KEY.match(str(key)):
-        slot = PART_KEY.match(str(key))[0].rstrip(".")  # type: ignore[index]
-        return (
-            f"{key}: {slot} is empty, or its part has no such parameter (docs/attacks.md lists "
-            f"them): give a part as a whole, '{slot}={{_target_:…}}', one that replaces another "
-            f"with ++ before it"
-        )
-    if "not in" in str(cause) and key:
-        return f"{key} is no key of the config: {nearest(str(key), _all_keys(Config))}"
-    if str(cause).startswith("Ambiguous value"):
-        return f"{first_line(cause)}: to sweep over its values put -m first; a list is [a,b]"
-    if "ListConfig" in str(cause):
-        key = getattr(e, "full_key", None) or key or "targets"
-        if key == "targets":
-            return "targets is a list: write targets=[vgg16,vgg19]"
-        return f"{key} doesn't take this: a list is written {key}=[a,b], named slots {key}={{a:b}}"
-    lines = [line.strip() for line in f"{e}\n{e.__cause__ or ''}".splitlines() if line.strip()]
-    noise = ("HYDRA_FULL_ERROR", "full_key:", "object_type=", "See https://")
-    return "; ".join(dict.fromkeys(n for n in lines if not any(word in n for word in noise)))
-
-
-def _all_keys(schema: Any, prefix: str = "") -> list[str]:
-    keys = []
-    for f in fields(schema):
-        keys.append(prefix + f.name)
-        inner: Any = f.default_factory
-        if is_dataclass(inner):
-            keys += _all_keys(inner, f"{prefix}{f.name}.")
-    return keys
 
 
 def reject_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
@@ -109,11 +84,57 @@ def reject_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
                 reject_unknown_keys(child, kind, place)
 
 
+def _check_text(c: Config) -> None:
+    """Names go into tables, terminals and names of files."""
+    for key, text in _texts(c):
+        if text == MISSING:
+            raise ConfigError(f"{key} is missing: leave ~{key} out, or give a value")
+        if UNSHOWN.search(text):
+            raise ConfigError(
+                f"{key}={printable(text)} has a line break or another sign that can't be shown: "
+                "take it out"
+            )
+    check_file_name("suite.name", c.suite.name)
+    for package in c.allow:
+        if not package.isidentifier():
+            raise ConfigError(
+                f"allow=[{package}] is no package: give the name that a _target_ begins with"
+            )
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts of a config, names of keys too, and where each stands."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _texts(inner, f"{key}[{i}]")
+    elif isinstance(value, dict) or is_dataclass(value):
+        for name, inner in (value if isinstance(value, dict) else vars(value)).items():
+            place = f"{key}.{name}" if key else str(name)
+            yield from () if is_dataclass(value) else [(place, str(name))]
+            yield from _texts(inner, place)
+
+
+def check_file_name(key: str, name: str) -> None:
+    """Raise ConfigError for a name that can't be that of a folder in the outputs, or leads out."""
+    if not re.fullmatch(r"[^./\\][^/\\]*", name) or len(name.encode()) > LONGEST_NAME:
+        raise ConfigError(
+            f"{key}={name} is the name of a folder: give one of 1 to {LONGEST_NAME} letters, "
+            "without slashes and without a dot at its beginning"
+        )
+
+
+def _value(c: Config, key: str) -> Any:
+    value: Any = c
+    for word in key.split("."):
+        value = getattr(value, word)
+    return value
+
+
 def _check_choices(c: Config) -> None:
     for key, known in CHOICES.items():
-        value: Any = c
-        for word in key.split("."):
-            value = getattr(value, word)
+        value = _value(c, key)
         if value not in known:
             names = [k for k in known if k is not None]
             raise ConfigError(f"{key}={value} is unknown: {nearest(str(value), names)}")
@@ -127,8 +148,8 @@ def _check_names(cell: Cell) -> None:
             raise ConfigError(
                 f"suite.groups names {name}: {nearest(name, c.suite.networks)} (suite.networks)"
             )
-    for group in c.suite.groups.values():
-        _check_geometry(group.geometry)
+    for name, group in c.suite.groups.items():
+        _check_geometry(f"group {name}", group.geometry)
     for name, network in c.suite.networks.items():
         _check_network(name, network)
     for a, b in combinations(cell.sources, 2):
@@ -136,8 +157,10 @@ def _check_names(cell: Cell) -> None:
             raise ConfigError(f"source={c.source}: {a} and {b} are one network: name others")
     if c.targets is not None and not c.targets:
         raise ConfigError("targets=[] names no network: leave it out for the source's group")
-    if not c.outputs:
-        raise ConfigError("outputs= names no folder")
+    if not c.outputs or any(len(part.encode()) > LONGEST_PART for part in c.outputs.split("/")):
+        raise ConfigError(f"outputs={c.outputs} names no folder: give a name of 1 to 255 letters")
+    if not DEVICE.fullmatch(c.device):
+        raise ConfigError(f"device={c.device} is unknown: give auto, cpu, or cuda:N for GPU N")
     if c.attack.targeted and c.attack.label != "truth":
         raise ConfigError(
             f"attack.label={c.attack.label} says what an untargeted attack moves away from: leave "
@@ -192,16 +215,19 @@ def check_library_steps(config: DictConfig) -> None:
         )
 
 
-def _check_geometry(g: Geometry) -> None:
+def _check_geometry(of: str, g: Geometry) -> None:
     if g.mode not in MODES:
-        raise ConfigError(f"geometry.mode={g.mode} is unknown: {nearest(g.mode, MODES)}")
+        raise ConfigError(f"{of}: geometry.mode={g.mode} is unknown: {nearest(g.mode, MODES)}")
     if g.interpolation not in RESIZING:
         raise ConfigError(
-            f"geometry.interpolation={g.interpolation} is unknown: "
+            f"{of}: geometry.interpolation={g.interpolation} is unknown: "
             f"{nearest(g.interpolation, RESIZING)}"
         )
-    if g.size < 1 or not 0 < g.crop <= 1:
-        raise ConfigError(f"geometry: size={g.size} crop={g.crop} cannot be: 1 or more, and 0 to 1")
+    if not (0 < g.crop <= 1 and 1 <= g.size <= LARGEST_SIDE * g.crop):
+        raise ConfigError(
+            f"{of}: geometry size={g.size} crop={g.crop} cannot be: give 1 to {LARGEST_SIDE} px, "
+            "and a share of 0 to 1"
+        )
 
 
 def _check_network(name: str, n: NetworkConfig) -> None:
@@ -209,11 +235,29 @@ def _check_network(name: str, n: NetworkConfig) -> None:
         raise ConfigError(
             f"network {name}: resize={n.resize} is unknown: {nearest(str(n.resize), RESIZING)}"
         )
-    if len(n.mean) != 3 or len(n.std) != 3 or not all(s > 0 for s in n.std):
+    numbers = [*n.mean, *n.std]
+    if len(n.mean) != 3 or len(n.std) != 3 or not all(map(math.isfinite, numbers)):
         raise ConfigError(f"network {name}: mean={n.mean} std={n.std}: give three, std above 0")
-    _check_geometry(n.geometry)
-    if n.size < 1 or n.classes < 2:
-        raise ConfigError(f"network {name}: size={n.size} classes={n.classes} cannot be")
+    if not all(s > 0 for s in n.std):
+        raise ConfigError(f"network {name}: std={n.std}: give three numbers above 0")
+    if n.width is not None and not 0 < n.width <= 1:
+        raise ConfigError(f"network {name}: width={n.width} is no share of the width: 0 to 1")
+    _check_geometry(f"network {name}", n.geometry)
+    if not 2 <= n.classes <= MOST_CLASSES:
+        raise ConfigError(f"network {name}: classes={n.classes} cannot be: give 2 or more")
+    if n.width is not None and n.arguments:
+        raise ConfigError(f"network {name}: a slim copy (width) takes no arguments: leave them out")
+    _check_arguments(name, n.arguments)
+
+
+def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """What timm would fetch or load on its own is for `weights` alone to say."""
+    for key in arguments:
+        if key in WEIGHT_ARGUMENTS:
+            raise ConfigError(
+                f"network {name}: arguments.{key} would have timm load another file: leave it out, "
+                "and name the file as weights"
+            )
 
 
 def check_eps(eps: float) -> None:
@@ -223,9 +267,30 @@ def check_eps(eps: float) -> None:
 
 
 def _check_numbers(cell: Cell) -> None:
+    _check_ranges(cell.config)
+    _check_budget(cell)
+    _check_step_size(cell.config)
+    _check_shard(cell.config)
+
+
+def _check_ranges(c: Config) -> None:
+    for key, (low, high) in RANGES.items():
+        value = _value(c, key)
+        if value is not None and not low <= value <= high:
+            size = f"small: give {low} or more" if value < low else f"large: give {high} or less"
+            raise ConfigError(f"{key}={value} is too {size}")
+    for key, low in SECONDS.items():
+        if not low <= _value(c, key) < math.inf:
+            raise ConfigError(f"{key}={_value(c, key):g} is no time: give {low} or more seconds")
+    if c.suite.l2_reference is not None and not 1 <= c.suite.l2_reference <= 3 * LARGEST_SIDE**2:
+        raise ConfigError(
+            f"suite.l2_reference={c.suite.l2_reference} is no number of values: give pixels x "
+            "channels, as 268203"
+        )
+
+
+def _check_budget(cell: Cell) -> None:
     c = cell.config
-    if c.suite.l2_reference is not None and c.suite.l2_reference < 1:
-        raise ConfigError(f"suite.l2_reference={c.suite.l2_reference} is no number of values")
     check_eps(c.eps)
     if c.norm.name == "linf" and 0 < c.eps < 1 and c.quantize != "off":
         raise ConfigError(
@@ -240,29 +305,22 @@ def _check_numbers(cell: Cell) -> None:
             f"eps={c.eps:g}{scaled} is beyond the {c.norm.name} bound {bound:g} of images of "
             f"{cell.geometry.size} px: eps is on the 0-255 pixel scale"
         )
-    if c.check.images < 1 or c.check.seconds < 0:
-        raise ConfigError(
-            f"check.images={c.check.images} check.seconds={c.check.seconds:g} cannot be: give 1 or "
-            "more images, and 0 or more seconds"
-        )
-    least = {"steps": 1, "n_images": 1, "slots": 1, "width": 1, "threads": 1, "workers": 1}
-    for key, low in least.items():
-        value = getattr(c, key)
-        if value is not None and value < low:
-            raise ConfigError(f"{key}={value} is too small: give {low} or more")
+
+
+def _check_step_size(c: Config) -> None:
     size = c.attack.size
     if isinstance(size, str):
         fine = size in STEP_RULES or STEP_FRACTION.fullmatch(size) is not None
     else:
-        fine = isinstance(size, int | float) and not isinstance(size, bool) and size > 0
+        fine = isinstance(size, int | float) and not isinstance(size, bool) and 0 < size < math.inf
     if not fine:
         raise ConfigError(
             f"attack.size={size} is no step size: give a number above 0, eps/4 or one of "
             f"{', '.join(STEP_RULES)}"
         )
-    try:
-        i, k = cell.shard
-    except ValueError:
-        i, k = -1, 0
-    if not 0 <= i < k:
+
+
+def _check_shard(c: Config) -> None:
+    i, _, k = c.shard.partition("/")
+    if not SHARD.fullmatch(c.shard) or int(i) >= int(k):
         raise ConfigError(f"shard={c.shard} is no shard: write i/k with 0 <= i < k, as 0/3")

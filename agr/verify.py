@@ -67,7 +67,10 @@ def main(arguments: Sequence[str]) -> None:
         if asked["images"] and not report.problems:
             from agr.recraft import recraft  # torch and timm
 
-            recraft(Records(folder), asked["images"], asked["seed"], asked["allow"], report)
+            report.again, problems = recraft(
+                Records(folder), asked["images"], asked["seed"], asked["allow"]
+            )
+            report.add(problems)
         _tell(report)
         reports.append(report)
     wrong = sum(bool(report.problems) for report in reports)

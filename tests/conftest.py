@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,11 @@ def x() -> Tensor:
 @pytest.fixture
 def y(model: nn.Module, x: Tensor) -> Tensor:
     return model(x).argmax(1)
+
+
+def assert_same_bits(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    """Not as pandas compares by default, which allows floating point a difference of 1e-5."""
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
 def demo_cell(outputs: Path, *words: str) -> Cell:

@@ -31,7 +31,7 @@ from agr.report.tables import closing
 from agr.score import saved_cells
 from agr.selection import select
 from agr.todo import finished, todo
-from tests.conftest import demo_cell
+from tests.conftest import assert_same_bits, demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16,vgg19]", "progress=false")
 KEY = ["position", "target"]
@@ -121,7 +121,13 @@ def test_predictions_are_the_networks_own(tmp_path: Path) -> None:
 def test_shards_add_up_to_the_whole(reference: pd.DataFrame, tmp_path: Path) -> None:
     for word in ("shard=0/3", "shard=2/3", "shard=1/3"):
         records = run_cell(demo_cell(tmp_path, *VGG, "attack=ifgsm_stop", word))
-    pd.testing.assert_frame_equal(frame_of(records), reference)
+    assert_same_bits(frame_of(records), reference)
+
+
+def test_a_shard_asks_targets_about_its_own_images_only(tmp_path: Path) -> None:
+    run_cell(demo_cell(tmp_path, VGG[0], "targets=[inc_v3]", VGG[2], "shard=1/3"))
+    (path,) = (tmp_path / "demo" / "clean").glob("inc_v3-*.parquet")
+    assert len(pd.read_parquet(path)) == 12 / 3
 
 
 def test_overlapping_shards_count_once(reference: pd.DataFrame, tmp_path: Path) -> None:
@@ -131,7 +137,7 @@ def test_overlapping_shards_count_once(reference: pd.DataFrame, tmp_path: Path) 
     for path in sorted(records.folder.glob("rows-0of2-*")):
         shutil.copy(path, path.with_name(path.name.replace("0of2", "0of4")))
     run_cell(demo_cell(tmp_path, *VGG, "attack=ifgsm_stop"))
-    pd.testing.assert_frame_equal(frame_of(records), reference)
+    assert_same_bits(frame_of(records), reference)
 
 
 def test_targets_count_once(tmp_path: Path) -> None:
@@ -148,7 +154,7 @@ def test_extras_can_be_asked_for_later(tmp_path: Path) -> None:
     run_cell(more)
     assert finished(more, records)
     assert records.positions("adversarials") == records.positions("trace") == set(range(10))
-    pd.testing.assert_frame_equal(frame_of(records), before)
+    assert_same_bits(frame_of(records), before)
 
 
 def test_scoring_reaches_all_that_is_saved(tmp_path: Path) -> None:
@@ -173,7 +179,7 @@ def test_a_longer_run_adds_to_a_shorter_one(reference: pd.DataFrame, tmp_path: P
     assert longer.folder == cell.folder
     assert not finished(longer, Records(cell.folder))
     records = run_cell(longer)
-    pd.testing.assert_frame_equal(frame_of(records), reference)
+    assert_same_bits(frame_of(records), reference)
     sessions = json.loads(records.run_file.read_text())["sessions"]
     assert [s["images"] for s in sessions] == [5, 7]
     assert finished(longer, records)
@@ -201,7 +207,7 @@ def test_an_interrupted_run_goes_on(
         run_cell(cell)
     assert len(Records(cell.folder).positions("rows")) == 8
     records = run_cell(cell)
-    pd.testing.assert_frame_equal(frame_of(records), reference)
+    assert_same_bits(frame_of(records), reference)
     assert json.loads(records.run_file.read_text())["sessions"][-1]["images"] == 4
 
 
@@ -215,7 +221,7 @@ def test_a_trace_without_rows_is_not_counted(tmp_path: Path) -> None:
     assert not finished(cell, records)
     run_cell(cell)
     after = records.read("trace")
-    pd.testing.assert_frame_equal(after, before)
+    assert_same_bits(after, before)
     assert list(after.columns) == TRACE.names
 
 
@@ -241,13 +247,13 @@ def test_new_targets_are_scored_from_saved_images(tmp_path: Path) -> None:
     after = frame_of(records)
     assert len(after) == 5 * 4
     old = after[after["target"].isin(cell.targets)].reset_index(drop=True)
-    pd.testing.assert_frame_equal(old, before)
+    assert_same_bits(old, before)
     # ... and are what crafting and scoring at once would have given
     whole = demo_cell(
         tmp_path / "other", "source=vgg16", "targets=[vgg16,vgg19,res152,inc_v3]", "n_images=5",
         "progress=false",
     )  # fmt: skip
-    pd.testing.assert_frame_equal(frame_of(run_cell(whole)), after)
+    assert_same_bits(frame_of(run_cell(whole)), after)
     sessions = json.loads(records.run_file.read_text())["sessions"]
     assert len(sessions) == 1  # nothing was crafted again
 
@@ -399,7 +405,7 @@ def test_unchanged_images_keep_their_clean_answers(
     # ... which is what the networks say when they are asked
     monkeypatch.setattr("agr.rows.np.array_equal", lambda a, b: False)
     again = run_cell(demo_cell(tmp_path / "b", *words)).read("rows")
-    pd.testing.assert_frame_equal(again, frame)
+    assert_same_bits(again, frame)
 
 
 def test_the_source_is_asked_again_only_at_another_width(

@@ -115,7 +115,8 @@ def test_weights_that_are_missing_or_broken(
     one = "suite.networks.vgg16.weights"
     _, wrong = page(tmp_path, capsys, f"{one}=/nowhere/w.safetensors")
     assert set(wrong) == {"weights vgg16", "memory, time"}
-    assert wrong["weights vgg16"] == "there is no weight file /nowhere/w.safetensors"
+    said = "there is no weight file /nowhere/w.safetensors: correct the path"
+    assert wrong["weights vgg16"] == said
     (tmp_path / "w.safetensors").write_bytes(b"nothing")
     words = [f"{one}={tmp_path}/w.safetensors", "suite.networks.vgg16.sha256=null"]
     _, wrong = page(tmp_path, capsys, *words)

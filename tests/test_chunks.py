@@ -20,7 +20,7 @@ from agr.report.results import selected
 from agr.report.tables import closing, write_tables
 from agr.schema import LEVELS
 from agr.todo import finished
-from tests.conftest import demo_cell
+from tests.conftest import assert_same_bits, demo_cell
 
 COLUMNS = ["position", "image_id", "target", "adv_sha256", "adv_pred", "adv_conf", "success", "l2"]
 
@@ -45,11 +45,11 @@ def test_a_cell_shards_and_a_longer_run_are_the_same_chunks(tmp_path: Path) -> N
     for shard in shards:
         rows_of(shard)
         assert finished(shard, Records(shard.folder))
-    pd.testing.assert_frame_equal(rows_of(cell_of(tmp_path / "b"))[COLUMNS], whole[COLUMNS])
+    assert_same_bits(rows_of(cell_of(tmp_path / "b"))[COLUMNS], whole[COLUMNS])
     rows_of(cell_of(tmp_path / "c", "n_images=6"))  # in the middle of a chunk
     longer = rows_of(cell_of(tmp_path / "c"))
     assert not longer.duplicated(["position", "target"]).any()
-    pd.testing.assert_frame_equal(longer[COLUMNS], whole[COLUMNS])
+    assert_same_bits(longer[COLUMNS], whole[COLUMNS])
 
 
 @pytest.mark.slow
@@ -66,9 +66,9 @@ def test_companions_are_the_same_whatever_the_number_of_images(
     few = rows_of(cell_of(tmp_path / "b", "n_images=5"))
     assert set(few["position"]) == set(range(5))
     assert (few["l2"] > 0).any()
-    pd.testing.assert_frame_equal(few[COLUMNS], whole[COLUMNS].iloc[:10])
+    assert_same_bits(few[COLUMNS], whole[COLUMNS].iloc[:10])
     grown = rows_of(cell_of(tmp_path / "b", "n_images=8"))
-    pd.testing.assert_frame_equal(grown[COLUMNS], whole[COLUMNS])
+    assert_same_bits(grown[COLUMNS], whole[COLUMNS])
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from agr.config import Cell
 from agr.inputs import find_images
 from agr.records import KEYS, Records
-from tests.conftest import demo_cell
+from tests.conftest import assert_same_bits, demo_cell
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +108,7 @@ def assert_part_of(found: Frames, expected: Frames) -> None:
     """What is there is what an undisturbed run has, bit by bit."""
     for kind, frame in found.items():
         mine = expected[kind][expected[kind]["position"].isin(frame["position"])]
-        pd.testing.assert_frame_equal(frame, mine.reset_index(drop=True), check_exact=True)
+        assert_same_bits(frame, mine.reset_index(drop=True))
 
 
 @pytest.fixture(scope="module")
@@ -485,7 +485,7 @@ def test_memory_that_runs_out(
             own, theirs = (
                 f[f["position"].isin(mine)].reset_index(drop=True) for f in (frame, expected[kind])
             )
-            pd.testing.assert_frame_equal(own, theirs, check_exact=True)
+            assert_same_bits(own, theirs)
     verify = [sys.executable, "-m", "agr.verify", f"outputs={tmp_path}", "images=12"]
     verified = run(verify)
     assert verified.returncode == 0, verified.stdout + verified.stderr

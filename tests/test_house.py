@@ -13,7 +13,7 @@ PACKAGE = Path(agr.__file__).parent
 # From the ground up; a module may import what stands in a line above its own, or beside it.
 FLOORS = [
     ["agr.errors", "agr.files", "agr.locks", "agr.schema", "agr.signals"],
-    ["agr.naming", "agr.validation"],
+    ["agr.naming", "agr.explain", "agr.trust", "agr.validation"],
     ["agr.config"],
     ["agr.compose"],
     ["agr.build"],
@@ -27,7 +27,7 @@ FLOORS = [
     ["agr.selection"],
     ["agr.crafting", "agr.rows"],
     ["agr.cell"],
-    ["agr.run", "agr.recraft"],
+    ["agr.cluster", "agr.recraft", "agr.run"],
     ["agr.plan", "agr.score", "agr.status", "agr.verify"],
     ["agr.check"],
     ["agr.bench"],
@@ -43,6 +43,7 @@ LATE = (
     "agr.validation",
     "agr.build",
     "agr.verify",
+    "agr.cluster",
 )
 
 

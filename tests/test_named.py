@@ -281,9 +281,8 @@ def test_an_attack_and_a_part_from_outside_the_package(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "MI, clipped on VGG16" in done.stdout
     assert list((tmp_path / "out" / "demo").glob("mine-linf-10-vgg16-*/rows-*.parquet"))
-    cell = expand([word for word in words if not word.startswith("allow")])[0]
     with pytest.raises(ConfigError, match=r"_target_=my_parts.Clip.*allow=\[my_parts\]"):
-        attack_of(cell)
+        expand([word for word in words if not word.startswith("allow")])
 
 
 def test_code_of_a_part_from_outside_counts(

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from agr.records import Records
 from agr.run import main
-from tests.conftest import demo_cell
+from tests.conftest import assert_same_bits, demo_cell
 
 QUICK = ["source=vgg16", "n_images=12", "slots=8", "threads=1", "attack=ifgsm_stop"]
 
@@ -231,39 +227,6 @@ def command(outputs: Path, *words: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_bitwise(tmp_path: Path) -> None:
-    """SIGKILL once some parts are there; the same command then gives an undisturbed run's rows."""
-    words = [
-        "source=vgg16",
-        "n_images=96",
-        "slots=8",
-        "threads=1",
-        "attack=mifgsm",
-        "part_seconds=0",
-    ]
-    subprocess.run(command(tmp_path / "whole", *words), check=True, capture_output=True)
-    folder = demo_cell(tmp_path / "killed", *words).folder
-    process = subprocess.Popen(command(tmp_path / "killed", *words), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("rows-*"))) < 3:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    done = len(Records(folder).positions("rows"))
-    assert 0 < done < 96
-    subprocess.run(command(tmp_path / "killed", *words), check=True, capture_output=True)
-    frames = [
-        Records(demo_cell(tmp_path / name, *words).folder)
-        .read("rows").sort_values(["position", "target"]).reset_index(drop=True)
-        for name in ("whole", "killed")
-    ]  # fmt: skip
-    assert len(frames[0]) == 96 * 3
-    pd.testing.assert_frame_equal(frames[0], frames[1])
-
-
-@pytest.mark.slow
 def test_the_cluster_launcher_runs_a_sweep(tmp_path: Path) -> None:
     """submitit's local executor: one process per cell, the same config otherwise as Slurm's."""
     words = ["-m", "hydra/launcher=local", *QUICK, "eps=2,8", "attack=agr"]
@@ -287,7 +250,7 @@ def test_processes_share_a_cell_by_shards(tmp_path: Path) -> None:
         for name in ("two", "one")
     )  # fmt: skip
     assert len(one) == 12 * 3
-    pd.testing.assert_frame_equal(two, one)
+    assert_same_bits(two, one)
 
 
 def test_slurm_is_configured(

@@ -206,6 +206,7 @@ def test_images_crafted_again_are_the_same(whole: Path, capsys: pytest.CaptureFi
     assert sorted(path for path in whole.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

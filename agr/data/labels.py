@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from agr.data import tar
-from agr.data.look import Look, decode
+from agr.data.look import Look, absence, decode
 from agr.errors import ConfigError, first_line
 
 Words = dict[str, str]  # image id -> synset or number
@@ -145,7 +145,7 @@ def name_source(path: Path, look: Look) -> LabelSource:
         inner = next((f for f in (path, path / "data") if look.is_file(f / TRUTH)), path)
         return _truth_of(inner, path, look)
     if not look.is_file(path):
-        raise ConfigError(f"data.labels={path} is not there: give a file of labels, or null")
+        raise ConfigError(f"data.labels={path} {absence(path)}: give a file of labels, or null")
     if path.name == TRUTH:
         return _truth_of(path.parent, path, look)
     if path.name.endswith((".tar.gz", ".tgz", ".tar")):
@@ -242,7 +242,7 @@ def ilsvrc_ids(meta: bytes, path: Path) -> dict[int, str]:
         columns = (rows[name].tolist() for name in ("ILSVRC2012_ID", "WNID", "num_children"))
         found = {int(i): str(name) for i, name, below in zip(*columns, strict=True) if not below}
     except Exception as e:  # whatever scipy makes of bytes that are no such file
-        raise ConfigError(f"{path}: {META} cannot be read: {first_line(e)}") from e
+        raise ConfigError(f"{path}: {META} cannot be read: {first_line(e)}: copy it again") from e
     return {i: name for i, name in found.items() if SYNSET.fullmatch(name)}
 
 
@@ -256,7 +256,9 @@ def unpack_devkit(content: bytes, path: Path) -> dict[str, bytes]:
             for m in tar.members(lambda at, size: content[at : at + size], len(content))
             if (name := PurePosixPath(m.name).name) in (TRUTH, META)
         }
-    except (ValueError, zlib.error) as e:
+    except zlib.error as e:
+        raise ConfigError(f"{path} cannot be unpacked ({first_line(e)}): copy it again") from e
+    except ValueError as e:
         raise ConfigError(f"{path} {first_line(e)}: copy it again") from e
     for name in (TRUTH, META):
         if name not in found:

@@ -13,13 +13,13 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from agr.data import tar
 from agr.data.labels import IMAGE_SUFFIXES, NUMBER, SYNSET, id_of
-from agr.data.look import Listing, Look, look_at
+from agr.data.look import Listing, Look, absence, look_at
 from agr.errors import ConfigError, first_line
 
 LEVELS = (
@@ -31,6 +31,7 @@ NIPS = "images.csv"
 VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}", re.ASCII)
 NAMED_CLASS = re.compile(r"_(n\d{8})$", re.ASCII)  # ILSVRC2012_val_00000001_n01751748.JPEG
 SUFFIXES_IN_TURN = (".png", ".jpg", ".JPEG", ".jpeg")
+READ_TOO = ("target", "TargetClass", "sha256")  # columns of a CSV that may be there
 LONGEST_ID = 200  # bytes; file names have 255
 
 
@@ -78,7 +79,7 @@ def find_images(root: Path, look: Look) -> Images:
     if look.is_file(root):
         return in_tar(root, look)
     if not look.is_folder(root):
-        raise ConfigError(f"data.root={root} is not there: give the folder or tar of the images")
+        raise ConfigError(f"data.root={root} {absence(root)}: give the folder or tar of the images")
     places = [place for level in LEVELS if look.is_folder(place := root / level)]
     listings: dict[Path, Listing] = {}
     for place in places:
@@ -232,16 +233,28 @@ def read_table(path: Path, look: Look) -> Table:
     rows = csv.DictReader(io.StringIO(text))
     found = []
     try:
-        for name in wanted:
-            if name not in (rows.fieldnames or ()):
-                raise ConfigError(
-                    f"{path} has no column {name}: its first line must name {' and '.join(wanted)}"
-                )
+        _check_columns(list(rows.fieldnames or ()), wanted, path)
         for row in rows:
+            if None in row:  # where DictReader puts fields that no column has
+                raise _WrongRow(
+                    "it has more fields than there are columns: quote those with commas"
+                )
             found.append(_nips_row(row) if nips else _row(row))
     except (csv.Error, _WrongRow) as e:
         raise ConfigError(f"{path} line {rows.line_num}: {first_line(e)}") from e
     return Table("NIPS 2017 csv" if nips else "csv", found)
+
+
+def _check_columns(names: Sequence[str], wanted: Sequence[str], path: Path) -> None:
+    """Raise ConfigError unless every column that is read is there once."""
+    for name in wanted:
+        if name not in names:
+            raise ConfigError(
+                f"{path} has no column {name}: its first line must name {' and '.join(wanted)}"
+            )
+    for name in (*wanted, *READ_TOO):
+        if names.count(name) > 1:
+            raise ConfigError(f"{path} has the column {name} twice: take one away")
 
 
 def images_of(table: Table, path: Path, root: Path, look: Look) -> list[Image]:
@@ -297,7 +310,11 @@ class _WrongRow(ValueError):
 
 
 def _columns(text: str) -> list[str]:
-    return next(csv.reader(io.StringIO(text.partition("\n")[0])), [])
+    """The names in a CSV's first line; none where there is no such line."""
+    try:
+        return next(csv.reader(io.StringIO(text.partition("\n")[0])), [])
+    except csv.Error:
+        return []
 
 
 def _row(row: dict[str, str]) -> Row:

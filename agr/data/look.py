@@ -10,6 +10,7 @@ from typing import NamedTuple
 from agr.errors import ConfigError, first_line
 
 State = tuple[int, int]  # modified, in ns, and size in bytes
+LARGEST = 1 << 28  # bytes of a file of labels; that of a million images has a tenth of it
 SETTLED = 2_000_000_000  # ns; clocks of file systems tick every 2 s at worst
 
 
@@ -41,7 +42,14 @@ class Look:
 
     def read(self, path: Path) -> bytes:
         """The content of a file. Raises ConfigError."""
-        self._see(path)
+        found = self._see(path)
+        if found and not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path} is {_kind(found.st_mode)}: give a file")
+        if found and found.st_size > LARGEST:
+            raise ConfigError(
+                f"{path} has {found.st_size:,} bytes, and a file of labels at most {LARGEST:,}: "
+                "give another one"
+            )
         try:
             return path.read_bytes()
         except OSError as e:
@@ -83,6 +91,12 @@ def look_at(path: Path | str) -> os.stat_result | None:
         return None
 
 
+def absence(path: Path) -> str:
+    """What is wrong with a path that leads to no file or folder."""
+    found = look_at(path)
+    return f"is {_kind(found.st_mode)}" if found else "is not there"
+
+
 def unchanged(notes: dict[str, State | None]) -> bool:
     """Whether all is still as it was noted."""
     for path, state in notes.items():
@@ -93,11 +107,19 @@ def unchanged(notes: dict[str, State | None]) -> bool:
 
 
 def decode(content: bytes, path: Path) -> str:
-    """The text of a file. Raises ConfigError."""
+    """The text of a file, its lines ending as they do here. Raises ConfigError."""
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise ConfigError(f"{path} is no text file: {first_line(e)}") from e
+        raise ConfigError(f"{path} is no text file: {first_line(e)}: save it as UTF-8") from e
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _kind(mode: int) -> str:
+    """What a thing is that is no file: one that is read from may never come to an end."""
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

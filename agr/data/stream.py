@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
+import stat
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from agr.data import tar
 from agr.data.manifest import Entry
-from agr.errors import first_line
+from agr.errors import first_line, printable
 from agr.schema import Geometry
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 # A hostile file of some kilobytes can be gigabytes of pixels. Pillow warns from here on; a
 # photograph is not that large.
 MOST_PIXELS = 89_478_485
+LARGEST = 1 << 28  # bytes of a file
 MOST_RESIZED = 1 << 25  # pixels, 128 MB: at 341 px a side ratio of 288
 
 # What Pillow has to say of a file becomes a BadImage or is of no account (broken EXIF). Filters are
@@ -64,7 +68,8 @@ def load_image(entry: Entry, geometry: Geometry) -> Pixels:
         raise
     except Exception as e:  # decoders raise whatever they like
         kind = ChangedImage if isinstance(e, _Changed) else BadImage
-        raise kind(f"{name}: {_reason(e).replace(f'{entry.path.parent}/', '')}") from e
+        reason = _reason(e).replace(f"{entry.path.parent}/", "")
+        raise kind(printable(f"{name}: {reason}")) from e
 
 
 def stream(
@@ -109,20 +114,33 @@ def stream(
 
 def _content(entry: Entry) -> bytes:
     """The bytes of an image's file. Raises ValueError if they are not those that were indexed."""
-    with entry.path.open("rb") as file:
+    if entry.size is not None and entry.size > LARGEST:
+        raise ValueError(f"{entry.size:,} bytes are too many")
+    with _opened(entry.path) as file:
         if entry.offset is not None:
             file.seek(entry.offset - tar.BLOCK)
             same = tar.size_at(file.read(tar.BLOCK)) == entry.size
             content = file.read(entry.size or 0) if same else b""
         else:
-            content = file.read(-1 if entry.size is None else entry.size + 1)
+            content = file.read((LARGEST if entry.size is None else entry.size) + 1)
     if entry.size is not None and len(content) != entry.size:
         raise _Changed(f"it changed since it was indexed ({entry.size:,} bytes then)")
     if not content:
         raise ValueError("it is empty")
+    if len(content) > LARGEST:
+        raise ValueError(f"more than {LARGEST:,} bytes are too many")
     if entry.sha256 and hashlib.sha256(content).hexdigest() != entry.sha256:
         raise ValueError("its hash is not the manifest's")
     return content
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A regular file; a pipe would have us wait for its other end, a device might never end."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise ValueError("it is no regular file")
+    return os.fdopen(file, "rb")
 
 
 def _reason(e: Exception) -> str:

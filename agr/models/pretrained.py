@@ -20,6 +20,7 @@ from typing import Any
 from agr.errors import ConfigError, first_line, nearest
 from agr.schema import MODES, RESIZING, NetworkConfig
 
+OF_TIMM = "see timm.list_models()"
 HUB = "hub:"  # before owner/name, in NetworkConfig.weights
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # on the hub, the better one first
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
@@ -35,6 +36,16 @@ def is_tag(name: str) -> bool:
     import timm
 
     return timm.is_model(name.partition(".")[0])
+
+
+def check_architecture(name: str, place: str) -> None:
+    """Raise ConfigError unless timm has it; timm would fetch hub:owner/name, or read a folder."""
+    import timm
+
+    if not timm.is_model(name):
+        raise ConfigError(
+            f"{place}: timm has no architecture {name}: {nearest(name, known_to_timm(), OF_TIMM)}"
+        )
 
 
 def known_to_timm() -> list[str]:
@@ -107,7 +118,9 @@ def _from_hub(hub_id: str, place: str) -> dict[str, Any]:
         own = found | (found.get("pretrained_cfg") or {})
         own["num_classes"] = found.get("num_classes", own.get("num_classes"))
         fields = _fields(own, place)
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise ConfigError(
             f"{place}: config.json of {hub_id} describes no network of timm: {first_line(e)}"
         ) from e
@@ -123,8 +136,7 @@ def _fields(found: Mapping[str, Any], place: str) -> dict[str, Any]:
 
     found = asdict(PretrainedCfg()) | {k: v for k, v in found.items() if v is not None}
     architecture = found["architecture"]
-    if not architecture or not is_tag(str(architecture)):
-        raise ConfigError(f"{place}: timm has no architecture {architecture}")
+    check_architecture(str(architecture), place)
     channels, height, width = found["input_size"]
     if (channels, height) != (3, width):
         raise ConfigError(f"{place}: its input is {channels}x{height}x{width}, not square RGB")
@@ -171,15 +183,22 @@ def weights_file(name: str, config: NetworkConfig) -> Path:
             f"network {name}: its weights are not on the hub: fetch {weights or 'them'} and write "
             f"{config.tag or config.architecture}:path/to/file in place of {name}"
         )
-    path = Path(weights).expanduser()
+    path = _expanded(weights, name)
     if not path.is_file():
-        raise ConfigError(f"network {name}: there is no weight file {path}")
+        raise ConfigError(f"network {name}: there is no weight file {path}: correct the path")
     if path.suffix not in WEIGHT_SUFFIXES:
         raise ConfigError(
             f"network {name}: {path} is no weight file: known endings are "
             f"{', '.join(WEIGHT_SUFFIXES)}"
         )
     return path
+
+
+def _expanded(weights: str, name: str) -> Path:
+    try:
+        return Path(weights).expanduser()
+    except RuntimeError as e:  # ~someone who is not known here
+        raise ConfigError(f"network {name}: {weights} has no home folder: {first_line(e)}") from e
 
 
 class NotOnHub(ConfigError):

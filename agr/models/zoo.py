@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from agr.errors import ConfigError
 from agr.inputs import check_weights
-from agr.models.pretrained import weights_file
+from agr.models.pretrained import check_architecture, weights_file
 from agr.models.slim import load_slim
 from agr.models.tuning import (
     MEMORY_FORMATS,
@@ -221,6 +222,7 @@ _loaded: dict[str, Network] = {}
 
 def _body(name: str, config: NetworkConfig) -> nn.Module:
     path = weights_file(name, config)
+    check_architecture(config.architecture, f"network {name}")
     try:
         if config.width is not None:
             return load_slim(config.architecture, config.width, config.classes, str(path))
@@ -236,7 +238,7 @@ def _body(name: str, config: NetworkConfig) -> nn.Module:
 
 def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
     """timm's network with the weights of a file, which timm adapts as it does its own."""
-    weights = load_state_dict(str(path), weights_only=True)
+    weights = _state_dict(path)
     given = {"state_dict": weights, "num_classes": config.classes, "custom_load": False}
     with mock.patch.object(nn.Module, "load_state_dict", _load_whole):
         body: nn.Module = timm.create_model(
@@ -251,12 +253,31 @@ def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
     return body
 
 
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    """The weights in a file, by name. Raises BROKEN; nothing in the file is ever run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of pickles that it refuses in the next line
+        try:
+            weights: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
+        except (AttributeError, EOFError, KeyError, IndexError, TypeError) as e:
+            raise RuntimeError("it is no state_dict that torch can read") from e
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
+        raise RuntimeError("it has other things in it than named tensors")
+    return weights
+
+
 _load_some = nn.Module.load_state_dict
 
 
-def _load_whole(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """`load_state_dict` that never leaves a weight random, as timm would in an Inception-v3."""
-    found = _load_some(module, *args, **kwargs)
+def _load_whole(module: nn.Module, weights: dict[str, Tensor], **kwargs: Any) -> Any:
+    """`load_state_dict` that never leaves a weight random, as timm would in an Inception-v3.
+
+    Whole numbers are no weights: torch would take those of a quantised network as they are.
+    """
+    for name, own in module.state_dict().items():
+        if own.is_floating_point() and name in weights and not weights[name].is_floating_point():
+            raise RuntimeError(f"{name} is of {weights[name].dtype}, and {own.dtype} is needed")
+    found = _load_some(module, weights, **kwargs)
     if found.missing_keys:
         n = len(found.missing_keys)
         raise RuntimeError(f"it lacks {found.missing_keys[0]}" + (f" and {n - 1} more" * (n > 1)))

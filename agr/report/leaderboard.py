@@ -21,9 +21,9 @@ from agr.report.tables import (
     NO_RUN,
     Block,
     Text,
+    all_unanswered,
     missing,
     norm_title,
-    plain,
     setting,
     write,
     wrong_when_clean,
@@ -180,7 +180,7 @@ def _images_per_second(cells: Sequence[Cell]) -> float:
 
 def _blocks(cells: Sequence[Cell], board: pd.DataFrame, text: Text) -> list[Block]:
     """A row per attack: its title, its name, numbers, n."""
-    header = ["Attack", "name", *(plain(heading, text) for heading, _ in NUMBERS.values()), "n"]
+    header = ["Attack", "name", *(text.plain(heading) for heading, _ in NUMBERS.values()), "n"]
     rows = []
     for record in board.to_dict("records"):
         row = {str(key): value for key, value in record.items()}
@@ -188,9 +188,8 @@ def _blocks(cells: Sequence[Cell], board: pd.DataFrame, text: Text) -> list[Bloc
             form.format(row[key], **row) if row[key] == row[key] else NO_RUN
             for key, (_, form) in NUMBERS.items()
         ]
-        rows.append(
-            [plain(v, text) for v in (row["title"], row["attack"], *numbers, str(row["n"]))]
-        )
+        cells_of_row = (row["title"], row["attack"], *numbers, str(row["n"]))
+        rows.append([text.plain(v) for v in cells_of_row])
     return [Block(header, rows)]
 
 
@@ -210,6 +209,7 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
         "gradients: of the source, as the image needed them; L∞ of v on the 0-255 scale",
         "images / s: crafted, without scoring; of this machine and its load, not the attack alone",
         *wrong_when_clean(cells, rates),
+        *all_unanswered(cells, rates),
     ]
     alike = board[(board["transfer_low"] == board["transfer_high"]) & board["run"]]
     if len(alike):

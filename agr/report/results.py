@@ -42,8 +42,9 @@ def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """ASR of every cell and target (Tables 1 and 2), and mean sizes of every cell (Table 3).
 
     Rates are long, one row per (norm, source, attack, target, seed). Columns: suite notice norm eps
-    source attack seed table target white_box run command n successes asr low high clean paper
-    difference (percent). `clean` is how many of the counted images the target has right when clean.
+    source attack seed table target white_box run command n successes silent asr low high clean
+    paper difference (percent). `clean` is how many of the counted images the target has right when
+    clean, `silent` how many adversarial ones it gave no finite answer to.
     Sizes have one row per cell. Numbers are NaN where there is no finished run.
     Raises ConfigError if the cells differ in more than these and the seed.
     """
@@ -107,7 +108,8 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
     row = _place(cell) | {"table": NUMBER_OF[cell.config.norm.name], "target": target}
     row |= {"white_box": cell.white_box(target), "run": frame is not None}
     row |= {"command": cell.command()}
-    row |= {"n": 0, "successes": 0, "asr": NAN, "low": NAN, "high": NAN, "clean": NAN}
+    row |= {"n": 0, "successes": 0, "silent": 0}
+    row |= {"asr": NAN, "low": NAN, "high": NAN, "clean": NAN}
     if frame is None:
         return row
     counted = count(frame, target, cell.config.denominator)
@@ -117,7 +119,8 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
         return row
     clean = 100 * float((counted["clean_pred"] == counted["label"]).mean())
     rates = {"asr": 100 * successes / n, "low": 100 * low, "high": 100 * high, "clean": clean}
-    return row | {"n": n, "successes": successes} | rates
+    silent = int((counted["adv_pred"] < 0).sum())
+    return row | {"n": n, "successes": successes, "silent": silent} | rates
 
 
 def needed(cell: Cell, frame: pd.DataFrame) -> str:

@@ -7,6 +7,7 @@ that fills it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from jinja2 import Environment
 from tabulate import tabulate
 
 from agr.config import Cell
+from agr.errors import printable
 from agr.naming import slug
 from agr.precision import compared
 from agr.records import Records
@@ -25,7 +27,7 @@ from agr.report.results import NUMBER_OF, needed, rate, rates_and_sizes, selecte
 NOT_SHOWN = (
     *("experiment=", "suite=", "outputs=", "data.", "hydra", "--", "-", "slots=", "width="),
     *("threads=", "device=", "workers=", "shard=", "progress=", "part_seconds=", "check."),
-    *("trace=", "save_adversarials="),
+    *("trace=", "save_adversarials=", "wait=", "shards="),
 )
 
 PAPER_SOURCE_OF_TABLE_3 = "inc_v3"
@@ -68,11 +70,32 @@ class Text(NamedTuple):
 
     bold: str
     star: str
-    escape: bool
+    plain: Callable[[str], str]  # a name or other text, without any meaning that it may have there
 
 
-MARKDOWN = Text(bold="**{}**", star=r"\*", escape=False)
-TEX = Text(bold=r"\textbf{{{}}}", star="$^{*}$", escape=True)
+# What means something in Markdown, of which HTML is a part; brackets where they make a link.
+MARKUP = re.compile(r"[\\`*|<]|\](?=[(\[:])|&(?=#?\w+;)")
+SIGNS = {
+    **{sign: f"\\{sign}" for sign in "%&_#${}"},
+    **{sign: f"${sign}$" for sign in "<>|"},
+    **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
+    **{"∞": r"$_\infty$", "—": "---", "±": r"$\pm$", "→": r"$\to$", "‖": r"$\|$"},
+    **{"₂": "$_2$", "·": r"$\cdot$"},
+}
+
+
+def _markdown_of(value: str) -> str:
+    return MARKUP.sub(r"\\\g<0>", printable(value))
+
+
+def _tex_of(value: str) -> str:
+    """Text for LaTeX; a bracket at its beginning would be an argument of the line break before."""
+    tex = "".join(SIGNS.get(sign, sign) for sign in printable(value))
+    return f"{{[}}{tex[1:]}" if tex.startswith("[") else tex
+
+
+MARKDOWN = Text(bold="**{}**", star=r"\*", plain=_markdown_of)
+TEX = Text(bold=r"\textbf{{{}}}", star="$^{*}$", plain=_tex_of)
 
 
 class Block(NamedTuple):
@@ -130,10 +153,10 @@ def write(
     texts = {
         ".md": _markdown(caption, blocks(cells, frame, MARKDOWN), notes),
         ".tex": LATEX.render(
-            caption=_tex(caption),
+            caption=TEX.plain(caption),
             blocks=tex,
             columns=max(len(block.header) for block in tex),
-            notes=[_tex(n) for n in notes],
+            notes=[TEX.plain(n) for n in notes],
         ),
         ".csv": frame.to_csv(index=False),
     }
@@ -145,7 +168,8 @@ def write(
 
 def _markdown(caption: str, blocks: list[Block], notes: list[str]) -> str:
     tables = [tabulate(b.rows, b.header, tablefmt="pipe", disable_numparse=True) for b in blocks]
-    return "\n\n".join([f"**{caption}**", *tables, "\n".join(f"- {n}" for n in notes)]) + "\n"
+    items = "\n".join(f"- {MARKDOWN.plain(n)}" for n in notes)
+    return "\n\n".join([f"**{MARKDOWN.plain(caption)}**", *tables, items]) + "\n"
 
 
 def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[Block]:
@@ -159,16 +183,17 @@ def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[
         targets = list(dict.fromkeys(t for c in mine for t in c.targets))
         header = ["Source", "Attack"]
         for target in targets:
-            header += [mine[0].title(target), "paper (diff.)"]
+            header += [text.plain(mine[0].title(target)), "paper (diff.)"]
         rows = []
         for source in dict.fromkeys(c.source for c in mine):
             attacks = {c.config.attack.name: c for c in mine if c.source == source}
             for i, (attack, cell) in enumerate(attacks.items()):
-                row = ["" if i else cell.title(source), plain(cell.config.attack.title, text)]
+                title = "" if i else text.plain(cell.title(source))
+                row = [title, text.plain(cell.config.attack.title)]
                 for target in targets:
                     seeds = found.get((source, target, attack))
                     if seeds is None:
-                        row += [NO_RUN, NO_RUN]
+                        row += [text.plain(NO_RUN)] * 2
                     else:
                         row += _asr_pair(seeds, best[source, target], text)
                 rows.append(row)
@@ -196,9 +221,9 @@ def _asr_pair(mine: pd.DataFrame, best: float, text: Text) -> list[str]:
     `mine` has a row per seed; `best` is the highest mean of any attack.
     """
     paper = mine["paper"].iloc[0]
-    printed = NO_RUN if paper != paper else f"{paper:.2f}"
+    printed = text.plain(NO_RUN) if paper != paper else f"{paper:.2f}"
     if mine["asr"].isna().any():
-        return ["n = 0" if mine["run"].all() else NO_RUN, printed]
+        return ["n = 0" if mine["run"].all() else text.plain(NO_RUN), printed]
     asr = mine["asr"].mean()
     value = f"{asr:.1f}"
     if asr >= best - 1e-9:
@@ -206,11 +231,11 @@ def _asr_pair(mine: pd.DataFrame, best: float, text: Text) -> list[str]:
     if mine["white_box"].iloc[0]:
         value += text.star
     if len(mine) > 1:
-        value += f" ± {mine['asr'].std():.1f}"
+        value += text.plain(f" ± {mine['asr'].std():.1f}")
     else:
         value += f" [{mine['low'].iloc[0]:.1f}, {mine['high'].iloc[0]:.1f}]"
     gap = "" if paper != paper else f" ({asr - paper:+.1f})"
-    return [plain(value, text), printed + gap]
+    return [value, printed + gap]
 
 
 def _amp_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[Block]:
@@ -219,17 +244,17 @@ def _amp_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[
     The difference to the paper is that of the relative norm, the only definition under which all
     of the printed values are possible (docs/design.md, "Table 3").
     """
-    header = ["Norm", "Attack", *(plain(s, text) for s in SIZES.values()), "paper (diff.)", "n"]
+    header = ["Norm", "Attack", *map(text.plain, SIZES.values()), "paper (diff.)", "n"]
     rows = []
     for norm in dict.fromkeys(c.config.norm.name for c in cells):
         attacks = {c.config.attack.name: c for c in cells if c.config.norm.name == norm}
         for i, (attack, cell) in enumerate(attacks.items()):
             mine = frame[(frame["norm"] == norm) & (frame["attack"] == attack)]
             eps = f"{norm_title(norm)} = {cell.config.eps:g}"
-            row = ["" if i else plain(eps, text), plain(cell.config.attack.title, text)]
-            row += [_mean(mine[key]) for key in SIZES]
+            row = ["" if i else text.plain(eps), text.plain(cell.config.attack.title)]
+            row += [text.plain(_mean(mine[key])) for key in SIZES]
             paper, gap = mine["paper"].iloc[0], mine["rel_l2"].mean(skipna=False)
-            printed = NO_RUN if paper != paper else f"{paper:.3f}"
+            printed = text.plain(NO_RUN) if paper != paper else f"{paper:.3f}"
             printed += "" if paper != paper or gap != gap else f" ({gap - paper:+.4f})"
             row += [printed, str(int(mine["n"].sum()))]
             rows.append(row)
@@ -311,14 +336,14 @@ def _asr_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
     intervals = "" if frame["seed"].nunique() > 1 else "; brackets: 95 % Wilson interval"
     notes = [
         f"denominator={c.denominator}{n}, success={cells[0].success}{intervals}",
-        "\\* white-box; bold: highest of its source and target; — no run",
+        "* white-box; bold: highest of its source and target; — no run",
     ]
     for cell in cells:
         if cell.smallest and (rows := selected(cell)) is not None:
             notes.append(
                 f"{cell.config.attack.title} on {cell.title(cell.source)}: {needed(cell, rows)}"
             )
-    return notes + wrong_when_clean(cells, frame)
+    return notes + wrong_when_clean(cells, frame) + all_unanswered(cells, frame)
 
 
 def wrong_when_clean(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
@@ -332,6 +357,24 @@ def wrong_when_clean(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
         f"right about fewer than all of these images when clean: {said} (the lowest of any "
         "source); denominator=target-correct leaves the others out"
     ]
+
+
+def unanswered(title: str, silent: int, n: int) -> list[str]:
+    """A line that says of how many adversarial images a network said nothing, if there are any."""
+    if not silent:
+        return []
+    return [
+        f"{title} gave no finite answer (NaN) for {silent} of {n} adversarial images: they count "
+        "as not fooled"
+    ]
+
+
+def all_unanswered(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
+    """The lines of `unanswered` for all targets of a table."""
+    titles = {t: cell.title(t) for cell in cells for t in cell.targets}
+    sums = frame.groupby("target")[["silent", "n"]].sum()
+    said = [unanswered(titles[str(t)], int(r["silent"]), int(r["n"])) for t, r in sums.iterrows()]
+    return [line for lines in said for line in lines]
 
 
 def missing(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
@@ -350,9 +393,10 @@ def closing(cell: Cell) -> str:
                 f"{cell.chunk} at a time, so use fewer shards"
             )
         return "no finished images yet"
-    rows = []
+    rows, silent = [], []
     for target in cell.targets:
         r = rate(cell, target, frame)
+        silent += unanswered(cell.title(target), r["silent"], r["n"])
         star = " *" if r["white_box"] else ""
         told = [f"{r['asr']:.1f}", f"[{r['low']:.1f}, {r['high']:.1f}]", f"{r['clean']:.1f}"]
         told = told if r["n"] else [NO_RUN] * 3
@@ -372,37 +416,14 @@ def closing(cell: Cell) -> str:
     alone = cell.shard[1] == 1 and short > 0
     extra = [f"{len(images)} of {cell.config.n_images} images: no more are eligible"] * alone
     extra += [needed(cell, frame)] if cell.smallest else []
-    silent = int((frame["adv_pred"] < 0).sum())
-    extra += [f"{silent} answers were not finite and count as not fooled"] if silent else []
+    extra += silent
     run = Records(cell.folder).run() or {}
     bad = run.get("bad_images", {})
     extra += [f"{len(bad)} missing or corrupt images left out: {', '.join(bad)}"] if bad else []
     extra += [compared(cell, run["against_fp32"])] if "against_fp32" in run else []
-    return "\n".join([table, sums, *extra])
+    return "\n".join([table, sums, *map(printable, extra)])
 
 
 def norm_title(norm: str) -> str:
     """A norm as tables write it."""
     return {"linf": "L∞", "l2": "L2"}[norm]
-
-
-def plain(value: str, text: Text) -> str:
-    """A value as a cell of a table in one format."""
-    return _tex(value) if text.escape else value
-
-
-def _tex(value: str) -> str:
-    """Plain text for LaTeX; markup that this module made itself is left alone."""
-    signs = {
-        r"\*": "*",
-        "%": r"\%",
-        "&": r"\&",
-        "_": r"\_",
-        "#": r"\#",
-        "∞": r"$_\infty$",
-        "—": "---",
-    }
-    signs |= {"±": r"$\pm$", "→": r"$\to$", "‖": r"$\|$", "₂": "$_2$", "·": r"$\cdot$"}
-    for sign, tex in signs.items():
-        value = value.replace(sign, tex)
-    return value
