@@ -176,8 +176,14 @@ class Cell:
             parts[name] = [[k, part] for k, part in parts[name].items() if part is not None]
         left_out = ("name", "title")
         filled = {k: v for k, v in parts.items() if k not in left_out and v not in (None, [])}
-        foreign = sorted({package_of(t) for t in targets_of(filled)} & {*self.config.allow})
-        return digest([filled, *map(code_of, foreign)] if foreign else filled)
+        codes = map(code_of, self.foreign)
+        return digest([filled, *codes] if self.foreign else filled)
+
+    @cached_property
+    def foreign(self) -> list[str]:
+        """The packages, of those that the user allows, whose parts the attack has."""
+        named = {package_of(target) for target in targets_of(asdict(self.config.attack))}
+        return sorted(named & {*self.config.allow})
 
     @cached_property
     def id(self) -> str:

@@ -36,10 +36,10 @@ def recraft(
     again, problems = 0, []
     try:
         cell = stored_cell(run["config"], records.folder)
-        if foreign := {*cell.config.allow} - {*allow}:
+        if foreign := [package for package in cell.foreign if package not in allow]:
             raise ConfigError(
-                f"its attack has parts of {', '.join(sorted(foreign))}, whose code would be run: "
-                f"add allow=[{','.join(sorted(foreign))}] if you trust it"
+                f"its attack has parts of {', '.join(foreign)}, whose code would be run: "
+                f"add allow=[{','.join(foreign)}] if you trust it"
             )
         for part, positions in _drawn(records, images, seed).items():
             for key, was, found in _differences(cell, run, records, part, positions):

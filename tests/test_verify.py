@@ -240,6 +240,23 @@ def test_an_image_that_comes_out_otherwise_is_found(
     assert "crafted again, l2 of ILSVRC2012_val" in capsys.readouterr().out
 
 
+def test_code_of_ones_own_is_run_again_where_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text("from agr.attacks.stages import MeanNormalize as Same\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = (*VGG, "n_images=2", "attack=ifgsm", "allow=[mine]")
+    run_cell(demo_cell(tmp_path / "a", *words))
+    main([f"outputs={tmp_path / 'a'}", "images=1"])  # none of it is in the attack
+    run_cell(demo_cell(tmp_path / "b", *words, "attack.chain.smooth={_target_:mine.Same}"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([f"outputs={tmp_path / 'b'}", "images=1"])
+    assert "has parts of mine, whose code would be run: add allow=[mine]" in capsys.readouterr().out
+    main([f"outputs={tmp_path / 'b'}", "images=1", "allow=[mine]"])
+    assert "1 images crafted and scored again: nothing is wrong" in capsys.readouterr().out
+
+
 def test_another_machine_cannot_craft_again(
     whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
