@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from hydra.plugins.config_source import ConfigResult
 
 MOST_CELLS = 10_000  # of one sweep
+MOST_SHARDS = 9999
 
 
 def expand(overrides: Sequence[str]) -> list[Cell]:
-    """The cells of a command line: one, or one for each point of its sweep.
+    """The cells of a command line: one, or one for each point of its sweep and each shard.
 
     `overrides` are Hydra's words ("attack=ifgsm,agr", "experiment=paper"). Raises ConfigError.
     """
@@ -42,7 +43,7 @@ def expand(overrides: Sequence[str]) -> list[Cell]:
 
     try:
         with _hydra() as loader:
-            given = without_flags(overrides)
+            given = split_shards(without_flags(overrides))
             parser = OverridesParser.create(_searching(loader, given))
             words = parser.parse_overrides(given)
             _check_groups(loader, words)
@@ -258,6 +259,23 @@ def _naming(file: Path | None) -> Iterator[None]:
         if isinstance(e, yaml.YAMLError):
             raise wrong_yaml(file, e) from e
         raise ConfigError(f"{file}: {explain(e)}") from e
+
+
+def split_shards(words: Sequence[str]) -> list[str]:
+    """Words in which `shards=3` is the sweep `shard=0/3,1/3,2/3`. Raises ConfigError."""
+    given = [word for word in words if word.startswith("shards=")]
+    if not given:
+        return list(words)
+    one = next((word for word in words if word.startswith("shard=")), None)
+    if one:
+        raise ConfigError(f"{given[0]} and {one}: give one, shards=K for all or shard=i/K for some")
+    number = given[0].partition("=")[2]
+    if len(given) > 1 or not re.fullmatch("[1-9][0-9]*", number) or int(number) > MOST_SHARDS:
+        raise ConfigError(
+            f"{' '.join(given)} is no number of shards: give shards=K, K from 1 to {MOST_SHARDS}"
+        )
+    sweep = ",".join(f"{i}/{number}" for i in range(int(number)))
+    return [f"shard={sweep}" if word == given[0] else word for word in words]
 
 
 def without_flags(arguments: Sequence[str]) -> list[str]:

@@ -275,17 +275,19 @@ def stored_cell(stored: Mapping[str, Any], folder: Path, **changes: Any) -> Cell
     """
     try:
         config = OmegaConf.merge(OmegaConf.structured(Config), stored)
-    except OmegaConfBaseException as e:
+        for known, more in (
+            (config.suite.networks, changes.pop("networks", {})),
+            (config.defenses, changes.pop("defenses", {})),
+        ):
+            known.update({k: v for k, v in more.items() if k not in known})
+        config.data.update(changes.pop("data", None) or {})
+        # run.json holds the last session's
+        for key, value in (
+            {"shard": "0/1", "outputs": str(folder.parent.parent)} | changes
+        ).items():
+            config[key] = value
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as e:
         raise ConfigError(f"{folder}: its config is not of this program: {first_line(e)}") from e
-    for known, more in (
-        (config.suite.networks, changes.pop("networks", {})),
-        (config.defenses, changes.pop("defenses", {})),
-    ):
-        known.update({k: v for k, v in more.items() if k not in known})
-    config.data.update(changes.pop("data", None) or {})
-    # run.json holds the last session's
-    for key, value in ({"shard": "0/1", "outputs": str(folder.parent.parent)} | changes).items():
-        config[key] = value
     assert isinstance(config, DictConfig)
     cell = _checked(config, [])
     if cell.folder != folder:

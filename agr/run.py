@@ -28,12 +28,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from agr.compose import expand
+from agr.compose import check_words, expand, split_shards
 from agr.config import Cell, to_cell
-from agr.errors import ConfigError, first_line
+from agr.errors import ConfigError, first_line, one_line
 from agr.locks import Busy
 from agr.schema import Config, conf_dir
 from agr.signals import Terminated, stoppable
+from agr.trust import COMPOSED, flags_first
 from agr.validation import explain
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _run_one_of(sweep: Sweep, cell: Cell) -> None:
         run(cell, f"[{HydraConfig.get().job.num + 1}/{sweep.cells}] ")
         return
     except ConfigError as e:
-        print(f"error: {cell.name}: {first_line(e)}", file=sys.stderr)
+        print(f"error: {one_line(f'{cell.name}: {first_line(e)}')}", file=sys.stderr)
     except OSError:  # a full disk won't do for the others either
         raise
     except Exception:
@@ -167,18 +168,19 @@ def main() -> None:
 def _main() -> None:
     global _sweep
     _sweep = Sweep(0)
-    flags = ("-m", "--multirun", "--config-dir", "-cd")
-    if all(not word.startswith("-") or word.startswith(flags) for word in sys.argv[1:]):
-        from agr.cluster import launcher_of, split_shards, sweep  # what --help can do without
-
-        given = sys.argv[1:]
-        launcher = launcher_of(given)
-        sys.argv[1:] = split_shards(given)  # Hydra reads them again in `job`
+    given = flags_first(sys.argv[1:])
+    flags = {word.partition("=")[0] for word in given if word.startswith("-")}
+    sys.argv[1:] = split_shards(given)  # Hydra reads them again
+    if flags <= {*COMPOSED}:
         cells = expand(sys.argv[1:])
         check_all(cells)
-        if launcher:
+        from agr.cluster import launcher_of, sweep  # what --help can do without
+
+        if launcher := launcher_of(given):
             raise SystemExit(sweep(launcher, given, cells))
         _sweep.cells = len(cells)
+    else:  # help, or a config that is shown
+        check_words(given)
     job()
     if _sweep.undone:
         print(
@@ -247,7 +249,7 @@ def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = T
     except (ConfigError, HydraException, OmegaConfBaseException, OSError) as e:
         if full:
             raise
-        print(f"error: {_said(e)}", file=sys.stderr)
+        print(f"error: {one_line(_said(e))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as e:
         by, code = ("SIGTERM", 143) if isinstance(e, Terminated) else ("Ctrl-C", 130)

@@ -202,6 +202,8 @@ REFUSED = {
     "--config-path": "our configs are always read: name a folder of yours with --config-dir",
     "--config-name": "our config.yaml is always read: choose files by words, as attack=own",
 }
+ONE_OF = [("-m", "--multirun"), ("-r", "--run"), ("--cfg", "-c"), ("--info", "-i")]
+ONE_OF += [("--shell-completion", "-sc")]  # of which Hydra takes one
 SHORT = {"-cp": "--config-path", "-cn": "--config-name"}
 
 
@@ -221,8 +223,10 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
             words.append(word)
         else:
             flags.append(_checked_flag(word, rest))
-    if {"-m", "--multirun"} & {*flags} and {"-r", "--run"} & {*flags}:
-        raise ConfigError("-m and -r: give -m for a sweep, or neither")
+    given = {word.partition("=")[0] for word in flags}
+    alone = [names[0] for names in ONE_OF if given & {*names}]
+    if len(alone) > 1:
+        raise ConfigError(f"{' and '.join(alone)} can't go together: give one of them")
     return flags + words
 
 

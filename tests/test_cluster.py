@@ -20,11 +20,11 @@ import agr.cluster
 import agr.cluster.pools
 import agr.cluster.tasks
 from agr.cell import run_cell
-from agr.cluster import Launcher, launcher_of, split_shards, sweep
+from agr.cluster import Launcher, launcher_of, sweep
 from agr.cluster.job import Job
 from agr.cluster.pools import LocalPool, SlurmPool, parts, words_of
 from agr.cluster.tasks import Task, different, failure_of, report, shortened, undone
-from agr.compose import expand
+from agr.compose import expand, split_shards
 from agr.config import Cell
 from agr.errors import ConfigError
 from agr.records import Records

@@ -12,13 +12,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from agr.cluster.launcher import Launcher, launcher_of, of_launcher, split_shards
+from agr.cluster.launcher import Launcher, launcher_of, of_launcher
 from agr.cluster.pools import LocalPool, Pool, SlurmPool
 from agr.cluster.tasks import Task, count, different, failure_of, report, undone
 from agr.compose import without_flags
 from agr.config import Cell
 
-__all__ = ["Launcher", "launcher_of", "split_shards", "sweep"]
+__all__ = ["Launcher", "launcher_of", "sweep"]
 
 
 def sweep(launcher: Launcher, words: Sequence[str], cells: Sequence[Cell]) -> int:

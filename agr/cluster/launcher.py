@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from dataclasses import fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agr.compose import without_flags
+from agr.compose import split_shards, without_flags
 from agr.errors import ConfigError, nearest
 from agr.explain import explain
 from agr.schema import conf_dir
@@ -18,27 +17,9 @@ from agr.schema import conf_dir
 if TYPE_CHECKING:
     from submitit import AutoExecutor
 
-MOST_SHARDS = 9999
 # Slurm looks at time limits every 30 s, so its signal comes up to 30 s too early; and a job that is
 # signalled before Python is up dies of it.
 EARLY_SECONDS = 50
-
-
-def split_shards(words: Sequence[str]) -> list[str]:
-    """Words in which `shards=3` is the sweep `shard=0/3,1/3,2/3`. Raises ConfigError."""
-    given = [word for word in words if word.startswith("shards=")]
-    if not given:
-        return list(words)
-    one = next((word for word in words if word.startswith("shard=")), None)
-    if one:
-        raise ConfigError(f"{given[0]} and {one}: give one, shards=K for all or shard=i/K for some")
-    number = given[0].partition("=")[2]
-    if len(given) > 1 or not re.fullmatch("[1-9][0-9]*", number) or int(number) > MOST_SHARDS:
-        raise ConfigError(
-            f"{' '.join(given)} is no number of shards: give shards=K, K from 1 to {MOST_SHARDS}"
-        )
-    sweep = ",".join(f"{i}/{number}" for i in range(int(number)))
-    return [f"shard={sweep}" if word == given[0] else word for word in words]
 
 
 def of_launcher(word: str) -> bool:

@@ -266,7 +266,7 @@ def images_of(table: Table, path: Path, root: Path, look: Look) -> list[Image]:
     if root != path and look.is_file(root):
         return _by_id(table, path, in_tar(root, look))
     if root != path and not look.is_folder(root):
-        raise ConfigError(f"data.root={root} is not there: give the folder or tar of the images")
+        raise ConfigError(f"data.root={root} {absence(root)}: give the folder or tar of the images")
     base = path.parent if root == path else root
     if table.layout == "csv":
         paths = [base / row.name for row in table.rows]
@@ -293,7 +293,10 @@ def _by_id(table: Table, path: Path, images: Images) -> list[Image]:
     there = {i.image_id: i for i in images.images}
     absent = [row.name for row in table.rows if not _meant(row, there.get(row.image_id))]
     if absent:
-        raise ConfigError(f"{path}: {absent[0]} is not in {images.place} ({len(absent)} such)")
+        raise ConfigError(
+            f"{path}: {absent[0]} is not in {images.place} ({len(absent)} such): correct the "
+            "names, or give the folder of the images as data.root"
+        )
     return [there[row.image_id] for row in table.rows]
 
 

@@ -148,6 +148,8 @@ def _reason(e: Exception) -> str:
         return "it is missing"
     if isinstance(e, UnidentifiedImageError):  # its own text has an address in memory
         return f"it is no image ({', '.join(FORMATS)}) that can be read"
+    if isinstance(e, OSError) and e.strerror:
+        return e.strerror
     return first_line(e)
 
 

@@ -47,15 +47,16 @@ def write_leaderboards(cells: Sequence[Cell], folder: Path) -> list[Path]:
     Raises ConfigError as `check_leaderboard` does.
     """
     untargeted = check_leaderboard(cells)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("leaderboard-*"):
-        old.unlink()
     settings: dict[tuple[str, float], list[Cell]] = {}
     for cell in untargeted:
         settings.setdefault((cell.config.norm.name, cell.config.eps), []).append(cell)
+    boards = {place: leaderboard(mine) for place, mine in settings.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("leaderboard-*"):
+        old.unlink()
     written = []
-    for (norm, eps), mine in settings.items():
-        board, rates = leaderboard(mine)
+    for (norm, eps), (board, rates) in boards.items():
+        mine = settings[norm, eps]
         caption = (
             f"Leaderboard: mean transfer of {len(board)} attacks, {norm_title(norm)} = {eps:g}"
         )

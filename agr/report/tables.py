@@ -114,10 +114,10 @@ def tables_folder(cells: Sequence[Cell], asked: Sequence[str]) -> Path:
 
 def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
     """Render the tables of a sweep's cells into `folder`, in place of older ones; the paths."""
+    asr, amp = rates_and_sizes(cells)  # before older tables go: records may be damaged
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("table[123].*"):
         old.unlink()
-    asr, amp = rates_and_sizes(cells)
     written = []
     for norm, number in NUMBER_OF.items():
         mine = [c for c in cells if c.config.norm.name == norm]
