@@ -25,10 +25,12 @@ from agr.engine import Calls, Crafted
 from agr.errors import ConfigError, first_line
 from agr.inputs import check_inputs, check_unchanged
 from agr.lab import Lab
+from agr.naming import digest
 from agr.numeric import Numeric, device_of, settle
 from agr.records import Records
 from agr.rows import adversarial_rows, target_rows, trace_rows
-from agr.selection import Chosen, select
+from agr.selection import Chosen, Selection, select
+from agr.signals import unbroken
 from agr.todo import Todo, todo
 
 Say = Callable[[str], None]
@@ -90,8 +92,8 @@ def _run(lab: Lab, records: Records, attack: Attack | LibraryAttack | None, say:
         raise ConfigError(_none_eligible(lab))
     mine = [c for c in selection.chosen if cell.mine(c.position)]
     chosen = [c for c in mine if c.position < n]
-    _check_same_images(records, chosen)
-    _note(records, lab, eligible=selection.total)
+    _check_same_images(records, [c for c in selection.chosen if c.position < n])
+    _note(records, lab, selection=selection)
     work = todo(cell, records, {c.position for c in chosen})
     if work.to_score:
         made = saved(lab, records, [c for c in chosen if c.position in work.to_score])
@@ -143,8 +145,13 @@ def _narrow(records: Records, tried: Numeric | None, reason: str, say: Say) -> N
     run.json says how wide it was before: the last bits of the rows from then on may be others.
     Raises ConfigError if there is no half.
     """
-    after = tried.halved() if tried else None
-    if tried is None or after is None:
+    if tried is None:
+        raise ConfigError(
+            "out of memory before the first image: use another device, fewer targets, or "
+            f"resident=false ({reason})"
+        )
+    after = tried.halved()
+    if after is None:
         raise ConfigError(f"out of memory with a single image: use another device ({reason})")
 
     def change(run: dict[str, Any]) -> None:
@@ -312,9 +319,10 @@ class _Parts:
             self.flush()
 
     def flush(self) -> None:
-        if self.tables.get("rows") or self.tables.get("adversarials") or self.tables.get("trace"):
-            self.records.write_part(self.shard, self.tables, self.about)
-        self.tables, self.last = {}, time.monotonic()
+        with unbroken():  # else a stop between the two lines would have it written once more
+            if any(self.tables.values()):
+                self.records.write_part(self.shard, self.tables, self.about)
+            self.tables, self.last = {}, time.monotonic()
 
 
 # ---- run.json ------------------------------------------------------------------------------------
@@ -337,16 +345,18 @@ def _note(
     records: Records,
     lab: Lab,
     *,
-    eligible: int | None = None,
+    selection: Selection | None = None,
     session: dict[str, Any] | None = None,
     lost: set[int] | None = None,
 ) -> None:
     """Add to run.json; `lost` are positions whose file went bad after they were chosen."""
 
     def change(run: dict[str, Any]) -> None:
-        run["bad_images"] = lab.bad
-        if eligible is not None:
-            run["eligible"] = eligible
+        # Other shards have read others.
+        before = run.get("bad_images", {}).items()
+        run["bad_images"] = {i: why for i, why in before if i not in lab.read} | lab.bad
+        if selection:
+            _check_same_selection(run, selection, records.folder)
         if session:
             run.setdefault("sessions", []).append(session)
         if lost is not None:
@@ -354,6 +364,22 @@ def _note(
             run["lost"] = sorted(others | lost)
 
     records.update_run(change)
+
+
+def _check_same_selection(run: dict[str, Any], selection: Selection, folder: Path) -> None:
+    """Note which images were chosen. Raises ConfigError if a shard or session chose others."""
+    ids = [c.entry.image_id for c in selection.chosen]
+    known = run.setdefault("selected", {})
+    for n, before in known.items():
+        if int(n) <= len(ids) and digest(ids[: int(n)]) != before:
+            raise ConfigError(
+                f"{folder}: other images are chosen here than in an earlier run or another shard: "
+                "an image file is damaged or was repaired; restore it, or use another outputs=… "
+                "folder"
+            )
+    known[str(len(ids))] = digest(ids)
+    if selection.total is not None:
+        run["eligible"] = selection.total
 
 
 def git_commit() -> str | None:

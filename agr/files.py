@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,7 +21,8 @@ DRAFT = ".draft"
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write beside `path` and rename: a reader sees the whole file or none."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
+    # Ids of processes come again on other machines, and in containers.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{DRAFT}")
     try:
         with naming(path):
             write(draft)
@@ -49,11 +51,15 @@ def write_named(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file of `write_named` still holds what was written; False where it is gone."""
+    """Whether a file of `write_named` still holds what was written; False where it is gone.
+
+    Raises OSError, with the file's name, where it can't be read just now.
+    """
     try:
-        state = path.stat()
-        return _hash_of(path, state.st_mtime_ns, state.st_size) == path.stem.rpartition("-")[2]
-    except OSError:
+        with naming(path):
+            state = path.stat()
+            return _hash_of(path, state.st_mtime_ns, state.st_size) == path.stem.rpartition("-")[2]
+    except FileNotFoundError:
         return False
 
 

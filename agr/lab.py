@@ -79,6 +79,7 @@ class Lab:
     def __init__(self, cell: Cell, numeric: Numeric, device: str, manifest: Manifest):
         self.cell, self.numeric, self.device, self.manifest = cell, numeric, device, manifest
         self.bad: dict[str, str] = {}  # image id -> what is wrong with its file
+        self.read: set[str] = set()  # ids of those whose files were fine
         self.cache: PixelCache | None = None
         if cell.config.data.cache:
             self.cache = PixelCache(cell.data_folder, manifest, cell.geometry)
@@ -128,6 +129,7 @@ class Lab:
             if isinstance(pixels, BadImage):
                 self.bad[entry.image_id] = str(pixels)
             else:
+                self.read.add(entry.image_id)
                 yield entry, pixels
 
     def order(self, *use: str) -> list[Entry]:
@@ -183,18 +185,19 @@ class Lab:
 
         They reach the disk every now and then, and with `keep`.
         """
-        wanted = {name: self._known(name) for name in names}
-        missing = [e for e in entries if any(e.image_id not in k for k in wanted.values())]
+        names = list(names)
+        known = [self._known(name) for name in names]
+        missing = [e for e in entries if any(e.image_id not in k for k in known)]
         found = iter(self.images(missing))
         while batch := list(islice(found, 4 * self.numeric.width)):
-            for name, known in wanted.items():
-                new = [(e, p) for e, p in batch if e.image_id not in known]
+            for name in names:
+                answered = self._known(name)
+                new = [(e, p) for e, p in batch if e.image_id not in answered]
                 said = self.answer(name, [p for _, p in new])
-                known |= {e.image_id: a for (e, _), a in zip(new, said, strict=True)}
-        if missing:
-            self._changed |= set(wanted)
-        if time.monotonic() - self._kept > KEEP_SECONDS:
-            self.keep()
+                answered |= {e.image_id: a for (e, _), a in zip(new, said, strict=True)}
+                self._changed.add(name)
+            if time.monotonic() - self._kept > KEEP_SECONDS:
+                self.keep()
 
     def keep(self) -> None:
         """Write the clean answers that are new to their files."""

@@ -9,12 +9,13 @@ touched for `LEASE` seconds *of the watcher's own clock*: no two clocks are ever
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import psutil
@@ -22,9 +23,19 @@ from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from agr.errors import ConfigError
 
-# File systems may show changes of other machines up to a minute late.
-LEASE = float(os.environ.get("AGR_LEASE_SECONDS", "120"))
-BEAT = LEASE / 12
+BEATS = 12  # in a lease
+NOT_SET = "120"  # s: file systems may show changes of other machines up to a minute late
+
+
+def _seconds() -> float:
+    try:
+        return float(os.environ.get("AGR_LEASE_SECONDS", NOT_SET))
+    except ValueError:
+        return 0.0
+
+
+LEASE = _seconds()
+BEAT = LEASE / BEATS
 GLANCE = 0.5  # seconds in which the lock of a process that died on this machine is taken over
 
 
@@ -37,11 +48,12 @@ class Holder(NamedTuple):
 
     host: str
     pid: int
+    lease: float = LEASE  # s
 
     @property
     def here(self) -> bool:
-        """Whether it is, or was, a process of this machine."""
-        return self.host == socket.gethostname()
+        """Whether it is, or was, a process of this machine (and of this container)."""
+        return self.host == this_host()
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -59,6 +71,11 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[SoftFileLease]:
     The lock is lost, and `lease.compromise` says so, if this process itself stands still for
     longer. Raises Busy and ConfigError.
     """
+    if not 0 < LEASE < float("inf"):
+        raise ConfigError(
+            f"AGR_LEASE_SECONDS={os.environ['AGR_LEASE_SECONDS']} is no number of seconds: give "
+            f"one above 0, or none, which is {NOT_SET}"
+        )
     lease = SoftFileLease(path, lease_duration=LEASE, heartbeat_interval=BEAT)
     try:
         _acquire(lease, path, wait)
@@ -80,19 +97,54 @@ def _acquire(lease: SoftFileLease, path: Path, wait: bool) -> None:
             lease.acquire(timeout=GLANCE, poll_interval=GLANCE / 10)
             return
         who = holder(path)
-        if who is None:  # let go just now
-            continue
-        if not wait and (who.here or beat(path) != seen):
+        if who is None and (now := _of_nobody(path)) != seen:
+            seen, since = now, time.monotonic()
+        elif who and not wait and (who.here or beat(path) != seen):
             raise Busy(f"{who} is at work")
+        elif who is None and seen and time.monotonic() - since > LEASE:
+            path.unlink(missing_ok=True)
         if not told and time.monotonic() - since > 5:
             told = True
-            print(f"note: waiting for {who}, or {LEASE:g} s if it is dead", file=sys.stderr)
+            whom = who or f"whoever made {path}"
+            print(f"note: waiting for {whom}, or {LEASE:g} s if it is dead", file=sys.stderr)
+
+
+def _of_nobody(path: Path) -> int | None:
+    """When a lock that names nobody was touched last; None: it is gone.
+
+    It is being made, or who made it was killed in between. Raises ConfigError.
+    """
+    touched = beat(path)
+    if touched is None and os.path.lexists(path):
+        raise ConfigError(f"{path} can't be read: remove it if whoever made it is gone")
+    return touched
+
+
+def check_ours(lease: SoftFileLease, what: str) -> None:
+    """Raise ConfigError if another process has taken a lock over.
+
+    filelock's own word for it (`lease.compromise`) comes up to two beats late.
+    """
+    owner = lease.owner
+    if owner is None or owner.token != lease.token:
+        raise ConfigError(
+            f"{what}: this process stood still so long that another one took over: it goes on there"
+        )
+
+
+@cache
+def this_host() -> str:
+    """This machine as locks name it; a container has a name of its own."""
+    with TemporaryDirectory() as place, SoftFileLease(Path(place) / "lock") as lease:
+        owner = lease.owner
+        assert owner is not None
+        return str(owner.hostname)
 
 
 def holder(path: Path) -> Holder | None:
     """Who made the lock `path`; None where there is no lock. It may be dead: see `alive`."""
     owner = SoftFileLease(path, lease_duration=LEASE).owner
-    return owner and Holder(owner.hostname, owner.pid)
+    return owner and Holder(owner.hostname, owner.pid, owner.lease_duration or LEASE)
 
 
 def beat(path: Path) -> int | None:
@@ -112,9 +164,16 @@ def alive(paths: list[Path]) -> dict[Path, Holder]:
     one beat, all at once; there is no wait where there are none.
     """
     held = {path: who for path in paths if (who := holder(path))}
-    found = {path: who for path, who in held.items() if who.here and psutil.pid_exists(who.pid)}
+    found = {path: who for path, who in held.items() if who.here and _runs(who.pid)}
     elsewhere = {path: beat(path) for path, who in held.items() if not who.here}
     if elsewhere:
-        time.sleep(1.5 * BEAT)
+        time.sleep(1.5 / BEATS * max(held[path].lease for path in elsewhere))
     stirred = {path for path, before in elsewhere.items() if beat(path) not in (None, before)}
     return found | {path: held[path] for path in stirred}
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
         rows.append([c.attack.name, eps, source, c.seed, state, cost])
     header = ["attack", "norm, eps", "source", "seed", "state", "at most"]
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
-    done = sum(row[4] == "done" for row in rows)
+    done = sum(str(row[4]).startswith("done") for row in rows)
     rest = (
         f"; the others take at most about {duration(total)} here, and some seconds each to start"
         if total

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from agr.errors import ConfigError
 from agr.files import DRAFT, HASH_LENGTH, is_whole, write_named, write_whole
-from agr.locks import Busy, locked
+from agr.locks import Busy, check_ours, locked
 from agr.signals import unbroken
 
 SCHEMA_VERSION = 3
@@ -187,14 +187,16 @@ class Records:
     def update_run(self, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Change run.json in place, one writer at a time; its new content."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / ".run.lock"), unbroken():
+        with locked(self.folder / ".run.lock") as lease:
             for draft in self.folder.glob(f".run.json.*{DRAFT}"):  # of who was killed here
                 draft.unlink(missing_ok=True)
             run = self.run() or {"schema_version": SCHEMA_VERSION}
             change(run)
             run = json.loads(json.dumps(run))  # as it will be read: tuples are lists
             text = json.dumps(run | {"digest": _digest(run)}, indent=1, ensure_ascii=False) + "\n"
-            write_whole(self.run_file, lambda path: path.write_text(text, encoding="utf-8"))
+            check_ours(lease, self.folder.name)
+            with unbroken():
+                write_whole(self.run_file, lambda path: path.write_text(text, encoding="utf-8"))
             return run
 
     # ---- shards ----------------------------------------------------------------------------------
@@ -240,8 +242,10 @@ class Records:
         found = {}
         for path in sorted(self.folder.glob("failed-*.json")):
             with suppress(OSError, ValueError):  # gone, since the shard was done meanwhile
-                shard = path.stem.removeprefix("failed-").replace("of", "/")
-                found[shard] = dict(json.loads(path.read_text(encoding="utf-8")))
+                failure = json.loads(path.read_text(encoding="utf-8"))
+                if isinstance(failure, dict) and "error" in failure:
+                    shard = path.stem.removeprefix("failed-").replace("of", "/")
+                    found[shard] = failure
         return found
 
     # ---- parts -----------------------------------------------------------------------------------
@@ -257,11 +261,8 @@ class Records:
         The file of rows is always written, if need be empty: it makes the others count. `about` is
         kept in the files' metadata. Raises ConfigError if another process has taken the lock over.
         """
-        if self._lease is not None and self._lease.compromise:
-            raise ConfigError(
-                f"{self.folder.name}: this process stood still so long that another one took "
-                f"shard {shard} over: it goes on there"
-            )
+        if self._lease is not None:
+            check_ours(self._lease, f"shard {shard} of {self.folder.name}")
         stem = _plain(shard)
         # Of all kinds: a number that a kill left without its rows is never used again.
         before = [p.number for kind in TABLES for p in self._parts(kind) if p.shard == stem]
@@ -292,17 +293,20 @@ class Records:
 
         To be called by who holds the lock of `shard`.
         """
-        found = []
+        if self._lease is not None:
+            check_ours(self._lease, f"shard {shard} of {self.folder.name}")
+        stem, found = _plain(shard), []
         for part in [p for kind in TABLES for p in self._parts(kind)]:
             if not is_whole(part.path):
                 with suppress(FileNotFoundError):  # another shard was first
                     (self.folder / DAMAGED).mkdir(exist_ok=True)
                     part.path.rename(self.folder / DAMAGED / part.path.name)
+                    again = "" if part.shard == stem else " by the next run of its shard"
                     found.append(
                         f"{part.path.name} was damaged: it is set aside in {DAMAGED}, and its "
-                        "images are done again"
+                        f"images are done again{again}"
                     )
-        stem, whole = _plain(shard), {part.own for part in self._parts("rows")}
+        whole = {part.own for part in self._parts("rows")}
         for part in [p for kind in TABLES for p in self._parts(kind)]:
             if part.shard == stem and part.own not in whole:
                 part.path.unlink(missing_ok=True)
@@ -341,6 +345,8 @@ class Records:
                 table = pq.read_table(part.path, columns=columns, schema=TABLES[part.kind])
                 return table.replace_schema_metadata(None)
         except (pa.ArrowException, OSError) as e:
+            if isinstance(e, OSError) and e.errno is not None:  # of the system, not of Parquet
+                raise
             raise self._damaged_part(part) from e
         raise self._damaged_part(part)
 

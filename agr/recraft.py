@@ -18,7 +18,7 @@ from agr.errors import ConfigError, first_line
 from agr.inputs import check_inputs, check_unchanged
 from agr.lab import Lab
 from agr.numeric import Numeric, device_of, settle
-from agr.records import KEYS, TABLES, Part, Records
+from agr.records import KEYS, TABLES, Records
 from agr.rows import target_rows
 from agr.selection import Chosen, select
 from agr.todo import Todo
@@ -29,72 +29,77 @@ def recraft(
 ) -> tuple[int, list[str]]:
     """How many of `images` random images of a finished cell were done again, and what differs.
 
-    They are drawn by `seed` from all parts, and each part is done with the slots that it was
-    written with. Nothing that an earlier run kept is used, and nothing is written.
+    They are drawn by `seed`; all their rows are compared, of every target, each with the slots that
+    it was made with. Nothing that an earlier run kept is used, and nothing is written.
     """
     run = records.run() or {}
     again, problems = 0, []
     try:
-        cell = stored_cell(run["config"], records.folder)
+        targets = sorted({*records.scored()})
+        cell = stored_cell(run["config"], records.folder, targets=targets)
         if foreign := [package for package in cell.foreign if package not in allow]:
             raise ConfigError(
                 f"its attack has parts of {', '.join(foreign)}, whose code would be run: "
                 f"add allow=[{','.join(foreign)}] if you trust it"
             )
-        for part, positions in _drawn(records, images, seed).items():
-            for key, was, found in _differences(cell, run, records, part, positions):
-                problems.append(f"crafted again, {key} is {found}, recorded is {was}")
-            again += len(positions)
+        rows, abouts = _recorded(records)
+        drawn = _drawn(rows, images, seed)
+        for n, about in enumerate(abouts):
+            mine = rows[(rows["about"] == n) & rows["position"].isin(drawn)]
+            if len(mine):
+                before = mine.drop(columns="about").set_index(KEYS["rows"])
+                for key, was, found in _differences(cell, run, before, about):
+                    problems.append(f"crafted again, {key} is {found}, recorded is {was}")
+        again = len(drawn)
     except ConfigError as e:
         problems.append(f"not crafted again: {first_line(e)}")
     return again, problems
 
 
-def _drawn(records: Records, images: int, seed: int) -> dict[Part, set[int]]:
-    """Random positions, by the part that their rows stand in."""
-    found: dict[int, Part] = {}
+def _recorded(records: Records) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """All rows, and what they were made with, slots and width: the column `about` counts these."""
+    abouts: list[dict[str, Any]] = []
+    frames = []
     for part in records.parts("rows"):
-        for position in records.read_part(part, ["position"])["position"].to_pylist():
-            found.setdefault(position, part)
-    drawn = random.Random(seed).sample(sorted(found), min(images, len(found)))
-    by_part: dict[Part, set[int]] = {}
-    for position in drawn:
-        by_part.setdefault(found[position], set()).add(position)
-    return by_part
+        about = records.about(part)
+        if about not in abouts:
+            abouts.append(about)
+        frame = records.read_part(part, TABLES["rows"].names).to_pandas()
+        frames.append(frame.assign(about=abouts.index(about)))
+    return pd.concat(frames), abouts
+
+
+def _drawn(rows: pd.DataFrame, images: int, seed: int) -> list[int]:
+    """Random positions."""
+    known = sorted({*rows["position"].tolist()})
+    return random.Random(seed).sample(known, min(images, len(known)))
 
 
 def _differences(
-    cell: Cell, run: dict[str, Any], records: Records, part: Part, positions: set[int]
+    cell: Cell, run: dict[str, Any], before: pd.DataFrame, about: dict[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """(what, recorded, now) of every value that differs."""
-    rows = records.read_part(part, TABLES["rows"].names).to_pandas()
-    # Targets that were scored later (agr.score) aren't in the cell's config.
-    mine = rows["position"].isin(positions) & rows["target"].isin(cell.targets)
-    before = rows[mine].set_index(KEYS["rows"])
+    """(what, recorded, now) of every value that differs in rows that were made with `about`."""
     targets = list(dict.fromkeys(target for _, target in before.index))
     with TemporaryDirectory() as place:
         config = replace(
             cell.config, outputs=place, progress=False, targets=targets, slots=None, width=None
         )
-        here = replace(cell, config=config)
-        made = _made_again(here, run, before, positions, records.about(part))
-        now = pd.DataFrame(made).set_index(KEYS["rows"])
+        made = _made_again(replace(cell, config=config), run, before, about)
+    now = pd.DataFrame(made, columns=TABLES["rows"].names).set_index(KEYS["rows"])
     for key in before.index:
         for name in before.columns:
             was: Any = before.at[key, name]
             found: Any = now.at[key, name] if key in now.index else None
             if was != found and not (pd.isna(was) and pd.isna(found)):
-                yield f"{name} of {before.at[key, 'image_id']} on {key[1]}", was, found
+                image: Any = before.at[key, "image_id"]
+                yield f"{name} of {image} on {key[1]}", was, found
 
 
 def _made_again(
-    cell: Cell,
-    run: dict[str, Any],
-    before: pd.DataFrame,
-    positions: set[int],
-    about: dict[str, Any],
+    cell: Cell, run: dict[str, Any], before: pd.DataFrame, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The rows of `positions` once more."""
+    """The rows once more. Raises ConfigError."""
+    positions = {position for position, _ in before.index}
     inputs = check_inputs(cell)
     check_unchanged(cell, run, inputs)
     check_library_version(cell, run)
@@ -122,6 +127,8 @@ def _chosen(
     images = before.reset_index().drop_duplicates("position")
     found = []
     for row in images.to_dict("records"):
+        if row["image_id"] not in entries:
+            raise ConfigError(f"{row['image_id']} is none of the images: restore the record")
         wanted = None if pd.isna(row["target_label"]) else int(row["target_label"])
         found.append(Chosen(int(row["position"]), entries[row["image_id"]], wanted))
     return found, found

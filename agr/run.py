@@ -12,6 +12,7 @@ import ctypes
 import datetime
 import errno
 import os
+import secrets
 import shlex
 import socket
 import sys
@@ -40,6 +41,7 @@ from agr.validation import explain
 if TYPE_CHECKING:
     from agr.records import Records
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -93,6 +95,7 @@ def run(cell: Cell, place: str = "") -> None:
     another process is at work on it, and whatever a part of one's own raises.
     """
     from agr.records import Records
+    from agr.todo import finished
 
     shard, records = cell.config.shard, Records(cell.folder)
     try:
@@ -104,6 +107,10 @@ def run(cell: Cell, place: str = "") -> None:
             records.note_failure(shard, _failure(e))
         raise
     records.note_failure(shard, None)
+    whole = replace(cell, config=replace(cell.config, shard="0/1"))
+    for other in records.failures():  # of shards that the work was divided into before
+        if finished(whole, records):
+            records.note_failure(other, None)
 
 
 def _run(cell: Cell, records: Records, place: str) -> None:
@@ -151,9 +158,9 @@ def _run_one_of(sweep: Sweep, cell: Cell) -> None:
         return
     except ConfigError as e:
         print(f"error: {one_line(f'{cell.name}: {first_line(e)}')}", file=sys.stderr)
-    except OSError:  # a full disk won't do for the others either
-        raise
-    except Exception:
+    except Exception as e:
+        if isinstance(e, OSError) and e.errno in (*NO_SPACE, errno.EROFS):
+            raise  # such a disk won't do for the others either
         print(f"error: {cell.name}\n{traceback.format_exc()}", file=sys.stderr)
     sweep.undone.append(cell.name)
 
@@ -270,7 +277,7 @@ def _said(e: BaseException) -> str:
 def _of_system(e: OSError) -> str:
     """What the system refused, and the way out where it is known."""
     place = Path(str(e.filename)).parent if e.filename else "a disk"
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+    if e.errno in NO_SPACE:
         return (
             f"no space is left in {place}: what was finished is kept; make room, and the same "
             f"command goes on: {_command()}"
@@ -332,7 +339,7 @@ def _check_writable(cell: Cell) -> None:
     try:
         outputs = Path(cell.config.outputs)
         outputs.mkdir(parents=True, exist_ok=True)
-        probe = outputs / f".probe-{os.getpid()}"
+        probe = outputs / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
         probe.touch()
         probe.unlink()
     except OSError as e:

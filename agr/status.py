@@ -32,7 +32,7 @@ LONGEST = 100  # characters of an error in the table
 class State(NamedTuple):
     """How far a cell is."""
 
-    word: str  # done | running | failed | damaged | missing
+    word: str  # done | done, 2 lost | running | failed | damaged | missing
     missing: int  # images
     wanted: int
     more: str  # who runs it, or what went wrong
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     for cell, state in zip(cells, states, strict=True):
         if state.word == "failed":
             print(f"failed: {cell.folder}/failed-*.json has it whole; alone: {cell.command()}")
-    if count["done"] < len(cells):
+    if any(state.missing for state in states):
         print(f"what is missing: {_command(arguments)}")
 
 
@@ -63,7 +63,7 @@ def state_of(cell: Cell, running: Mapping[Path, Holder]) -> State:
         word, missing, wanted = progress(cell, records)
     except ConfigError as e:
         return State("damaged", cell.config.n_images, cell.config.n_images, first_line(e))
-    if word == "done":
+    if not missing:
         return State(word, missing, wanted, "")
     if holders := [str(running[path]) for path in records.lock_files() if path in running]:
         return State("running", missing, wanted, ", ".join(sorted(set(holders))))

@@ -48,18 +48,31 @@ def finished(cell: Cell, records: Records) -> bool:
     return not (work.to_craft or work.to_score)
 
 
-def progress(cell: Cell, records: Records) -> tuple[str, int, int]:
-    """A word for a cell, and how many of how many images it still has to craft or score.
+class Progress(NamedTuple):
+    """How far a cell is."""
+
+    word: str  # done | done, 2 lost | 5 of 12 left | damaged | missing
+    missing: int  # images still to be crafted or scored
+    wanted: int  # images in all
+
+
+def progress(cell: Cell, records: Records) -> Progress:
+    """How far a cell is. What is lost, since files of images went bad, counts as done.
 
     Raises ConfigError (run.json).
     """
+    run = records.run()
     wanted = wanted_positions(cell, records)
-    if finished(cell, records):
-        return "done", 0, len(wanted)
+    if run is None:
+        return Progress("missing", len(wanted), len(wanted))
     try:
         work = todo(cell, records, wanted)
     except Damaged:
-        return "damaged", len(wanted), len(wanted)
-    missing = len(work.to_craft | work.to_score)
+        return Progress("damaged", len(wanted), len(wanted))
+    lacking = work.to_craft | work.to_score
+    lost = lacking & {*run.get("lost", [])}
+    missing = len(lacking - lost)
+    if not missing:
+        return Progress(f"done, {len(lost)} lost" if lost else "done", 0, len(wanted))
     word = "missing" if missing == len(wanted) else f"{missing} of {len(wanted)} left"
-    return word, missing, len(wanted)
+    return Progress(word, missing, len(wanted))

@@ -17,10 +17,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import agr.data.stream
 from agr.cell import open_lab, run_cell
 from agr.config import Cell
 from agr.crafting import attack_of
-from agr.data.stream import load_image
+from agr.data.manifest import Entry
+from agr.data.stream import BadImage, Pixels, load_image
 from agr.errors import ConfigError
 from agr.inputs import check_inputs, check_unchanged, find_images
 from agr.lab import Lab
@@ -28,6 +30,7 @@ from agr.models.zoo import load_network
 from agr.numeric import settle
 from agr.records import ADVERSARIALS, ROWS, TRACE, Damaged, Records
 from agr.report.tables import closing
+from agr.schema import Geometry
 from agr.score import saved_cells
 from agr.selection import select
 from agr.todo import finished, todo
@@ -128,6 +131,78 @@ def test_a_shard_asks_targets_about_its_own_images_only(tmp_path: Path) -> None:
     run_cell(demo_cell(tmp_path, VGG[0], "targets=[inc_v3]", VGG[2], "shard=1/3"))
     (path,) = (tmp_path / "demo" / "clean").glob("inc_v3-*.parquet")
     assert len(pd.read_parquet(path)) == 12 / 3
+
+
+def test_shards_that_choose_other_images_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that is bad for one of them only would stand at two positions, or at none."""
+    demo = demo_cell(tmp_path)
+    shutil.copytree(str(demo.config.data.root), tmp_path / "val")
+    words = (*VGG, "attack=fgsm", f"data.root={tmp_path / 'val'}", "data.labels=null")
+    run_cell(demo_cell(tmp_path / "o", *words, "shard=0/2"))
+    first = Records(demo_cell(tmp_path / "o", *words).folder).read("rows")["image_id"][0]
+    shutil.rmtree(tmp_path / "o" / "demo" / "clean")
+    real = agr.data.stream.load_image
+
+    def load(entry: Entry, geometry: Geometry) -> Pixels:
+        if entry.image_id == first:
+            raise BadImage(f"{first}: no")
+        return real(entry, geometry)
+
+    monkeypatch.setattr("agr.data.stream.load_image", load)
+    with pytest.raises(ConfigError, match="position 0 of the selection was"):
+        run_cell(demo_cell(tmp_path / "o", *words, "shard=1/2"))
+    for path in (tmp_path / "o").rglob("rows-*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match="other images are chosen here than in an earlier run or"):
+        run_cell(demo_cell(tmp_path / "o", *words, "shard=1/2"))
+
+
+def test_bad_images_of_all_shards_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (*VGG, "attack=fgsm")
+    whole = run_cell(demo_cell(tmp_path / "whole", *words)).read("rows")
+    bad = whole["image_id"][whole["position"] == 2].iloc[0]
+    run_cell(demo_cell(tmp_path, *words, "attack=ifgsm"))  # clean answers are known
+    real = agr.data.stream.load_image
+
+    def load(entry: Entry, geometry: Geometry) -> Pixels:
+        if entry.image_id == bad:
+            raise BadImage(f"{bad}: no")
+        return real(entry, geometry)
+
+    monkeypatch.setattr("agr.data.stream.load_image", load)
+    for shard in ("0/2", "1/2"):
+        records = run_cell(demo_cell(tmp_path, *words, f"shard={shard}"))
+    assert (records.run() or {})["bad_images"] == {bad: f"{bad}: no"}
+    said = closing(demo_cell(tmp_path, *words))
+    assert f"1 missing or corrupt images left out: {bad}" in said
+    assert "no more are eligible" not in said
+    monkeypatch.undo()
+    run_cell(demo_cell(tmp_path, *words))
+    assert (records.run() or {})["bad_images"] == {}
+
+
+def test_clean_answers_are_kept_when_a_run_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the middle of asking: a job shorter than that would never get on."""
+    asked: list[str] = []
+    real = Lab.answer
+
+    def answer(self: Lab, name: str, images: Any) -> Any:
+        asked.append(name)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return real(self, name, images)
+
+    monkeypatch.setattr(Lab, "answer", answer)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(demo_cell(tmp_path, *VGG, "n_images=200"))
+    monkeypatch.undo()
+    kept = {p.name.partition("-")[0]: len(pd.read_parquet(p))
+            for p in (tmp_path / "demo" / "clean").glob("*.parquet")}  # fmt: skip
+    assert kept == dict.fromkeys(asked[:3], 32)
 
 
 def test_overlapping_shards_count_once(reference: pd.DataFrame, tmp_path: Path) -> None:

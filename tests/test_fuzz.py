@@ -1,253 +1,452 @@
-"""Whatever a file or a command line has in it: a ConfigError, or what it says; no other error."""
+"""Readers of what comes from elsewhere, given anything: they read it, or say in a line why not.
+
+Whatever else is raised is a bug. Hypothesis makes the input, the same in every run.
+"""
 
 from __future__ import annotations
 
-import functools
+import gzip
+import io
 import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
+import pandas as pd
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agr.compose import expand
-from agr.config import stored_cell
-from agr.data.manifest import read_manifest
-from agr.errors import ConfigError
+from agr.config import Cell
+from agr.data.labels import META, TRUTH, parse_devkit, parse_solution, parse_val_txt, unpack_devkit
+from agr.data.layouts import LONGEST_ID, NIPS
+from agr.data.manifest import Entry, Manifest, read_manifest
+from agr.data.stream import BadImage, load_image
+from agr.errors import LONGEST_LINE, UNSHOWN, ConfigError, one_line
 from agr.records import Records
-from agr.schema import Data, Suite, conf_dir
+from agr.schema import PACKAGE, Config, Data, Geometry, Suite
+from agr.trust import flags_first
 from tests import standins
 
-ITEMS = standins.photos(4, sizes=((16, 12),))
-PLAIN = settings(
-    deadline=None,
-    derandomize=True,
-    max_examples=60,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+T = TypeVar("T")
+CLASSES = 10
+HERE = Path("list")
+
+
+def fuzz(examples: int) -> Callable[[Any], Any]:
+    """Settings of a test; it makes its files anew for each example."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def read(reader: Callable[..., T], *given: Any) -> T | None:
+    """What a reader makes of it; None where it says in one line that it can't."""
+    try:
+        return reader(*given)
+    except ConfigError as e:
+        line = one_line(str(e))
+        assert not UNSHOWN.search(line)
+        assert 10 < len(line) <= LONGEST_LINE
+        return None
+
+
+# ---- what is given -------------------------------------------------------------------------------
+
+BYTES = st.binary(max_size=12)
+PLACES = st.floats(0, 1, exclude_max=True)
+EDITS = st.lists(st.tuples(PLACES, st.integers(0, 40), BYTES), min_size=1, max_size=4)
+
+
+def edited(content: bytes, edits: Sequence[tuple[float, int, bytes]]) -> bytes:
+    """`content`, from which bytes are cut at some places, and into which others are put."""
+    for place, cut, put in edits:
+        at = int(place * (len(content) + 1))
+        content = content[:at] + put + content[at + cut :]
+    return content
+
+
+def near(content: bytes) -> st.SearchStrategy[bytes]:
+    return st.one_of(EDITS.map(lambda edits: edited(content, edits)), st.binary(max_size=300))
+
+
+NAMES = st.one_of(
+    st.sampled_from(
+        ["a.JPEG", "b.png", "../a.png", "/etc/passwd", "..", ".", "", "x/a.JPEG", "\x1b"]
+    ),
+    st.text(max_size=8),
 )
-
-
-@st.composite
-def mutated(draw: Callable[[Any], Any], content: bytes) -> bytes:
-    """`content` with some bytes changed, cut out, doubled, or put in."""
-    found = bytearray(content)
-    for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, len(found)))
-        kind = draw(st.sampled_from(["set", "cut", "double", "put", "end"]))
-        if kind == "set" and at < len(found):
-            found[at] = draw(st.integers(0, 255))
-        elif kind == "cut":
-            del found[at : at + draw(st.integers(1, 600))]
-        elif kind == "double":
-            found[at:at] = found[at : at + draw(st.integers(1, 600))]
-        elif kind == "put":
-            found[at:at] = draw(st.binary(max_size=20))
-        else:
-            del found[at:]
-    return bytes(found)
+WORDS = st.one_of(
+    st.integers(-3, 12).map(str),
+    st.sampled_from(["n01440764", "n99999999", "٣", "1.5", "9" * 5000, "nan", ""]),
+    st.text(max_size=5),
+)
+HEADERS = [
+    "filename,label",
+    "filename,label,target,sha256",
+    "ImageId,TrueLabel,TargetClass",
+    "label",
+]
+ROWS = st.lists(st.lists(st.one_of(NAMES, WORDS), max_size=5).map(",".join), max_size=4)
+CSV = st.tuples(st.sampled_from([*HEADERS, "\ufefffilename,label"]), ROWS)
+CSV_TEXT = st.one_of(
+    st.tuples(CSV, st.sampled_from("\n\r\t")).map(lambda t: t[1].join([t[0][0], *t[0][1]])),
+    st.text(max_size=60),
+)
 
 
 # ---- manifests -----------------------------------------------------------------------------------
 
 
-def read(root: Path, labels: Path | None = None) -> None:
-    """What there is to be known of the images is known, or it is a ConfigError."""
-    data = Data(root=str(root), labels=labels and str(labels))
-    with suppress(ConfigError):
-        for entry in read_manifest(data, Suite(name="s", synsets="imagenet"), 1000).entries:
-            assert 0 <= entry.label < 1000
-            assert entry.image_id
+def suite(synsets: str | None = None) -> Suite:
+    return Suite(name="s", synsets=synsets, groups={}, networks={})
 
 
-def fuzz_labels(name: str, content: bytes) -> None:
-    """A file of labels beside four images."""
-    with TemporaryDirectory() as place:
-        root = standins.flat(Path(place) / "val", ITEMS)
-        (root / name).write_bytes(content)
-        read(root, root / name)
+def sound(manifest: Manifest | None, synsets: str | None) -> None:
+    """What a run relies on: names of files that lead nowhere, and classes that there are."""
+    for e in manifest.entries if manifest else ():
+        assert e.image_id.isprintable()
+        assert "/" not in e.image_id
+        assert not e.image_id.startswith(".")
+        assert 0 < len(e.image_id.encode()) <= LONGEST_ID
+        assert 0 <= e.label < (1000 if synsets else CLASSES)
+        assert e.target != e.label
 
 
-@functools.cache
-def bytes_of(write: Callable[[Path], object]) -> bytes:
-    with TemporaryDirectory() as place:
-        path = Path(place) / "file"
-        write(path)
-        return path.read_bytes()
+def manifest_of(root: Path, labels: Path | None, synsets: str | None) -> Manifest | None:
+    data = Data(root=str(root), labels=str(labels) if labels else None)
+    return read(read_manifest, data, suite(synsets), 1000 if synsets else CLASSES)
 
 
-def csv(path: Path) -> object:
-    return standins.csv_manifest(path, ITEMS)
+@fuzz(150)
+@given(
+    text=CSV_TEXT,
+    name=st.sampled_from(["list.csv", NIPS]),
+    synsets=st.sampled_from([None, "imagenet"]),
+)
+def test_lists_of_images(text: str, name: str, synsets: str | None, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8", errors="surrogatepass")
+    (tmp_path / "a.JPEG").touch()
+    root = tmp_path if name == NIPS else tmp_path / name
+    sound(manifest_of(root, None, synsets), synsets)
 
 
-def solution(path: Path) -> object:
-    return standins.loc_solution(path, ITEMS)
+@fuzz(80)
+@given(content=near(b'filename,label,target\na.JPEG,0,1\n"b,c.JPEG",3,\n'))
+def test_bytes_of_a_list_of_images(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(content)
+    sound(manifest_of(tmp_path / "list.csv", None, None), None)
 
 
-def val_txt(path: Path) -> object:
-    return standins.val_txt(path, ITEMS)
+@fuzz(150)
+@given(text=st.one_of(CSV_TEXT, st.lists(st.tuples(NAMES, WORDS).map(" ".join)).map("\n".join)))
+def test_labels_in_lines(text: str) -> None:
+    for parse in (parse_val_txt, parse_solution):
+        words = read(parse, text, HERE)
+        assert all(map(str.isascii, (words or {}).values()))
 
 
-def tar(path: Path) -> object:
-    return standins.tar(path, ITEMS, folders=True)
+@fuzz(60)
+@given(rows=st.lists(st.tuples(NAMES, WORDS), max_size=4), quote=st.booleans())
+def test_solutions(rows: list[tuple[str, str]], quote: bool) -> None:
+    mark = '"' if quote else ""
+    lines = [f"{mark}{name}{mark},{word} 1 2 3 4" for name, word in rows]
+    read(parse_solution, "\n".join(["ImageId,PredictionString", *lines]), HERE)
 
 
-@PLAIN
-@given(st.one_of(mutated(bytes_of(csv)), st.text(max_size=200).map(str.encode)))
-def test_any_csv(content: bytes) -> None:
-    fuzz_labels("labels.csv", content)
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The devkit's meta.mat and ground truth, and both of them packed."""
+    folder = standins.devkit(tmp_path_factory.mktemp("kit"), standins.photos(3, sizes=[(8, 8)]))
+    packed = standins.pack_devkit(folder / "kit.tar.gz", folder / "data").read_bytes()
+    return {n: (folder / "data" / n).read_bytes() for n in (TRUTH, META)} | {"packed": packed}
 
 
-@PLAIN
-@given(mutated(bytes_of(solution)))
-def test_any_solution(content: bytes) -> None:
-    fuzz_labels("LOC_val_solution.csv", content)
+@fuzz(40)
+@given(edits=EDITS, of_meta=st.booleans())
+def test_the_ground_truth(edits: Any, of_meta: bool, kit: dict[str, bytes]) -> None:
+    truth, meta = kit[TRUTH], kit[META]
+    meta, truth = (edited(meta[:3000], edits), truth) if of_meta else (meta, edited(truth, edits))
+    read(parse_devkit, truth.decode("latin-1"), meta, HERE)
 
 
-@PLAIN
-@given(st.one_of(mutated(bytes_of(val_txt)), st.binary(max_size=200)))
-def test_any_val_txt(content: bytes) -> None:
-    fuzz_labels("val.txt", content)
+@fuzz(60)
+@given(edits=EDITS, inside=st.booleans())
+def test_a_packed_devkit(edits: Any, inside: bool, kit: dict[str, bytes]) -> None:
+    content = edited(gzip.decompress(kit["packed"])[:4000] if inside else kit["packed"], edits)
+    read(unpack_devkit, gzip.compress(content) if inside else content, HERE)
 
 
-@PLAIN
-@given(st.sampled_from(["ILSVRC2012_validation_ground_truth.txt", "meta.mat"]), st.data())
-def test_any_devkit(name: str, data: st.DataObject) -> None:
-    with TemporaryDirectory() as place:
-        root = standins.flat(Path(place) / "val", ITEMS)
-        folder = standins.devkit(root / standins.DEVKIT, ITEMS)
-        path = folder / "data" / name
-        path.write_bytes(data.draw(mutated(path.read_bytes())))
-        read(root)
+@pytest.fixture(scope="module")
+def tar(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    items = [
+        item._replace(content=b"x" * 700) for item in standins.photos(3, CLASSES, sizes=[(8, 8)])
+    ]
+    return standins.tar(
+        tmp_path_factory.mktemp("tar") / "a.tar", items, above="y" * 110 + "/"
+    ).read_bytes()
 
 
-@PLAIN
-@given(mutated(bytes_of(tar)))
-def test_any_tar(content: bytes) -> None:
-    with TemporaryDirectory() as place:
-        (Path(place) / "val.tar").write_bytes(content)
-        read(Path(place) / "val.tar")
+@fuzz(300)
+@given(edits=EDITS)
+def test_tars(edits: Any, tar: bytes, tmp_path: Path) -> None:
+    """Members lie inside, whatever their headers say."""
+    content = edited(tar, edits)
+    (tmp_path / "a.tar").write_bytes(content)
+    names = "".join(f"{standins.name_of(i + 1)} {i}\n" for i in range(3))
+    (tmp_path / "l.txt").write_text(names)
+    manifest = manifest_of(tmp_path / "a.tar", tmp_path / "l.txt", None)
+    sound(manifest, None)
+    for e in manifest.entries if manifest else ():
+        assert e.path == tmp_path / "a.tar"
+        assert 512 <= (e.offset or 0) <= (e.offset or 0) + (e.size or 0) <= len(content)
+
+
+@fuzz(120)
+@given(edits=EDITS, kind=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP"]))
+def test_images(edits: Any, kind: str, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    standins.photo((24, 18)).save(buffer, kind)
+    (tmp_path / "a").write_bytes(edited(buffer.getvalue(), edits))
+    try:
+        pixels = load_image(Entry("a", tmp_path / "a", 0), Geometry(16))
+    except BadImage as e:
+        said = str(e)
+    else:
+        said = "fine"
+        assert (pixels.shape, pixels.dtype) == ((3, 16, 16), "uint8")
+    assert not UNSHOWN.search(said)
 
 
 # ---- configs -------------------------------------------------------------------------------------
 
-KEYS = [
-    *("eps", "steps", "n_images", "slots", "source", "targets", "attack", "norm", "suite", "seed"),
-    *("shard", "shards", "select", "attack.size", "attack.chain.momentum.decay", "data.root"),
-    *("success", "suite.name", "suite.networks.vgg16.mean", "hydra.searchpath", "allow", "+x"),
-    *("attack.step", "attack.stop", "defenses.jpeg75.quality", "experiment", "hydra/launcher"),
-]
-ODD = [
-    *("null", "[]", "{}", "[a,b]", "{a:b}", "1,2", "${eps}", "${no}", "${eps:}", "glob(*)"),
-    *("range(1,4)", "choice(1,2)", "vgg16", "mifgsm", "true", "''", '"a b"', "~", "../x"),
-]
+KEYS = ["eps", "steps", "n_images", "seed", "shard", "source", "targets", "attack", "norm", "suite"]
+KEYS += ["allow", "outputs", "device", "data.root", "suite.name", "suite.networks", "attack.step"]
+KEYS += ["attack.size", "attack.chain.momentum", "defenses", "hydra.callbacks", "hydra.run.dir"]
+KEYS += ["hydra/launcher", "suite.groups.inception.geometry.size", "suite.networks.vgg16.mean"]
 VALUES = st.one_of(
-    st.text(max_size=12), st.integers().map(str), st.floats().map(str), st.sampled_from(ODD)
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(
+        [
+            "null",
+            "",
+            "true",
+            "[a,b]",
+            "{a:b}",
+            "[[1]]",
+            "${eps}",
+            "${nope}",
+            "${oc.env:NO}",
+            "../x",
+            "1,2",
+            "range(0,3)",
+            "glob(*)",
+            "choice(1,2)",
+            "'a\nb'",
+            "\x1b",
+            "???",
+            "agr",
+            "l2",
+            "demo",
+            "{_target_: os.system}",
+            "vgg16",
+            "[vgg16]",
+            "1/2",
+            "eps/3",
+        ]
+    ),
+    st.text(max_size=6),
 )
 WORD = st.one_of(
-    st.tuples(st.sampled_from(KEYS), VALUES).map("=".join),
-    st.text(max_size=20),
+    st.tuples(st.sampled_from(["", "+", "++", "~"]), st.sampled_from(KEYS), VALUES).map(
+        lambda t: f"{t[0]}{t[1]}={t[2]}"
+    ),
+    st.text(max_size=8),
 )
 
 
-@PLAIN
-@given(st.lists(WORD, min_size=1, max_size=3))
-def test_any_words(words: list[str]) -> None:
-    with suppress(ConfigError):
-        for cell in expand(words):
-            assert cell.folder.resolve().is_relative_to(Path(cell.config.outputs).resolve())
+def cells(words: Sequence[str]) -> list[Cell] | None:
+    found = read(expand, words)
+    for cell in found or ():
+        assert isinstance(cell.config, Config)
+        assert cell.folder.parent == Path(cell.config.outputs) / cell.suite.name
+        assert cell.suite.name.isprintable()
+        assert 0 <= cell.shard[0] < cell.shard[1]
+    return found
 
 
-def text_of(group: str, name: str) -> bytes:
-    return Path(conf_dir(), group, f"{name}.yaml").read_bytes()
+@fuzz(90)
+@given(given_words=st.lists(WORD, min_size=1, max_size=3))
+def test_words(given_words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a command line: cells, or one line. Names of networks are looked up without a hub."""
+    monkeypatch.setattr("agr.models.pretrained._unreachable", lambda: "not in tests")
+    cells(given_words)
 
 
-PLACED = {"attack": text_of("attack", "mifgsm"), "suite": text_of("suite", "demo")}
-TREES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from([*("name", "title", "defaults", "chain", "step"), "networks", "_target_"])
-        | st.text(max_size=6),
-        inner,
-        max_size=4,
-    ),
-    max_leaves=8,
-)  # fmt: skip
+FLAGS = st.sampled_from(
+    ["-m", "--cfg", "job", "--info", "-cd", "--config-dir=/", "-r", "--help", "a=1"]
+)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("group", PLACED)
-@settings(PLAIN, max_examples=40)
-@given(data=st.data())
-def test_any_config_file(group: str, data: st.DataObject) -> None:
-    content = data.draw(
-        st.one_of(mutated(PLACED[group]), TREES.map(lambda t: yaml.safe_dump(t).encode()))
-    )
-    with TemporaryDirectory() as place:
-        folder = Path(place) / group
-        folder.mkdir()
-        (folder / "fuzzed.yaml").write_bytes(content)
-        with suppress(ConfigError):
-            expand([f"hydra.searchpath=[{place}]", f"{group}=fuzzed"])
+@fuzz(100)
+@given(arguments=st.lists(st.one_of(FLAGS, st.text(max_size=5)), max_size=5))
+def test_flags(arguments: list[str]) -> None:
+    """Flags come first, and no word gets lost."""
+    ordered = read(flags_first, arguments)
+    if ordered is not None:
+        flags = [word.startswith("-") for word in ordered]
+        assert flags == sorted(flags, reverse=True)
+        assert [w for w in ordered if "=1" in w] == [w for w in arguments if "=1" in w]
+
+
+ATTACK = b"""defaults: [_base]
+name: own
+title: "Own ${norm.name}"
+steps: 4
+size: eps/4
+chain: {momentum: {_target_: agr.attacks.stages.Momentum, decay: 1.0}}
+step: {_target_: agr.attacks.step.Plain}
+start: &a null
+stop: *a
+"""
+SUITE = f"""name: own
+root: {PACKAGE}/assets/demo/val
+groups:
+  a: {{networks: [vgg16], geometry: {{size: 64, crop: 0.9}}}}
+networks:
+  vgg16: {{architecture: vgg16, width: 0.125, classes: 10, size: 64, mean: [0.5, 0.5, 0.5],
+    std: [0.5, 0.5, 0.5], weights: x.safetensors}}
+""".encode()
+SNIPPETS = st.sampled_from(
+    [
+        b"&a ",
+        b"*a",
+        b"${",
+        b"!!python/object:os ",
+        b"{",
+        b"]",
+        b"- ",
+        b": ",
+        b"\n",
+        b"\t",
+        b"#",
+        b"'",
+        b"# @package _global_\n",
+        b"null",
+        b"???",
+        b"\xff",
+        b"\x00",
+        b"<<: *a",
+        b"hydra: {verbose: 1}\n",
+    ]
+)
+YAML_EDITS = st.lists(
+    st.tuples(PLACES, st.integers(0, 20), SNIPPETS | BYTES), min_size=1, max_size=3
+)
+
+
+@fuzz(120)
+@given(edits=YAML_EDITS, group=st.sampled_from(["attack", "suite", "experiment"]))
+def test_files_of_configs(edits: Any, group: str, tmp_path: Path) -> None:
+    (tmp_path / group).mkdir(exist_ok=True)
+    content = edited(SUITE if group == "suite" else ATTACK, edits)
+    (tmp_path / group / "own.yaml").write_bytes(content)
+    cells([f"hydra.searchpath=[{tmp_path}]", f"{group}=own"])
 
 
 # ---- records -------------------------------------------------------------------------------------
 
 
-@functools.cache
-def whole() -> tuple[dict[str, bytes], Any, Any]:
-    """The files of a small cell, and what they say."""
-    with TemporaryDirectory() as place:
-        records = Records(Path(place))
-        records.update_run(lambda run: run.update(eligible=3, lost=[], config={"n_images": 3}))
-        rows = [{"position": i, "image_id": f"i{i}", "target": t} for i in range(3) for t in "ab"]
-        records.write_part("0/1", {"rows": rows})
-        files = {path.name: path.read_bytes() for path in Path(place).iterdir()}
-        return files, records.run(), records.read("rows")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """A folder of records with two rows."""
+    records = Records(tmp_path_factory.mktemp("records") / "cell")
+    records.update_run(
+        lambda run: run.update(name="x", config={"eps": 10.0, "allow": []}, n=[1, 2])
+    )
+    row = {"suite": "s", "target": "vgg16", "image_id": "a", "success": True, "l2": 0.5, "seed": 0}
+    records.write_part("0/1", {"rows": [row | {"position": i} for i in range(2)]})
+    return records
 
 
-@PLAIN
-@given(st.data())
-def test_any_run_json(data: st.DataObject) -> None:
-    files, run, _ = whole()
-    changed = data.draw(st.one_of(mutated(files["run.json"]), st.binary(max_size=50)))
-    check(files | {"run.json": changed}, lambda records: records.run() == run)
+def swapped(path: Path, content: bytes, check: Callable[[], None]) -> None:
+    """Run `check` while a file has another content."""
+    before = path.read_bytes()
+    try:
+        path.write_bytes(content)
+        check()
+    finally:
+        path.write_bytes(before)
 
 
-@PLAIN
-@given(st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=4))
-def test_any_json(content: Any) -> None:
-    files, run, _ = whole()
-    for value in (content, {"schema_version": content}, {"schema_version": 3, "digest": content}):
-        text = json.dumps(value).encode()
-        check(files | {"run.json": text}, lambda records: records.run() == run)
+@fuzz(150)
+@given(edits=EDITS)
+def test_run_json(edits: Any, written: Records) -> None:
+    """It says what was written, or that it is damaged: never something else."""
+    whole = written.run()
+    assert whole
+
+    def check() -> None:
+        found = read(written.run)
+        assert found is None or found == whole
+
+    swapped(written.run_file, edited(written.run_file.read_bytes(), edits), check)
 
 
-@PLAIN
-@given(st.data())
-def test_any_part(data: st.DataObject) -> None:
-    """What is read is what was written, or nothing."""
-    files, _, rows = whole()
-    (name,) = [name for name in files if name.startswith("rows-")]
-    changed = data.draw(st.one_of(mutated(files[name]), st.binary(max_size=50)))
-    check(files | {name: changed}, lambda records: records.read("rows").equals(rows))
+@fuzz(60)
+@given(
+    change=st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists), key=st.text()
+)
+def test_run_json_of_another_shape(change: Any, key: str, written: Records) -> None:
+    """What is JSON and wasn't written by us is refused."""
+    whole = written.run()
+    run = json.loads(written.run_file.read_text())
+    for content in (change, run | {key: change}, run | {"schema_version": change}):
+        text = json.dumps(content)
+
+        def check() -> None:
+            found = read(written.run)
+            assert found is None or found == whole
+
+        swapped(written.run_file, text.encode(), check)
 
 
-def check(files: dict[str, bytes], same: Callable[[Records], bool]) -> None:
-    with TemporaryDirectory() as place:
-        for name, content in files.items():
-            (Path(place) / name).write_bytes(content)
-        with suppress(ConfigError):
-            assert same(Records(Path(place)))
+@fuzz(120)
+@given(edits=EDITS)
+def test_parts(edits: Any, written: Records) -> None:
+    whole = written.read("rows")
+    (path,) = written.folder.glob("rows-*.parquet")
+
+    def check() -> None:
+        found = read(written.read, "rows")
+        if found is not None:
+            pd.testing.assert_frame_equal(found, whole)
+
+    swapped(path, edited(path.read_bytes(), edits), check)
 
 
-@PLAIN
-@given(st.dictionaries(st.sampled_from(KEYS), st.integers() | st.text(max_size=5), max_size=3))
-def test_any_stored_config(stored: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
-        stored_cell(stored, Path("outputs/demo/cell"))
+# ---- that all of this reads what is whole --------------------------------------------------------
+
+
+def test_what_is_whole_is_read(
+    kit: dict[str, bytes], tar: bytes, written: Records, tmp_path: Path
+) -> None:
+    assert len(read(parse_devkit, kit[TRUTH].decode(), kit[META], HERE) or {}) == 3
+    assert set(read(unpack_devkit, kit["packed"], HERE) or {}) == {TRUTH, META}
+    (tmp_path / "a.tar").write_bytes(tar)
+    (tmp_path / "l.txt").write_text("".join(f"{standins.name_of(i + 1)} {i}\n" for i in range(3)))
+    manifest = manifest_of(tmp_path / "a.tar", tmp_path / "l.txt", None)
+    assert manifest
+    assert len(manifest.entries) == 3
+    for group, content in (("attack", ATTACK), ("suite", SUITE)):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "own.yaml").write_bytes(content)
+    words = [f"hydra.searchpath=[{tmp_path}]", "suite=own", "attack=own", "seed=1,2"]
+    assert len(cells(words) or []) == 2
+    assert len(read(written.read, "rows")) == 2

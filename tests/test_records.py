@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,11 +14,13 @@ from typing import Any
 import pytest
 
 from agr import locks
+from agr.cell import run_cell
 from agr.errors import ConfigError
 from agr.files import is_whole, write_named, write_whole
-from agr.locks import Busy, Holder, alive, holder, locked
+from agr.locks import Busy, Holder, alive, holder, locked, this_host
 from agr.records import Damaged, Records
 from agr.signals import Terminated, stoppable, unbroken
+from tests.conftest import demo_cell
 
 
 def row(position: int, target: str = "vgg16") -> dict[str, Any]:
@@ -107,6 +107,22 @@ def test_damaged_parts_are_set_aside(damage: Any, records: Records) -> None:
     assert (records.folder / "damaged" / path.name).read_bytes() == content
     assert records.positions("rows") == {1}
     assert records.mend("0/1") == []
+
+
+def test_a_part_that_cannot_be_read_now_is_not_damaged(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records.write_part("0/1", {"rows": [row(0)]})
+
+    def fail(*arguments: object) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("agr.files._hash_of", fail)
+    for use in (records.positions, records.mend):
+        with pytest.raises(OSError, match=r"Input/output error: .*rows-0of1-00000-"):
+            use("rows" if use == records.positions else "0/1")
+    monkeypatch.undo()
+    assert records.positions("rows") == {0}
 
 
 def test_mending_clears_what_its_own_shard_left(records: Records) -> None:
@@ -218,12 +234,12 @@ def killed_holder(path: Path) -> int:
 def test_the_lock_of_a_killed_process_is_taken_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     pid = killed_holder(path)
-    assert holder(path) == Holder(socket.gethostname(), pid)
+    assert holder(path) == Holder(this_host(), pid)
     assert alive([path]) == {}
     started = time.monotonic()
     with locked(path, wait=False):
         assert time.monotonic() - started < 5
-        assert alive([path]) == {path: Holder(socket.gethostname(), os.getpid())}
+        assert alive([path]) == {path: Holder(this_host(), os.getpid())}
     assert holder(path) is None
 
 
@@ -254,14 +270,47 @@ def test_locks_of_other_machines_are_watched(
     heart = threading.Thread(target=beat)
     heart.start()
     try:
-        assert alive([dead, living]) == {living: Holder("elsewhere", 7)}
+        assert alive([dead, living]) == {living: Holder("elsewhere", 7, 1.2)}
         with pytest.raises(Busy, match="process 7 on elsewhere is at work"):
             locked(living, wait=False).__enter__()
     finally:
         over.set()
         heart.join()
     with locked(dead, wait=False):
-        assert holder(dead) == Holder(socket.gethostname(), os.getpid())
+        assert holder(dead) == Holder(this_host(), os.getpid(), 1.2)
+
+
+@pytest.mark.parametrize("content", ["", "12\nelsewhere\n"])
+def test_a_lock_that_names_nobody(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a process leaves that is killed while it makes one: taken once nobody touches it."""
+    monkeypatch.setattr(locks, "LEASE", 0.6)
+    monkeypatch.setattr(locks, "BEAT", 0.05)
+    path = tmp_path / "a.lock"
+    path.write_text(content)
+    path.chmod(0o600)
+    started = time.monotonic()
+    with locked(path, wait=False):
+        assert time.monotonic() - started > 0.5
+        assert holder(path) == Holder(this_host(), os.getpid(), 0.6)
+
+
+def test_a_lock_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"a\.lock can't be read: remove it"):
+        locked(path).__enter__()
+
+
+@pytest.mark.parametrize("value", ["2min", "0", "-1", "nan", "inf"])
+def test_a_lease_is_a_number_of_seconds(value: str, tmp_path: Path) -> None:
+    code = "from pathlib import Path; from agr.locks import locked; locked(Path('a')).__enter__()"
+    environment = os.environ | {"AGR_LEASE_SECONDS": value}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert f"AGR_LEASE_SECONDS={value} is no number of seconds: give one" in done.stderr
 
 
 def test_all_processes_agree_about_leases(tmp_path: Path) -> None:
@@ -281,11 +330,12 @@ def test_who_lost_the_lock_writes_no_more(
         path = records.lock_file("0/1")
         path.unlink()
         foreign(path, 0.6)
-        time.sleep(0.5)
-        with pytest.raises(ConfigError, match="another one took shard 0/1 over"):
-            records.write_part("0/1", {"rows": [row(1)]})
+        for write in (lambda: records.write_part("0/1", {"rows": [row(1)]}),
+                      lambda: records.mend("0/1")):  # fmt: skip
+            with pytest.raises(ConfigError, match="stood still so long that another one took over"):
+                write()
     assert records.positions("rows") == {0}
-    assert holder(path) == Holder("elsewhere", 7)
+    assert holder(path) == Holder("elsewhere", 7, 0.6)
 
 
 # ---- signals -------------------------------------------------------------------------------------
@@ -343,12 +393,50 @@ def test_signals_are_the_main_threads() -> None:
     assert done == [1]
 
 
-def test_an_update_is_not_cut_in_two(records: Records) -> None:
-    def change(run: dict[str, Any]) -> None:
+def test_an_update_is_written_or_not(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop while it is thought about leaves the old one, one while it is written the new one."""
+
+    def stopped(run: dict[str, Any]) -> None:
+        run["eligible"] = 5
         os.kill(os.getpid(), signal.SIGINT)
-        run["eligible"] = 7
+        time.sleep(1)
 
     with pytest.raises(KeyboardInterrupt):
-        records.update_run(change)
+        records.update_run(stopped)
+    assert (records.run() or {})["eligible"] == 3
+
+    def write(path: Path, content: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        write_whole(path, content)
+
+    monkeypatch.setattr("agr.records.write_whole", write)
+    with pytest.raises(KeyboardInterrupt):
+        records.update_run(lambda run: run.update(eligible=7))
     assert (records.run() or {})["eligible"] == 7
-    assert json.loads(records.run_file.read_text())["digest"]
+    assert not records.folder.joinpath(".run.lock").exists()
+
+
+def test_a_stop_while_a_part_is_written_does_not_double_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Records.write_part
+
+    def write(self: Records, *args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(self, *args)
+
+    monkeypatch.setattr(Records, "write_part", write)
+    cell = demo_cell(
+        tmp_path, "source=vgg16", "targets=[vgg16]", "attack=fgsm", "part_seconds=0",
+        "progress=false",
+    )  # fmt: skip
+
+    def work() -> None:
+        with stoppable():
+            run_cell(cell)
+
+    with pytest.raises(Terminated):
+        work()
+    records = Records(cell.folder)
+    raw = sum(records.read_part(part, ["position"]).num_rows for part in records.parts("rows"))
+    assert raw == len(records.read("rows")) == 8

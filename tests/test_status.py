@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from agr.cell import run_cell
-from agr.locks import Holder
+from agr.locks import Holder, this_host
 from agr.records import Records
-from agr.run import without_shards
+from agr.run import run_words, without_shards
 from agr.status import main, state_of
 from tests.conftest import demo_cell
 
@@ -35,7 +35,7 @@ def test_every_state_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[st
     lines = {line.split()[0]: line for line in out.splitlines()[2:6]}
     assert "done     4 of 4" in lines["agr"]
     assert "running  1 of 4" in lines["ifgsm"]
-    assert f"on {socket.gethostname()}" in lines["ifgsm"]
+    assert f"process {os.getpid()} on {this_host()}" in lines["ifgsm"]
     assert "failed   0 of 4    shard 3/8: ValueError: no such thing" in lines["mifgsm"]
     assert "missing  0 of 4" in lines["fgsm"]
     assert "4 cells: 1 done, 1 running, 1 failed, 1 missing" in out
@@ -76,6 +76,29 @@ def test_damaged_records_are_a_state(tmp_path: Path) -> None:
     state = state_of(cell, {})
     assert state.word == "damaged"
     assert "run.json is damaged" in state.more
+
+
+def test_what_is_lost_is_not_missing(tmp_path: Path) -> None:
+    """The command that is offered for what is missing can't mend an image."""
+    cell = demo_cell(tmp_path, *VGG, "attack=fgsm", "shard=0/2")
+    records = run_cell(cell)
+    whole = demo_cell(tmp_path, *VGG, "attack=fgsm")
+    assert state_of(whole, {})[:3] == ("missing", 2, 4)
+    records.update_run(lambda run: run.update(lost=[1, 3]))
+    assert state_of(whole, {})[:3] == ("done, 2 lost", 0, 4)
+
+
+def test_failures_are_over_once_the_cell_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the work was divided then."""
+    words = [*VGG, "attack=fgsm", "slots=8", "threads=1", f"outputs={tmp_path}"]
+    records = Records(demo_cell(tmp_path, *VGG, "attack=fgsm").folder)
+    records.note_failure("3/8", {"error": "ValueError: no"})
+    (records.folder / "failed-1of8.json").write_text("[1]")
+    assert [*records.failures()] == ["3/8"]
+    run_words(words)
+    assert records.failures() == {}
 
 
 def test_shards_are_not_cells() -> None:

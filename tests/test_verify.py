@@ -206,6 +206,35 @@ def test_images_crafted_again_are_the_same(whole: Path, capsys: pytest.CaptureFi
     assert sorted(path for path in whole.rglob("*")) == before
 
 
+def test_targets_of_all_sessions_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for targets in ("[vgg16]", "[vgg16,vgg19]", "[res152]"):
+        records = run_cell(demo_cell(tmp_path, *VGG, f"targets={targets}", "n_images=3"))
+    main([f"outputs={tmp_path}", "images=3"])
+    assert "3 images crafted and scored again: nothing is wrong" in capsys.readouterr().out
+    part = records.parts("rows")[1]
+    assert pq.read_table(part.path)["target"].to_pylist() == ["vgg19"] * 3
+    frame = pq.read_table(part.path).to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    frame.loc[0, "adv_conf"] = 0.25
+    replace_part(records, part, pa.Table.from_pandas(frame, TABLES["rows"], preserve_index=False))
+    with pytest.raises(SystemExit):
+        main([f"outputs={tmp_path}", "images=3"])
+    assert "problem: crafted again, adv_conf of ILSVRC2012_val_" in capsys.readouterr().out
+
+
+def test_an_image_that_there_is_not_is_found(
+    records: Records, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in [*records.folder.glob("adversarials-*"), *records.folder.glob("trace-*")]:
+        path.unlink()
+    for _ in range(3):
+        rewrite(records, "rows", lambda f: f.assign(image_id="a" + f["image_id"]))
+    with pytest.raises(SystemExit):
+        main([f"outputs={records.folder.parent.parent}", "images=12"])
+    assert "is none of the images: restore the record" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +18,7 @@ from agr.cluster.job import Job
 from agr.cluster.launcher import Launcher, executor_of
 from agr.cluster.tasks import Task, count
 from agr.errors import ConfigError
+from agr.signals import unbroken
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor
@@ -98,16 +99,17 @@ class SlurmPool:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
-            with _outside_a_job(), redirect_stderr(io.StringIO()):  # submitit prints what it raises
+            # submitit prints what it raises; who stops here must know what was submitted
+            with unbroken(), _outside_a_job(), redirect_stderr(io.StringIO()):
                 jobs = executor.submit_array(_jobs(tasks, self.launcher))
+                for task, job in zip(tasks, jobs, strict=True):
+                    _give(task, job)
         except (FailedJobError, FailedSubmissionError) as e:
             lines = [line.removeprefix("sbatch: error: ") for line in str(e).splitlines()]
             raise ConfigError(
                 f"Slurm refuses the jobs: {'; '.join(filter(str.strip, lines))}: change "
                 "hydra.launcher.… (conf/hydra/launcher/slurm.yaml has the keys)"
             ) from e
-        for task, job in zip(tasks, jobs, strict=True):
-            _give(task, job)
         number = tasks[0].id.partition("_")[0]
         folder = self.launcher.params["submitit_folder"].replace("%j", f"{number}*")
         print(f"job {number}: {count(len(tasks), 'job')} submitted, logs in {folder}", flush=True)
@@ -172,7 +174,10 @@ def parts(tasks: Sequence[Task], most: int) -> list[Sequence[Task]]:
 
 def _array_size() -> int:
     """How many jobs the cluster takes in one array."""
-    said = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
+    try:
+        said = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
+    except OSError:
+        return ARRAY_SIZE
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", said.stdout, re.MULTILINE)
     return max(1, int(match[1])) if match else ARRAY_SIZE
 
@@ -194,8 +199,12 @@ def _jobs(tasks: Sequence[Task], launcher: Launcher) -> list[Job]:
 def _give(task: Task, job: object) -> None:
     """Give a task the job that submitit started for it."""
     task.id, task.paths = job.job_id, job.paths  # type: ignore[attr-defined]
-    # Numbers come again, those of processes above all: an older job's result is not this one's.
-    task.paths.result_pickle.unlink(missing_ok=True)
+    # Numbers come again, those of processes above all: an older job's result is not this one's,
+    # which may be there already.
+    with suppress(FileNotFoundError):
+        result, submitted = task.paths.result_pickle, task.paths.submitted_pickle
+        if result.stat().st_mtime_ns < submitted.stat().st_mtime_ns:
+            result.unlink()
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from agr.data.layouts import (
 )
 from agr.data.look import Look, State, unchanged
 from agr.errors import ConfigError, first_line
+from agr.files import is_whole, write_named
 from agr.naming import digest
 from agr.schema import Data, Suite
 
@@ -289,7 +290,7 @@ def _recall(keep: Path, key: str) -> Manifest | None:
     for path in [] if key in _remembered else keep.glob(f"index-{key}-*.parquet"):
         with suppress(OSError):
             content = path.read_bytes()
-            if path == _file(keep, key, content):  # else it is damaged, and made again
+            if is_whole(path):  # else it is damaged, and made again
                 _remember(key, *_unpack(content))
     if key not in _remembered:
         return None
@@ -300,15 +301,9 @@ def _recall(keep: Path, key: str) -> Manifest | None:
 def _keep(keep: Path, key: str, notes: Notes, manifest: Manifest) -> None:
     _remember(key, notes, manifest)
     content = _pack(notes, manifest)
-    path = _file(keep, key, content)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     with suppress(OSError):  # a full disk or a read-only folder: the next run makes it again
         keep.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.write_bytes(content)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        path = write_named(keep, f"index-{key}", ".parquet", content)
         for older in keep.glob(f"index-{key}-*.parquet"):
             if older != path:
                 older.unlink(missing_ok=True)
@@ -326,11 +321,6 @@ def _remember(key: str, notes: Notes, manifest: Manifest) -> None:
     while len(_remembered) >= REMEMBERED:
         del _remembered[next(iter(_remembered))]
     _remembered[key] = notes, manifest
-
-
-def _file(keep: Path, key: str, content: bytes) -> Path:
-    """Where an index is kept; its name tells whether its content is whole."""
-    return keep / f"index-{key}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
 
 
 def _pack(notes: Notes, manifest: Manifest) -> bytes:

@@ -412,12 +412,11 @@ def closing(cell: Cell) -> str:
         f"‖v‖₂/‖x‖₂ {images['rel_l2'].mean():.4f} · mean |v| {images['mean_abs'].mean():.4f} · "
         f"cosine {images['cosine'].mean():.5f}"
     )
-    short = cell.config.n_images - len(images)
-    alone = cell.shard[1] == 1 and short > 0
-    extra = [f"{len(images)} of {cell.config.n_images} images: no more are eligible"] * alone
+    run, n = Records(cell.folder).run() or {}, cell.config.n_images
+    eligible = run.get("eligible", n)
+    extra = [f"{eligible} of {n} images: no more are eligible"] if eligible < n else []
     extra += [needed(cell, frame)] if cell.smallest else []
     extra += silent
-    run = Records(cell.folder).run() or {}
     bad = run.get("bad_images", {})
     extra += [f"{len(bad)} missing or corrupt images left out: {', '.join(bad)}"] if bad else []
     extra += [compared(cell, run["against_fp32"])] if "against_fp32" in run else []
