@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agr.compose import expand
-from agr.config import Cell
+from agr.config import Cell, stored_cell
 from agr.data.labels import META, TRUTH, parse_devkit, parse_solution, parse_val_txt, unpack_devkit
 from agr.data.layouts import LONGEST_ID, NIPS
 from agr.data.manifest import Entry, Manifest, read_manifest
@@ -60,14 +60,15 @@ def read(reader: Callable[..., T], *given: Any) -> T | None:
 
 BYTES = st.binary(max_size=12)
 PLACES = st.floats(0, 1, exclude_max=True)
-EDITS = st.lists(st.tuples(PLACES, st.integers(0, 40), BYTES), min_size=1, max_size=4)
+CUTS = st.one_of(st.none(), st.integers(0, 40))  # None: as many as are put in
+EDITS = st.lists(st.tuples(PLACES, CUTS, BYTES), min_size=1, max_size=4)
 
 
-def edited(content: bytes, edits: Sequence[tuple[float, int, bytes]]) -> bytes:
+def edited(content: bytes, edits: Sequence[tuple[float, int | None, bytes]]) -> bytes:
     """`content`, from which bytes are cut at some places, and into which others are put."""
     for place, cut, put in edits:
         at = int(place * (len(content) + 1))
-        content = content[:at] + put + content[at + cut :]
+        content = content[:at] + put + content[at + (len(put) if cut is None else cut) :]
     return content
 
 
@@ -77,7 +78,18 @@ def near(content: bytes) -> st.SearchStrategy[bytes]:
 
 NAMES = st.one_of(
     st.sampled_from(
-        ["a.JPEG", "b.png", "../a.png", "/etc/passwd", "..", ".", "", "x/a.JPEG", "\x1b"]
+        [
+            "a.JPEG",
+            "b.png",
+            "../a.png",
+            "/etc/passwd",
+            "..",
+            "\x1b.png",
+            ".",
+            "",
+            "x/a.JPEG",
+            "\x1b",
+        ]
     ),
     st.text(max_size=8),
 )
@@ -92,8 +104,12 @@ HEADERS = [
     "ImageId,TrueLabel,TargetClass",
     "label",
 ]
-ROWS = st.lists(st.lists(st.one_of(NAMES, WORDS), max_size=5).map(",".join), max_size=4)
+FIELDS = st.one_of(st.tuples(NAMES, WORDS), st.lists(st.one_of(NAMES, WORDS), max_size=5))
+ROWS = st.lists(FIELDS.map(",".join), max_size=3)
 CSV = st.tuples(st.sampled_from([*HEADERS, "\ufefffilename,label"]), ROWS)
+FILES = ["a.JPEG", "b.png", "c.png", "\x1b.png", "x/d.JPEG", f"{'n' * 201}.png"]  # these are there
+NEAT_ROWS = st.lists(st.tuples(st.sampled_from(FILES), st.integers(-1, 11)), min_size=1, max_size=2)
+NEAT = NEAT_ROWS.map(lambda rows: "\n".join(["filename,label", *(f"{n},{k}" for n, k in rows)]))
 CSV_TEXT = st.one_of(
     st.tuples(CSV, st.sampled_from("\n\r\t")).map(lambda t: t[1].join([t[0][0], *t[0][1]])),
     st.text(max_size=60),
@@ -134,6 +150,16 @@ def test_lists_of_images(text: str, name: str, synsets: str | None, tmp_path: Pa
     (tmp_path / "a.JPEG").touch()
     root = tmp_path if name == NIPS else tmp_path / name
     sound(manifest_of(root, None, synsets), synsets)
+
+
+@fuzz(100)
+@given(text=NEAT)
+def test_lists_that_are_nearly_right(text: str, tmp_path: Path) -> None:
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "list.csv").write_text(text)
+    sound(manifest_of(tmp_path / "list.csv", None, None), None)
 
 
 @fuzz(80)
@@ -192,11 +218,28 @@ def tar(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     ).read_bytes()
 
 
+def resealed(content: bytes) -> bytes:
+    """A tar whose headers' checksums are right again, so that what they claim is believed."""
+    blocks = [content[i : i + 512] for i in range(0, len(content), 512)]
+    for i, block in enumerate(blocks):
+        if block[257:262] == b"ustar" and len(block) == 512:
+            bare = block[:148] + b" " * 8 + block[156:]
+            blocks[i] = bare[:148] + b"%06o\0 " % sum(bare) + bare[156:]
+    return b"".join(blocks)
+
+
+CLAIMS = [b"\x80\x7f", b"\xff" * 12, b"-1\0", b"77777777777\0", b"00000000000\0", b"5", b"L", b"x"]
+IN_HEADERS = st.tuples(st.integers(0, 6), st.sampled_from([0, 100, 124, 156, 157, 345]))
+
+
 @fuzz(300)
-@given(edits=EDITS)
-def test_tars(edits: Any, tar: bytes, tmp_path: Path) -> None:
+@given(edits=EDITS, claims=st.lists(st.tuples(IN_HEADERS, st.sampled_from(CLAIMS)), max_size=3))
+def test_tars(edits: Any, claims: Any, tar: bytes, tmp_path: Path) -> None:
     """Members lie inside, whatever their headers say."""
-    content = edited(tar, edits)
+    content = bytearray(edited(tar, edits[: len(edits) * (not claims)]))
+    for (block, at), claim in claims:
+        content[512 * block + at : 512 * block + at + len(claim)] = claim
+    content = resealed(bytes(content))
     (tmp_path / "a.tar").write_bytes(content)
     names = "".join(f"{standins.name_of(i + 1)} {i}\n" for i in range(3))
     (tmp_path / "l.txt").write_text(names)
@@ -276,11 +319,13 @@ def cells(words: Sequence[str]) -> list[Cell] | None:
     for cell in found or ():
         assert isinstance(cell.config, Config)
         assert cell.folder.parent == Path(cell.config.outputs) / cell.suite.name
-        assert cell.suite.name.isprintable()
+        assert cell.folder.resolve().is_relative_to(Path(cell.config.outputs).resolve())
         assert 0 <= cell.shard[0] < cell.shard[1]
     return found
 
 
+@example(given_words=["suite.name=../x"])
+@example(given_words=["suite.name=/x", "outputs=y"])
 @fuzz(90)
 @given(given_words=st.lists(WORD, min_size=1, max_size=3))
 def test_words(given_words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,6 +382,7 @@ SNIPPETS = st.sampled_from(
         b"\t",
         b"#",
         b"'",
+        b"/../../",
         b"# @package _global_\n",
         b"null",
         b"???",
@@ -429,6 +475,16 @@ def test_parts(edits: Any, written: Records) -> None:
             pd.testing.assert_frame_equal(found, whole)
 
     swapped(path, edited(path.read_bytes(), edits), check)
+
+
+@fuzz(60)
+@given(
+    stored=st.dictionaries(
+        st.sampled_from([*KEYS, *vars(Config())]), VALUES | st.integers(), max_size=3
+    )
+)
+def test_configs_in_run_json(stored: dict[str, Any]) -> None:
+    assert read(stored_cell, stored, Path("outputs/demo/cell")) is None  # it lacks a suite
 
 
 # ---- that all of this reads what is whole --------------------------------------------------------

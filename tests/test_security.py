@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import re
 import subprocess
@@ -114,11 +115,13 @@ def test_pickles_are_loaded_in_two_places_only() -> None:
 def test_hydras_rerun_which_unpickles_is_refused(tmp_path: Path) -> None:
     trap = Trap(tmp_path / "mark")
     (tmp_path / "config.pickle").write_bytes(pickle.dumps(trap))
+    plain = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}  # of other tests
     for flag in ([f"--experimental-rerun={tmp_path / 'config.pickle'}"],
                  ["--experimental-rerun", str(tmp_path / "config.pickle")]):  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-m", "agr.run", *flag], capture_output=True, text=True, cwd=tmp_path
-        )
+            [sys.executable, "-m", "agr.run", *flag],
+            capture_output=True, text=True, cwd=tmp_path, env=plain,
+        )  # fmt: skip
         assert done.returncode == 2
         assert "--experimental-rerun is not for agr: it would load a pickle" in done.stderr
     assert not trap.mark.exists()
