@@ -89,6 +89,7 @@ def _run(lab: Lab, records: Records, attack: Attack | LibraryAttack | None, say:
     for line in _silent(lab):
         say(line)
     if not selection.chosen:
+        records.drop_run()  # nothing was made: with what is mended the cell begins anew
         raise ConfigError(_none_eligible(lab))
     mine = [c for c in selection.chosen if cell.mine(c.position)]
     chosen = [c for c in mine if c.position < n]
@@ -120,6 +121,13 @@ def _silent(lab: Lab) -> list[str]:
 
 def _none_eligible(lab: Lab) -> str:
     cell = lab.cell
+    n = len(lab.manifest.entries)
+    if len(lab.bad) == n:
+        first = next(iter(lab.bad.values()))
+        return (
+            f"no image of {cell.config.data.root} can be read ({n:,} tried; {first}): restore "
+            "them, or give others as data.root"
+        )
     broken = [name for name, (silent, known) in lab.silent().items() if silent == known]
     if broken:
         return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -50,6 +51,13 @@ def write_named(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
     return path
 
 
+def read_text(path: Path) -> str:
+    """The text of a regular file: a pipe would have us wait. Raises OSError, ValueError."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is no regular file")
+    return path.read_text(encoding="utf-8")
+
+
 def is_whole(path: Path) -> bool:
     """Whether a file of `write_named` still holds what was written; False where it is gone.
 
@@ -58,6 +66,8 @@ def is_whole(path: Path) -> bool:
     try:
         with naming(path):
             state = path.stat()
+            if not stat.S_ISREG(state.st_mode):  # the reading of a pipe would never end
+                return False
             return _hash_of(path, state.st_mtime_ns, state.st_size) == path.stem.rpartition("-")[2]
     except FileNotFoundError:
         return False

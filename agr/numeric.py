@@ -19,7 +19,7 @@ import torch
 
 from agr.config import Cell
 from agr.errors import ConfigError
-from agr.files import write_whole
+from agr.files import read_text, write_whole
 from agr.inputs import check_weights, refuse
 from agr.locks import locked
 from agr.models.tuning import MEMORY_FORMATS, Tuning
@@ -212,7 +212,7 @@ def _once(
 
 def _known(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(read_text(path)))
     except (
         OSError,
         ValueError,

@@ -26,7 +26,7 @@ from filelock import SoftFileLease
 from numpy.typing import NDArray
 
 from agr.errors import ConfigError
-from agr.files import DRAFT, HASH_LENGTH, is_whole, write_named, write_whole
+from agr.files import DRAFT, HASH_LENGTH, is_whole, read_text, write_named, write_whole
 from agr.locks import Busy, check_ours, locked
 from agr.signals import unbroken
 
@@ -158,7 +158,7 @@ class Records:
     def run(self) -> dict[str, Any] | None:
         """The content of run.json, or None. Raises ConfigError for an unreadable or older one."""
         try:
-            run = json.loads(self.run_file.read_text(encoding="utf-8"))
+            run = json.loads(read_text(self.run_file))
             version = run["schema_version"]
             digest = run.pop("digest", None)
         except FileNotFoundError:
@@ -172,7 +172,7 @@ class Records:
             raise self._damaged_run() from e
         if version != SCHEMA_VERSION:
             raise ConfigError(
-                f"{self.run_file} has schema {version}, this program writes {SCHEMA_VERSION}: "
+                f"{self.run_file} has schema {version!r}, this program writes {SCHEMA_VERSION}: "
                 "use another outputs=… folder"
             )
         if digest != _digest(run):
@@ -198,6 +198,12 @@ class Records:
             with unbroken():
                 write_whole(self.run_file, lambda path: path.write_text(text, encoding="utf-8"))
             return run
+
+    def drop_run(self) -> None:
+        """Take run.json away, unless there are rows that it tells of."""
+        with locked(self.folder / ".run.lock"):
+            if not self._parts("rows"):
+                self.run_file.unlink(missing_ok=True)
 
     # ---- shards ----------------------------------------------------------------------------------
 
@@ -341,7 +347,7 @@ class Records:
         Raises Damaged.
         """
         try:
-            if trusting or is_whole(part.path):
+            if part.path.is_file() and (trusting or is_whole(part.path)):
                 table = pq.read_table(part.path, columns=columns, schema=TABLES[part.kind])
                 return table.replace_schema_metadata(None)
         except (pa.ArrowException, OSError) as e:

@@ -32,11 +32,11 @@ from omegaconf.errors import OmegaConfBaseException
 from agr.compose import check_words, expand, split_shards
 from agr.config import Cell, to_cell
 from agr.errors import ConfigError, first_line, one_line
+from agr.explain import explain
 from agr.locks import Busy
 from agr.schema import Config, conf_dir
 from agr.signals import Terminated, stoppable
 from agr.trust import COMPOSED, flags_first
-from agr.validation import explain
 
 if TYPE_CHECKING:
     from agr.records import Records
@@ -203,18 +203,24 @@ def check_all(cells: Sequence[Cell]) -> None:
 
     Raises ConfigError.
     """
+    from agr.build import build_attack
     from agr.inputs import check_inputs
     from agr.records import Records
     from agr.todo import finished
 
     whole = [replace(cell, config=replace(cell.config, shard="0/1")) for cell in cells]
-    for cell in {repr(cell.config): cell for cell in whole}.values():
-        if not finished(cell, Records(cell.folder)):
-            from agr.crafting import attack_of, check_defenses
+    different = {repr(cell.config): cell for cell in whole}.values()
+    missing = [cell for cell in different if not finished(cell, Records(cell.folder))]
+    for cell in missing:
+        check_inputs(cell)  # before torch and timm are loaded, which takes seconds
+    for cell in missing:
+        if cell.library is None:
+            build_attack(cell.config, cell.eps_scale)  # needs torch, but not timm
+    for cell in missing:
+        from agr.crafting import attack_of, check_defenses
 
-            check_inputs(cell)
-            attack_of(cell)
-            check_defenses(cell)
+        attack_of(cell)
+        check_defenses(cell)
 
 
 def _set_up_process() -> None:
@@ -270,7 +276,7 @@ def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = T
 def _said(e: BaseException) -> str:
     wrong = e.__cause__ if isinstance(e.__cause__, ConfigError) else e
     if isinstance(wrong, ConfigError):
-        return first_line(wrong)
+        return str(wrong)  # whole: a line break in it is a name's, and written out
     return _of_system(wrong) if isinstance(wrong, OSError) else explain(wrong)
 
 
@@ -286,6 +292,12 @@ def _of_system(e: OSError) -> str:
         return (
             f"{e.filename or place} cannot be read or written ({e.strerror}): what was finished is "
             f"kept; once it can, the same command goes on: {_command()}"
+        )
+    where = e.filename2 or e.filename
+    if where:
+        return (
+            f"{where}: {e.strerror}: move what is in the way, or name another place (outputs=…, "
+            "data.root=…)"
         )
     return first_line(e)
 

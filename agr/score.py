@@ -42,7 +42,9 @@ def saved_cells(
         saved = records.positions("adversarials")
         if not saved:
             continue
-        stored = (records.run() or {})["config"]
+        stored = (records.run() or {}).get("config")
+        if not isinstance(stored, dict) or "name" not in stored.get("suite", {}):
+            raise ConfigError(f"{path} has no config of a cell: restore it, or move it away")
         now = _today(stored["suite"]["name"])
         cell = stored_cell(
             stored,

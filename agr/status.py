@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 from agr.compose import expand
 from agr.config import Cell
-from agr.errors import ConfigError, first_line
+from agr.errors import ConfigError, first_line, printable
 from agr.locks import Holder, alive
 from agr.records import Records
 from agr.run import script, sweep_words, without_shards
@@ -78,7 +78,7 @@ def _row(cell: Cell, state: State) -> list[object]:
     c = cell.config
     place = [c.attack.name, f"{c.norm.name} {c.eps:g}", cell.title(cell.source), c.seed]
     images = f"{state.wanted - state.missing} of {state.wanted}"
-    return [*place, state.word, images, state.more]
+    return [*place, state.word, images, printable(state.more)]
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from agr.errors import UNSHOWN, ConfigError, nearest, printable
-from agr.explain import explain as explain
 from agr.naming import same_network
 from agr.schema import (
     CHOICES,

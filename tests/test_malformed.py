@@ -36,7 +36,7 @@ SCRIPTS = PACKAGE.parent / "scripts"
 WEIGHTS = PACKAGE / "assets" / "demo" / "weights" / "vgg16.safetensors"
 VAL = PACKAGE / "assets" / "demo" / "val"
 CLASSES = 10
-PATIENCE = 240  # s of wall time before a command counts as hanging; its limits are of CPU time
+PATIENCE = 120  # s of wall time before a command counts as hanging; its limits are of CPU time
 SOON, WITH_NETWORKS = 5, 15  # s of CPU time
 
 ONE_CELL = ["source=vgg16", "targets=[vgg16]", "attack=ifgsm", "steps=1", "select=none"]
