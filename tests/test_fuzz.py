@@ -29,6 +29,8 @@ from agr.schema import PACKAGE, Config, Data, Geometry, Suite
 from agr.trust import flags_first
 from tests import standins
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 CLASSES = 10
 HERE = Path("list")

@@ -854,13 +854,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def parameters() -> list[Any]:
-    """The cases; all of them take minutes, so a part of those that need no network is not slow."""
-    quick = [n for n, case in TABLE.items() if case.seconds == SOON and n not in RECORDS][::7]
-    return [pytest.param(n, marks=[pytest.mark.slow] * (n not in quick), id=n) for n in TABLE]
-
-
-@pytest.mark.parametrize("name", parameters())
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLE)
 def test_malformed_input_is_one_line_soon(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
