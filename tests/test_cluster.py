@@ -662,18 +662,33 @@ def parts_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[s
 @pytest.mark.slow
 @pytest.mark.xdist_group("slurm")
 def test_errors_are_shown_and_the_others_finish(
-    submit: Callable[..., Submitted], tmp_path: Path, parts_of_ones_own: list[str]
+    cluster: Slurm,
+    submit: Callable[..., Submitted],
+    tmp_path: Path,
+    parts_of_ones_own: list[str],
 ) -> None:
     """In two shards each; and a command that was stopped finds its jobs again."""
     words = [*parts_of_ones_own, "attack=fails,fgsm", "shards=2", "n_images=12"]
-    first = submit(*words)
-    until(lambda: len(first.jobs()) == 4, "four jobs")
-    first.process.send_signal(signal.SIGINT)
-    code, said = first.end(60)
-    assert code == 130, said
-    assert "the jobs go on: scancel " in said
-    second = submit(*words)
+    nodes = ("scontrol", "update", "nodename=n1,n2")
+    cluster.say(
+        *nodes, "state=drain", "reason=test"
+    )  # jobs wait until both commands have been here
+    try:
+        first = submit(*words)
+        until(lambda: len(first.jobs()) == 4, "four jobs")
+        first.process.send_signal(signal.SIGINT)
+        code, said = first.end(60)
+        assert code == 130, said
+        assert "the jobs go on: scancel " in said
+        second = submit(*words)
+        assert second.process.stdout is not None
+        begun = [second.process.stdout.readline()]
+        while begun[-1] and "Ctrl-C leaves the jobs running" not in begun[-1]:
+            begun.append(second.process.stdout.readline())
+    finally:
+        cluster.say(*nodes, "state=resume")
     code, said = second.end(150)
+    said = "".join(begun) + said
     assert code == 1, said
     assert "of an earlier submission on their way" in said
     assert not second.jobs()
