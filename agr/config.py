@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,11 @@ class Cell:
         """(i, k): every k-th position of the selection, from the i-th, is this run's: `mine`."""
         i, k = self.config.shard.split("/")
         return int(i), int(k)
+
+    @property
+    def whole(self) -> Cell:
+        """The cell with all its images, however the work on them is divided."""
+        return replace(self, config=replace(self.config, shard="0/1"))
 
     @property
     def library(self) -> dict[str, Any] | None:

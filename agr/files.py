@@ -7,6 +7,7 @@ never meets half a file. What disks do to files later shows in names that hold a
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import stat
@@ -42,6 +43,12 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as e:
         e.filename = e.filename or str(path)
         raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` whole as JSON that can be read."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def write_named(folder: Path, stem: str, suffix: str, content: bytes) -> Path:

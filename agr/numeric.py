@@ -19,7 +19,7 @@ import torch
 
 from agr.config import Cell
 from agr.errors import ConfigError
-from agr.files import read_text, write_whole
+from agr.files import read_text, write_json
 from agr.inputs import check_weights, refuse
 from agr.locks import locked
 from agr.models.tuning import MEMORY_FORMATS, Tuning
@@ -205,21 +205,15 @@ def _once(
         known = _known(path)  # who came before us may have tried it
         if not fits(known.get(key)):
             known[key] = choose()
-            text = json.dumps(known, indent=1)
-            write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+            write_json(path, known)
         return dict(known[key])
 
 
 def _known(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(read_text(path)))
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        RecursionError,
-    ):  # none yet; a damaged one is made again
-        return {}
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}  # none yet; a damaged one is made again
 
 
 def _is_tuning(kept: Any) -> bool:

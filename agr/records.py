@@ -26,7 +26,7 @@ from filelock import SoftFileLease
 from numpy.typing import NDArray
 
 from agr.errors import ConfigError
-from agr.files import DRAFT, HASH_LENGTH, is_whole, read_text, write_named, write_whole
+from agr.files import DRAFT, HASH_LENGTH, is_whole, read_text, write_json, write_named
 from agr.locks import Busy, check_ours, locked
 from agr.signals import unbroken
 
@@ -193,10 +193,9 @@ class Records:
             run = self.run() or {"schema_version": SCHEMA_VERSION}
             change(run)
             run = json.loads(json.dumps(run))  # as it will be read: tuples are lists
-            text = json.dumps(run | {"digest": _digest(run)}, indent=1, ensure_ascii=False) + "\n"
             check_ours(lease, self.folder.name)
             with unbroken():
-                write_whole(self.run_file, lambda path: path.write_text(text, encoding="utf-8"))
+                write_json(self.run_file, run | {"digest": _digest(run)})
             return run
 
     def drop_run(self) -> None:
@@ -240,8 +239,7 @@ class Records:
             path.unlink(missing_ok=True)
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(failure, indent=1, ensure_ascii=False) + "\n"
-            write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+            write_json(path, failure)
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """What `note_failure` kept, by shard."""
@@ -271,7 +269,7 @@ class Records:
             check_ours(self._lease, f"shard {shard} of {self.folder.name}")
         stem = _plain(shard)
         # Of all kinds: a number that a kill left without its rows is never used again.
-        before = [p.number for kind in TABLES for p in self._parts(kind) if p.shard == stem]
+        before = [part.number for part in self._parts() if part.shard == stem]
         number = max(before, default=-1) + 1
         note = {"agr": json.dumps(dict(about or {}))}
         with unbroken():
@@ -290,7 +288,7 @@ class Records:
         with_rows = {part.own for part in self._parts("rows")}
         return [part for part in self._parts(kind) if part.own in with_rows]
 
-    def _parts(self, kind: str) -> list[Part]:
+    def _parts(self, kind: str = "*") -> list[Part]:
         paths = sorted(self.folder.glob(f"{kind}-*.parquet"))
         return [part for path in paths if (part := part_of(path))]
 
@@ -302,7 +300,7 @@ class Records:
         if self._lease is not None:
             check_ours(self._lease, f"shard {shard} of {self.folder.name}")
         stem, found = _plain(shard), []
-        for part in [p for kind in TABLES for p in self._parts(kind)]:
+        for part in self._parts():
             if not is_whole(part.path):
                 with suppress(FileNotFoundError):  # another shard was first
                     (self.folder / DAMAGED).mkdir(exist_ok=True)
@@ -313,7 +311,7 @@ class Records:
                         f"images are done again{again}"
                     )
         whole = {part.own for part in self._parts("rows")}
-        for part in [p for kind in TABLES for p in self._parts(kind)]:
+        for part in self._parts():
             if part.shard == stem and part.own not in whole:
                 part.path.unlink(missing_ok=True)
         for draft in self.folder.glob(f".*-{stem}-*{DRAFT}"):

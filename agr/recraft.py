@@ -35,14 +35,14 @@ def recraft(
     run = records.run() or {}
     again, problems = 0, []
     try:
-        targets = sorted({*records.scored()})
+        rows, abouts = _recorded(records)
+        targets = sorted({*rows["target"]})
         cell = stored_cell(run["config"], records.folder, targets=targets)
         if foreign := [package for package in cell.foreign if package not in allow]:
             raise ConfigError(
                 f"its attack has parts of {', '.join(foreign)}, whose code would be run: "
                 f"add allow=[{','.join(foreign)}] if you trust it"
             )
-        rows, abouts = _recorded(records)
         drawn = _drawn(rows, images, seed)
         for n, about in enumerate(abouts):
             mine = rows[(rows["about"] == n) & rows["position"].isin(drawn)]
@@ -66,7 +66,8 @@ def _recorded(records: Records) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
             abouts.append(about)
         frame = records.read_part(part, TABLES["rows"].names).to_pandas()
         frames.append(frame.assign(about=abouts.index(about)))
-    return pd.concat(frames), abouts
+    none = TABLES["rows"].empty_table().to_pandas()
+    return pd.concat(frames) if frames else none, abouts
 
 
 def _drawn(rows: pd.DataFrame, images: int, seed: int) -> list[int]:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agr.compose import check_words, expand, split_shards
@@ -107,9 +107,9 @@ def run(cell: Cell, place: str = "") -> None:
             records.note_failure(shard, _failure(e))
         raise
     records.note_failure(shard, None)
-    whole = replace(cell, config=replace(cell.config, shard="0/1"))
-    for other in records.failures():  # of shards that the work was divided into before
-        if finished(whole, records):
+    others = records.failures()  # of shards that the work was divided into before
+    if others and finished(cell.whole, records):
+        for other in others:
             records.note_failure(other, None)
 
 
@@ -208,8 +208,7 @@ def check_all(cells: Sequence[Cell]) -> None:
     from agr.records import Records
     from agr.todo import finished
 
-    whole = [replace(cell, config=replace(cell.config, shard="0/1")) for cell in cells]
-    different = {repr(cell.config): cell for cell in whole}.values()
+    different = {repr(cell.config): cell for cell in (cell.whole for cell in cells)}.values()
     missing = [cell for cell in different if not finished(cell, Records(cell.folder))]
     for cell in missing:
         check_inputs(cell)  # before torch and timm are loaded, which takes seconds
@@ -372,6 +371,15 @@ def words(arguments: Sequence[str], default: str) -> list[str]:
     """Hydra words for a script, with a default experiment where none is named."""
     named = any(word.startswith("experiment=") for word in arguments)
     return list(arguments) if named else [default, *arguments]
+
+
+def pairs(arguments: Sequence[str]) -> dict[str, Any]:
+    """The key=value words of a command that isn't Hydra's. Raises ConfigError."""
+    try:
+        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
+    except Exception as e:
+        raise ConfigError(f"{' '.join(arguments)} cannot be read: {first_line(e)}") from e
+    return dict(given)
 
 
 def sweep_words(arguments: Sequence[str]) -> list[str]:

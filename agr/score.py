@@ -13,13 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from agr.compose import expand
 from agr.config import Cell, stored_cell
-from agr.errors import ConfigError, first_line
+from agr.errors import ConfigError
 from agr.records import Records
-from agr.run import script
+from agr.run import pairs, script
 from agr.schema import Config
 
 
@@ -73,15 +71,8 @@ def _today(suite: str) -> Config | None:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the words, score, and show each cell's table."""
-    try:
-        asked = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
-    except Exception as e:
-        raise ConfigError(f"{' '.join(arguments)} cannot be read: {first_line(e)}") from e
-    if (
-        not isinstance(asked, dict)
-        or set(asked) - {"outputs", "targets", "data"}
-        or not asked.get("targets")
-    ):
+    asked = pairs(arguments)
+    if set(asked) - {"outputs", "targets", "data"} or not asked.get("targets"):
         raise ConfigError(
             "give targets=[name,...], outputs=folder if it isn't outputs, data.root=… if the "
             "images have moved, and nothing else"

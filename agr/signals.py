@@ -46,7 +46,7 @@ def unbroken() -> Iterator[None]:
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    handlers = {s: signal.getsignal(s) for s in STOPPING}
+    handlers: dict[int, Any] = {s: signal.getsignal(s) for s in STOPPING}
     # A signal that nobody handles ends the process at once: that is for SIGKILL to do.
     mine = {s: h for s, h in handlers.items() if callable(h)}
     for s in mine:
@@ -57,8 +57,4 @@ def unbroken() -> Iterator[None]:
         for s, h in mine.items():
             signal.signal(s, h)
         for number, frame in came[:1]:
-            _call(mine[signal.Signals(number)], number, frame)
-
-
-def _call(handler: Any, number: int, frame: FrameType | None) -> None:
-    handler(number, frame)
+            mine[number](number, frame)

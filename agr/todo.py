@@ -41,11 +41,16 @@ def finished(cell: Cell, records: Records) -> bool:
     """Whether the records hold all that this config asks for. Raises ConfigError (run.json)."""
     if records.run() is None:
         return False
+    return lacking(cell, records, wanted_positions(cell, records)) == set()
+
+
+def lacking(cell: Cell, records: Records, wanted: set[int]) -> set[int] | None:
+    """The positions of `wanted` that lack something; None where a part is damaged."""
     try:
-        work = todo(cell, records, wanted_positions(cell, records))
-    except Damaged:  # its images are to be done again
-        return False
-    return not (work.to_craft or work.to_score)
+        work = todo(cell, records, wanted)
+    except Damaged:
+        return None
+    return work.to_craft | work.to_score
 
 
 class Progress(NamedTuple):
@@ -65,13 +70,11 @@ def progress(cell: Cell, records: Records) -> Progress:
     wanted = wanted_positions(cell, records)
     if run is None:
         return Progress("missing", len(wanted), len(wanted))
-    try:
-        work = todo(cell, records, wanted)
-    except Damaged:
+    lack = lacking(cell, records, wanted)
+    if lack is None:
         return Progress("damaged", len(wanted), len(wanted))
-    lacking = work.to_craft | work.to_score
-    lost = lacking & {*run.get("lost", [])}
-    missing = len(lacking - lost)
+    lost = lack & {*run.get("lost", [])}
+    missing = len(lack - lost)
     if not missing:
         return Progress(f"done, {len(lost)} lost" if lost else "done", 0, len(wanted))
     word = "missing" if missing == len(wanted) else f"{missing} of {len(wanted)} left"

@@ -23,17 +23,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import OmegaConf
 from PIL import Image
 
 from agr.config import Cell, stored_cell
 from agr.errors import ConfigError, first_line
 from agr.files import is_whole
 from agr.records import DAMAGED, KEYS, TABLES, Records, image_of
-from agr.run import script
+from agr.run import pairs, script
 from agr.schema import LEVELS
 
-KNOWN = {"outputs", "cells", "images", "seed", "allow"}
+DEFAULTS: dict[str, Any] = {"outputs": "outputs", "cells": "*", "images": 0, "seed": 0, "allow": []}
 SHOWN = 5  # problems of one kind and cell that are listed
 TOLERANCE = 1 + 1e-6  # of budgets, whose norms are floating point
 
@@ -86,19 +85,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _asked(arguments: Sequence[str]) -> dict[str, Any]:
-    try:
-        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
-    except Exception as e:
-        raise ConfigError(f"{' '.join(arguments)} cannot be read: {first_line(e)}") from e
-    if not isinstance(given, dict) or not {*given} <= KNOWN:
-        raise ConfigError(f"{' '.join(arguments)}: give only {', '.join(sorted(KNOWN))}")
-    asked: dict[str, Any] = {
-        "outputs": "outputs",
-        "cells": "*",
-        "images": 0,
-        "seed": 0,
-        "allow": [],
-    } | given
+    given = pairs(arguments)
+    if not {*given} <= {*DEFAULTS}:
+        raise ConfigError(f"{' '.join(arguments)}: give only {', '.join(sorted(DEFAULTS))}")
+    asked = DEFAULTS | given
     for key in ("images", "seed"):
         if type(asked[key]) is not int or asked[key] < 0:
             raise ConfigError(f"{key}={asked[key]} is no number of {key}: give 0 or more")

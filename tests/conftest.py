@@ -85,6 +85,13 @@ def assert_same_bits(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
+def foreign_lock(path: Path, lease: float, pid: int = 7) -> None:
+    """A lock that a process of another machine has made."""
+    fields = ["filelock/2", f"pid={pid}", "host=elsewhere", "mode=lease", "token=t"]
+    path.write_text("".join(f"{line}\n" for line in [*fields, f"duration={lease}"]))
+    path.chmod(0o600)
+
+
 def demo_cell(outputs: Path, *words: str) -> Cell:
     """A cell of the demo suite that is quick to run and writes below `outputs`."""
     return expand(["n_images=12", "slots=8", "threads=1", f"outputs={outputs}", *words])[0]

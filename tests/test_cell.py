@@ -133,6 +133,18 @@ def test_a_shard_asks_targets_about_its_own_images_only(tmp_path: Path) -> None:
     assert len(pd.read_parquet(path)) == 12 / 3
 
 
+def spoil(monkeypatch: pytest.MonkeyPatch, image_id: str) -> None:
+    """Have an image's file go bad."""
+    real = agr.data.stream.load_image
+
+    def load(entry: Entry, geometry: Geometry) -> Pixels:
+        if entry.image_id == image_id:
+            raise BadImage(f"{image_id}: no")
+        return real(entry, geometry)
+
+    monkeypatch.setattr("agr.data.stream.load_image", load)
+
+
 def test_shards_that_choose_other_images_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,14 +155,7 @@ def test_shards_that_choose_other_images_are_refused(
     run_cell(demo_cell(tmp_path / "o", *words, "shard=0/2"))
     first = Records(demo_cell(tmp_path / "o", *words).folder).read("rows")["image_id"][0]
     shutil.rmtree(tmp_path / "o" / "demo" / "clean")
-    real = agr.data.stream.load_image
-
-    def load(entry: Entry, geometry: Geometry) -> Pixels:
-        if entry.image_id == first:
-            raise BadImage(f"{first}: no")
-        return real(entry, geometry)
-
-    monkeypatch.setattr("agr.data.stream.load_image", load)
+    spoil(monkeypatch, first)
     with pytest.raises(ConfigError, match="position 0 of the selection was"):
         run_cell(demo_cell(tmp_path / "o", *words, "shard=1/2"))
     for path in (tmp_path / "o").rglob("rows-*"):
@@ -164,14 +169,7 @@ def test_bad_images_of_all_shards_are_told(tmp_path: Path, monkeypatch: pytest.M
     whole = run_cell(demo_cell(tmp_path / "whole", *words)).read("rows")
     bad = whole["image_id"][whole["position"] == 2].iloc[0]
     run_cell(demo_cell(tmp_path, *words, "attack=ifgsm"))  # clean answers are known
-    real = agr.data.stream.load_image
-
-    def load(entry: Entry, geometry: Geometry) -> Pixels:
-        if entry.image_id == bad:
-            raise BadImage(f"{bad}: no")
-        return real(entry, geometry)
-
-    monkeypatch.setattr("agr.data.stream.load_image", load)
+    spoil(monkeypatch, bad)
     for shard in ("0/2", "1/2"):
         records = run_cell(demo_cell(tmp_path, *words, f"shard={shard}"))
     assert (records.run() or {})["bad_images"] == {bad: f"{bad}: no"}

@@ -670,9 +670,8 @@ def test_errors_are_shown_and_the_others_finish(
     """In two shards each; and a command that was stopped finds its jobs again."""
     words = [*parts_of_ones_own, "attack=fails,fgsm", "shards=2", "n_images=12"]
     nodes = ("scontrol", "update", "nodename=n1,n2")
-    cluster.say(
-        *nodes, "state=drain", "reason=test"
-    )  # jobs wait until both commands have been here
+    # jobs wait until both commands have been here
+    cluster.say(*nodes, "state=drain", "reason=test")
     try:
         first = submit(*words)
         until(lambda: len(first.jobs()) == 4, "four jobs")

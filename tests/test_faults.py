@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from agr.config import Cell
 from agr.inputs import find_images
 from agr.records import KEYS, Records
-from tests.conftest import assert_same_bits, demo_cell
+from tests.conftest import assert_same_bits, demo_cell, foreign_lock
 
 pytestmark = pytest.mark.slow
 
@@ -387,13 +387,11 @@ def test_two_processes_on_one_cell(word: str, tmp_path: Path, whole: Frames) -> 
     assert_whole(recorded(tmp_path), whole, N)
 
 
-def foreign_lock(folder: Path, ahead: float) -> Path:
+def lock_ahead(folder: Path, ahead: float) -> Path:
     """A lock of another host, whose clock is `ahead` seconds ahead of ours."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".shard-0of1.lock"
-    fields = ["filelock/2", "pid=1", "host=elsewhere", "mode=lease", "token=t", "duration=3.0"]
-    path.write_text("".join(f"{line}\n" for line in fields))
-    path.chmod(0o600)
+    foreign_lock(path, 3.0, pid=1)
     os.utime(path, (time.time() + ahead, time.time() + ahead))
     return path
 
@@ -401,7 +399,7 @@ def foreign_lock(folder: Path, ahead: float) -> Path:
 @pytest.mark.parametrize("ahead", [-86400.0, 86400.0])
 def test_a_lock_of_a_dead_process_elsewhere(ahead: float, tmp_path: Path) -> None:
     """It is taken over once nobody has touched it for a lease's time, whatever its clock says."""
-    lock = foreign_lock(cell_of(tmp_path).folder, ahead)
+    lock = lock_ahead(cell_of(tmp_path).folder, ahead)
     quick = os.environ | {"AGR_LEASE_SECONDS": "3"}
     started = time.monotonic()
     done = run(command(tmp_path, "n_images=8"), env=quick)
@@ -413,7 +411,7 @@ def test_a_lock_of_a_dead_process_elsewhere(ahead: float, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("ahead", [-86400.0, 86400.0])
 def test_a_lock_of_a_living_process_elsewhere(ahead: float, tmp_path: Path) -> None:
-    lock = foreign_lock(cell_of(tmp_path).folder, ahead)
+    lock = lock_ahead(cell_of(tmp_path).folder, ahead)
     over = threading.Event()
 
     def beat() -> None:

@@ -20,7 +20,7 @@ from agr.files import is_whole, write_named, write_whole
 from agr.locks import Busy, Holder, alive, holder, locked, this_host
 from agr.records import Damaged, Records
 from agr.signals import Terminated, stoppable, unbroken
-from tests.conftest import demo_cell
+from tests.conftest import demo_cell, foreign_lock
 
 
 def row(position: int, target: str = "vgg16") -> dict[str, Any]:
@@ -243,12 +243,6 @@ def test_the_lock_of_a_killed_process_is_taken_at_once(tmp_path: Path) -> None:
     assert holder(path) is None
 
 
-def foreign(path: Path, duration: float) -> None:
-    fields = ["filelock/2", "pid=7", "host=elsewhere", "mode=lease", "token=t"]
-    path.write_text("".join(f"{line}\n" for line in [*fields, f"duration={duration}"]))
-    path.chmod(0o600)
-
-
 def test_locks_of_other_machines_are_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +251,7 @@ def test_locks_of_other_machines_are_watched(
     monkeypatch.setattr(locks, "BEAT", 0.1)
     dead, living = tmp_path / "dead.lock", tmp_path / "living.lock"
     for path in (dead, living):
-        foreign(path, 1.2)
+        foreign_lock(path, 1.2)
         os.utime(path, (2e9, 2e9))
     over = threading.Event()
 
@@ -314,7 +308,7 @@ def test_a_lease_is_a_number_of_seconds(value: str, tmp_path: Path) -> None:
 
 
 def test_all_processes_agree_about_leases(tmp_path: Path) -> None:
-    foreign(tmp_path / "a.lock", 17)
+    foreign_lock(tmp_path / "a.lock", 17)
     with pytest.raises(ConfigError, match="another AGR_LEASE_SECONDS than 120"):
         locked(tmp_path / "a.lock").__enter__()
 
@@ -329,7 +323,7 @@ def test_who_lost_the_lock_writes_no_more(
         records.write_part("0/1", {"rows": [row(0)]})
         path = records.lock_file("0/1")
         path.unlink()
-        foreign(path, 0.6)
+        foreign_lock(path, 0.6)
         for write in (lambda: records.write_part("0/1", {"rows": [row(1)]}),
                       lambda: records.mend("0/1")):  # fmt: skip
             with pytest.raises(ConfigError, match="stood still so long that another one took over"):
@@ -409,7 +403,7 @@ def test_an_update_is_written_or_not(records: Records, monkeypatch: pytest.Monke
         os.kill(os.getpid(), signal.SIGINT)
         write_whole(path, content)
 
-    monkeypatch.setattr("agr.records.write_whole", write)
+    monkeypatch.setattr("agr.files.write_whole", write)
     with pytest.raises(KeyboardInterrupt):
         records.update_run(lambda run: run.update(eligible=7))
     assert (records.run() or {})["eligible"] == 7

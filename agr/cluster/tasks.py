@@ -6,7 +6,7 @@ import pickle
 import re
 import shlex
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ from agr.cluster.launcher import of_launcher
 from agr.config import Cell
 from agr.errors import ConfigError
 from agr.precision import twin
-from agr.records import Damaged, Records
-from agr.todo import todo, wanted_positions
+from agr.records import Records
+from agr.todo import lacking, wanted_positions
 
 if TYPE_CHECKING:
     from submitit.core.utils import JobPaths
@@ -78,7 +78,7 @@ def undone(cells: Iterable[Cell]) -> list[Cell]:
     missing: dict[str, set[int]] = {}
     found = []
     for cell in cells:
-        whole = replace(cell, config=replace(cell.config, shard="0/1"))
+        whole = cell.whole
         key = f"{whole.folder} {whole.config}"
         if key not in missing:
             missing[key] = _missing(whole)
@@ -93,11 +93,8 @@ def _missing(cell: Cell, lost: Collection[int] = ()) -> set[int]:
     run, wanted = records.run(), wanted_positions(cell, records) - {*lost}
     if run is None or (twin(cell) and "against_fp32" not in run):
         return wanted
-    try:
-        work = todo(cell, records, wanted)
-    except Damaged:  # a run sets it aside, and does its images again
-        return wanted
-    return work.to_craft | work.to_score
+    lack = lacking(cell, records, wanted)
+    return wanted if lack is None else lack  # of a damaged part a run does the images again
 
 
 def failure_of(task: Task) -> str | None:
