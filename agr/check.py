@@ -367,8 +367,8 @@ def _record_bytes(cell: Cell) -> float:
     c = cell.config
     image = ROW_BYTES * len(cell.targets) + ANSWER_BYTES * len(cell.networks)
     image += TRACE_BYTES * (c.steps + 1) * c.trace
-    image += 2 * 3 * cell.geometry.size**2 * c.save_adversarials  # Parquet and PNG
-    return c.n_images * image
+    saved = 3 * 3 * cell.geometry.size**2  # two in Parquet, a PNG
+    return c.n_images * image + cell.saves * saved
 
 
 def _geometries(cells: Sequence[Cell]) -> list[Geometry]:

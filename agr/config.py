@@ -135,6 +135,12 @@ class Cell:
         return replace(self, config=replace(self.config, shard="0/1"))
 
     @property
+    def saves(self) -> int:
+        """Of how many images, the first of the selection, the pixels are kept."""
+        kept, n = self.config.save_adversarials, self.config.n_images
+        return n * kept if isinstance(kept, bool) else min(n, kept)
+
+    @property
     def library(self) -> dict[str, Any] | None:
         """The config of another library's attack (agr.attacks.library), or None: it is composed."""
         return self.config.attack.library

@@ -1,7 +1,8 @@
 """What a run leaves behind: typed rows in part files, and run.json.
 
 A cell's folder holds `rows-*.parquet` (one row per image and target), on request
-`trace-*.parquet` (one per image and step) and `adversarials-*.parquet` (the 8-bit images), and
+`trace-*.parquet` (one per image and step) and `adversarials-*.parquet` (8-bit images, clean and
+adversarial), and
 `run.json`. Parts are written whole and renamed, rows last, so whatever is there is complete; what
 is done is a set of positions, so a run that was killed goes on where it was. Names of parts end in
 a hash of their content, and run.json holds one of its own: what a disk does to them is found.
@@ -30,7 +31,7 @@ from agr.files import DRAFT, HASH_LENGTH, is_whole, read_text, write_json, write
 from agr.locks import Busy, check_ours, locked
 from agr.signals import unbroken
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 IMAGES_AT_ONCE = 64
 DAMAGED = "damaged"  # a folder: parts that were set aside
 
@@ -102,6 +103,7 @@ ADVERSARIALS = pa.schema(
         _field("height", pa.int32(), "pixels"),
         _field("width", pa.int32(), "pixels"),
         _field("pixels", pa.binary(), "uint8, (height, width, 3)"),
+        _field("clean_pixels", pa.binary(), "of the clean image, in the same geometry"),
         _field("steps_used", pa.int32(), "as in the rows"),
         _field("first_success_step", pa.int32(), "as in the rows"),
         _field("forwards", pa.int32(), "as in the rows"),
@@ -333,7 +335,7 @@ class Records:
         wanted = list(dict.fromkeys([*columns, *KEYS[kind]]))
         tables = [TABLES[kind].empty_table().select(wanted)]
         # Pixels are many bytes to hash for a question about positions.
-        trusting = kind == "adversarials" and "pixels" not in wanted
+        trusting = kind == "adversarials" and not {"pixels", "clean_pixels"} & {*wanted}
         tables += [self.read_part(part, wanted, trusting) for part in self.parts(kind)]
         table = pa.concat_tables(tables)
         again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
@@ -402,9 +404,9 @@ def _digest(run: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
 
-def image_of(row: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """The image of a row of "adversarials", (height, width, 3)."""
-    flat = np.frombuffer(row["pixels"], np.uint8)
+def image_of(row: Mapping[str, Any], column: str = "pixels") -> NDArray[np.uint8]:
+    """An image of a row of "adversarials", (height, width, 3)."""
+    flat = np.frombuffer(row[column], np.uint8)
     return flat.reshape(row["height"], row["width"], 3)
 
 

@@ -74,14 +74,15 @@ def adversarial_rows(work: Todo, made: Sequence[Crafted], folder: Path) -> list[
     rows = []
     for m in made:
         if m.item.tag.position in work.adversarials:
-            pixels = np.ascontiguousarray(m.image.transpose(1, 2, 0))
+            pixels, clean = (x.transpose(1, 2, 0) for x in (m.image, m.item.pixels))
             path = folder / "png" / f"{m.item.tag.entry.image_id}.png"
             path.parent.mkdir(exist_ok=True)
             with naming(path):
-                Image.fromarray(pixels).save(path, compress_level=1)
+                Image.fromarray(np.ascontiguousarray(pixels)).save(path, compress_level=1)
             height, width, _ = pixels.shape
-            facts = {"height": height, "width": width, "pixels": pixels.tobytes()}
-            rows.append(_of_image(m) | facts)
+            facts = {"height": height, "width": width}
+            both = {"pixels": pixels.tobytes(), "clean_pixels": clean.tobytes()}
+            rows.append(_of_image(m) | facts | both)
     return rows
 
 

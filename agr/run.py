@@ -15,6 +15,7 @@ import os
 import secrets
 import shlex
 import socket
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -391,6 +392,13 @@ def sweep_words(arguments: Sequence[str]) -> list[str]:
 def without_shards(words: Sequence[str]) -> list[str]:
     """Words that mean whole cells, however the work on them was divided."""
     return [word for word in words if not word.startswith(("shard=", "shards="))]
+
+
+def run_first(asked: Sequence[str]) -> None:
+    """Run the sweep `asked` in a process of its own, whose error ends this one too."""
+    code = subprocess.run([sys.executable, "-m", "agr.run", *asked]).returncode
+    if code:
+        raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ class Config:
     wait: bool = False  # for another process that runs the cell, rather than leave it to that one
     outputs: str = "outputs"
     trace: bool = False  # one row per (image, step): fooled, l2, cosine
-    save_adversarials: bool = False
+    save_adversarials: bool | int = False  # of all images, or of the first so many
     part_seconds: float = 20.0
     progress: bool = True
     check: Check = field(default_factory=Check)

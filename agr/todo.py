@@ -25,7 +25,7 @@ def todo(cell: Cell, records: Records, wanted: set[int]) -> Todo:
     rows = {target: wanted - scored.get(target, set()) for target in cell.targets}
     saved = records.positions("adversarials")
     trace = wanted - records.positions("trace") if c.trace else set()
-    adversarials = wanted - saved if c.save_adversarials else set()
+    adversarials = {p for p in wanted - saved if p < cell.saves}
     lacking = set().union(*rows.values())
     to_craft = trace | adversarials | (lacking - saved)
     return Todo(rows, trace, adversarials, to_craft, lacking - to_craft)

@@ -174,9 +174,15 @@ def _check_names(cell: Cell) -> None:
         _check_library(c)
     if c.success == "targeted" and not c.attack.targeted:
         raise ConfigError("success=targeted needs a targeted attack: add attack.targeted=true")
+    if c.save_adversarials < 0:
+        raise ConfigError(
+            f"save_adversarials={c.save_adversarials} is no number of images: give true, false, or "
+            "how many of the first are kept"
+        )
     if c.save_adversarials and c.quantize == "off":
         raise ConfigError(
-            "save_adversarials=true keeps 8-bit images, quantize=off makes none: use always or end"
+            f"save_adversarials={str(c.save_adversarials).lower()} keeps 8-bit images, quantize=off "
+            "makes none: use always or end"
         )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -274,14 +275,23 @@ def _traced(records: Records, rows: pd.DataFrame, report: Report) -> Iterator[st
 
 def _saved(records: Records, rows: pd.DataFrame) -> Iterator[str]:
     """Saved images that aren't those that were scored."""
-    known = rows.drop_duplicates("position").set_index("position")["adv_sha256"]
+    facts = rows.drop_duplicates("position").set_index("position")
+    known, l2 = facts["adv_sha256"], facts["l2"]
     for some in records.saved_images(records.positions("adversarials")):
         for row in some:
             found = hashlib.sha256(row["pixels"]).hexdigest()
             if found != row["adv_sha256"] or known.get(row["position"]) != found:
                 yield f"the saved image of {row['image_id']} is not the one that was scored"
+            elif not _same_l2(row, l2[row["position"]]):
+                yield f"the saved clean image of {row['image_id']} isn't the one its norms are of"
             elif not _same_png(records.folder / "png" / f"{row['image_id']}.png", row):
                 yield f"png/{row['image_id']}.png is not the image that was scored"
+
+
+def _same_l2(row: dict[str, Any], l2: float) -> bool:
+    """Whether the two images of a row are as far apart as its norm says."""
+    clean, adversarial = (image_of(row, k).astype(float) for k in ("clean_pixels", "pixels"))
+    return math.isclose(np.linalg.norm(adversarial - clean) / LEVELS, l2, rel_tol=1e-9)
 
 
 def _same_png(path: Path, row: dict[str, Any]) -> bool:

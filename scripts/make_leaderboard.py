@@ -6,7 +6,6 @@ a folder of yours (--config-dir=my). With --run it runs the missing ones first. 
     python scripts/make_leaderboard.py --run n_images=20 norm=l2 attack=ifgsm,agr
 """
 
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ from agr.compose import expand, without_flags
 from agr.config import Cell
 from agr.report.leaderboard import check_leaderboard, write_leaderboards
 from agr.report.tables import tables_folder
-from agr.run import script, words
+from agr.run import run_first, script, words
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
 
 
 def run(asked: Sequence[str], cells: Sequence[Cell]) -> None:
-    """Run the sweep `asked` with the attacks of `cells`; its error ends this program too.
+    """Run the sweep `asked` with the attacks of `cells`.
 
     Attacks are named one by one: not the targeted ones, and those that Hydra's own glob, which
     doesn't look into hydra.searchpath, would miss.
@@ -42,10 +41,7 @@ def run(asked: Sequence[str], cells: Sequence[Cell]) -> None:
         word.partition("=")[2] for c in cells for word in c.words if word.startswith("attack=")
     )
     rest = [word for word in asked if not word.startswith("attack=")]
-    command = [sys.executable, "-m", "agr.run", *rest, f"attack={','.join(attacks)}"]
-    code = subprocess.run(command).returncode
-    if code:
-        raise SystemExit(code)
+    run_first([*rest, f"attack={','.join(attacks)}"])
 
 
 if __name__ == "__main__":

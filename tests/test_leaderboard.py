@@ -9,17 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import bootstrap
 
 from agr.compose import expand
 from agr.config import Cell
 from agr.errors import ConfigError
 from agr.records import ROWS, Records
 from agr.report.leaderboard import check_leaderboard, leaderboard, write_leaderboards
-from agr.report.statistics import cluster_interval, effective_number, wilson
+from agr.report.statistics import bootstrap, wilson
 from agr.report.tables import tables_folder
 from agr.schema import conf_dir
 
@@ -65,75 +63,6 @@ def fill(
     records = Records(cell.folder)
     records.update_run(lambda run: run.update({"numeric": {"slots": 1}, "sessions": told}))
     records.write_part("0/1", {"rows": rows})
-
-
-# ---- intervals -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("confidence", [0.95, 0.8])
-def test_the_interval_of_a_mean_agrees_with_scipy(confidence: float) -> None:
-    x = np.random.default_rng(1).beta(0.5, 1, 60)
-    theirs = bootstrap(
-        (x,), np.mean, n_resamples=50_000, confidence_level=confidence, method="percentile",
-        rng=np.random.default_rng(2), vectorized=True, batch=1000,
-    ).confidence_interval  # fmt: skip
-    ours = cluster_interval(x, np.arange(60), confidence, resamples=50_000)
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.003)
-    assert ours[0] < x.mean() < ours[1]
-
-
-def test_the_interval_of_clusters_agrees_with_scipy() -> None:
-    """Clusters of one to three values are drawn whole: a ratio of sums over clusters."""
-    rng = np.random.default_rng(3)
-    sizes = rng.integers(1, 4, 50)
-    clusters = np.repeat(np.arange(50), sizes)
-    x = (rng.random(50)[clusters] + rng.random(len(clusters))) / 2
-    theirs = bootstrap(
-        (np.bincount(clusters, x), sizes), lambda s, m, axis: s.sum(axis) / m.sum(axis),
-        paired=True, n_resamples=50_000, method="percentile", rng=rng, batch=1000,
-    ).confidence_interval  # fmt: skip
-    ours = cluster_interval(x, clusters, resamples=50_000)
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.003)
-    alone = cluster_interval(x, np.arange(len(x)), resamples=50_000)
-    assert alone[1] - alone[0] < 0.9 * (ours[1] - ours[0])  # as if there were more images
-
-
-def test_the_interval_of_a_rate_is_about_normal() -> None:
-    x = np.arange(1000) < 300
-    half = 1.96 * math.sqrt(0.3 * 0.7 / 1000)
-    expected = pytest.approx((0.3 - half, 0.3 + half), abs=0.002)
-    assert cluster_interval(x, np.arange(1000)) == expected
-
-
-def test_a_result_said_twice_narrows_nothing() -> None:
-    x = np.random.default_rng(4).random(30)
-    once = cluster_interval(x, np.arange(30))
-    assert cluster_interval(np.tile(x, 2), np.tile(np.arange(30), 2)) == pytest.approx(once)
-
-
-def test_the_interval_is_the_same_every_time_and_in_every_order() -> None:
-    x = np.random.default_rng(5).random(30)
-    names = np.array([f"image{i // 2}" for i in range(30)])
-    order = np.random.default_rng(6).permutation(30)
-    first = cluster_interval(x, names)
-    assert cluster_interval(x, names) == first
-    assert cluster_interval(x[order], names[order]) == pytest.approx(first)
-    assert cluster_interval(x, names, seed=1) != first
-
-
-def test_intervals_at_the_edges() -> None:
-    assert all(math.isnan(end) for end in cluster_interval([], []))
-    assert cluster_interval([0.5, 0.5], ["a", "b"]) == (0.5, 0.5)
-    with pytest.raises(ValueError, match="3 values are named 2 clusters"):
-        cluster_interval([1, 2, 3], ["a", "b"])
-
-
-@pytest.mark.parametrize(
-    ("clusters", "number"),
-    [("", 0.0), ("abc", 3.0), ("aabb", 2.0), ("aab", 9 / 5), ("aaa", 1.0)],
-)
-def test_effective_numbers(clusters: str, number: float) -> None:
-    assert effective_number(list(clusters)) == pytest.approx(number)
 
 
 # ---- the sweep -----------------------------------------------------------------------------------
@@ -250,7 +179,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     # two results on each of four images: as four images, not as eight
     low, high = wilson(3.5, 4)
     assert (row["white_box_low"], row["white_box_high"]) == pytest.approx((100 * low, 100 * high))
-    low, high = cluster_interval([0.75, 0.5, 0.25, 0], range(4))
+    low, high, _ = bootstrap([0.75, 0.5, 0.25, 0], range(4))
     assert (row["transfer_low"], row["transfer_high"]) == pytest.approx((100 * low, 100 * high))
     assert low < 0.375 < high
 
@@ -261,7 +190,7 @@ def test_different_images_of_two_sources_are_not_one(tmp_path: Path) -> None:
         fill(cell, {"inc_v4": 2, cell.source: 3}, prefix=prefix)
     row = only_row(cells)
     assert (row["images"], row["n"]) == (8, 8)
-    low, high = cluster_interval([0.5, 0.5, 0, 0] * 2, range(8))
+    low, high, _ = bootstrap([0.5, 0.5, 0, 0] * 2, range(8))
     assert (row["transfer_low"], row["transfer_high"]) == pytest.approx((100 * low, 100 * high))
     assert row["white_box_low"] == pytest.approx(100 * wilson(6, 8)[0])
 
@@ -325,7 +254,7 @@ def test_the_page(tmp_path: Path) -> None:
             fill(cell, own, [(4, 1.0)], backwards=2, linf=10 / 255, rel_l2=0.05)
     paths = write_leaderboards(cells, tmp_path / "t")
     assert [p.name for p in paths] == [f"leaderboard-linf-10.{s}" for s in ("md", "tex", "csv")]
-    low, high = (100 * v for v in cluster_interval([1, 1, 1, 0], range(4)))
+    low, high = (100 * v for v in bootstrap([1, 1, 1, 0], range(4))[:2])
     rows = body(paths[0])
     assert [row[0] for row in rows] == ["FGSM", "I-FGSM", "AGR", "MI-FGSM"]
     assert rows[0] == [

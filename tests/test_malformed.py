@@ -783,7 +783,7 @@ RECORDS = {
     "run.json of a list": records(run_file("[1]"), DAMAGED),
     "run.json of nothing": records(run_file(""), DAMAGED),
     "run.json of bytes": records(run_file(b"\xff\xfe"), DAMAGED),
-    "run.json cut off": records(run_file('{"schema_version": 3, '), DAMAGED),
+    "run.json cut off": records(run_file('{"schema_version": 4, '), DAMAGED),
     "run.json without a schema": records(run_file("{}"), DAMAGED),
     "run.json nested too deep": records(run_file("[" * 100_000), DAMAGED),
     "run.json of an older schema": records(

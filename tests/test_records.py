@@ -144,7 +144,7 @@ def test_mending_clears_what_its_own_shard_left(records: Records) -> None:
 def test_run_json_tells_when_it_was_touched(records: Records) -> None:
     records.update_run(lambda run: run.update(lost=[1], rate=0.1, title="Inc-v3 ‖v‖"))
     assert records.run() == {
-        "schema_version": 3, "eligible": 3, "lost": [1], "rate": 0.1, "title": "Inc-v3 ‖v‖",
+        "schema_version": 4, "eligible": 3, "lost": [1], "rate": 0.1, "title": "Inc-v3 ‖v‖",
     }  # fmt: skip
     text = records.run_file.read_text()
     for old, new in (('"eligible": 3', '"eligible": 2'), ("[\n  1\n ]", "[]"), ("0.1", "0.2")):
@@ -157,9 +157,9 @@ def test_run_json_tells_when_it_was_touched(records: Records) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"schema_version": 2}', "has schema 2, this program writes 3: use another outputs"),
-        ('{"schema_version": 4}', "has schema 4"),
-        ('{"schema_version": 3}', "damaged"),
+        ('{"schema_version": 2}', "has schema 2, this program writes 4: use another outputs"),
+        ('{"schema_version": 5}', "has schema 5"),
+        ('{"schema_version": 4}', "damaged"),
         ("{}", "damaged"),
         ("[1]", "damaged"),
         ("3", "damaged"),

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
 
 from agr.compose import expand
 from agr.config import Cell
@@ -47,21 +46,6 @@ def fill(cell: Cell, successes: dict[str, int], n: int = N, **columns: Any) -> N
     records = Records(cell.folder)
     records.update_run(lambda run: run.update({"numeric": {"slots": 1}, "bad_images": {}}))
     records.write_part("0/1", {"rows": rows})
-
-
-@pytest.mark.parametrize("n", [1, 7, 400, 1000])
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
-@pytest.mark.parametrize("confidence", [0.95, 0.9])
-def test_wilson_agrees_with_scipy(n: int, share: float, confidence: float) -> None:
-    k = round(n * share)
-    theirs = binomtest(k, n).proportion_ci(confidence, method="wilson")
-    assert wilson(k, n, confidence) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
-
-
-def test_wilson_at_the_edges() -> None:
-    assert wilson(0, 0) == (0.0, 1.0)
-    with pytest.raises(ValueError):
-        wilson(3, 2)
 
 
 def test_rates_by_hand(tmp_path: Path) -> None:

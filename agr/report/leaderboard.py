@@ -15,15 +15,14 @@ import pandas as pd
 from agr.config import Cell
 from agr.errors import ConfigError
 from agr.records import Records
-from agr.report.results import NAN, count, rate, selected
-from agr.report.statistics import cluster_interval, effective_number, wilson
+from agr.report.results import NAN, count, norm_title, rate, selected
+from agr.report.statistics import bootstrap, effective_number, wilson
 from agr.report.tables import (
     NO_RUN,
     Block,
     Text,
     all_unanswered,
     missing,
-    norm_title,
     setting,
     write,
     wrong_when_clean,
@@ -146,7 +145,7 @@ def _shares(cell: Cell, frame: pd.DataFrame, *, white_box: bool) -> pd.Series[fl
 
 def _transfer(shares: pd.Series[float]) -> dict[str, float]:
     """The mean over images with its bootstrap interval, percent."""
-    low, high = cluster_interval(shares, shares.index)
+    low, high, _ = bootstrap(shares, shares.index)
     return {
         "transfer": 100 * shares.mean(),
         "transfer_low": 100 * low,

@@ -175,3 +175,8 @@ def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
         row |= {k: images[k].mean() for k in ("rel_l2", "mean_abs", "cosine", "steps_used")}
         row["mean_abs_sym"] = 2 * images["mean_abs"].mean()  # [-1, 1] is twice as wide
     return row
+
+
+def norm_title(norm: str) -> str:
+    """A norm as tables write it."""
+    return {"linf": "L∞", "l2": "L2"}[norm]

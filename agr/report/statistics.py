@@ -1,14 +1,21 @@
-"""Intervals for what the tables print."""
+"""Intervals and tests for what tables, figures and claims say."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr
 
 DRAWS_AT_ONCE = 1000  # of a bootstrap; all of a large table's would fill the memory
+KEPT = 20_000_000  # numbers of draws that are kept for the next bootstrap, 160 MB
+FEW = 16  # distinct values of which a bootstrap draws counts, not values
+LEVEL = 0.05  # of tests; 1 - LEVEL is the confidence of intervals
 
 
 def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -29,36 +36,76 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float,
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def cluster_interval(
+class Bootstrap(NamedTuple):
+    """What a bootstrap says of a mean."""
+
+    low: float
+    high: float
+    p: float  # two-sided, of the mean being 0
+
+
+def bootstrap(
     values: ArrayLike,
-    clusters: ArrayLike,
+    clusters: ArrayLike | None = None,
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
-) -> tuple[float, float]:
-    """The bootstrap interval of a mean whose values come in clusters, in the unit of `values`.
+) -> Bootstrap:
+    """The bootstrap interval of a mean, in the unit of `values`, and a test against 0.
 
-    `clusters` names each value's cluster. Clusters are drawn whole, with replacement, as many as
-    there are; a draw's mean is that of all its values. The ends are percentiles of the draws'
-    means: Efron, Tibshirani: An introduction to the bootstrap (1993), chapter 13. Of values that
-    are all the same the interval has no width; (nan, nan) without values.
+    Values are one per image, or come in clusters, of which `clusters` names each value's: those are
+    drawn whole, with replacement, as many as there are; a draw's mean is that of all its values.
+    The ends are percentiles of the draws' means: Efron, Tibshirani: An introduction to the
+    bootstrap (1993), chapter 13. p is twice the share of draws on the rarer side of 0, a draw at 0
+    on both sides, and at least 2 / (resamples + 1): Davison, Hinkley: Bootstrap methods and their
+    application (1997), section 4.2. Of few images a bootstrap is too sure, so p is never below what
+    a sign test of as many could give. For a difference on the same images, give their differences.
+    Of values that are all the same the interval has no width; (nan, nan, 1) without values.
     Raises ValueError unless there are as many clusters as values.
     """
-    x, names = np.asarray(values, float), np.asarray(clusters)
+    x = np.asarray(values, float)
+    names = np.arange(x.size) if clusters is None else np.asarray(clusters)
     if x.shape != names.shape:
         raise ValueError(f"{x.size} values are named {names.size} clusters")
     if not x.size:
-        return math.nan, math.nan
+        return Bootstrap(math.nan, math.nan, 1.0)
+    means = np.concatenate(list(_means(x, names, resamples, seed)))
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    rarer = float(min((means <= 0).sum(), (means >= 0).sum()))
+    least = 2 * 0.5 ** np.unique(names[x != 0]).size
+    p = max(2 * (1 + rarer) / (resamples + 1), least)
+    return Bootstrap(float(low), float(high), min(1.0, p))
+
+
+def _means(
+    x: NDArray[np.float64], names: NDArray[np.generic], resamples: int, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """The means of all draws, some at a time."""
     place = np.unique(names, return_inverse=True)[1]
     sums, sizes = np.bincount(place, x), np.bincount(place)
+    different, counts = np.unique(x, return_counts=True)
+    if len(sums) == len(x) and len(different) <= FEW:
+        # To draw images is to draw how often each of their few values comes, which is quick.
+        rng = np.random.default_rng(seed)
+        yield rng.multinomial(len(x), counts / len(x), resamples) @ different / len(x)
+        return
+    keep = len(sums) * resamples <= KEPT
+    for drawn in _kept(len(sums), resamples, seed) if keep else _draws(len(sums), resamples, seed):
+        yield (drawn @ sums) / (drawn @ sizes)
+
+
+def _draws(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each of n clusters is drawn, a row per draw, some draws at a time."""
     rng = np.random.default_rng(seed)
-    means = []
     for start in range(0, resamples, DRAWS_AT_ONCE):
         many = min(DRAWS_AT_ONCE, resamples - start)
-        drawn = rng.integers(len(sums), size=(many, len(sums)))
-        means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+        yield rng.multinomial(n, np.full(n, 1 / n), many).astype(float)
+
+
+@lru_cache(maxsize=1)
+def _kept(n: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]:
+    """The same: claims ask a thousand times about as many images."""
+    return tuple(_draws(n, resamples, seed))
 
 
 def effective_number(clusters: ArrayLike) -> float:
@@ -69,3 +116,36 @@ def effective_number(clusters: ArrayLike) -> float:
     """
     sizes = np.unique(np.asarray(clusters), return_counts=True)[1]
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if sizes.size else 0.0
+
+
+def mcnemar(only_left: int, only_right: int) -> float:
+    """The two-sided p of McNemar's exact test that two attacks fool the same images equally often.
+
+    `only_left` images are fooled by the left attack alone, `only_right` by the right one alone; the
+    others say nothing. 1 if there are none.
+    McNemar: Note on the sampling error of the difference between correlated proportions (1947).
+    """
+    fewer, both = min(only_left, only_right), only_left + only_right
+    return min(1.0, 2 * float(bdtr(fewer, both, 0.5))) if both else 1.0
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """The p-values of a family of tests, adjusted so that LEVEL holds for all of them together.
+
+    Holm: A simple sequentially rejective multiple test procedure (1979).
+    """
+    order = np.argsort(p, kind="stable")
+    raised = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(raised)) if len(p) else raised
+    return [float(value) for value in adjusted]
+
+
+def smallest_difference(n: int, tests: int = 1, level: float = LEVEL) -> float:
+    """The smallest difference of two rates that n images can show, as a fraction; inf: none can.
+
+    With `mcnemar` on the same images, if all images on which two attacks differ speak for the same
+    one, and Holm's first step asks for level / `tests`. Where they speak for both it takes more.
+    """
+    images = math.ceil(1 + math.log2(tests / level))  # 2 * 0.5^k <= level / tests
+    return images / n if images <= n else math.inf

@@ -21,7 +21,7 @@ from agr.errors import printable
 from agr.naming import slug
 from agr.precision import compared
 from agr.records import Records
-from agr.report.results import NUMBER_OF, needed, rate, rates_and_sizes, selected
+from agr.report.results import NUMBER_OF, needed, norm_title, rate, rates_and_sizes, selected
 
 # Words that say where and how cells are run, not which ones are shown.
 NOT_SHOWN = (
@@ -105,11 +105,11 @@ class Block(NamedTuple):
     rows: list[list[str]]
 
 
-def tables_folder(cells: Sequence[Cell], asked: Sequence[str]) -> Path:
+def tables_folder(cells: Sequence[Cell], asked: Sequence[str], kind: str = "tables") -> Path:
     """A folder for each set of tables: the experiment, and the words that change what is shown."""
     experiment = next(word.partition("=")[2] for word in asked if word.startswith("experiment="))
     changes = sorted(word for word in asked if not word.lstrip("+").startswith(NOT_SHOWN))
-    return cells[0].suite_folder / "tables" / slug(",".join([experiment, *changes]))
+    return cells[0].suite_folder / kind / slug(",".join([experiment, *changes]))
 
 
 def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
@@ -421,8 +421,3 @@ def closing(cell: Cell) -> str:
     extra += [f"{len(bad)} missing or corrupt images left out: {', '.join(bad)}"] if bad else []
     extra += [compared(cell, run["against_fp32"])] if "against_fp32" in run else []
     return "\n".join([table, sums, *map(printable, extra)])
-
-
-def norm_title(norm: str) -> str:
-    """A norm as tables write it."""
-    return {"linf": "L∞", "l2": "L2"}[norm]

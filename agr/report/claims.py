@@ -1,0 +1,214 @@
+"""A paper's claims as data: what each says, where, and which numbers it compares.
+
+A file of claims (conf/claims/NAME.yaml, docs/claims.md) holds the paper's printed tables, who may
+play its attacks in the records, and its claims. Needs neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError
+
+from agr.errors import ConfigError, nearest
+from agr.explain import explain
+from agr.report.outcomes import Place, check_measure
+from agr.schema import PACKAGE, conf_dir
+from agr.trust import check_yaml
+
+KEYS = Place._fields
+PAIRS = ("all", "white-box", "black-box")
+EXPECTED = {"higher": 1, "lower": -1}
+PAGE = "docs/claims.md lists them"
+POSSIBLE = ("mean_abs", "mean_abs_sym", "rel_l2")
+
+
+@dataclass
+class Compare:
+    """Two sides, and where they are compared. The right side is the left one with its own values.
+
+    Values are one name or a list of them; what neither side names is taken from all there is, or
+    from what `norm`, `source`, `attack` and `target` leave.
+    """
+
+    left: dict[str, Any]
+    right: dict[str, Any]
+    pairs: str = "all"  # all | white-box | black-box: where the target is the source, or isn't
+    norm: Any = None
+    source: Any = None
+    attack: Any = None
+    target: Any = None
+
+
+@dataclass
+class Claim:
+    """One claim."""
+
+    name: str
+    title: str
+    says: str  # the paper's words
+    where: str  # in the paper
+    value: str  # a printed table's name, a key of `values`, or a measure
+    expect: str = "higher"  # the left side
+    compare: list[Compare] = field(default_factory=list)
+    possible: str | None = None  # instead: whether the printed values can be this measure's means
+    # For `possible`: the paper's budgets (0-255 scale) by norm, and the side of its images, pixels.
+    eps: dict[str, float] = field(default_factory=dict)
+    size: int = 299
+
+
+@dataclass
+class Printed:
+    """A CSV of what the paper prints: columns norm, source, attack, perhaps target, and `column`.
+
+    `file` is relative to the file of claims, or to agr/assets.
+    """
+
+    file: str
+    column: str
+
+
+@dataclass
+class Claims:
+    """A file of claims."""
+
+    paper: str
+    claims: list[Claim]
+    printed: dict[str, Printed] = field(default_factory=dict)
+    values: dict[str, list[str]] = field(default_factory=dict)
+    readings: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+
+    def measures(self, claim: Claim) -> list[str]:
+        """What is measured for a claim's value."""
+        return list(self.values.get(claim.value, [claim.value]))
+
+    def variants(self) -> dict[str, dict[str, str]]:
+        """Every choice of one reading from each list, by its title: attacks of the records."""
+        titles = [list(options) for options in self.readings.values()]
+        found = {}
+        for chosen in itertools.product(*titles):
+            parts = zip(self.readings.values(), chosen, strict=True)
+            mapped = [options[title] for options, title in parts]
+            found[", ".join(chosen)] = {k: v for part in mapped for k, v in part.items()}
+        return found if self.readings else {"as named": {}}
+
+
+def load_claims(name: str) -> tuple[Claims, dict[str, pd.DataFrame]]:
+    """A file of claims and its printed tables, by name: a file of conf/claims, or a path.
+
+    Raises ConfigError.
+    """
+    path = find_claims(name)
+    check_yaml(path)
+    try:
+        told = OmegaConf.merge(OmegaConf.structured(Claims), OmegaConf.load(path))
+        claims: Any = OmegaConf.to_object(told)
+    except ConfigKeyError as e:
+        raise ConfigError(f"{path}: {e.full_key} is no key of a file of claims: {PAGE}") from e
+    except Exception as e:
+        raise ConfigError(f"{path}: {explain(e)}") from e
+    for claim in claims.claims:
+        _check(claim, claims, f"{path}: claim {claim.name}")
+    names = [claim.name for claim in claims.claims]
+    if twice := {n for n in names if names.count(n) > 1}:
+        raise ConfigError(f"{path}: two claims have the name {twice.pop()}: give each its own")
+    printed = {n: _printed(p, path, n) for n, p in claims.printed.items()}
+    for claim in claims.claims:
+        norms = {*printed[claim.value]["norm"]} if claim.possible else set()
+        if lacking := norms - {*claim.eps}:
+            raise ConfigError(
+                f"{path}: claim {claim.name}: eps: says nothing of {', '.join(sorted(lacking))}: "
+                "give the paper's budget by norm"
+            )
+    return claims, printed
+
+
+def find_claims(name: str) -> Path:
+    """The file of claims that a word means. Raises ConfigError."""
+    own = Path(conf_dir(), "claims")
+    path = Path(name) if name.endswith((".yaml", ".yml")) else own / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in own.glob("*.yaml"))
+        raise ConfigError(f"claims={name}: {path} is no file: {nearest(name, known)}")
+    return path
+
+
+def _check(claim: Claim, claims: Claims, of: str) -> None:
+    """Raise ConfigError for a claim that can't be judged."""
+    for measure in claims.measures(claim):
+        if not (claim.possible and claim.value in claims.printed):
+            check_measure(measure, of)
+    if claim.expect not in EXPECTED:
+        raise ConfigError(f"{of}: expect: {claim.expect}: {nearest(claim.expect, EXPECTED)}")
+    if bool(claim.compare) is bool(claim.possible):
+        raise ConfigError(f"{of}: give either compare: or possible:")
+    if claim.possible and claim.possible not in POSSIBLE:
+        raise ConfigError(f"{of}: possible: {claim.possible}: {nearest(claim.possible, POSSIBLE)}")
+    if claim.possible and claim.value not in claims.printed:
+        raise ConfigError(f"{of}: value: {claim.value} is none of printed: {list(claims.printed)}")
+    if claim.possible and (claim.size < 1 or not all(eps > 0 for eps in claim.eps.values())):
+        raise ConfigError(f"{of}: size: {claim.size}, eps: {claim.eps}: give numbers above 0")
+    for compare in claim.compare:
+        _check_compare(compare, of)
+
+
+def _check_compare(compare: Compare, of: str) -> None:
+    for side in (compare.left, compare.right):
+        for key in side:
+            if key not in KEYS:
+                raise ConfigError(f"{of}: {key} is no part of a place: {nearest(key, KEYS)}")
+    if not compare.right:
+        raise ConfigError(f"{of}: right: is empty: name what differs from the left side")
+    if compare.pairs not in PAIRS:
+        raise ConfigError(f"{of}: pairs: {compare.pairs}: {nearest(compare.pairs, PAIRS)}")
+
+
+def _printed(printed: Printed, path: Path, name: str) -> pd.DataFrame:
+    """A printed table: the columns of a place, and `value` (NaN where nothing is printed)."""
+    own, shipped = path.parent / printed.file, PACKAGE / "assets" / printed.file
+    file = own if own.is_file() else shipped
+    try:
+        frame = pd.read_csv(file)
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path}: printed.{name}: {printed.file} cannot be read: {e}") from e
+    if lacking := {*KEYS[:3], printed.column} - {*frame.columns}:
+        raise ConfigError(
+            f"{path}: printed.{name}: {printed.file} lacks {', '.join(sorted(lacking))}: its "
+            f"columns are {', '.join(frame.columns)}"
+        )
+    values = pd.to_numeric(frame[printed.column], errors="coerce")
+    keys = frame.reindex(columns=list(KEYS)).fillna("").astype(str)
+    return keys.assign(value=values)
+
+
+def pairs_of(
+    compare: Compare, places: Sequence[Place], white: Mapping[Place, bool], named: Mapping[str, str]
+) -> Iterator[tuple[Place, Place]]:
+    """The pairs of places that are compared, left and right, in the order of `places`.
+
+    A right side need not be among them. `white` says which places are white-box, `named` who plays
+    the claim's attacks.
+    """
+    shared = {key: getattr(compare, key) for key in KEYS}
+    left = {k: v for k, v in shared.items() if v is not None} | compare.left
+    wanted = {key: _names(key, value, named) for key, value in left.items()}
+    changes = {key: _names(key, value, named) for key, value in compare.right.items()}
+    for place in places:
+        if any(getattr(place, key) not in names for key, names in wanted.items()):
+            continue
+        if compare.pairs != "all" and white.get(place) is not (compare.pairs == "white-box"):
+            continue
+        for values in itertools.product(*changes.values()):
+            yield place, place._replace(**dict(zip(changes, values, strict=True)))
+
+
+def _names(key: str, value: Any, named: Mapping[str, str]) -> list[str]:
+    """One name or several; those of attacks as the records have them."""
+    names = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+    return [named.get(n, n) for n in names] if key == "attack" else names

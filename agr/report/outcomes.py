@@ -1,0 +1,130 @@
+"""What became of every image of some cells: the numbers that figures and claims compare.
+
+A *place* is where a number stands: norm, source, attack and target. Numbers of two places are
+compared image by image, since attacks of one seed and group had the same images. Records are read
+once for each cell. Needs neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from agr.config import Cell
+from agr.errors import ConfigError, nearest
+from agr.report.results import count, norm_title, selected
+
+
+class Measure(NamedTuple):
+    """Something that is measured of every image."""
+
+    title: str
+    unit: str = ""
+    scale: float = 1.0  # from the records to the unit
+    digits: int = 4
+
+
+MEASURES = {
+    "asr": Measure("ASR", " %", 100.0, 1),
+    "rel_l2": Measure("‖v‖₂/‖x‖₂"),
+    "mean_abs": Measure("mean |v|, [0,1]"),
+    "mean_abs_sym": Measure("mean |v|, [-1,1]", "", 2.0),  # a range twice as wide
+    "linf": Measure("L∞ of v", "", 255.0, 2),
+    "l2": Measure("L2 of v", "", 255.0, 1),
+    "cosine": Measure("cosine similarity", "", 1.0, 5),
+    "steps_used": Measure("steps", "", 1.0, 2),
+    "backwards": Measure("gradients", "", 1.0, 2),
+}
+FIRST = 5  # of what is missing; a sweep may not be run at all
+COLUMN_OF = {"asr": "success", "mean_abs_sym": "mean_abs"}
+
+
+class Place(NamedTuple):
+    """Where a number stands; what is said of an image whatever the target has target ""."""
+
+    norm: str
+    source: str
+    attack: str
+    target: str = ""
+
+
+class Outcomes:
+    """The cells of a sweep by place, and what became of their images."""
+
+    def __init__(self, cells: Sequence[Cell]):
+        """Raises ConfigError where two cells stand at one place, or nothing can be compared."""
+        self.cells: dict[tuple[str, str, str], Cell] = {}
+        self._frames: dict[tuple[str, str, str], pd.DataFrame | None] = {}
+        for cell in cells:
+            key = (cell.config.norm.name, cell.source, cell.config.attack.name)
+            if key in self.cells:
+                raise ConfigError(
+                    f"{key[2]} {key[0]} on {key[1]} is there twice: give one eps, seed, steps, … "
+                    "and each attack a name of its own"
+                )
+            self.cells[key] = cell
+
+    def cell(self, place: Place) -> Cell:
+        """The cell of a place. Raises KeyError."""
+        return self.cells[place[:3]]
+
+    def finished(self, place: Place) -> bool:
+        """Whether the place's cell is there and finished."""
+        return place[:3] in self.cells and self._frame(place) is not None
+
+    def frame(self, place: Place) -> pd.DataFrame:
+        """The rows (results.COLUMNS, all targets) of a place's cell, which must be finished."""
+        frame = self._frame(place)
+        assert frame is not None, place
+        return frame
+
+    def _frame(self, place: Place) -> pd.DataFrame | None:
+        key = place[:3]
+        if key not in self._frames:
+            self._frames[key] = selected(self.cells[key])
+        return self._frames[key]
+
+    def places(self, *, targets: bool = True) -> list[Place]:
+        """All places, in the cells' order: by target, those of the source's group; or without."""
+        found = []
+        for key, cell in self.cells.items():
+            own = [t for t in cell.targets if t in cell.group.networks] if targets else [""]
+            found += [Place(*key, target) for target in own]
+        return found
+
+    def values(self, place: Place, measure: str) -> pd.Series[float]:
+        """A measure of every image, in its unit, by image id.
+
+        Of "asr", 100 for a success and 0 else, for the images that the denominator counts.
+        """
+        frame = self.frame(place)
+        column = COLUMN_OF.get(measure, measure)
+        if measure == "asr":
+            rows = count(frame, place.target, self.cell(place).config.denominator)
+        else:
+            rows = frame.drop_duplicates("image_id")
+        values = MEASURES[measure].scale * rows[column].astype(float)
+        return values.set_axis(rows["image_id"].astype(str))
+
+    def titles(self) -> dict[str, str]:
+        """What norms, attacks and networks are called, by name."""
+        found = {norm: norm_title(norm) for norm in ("linf", "l2")}
+        for (_, source, attack), cell in self.cells.items():
+            found |= {name: cell.title(name) for name in (source, *cell.targets)}
+            found[attack] = cell.config.attack.title
+        return found
+
+    def missing(self) -> list[str]:
+        """Lines that name the cells that aren't finished, by the commands that fill the gaps."""
+        lacking = [c for k, c in self.cells.items() if not self.finished(Place(*k))]
+        lines = [f"missing: {cell.command()}" for cell in lacking[:FIRST]]
+        rest = len(lacking) - FIRST
+        return [*lines, f"missing: {rest} more cells"] if rest > 0 else lines
+
+
+def check_measure(name: str, of: str) -> None:
+    """Raise ConfigError for a name that isn't one of MEASURES."""
+    if name not in MEASURES:
+        raise ConfigError(f"{of}: {name} is not measured: {nearest(name, MEASURES)}")

@@ -1,0 +1,100 @@
+"""What the page is given: texts, pictures and numbers, all made elsewhere and all untrusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts, all of which are plain: the page escapes them."""
+
+    name: str  # for anchors: "table1"
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    emphasised: frozenset[tuple[int, int]] = frozenset()  # (row, column): the best of its kind
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture made by matplotlib, with what it was made from."""
+
+    name: str  # "figure3"
+    title: str
+    caption: str  # what is to be seen; also for those who can't
+    png: bytes
+    command: str  # what makes it again
+    data: Table | None = None  # its numbers, where they are few enough to be read
+
+
+@dataclass(frozen=True)
+class Chart:
+    """An interactive chart: a figure of Plotly as JSON, {"data": […], "layout": {…}}."""
+
+    name: str
+    title: str
+    caption: str
+    plotly: Mapping[str, Any]
+
+
+class Answer(NamedTuple):
+    """What a target said of an image before and after: classes and softmax probabilities."""
+
+    clean_pred: int
+    clean_conf: float
+    adv_pred: int
+    adv_conf: float
+    success: bool
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One attacked image, (H, W, 3) uint8; `clean` is shared by all shots of an image."""
+
+    image_id: str
+    label: int
+    group: str  # of networks, which decides the images' geometry
+    norm: str  # as shown: "L∞ = 10"
+    attack: str  # titles, as shown
+    source: str
+    clean: Any
+    adversarial: Any
+    facts: Mapping[str, str]  # "steps": "3", "‖v‖₂/‖x‖₂": "0.0188" …
+    answers: Mapping[str, Answer]  # by the target's title
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a paper and how it was judged."""
+
+    name: str
+    says: str  # the paper's words
+    where: str  # in the paper
+    verdicts: Mapping[str, str]  # by column of the grid: "supported", "contradicted", "undecided" …
+    why: Mapping[str, str]  # by the same columns: one sentence with numbers
+    details: Table | None = None  # every comparison
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the report shows, in its order."""
+
+    title: str
+    notice: str  # what a reader must know first, or ""
+    summary: Sequence[tuple[str, str]]  # what was run and on what: term and text
+    tables: Sequence[Table]  # the paper's, with its values
+    claims: Sequence[Claim]
+    claims_about: Sequence[str]  # how to read the verdicts
+    figures: Sequence[Figure]
+    charts: Sequence[Chart]
+    shots: Sequence[Shot]
+    leaderboards: Sequence[Table]
+    further: Sequence[Table]  # differences between attacks and the like, long ones
+    provenance: Sequence[tuple[str, str]]
+    cells: Table  # every cell, with its command
+    commands: Sequence[str]  # what makes this page again
+    classes: Mapping[int, str] = field(default_factory=dict)  # names of labels, where there are any

@@ -1,0 +1,276 @@
+/* Sorting, charts and the image browser. Everything else on the page works without this file.
+
+The libraries lie in the page as gzip in base64 and are unpacked once they are needed: DataTables
+when the page has been painted, Plotly when the first chart comes near. */
+"use strict";
+
+(() => {
+  const root = document.documentElement;
+  root.classList.add("js");
+
+  const $ = (id) => document.getElementById(id);
+  const idle = (work) =>
+    "requestIdleCallback" in window
+      ? requestIdleCallback(work, { timeout: 500 })
+      : setTimeout(work, 20);
+
+  async function unpacked(id) {
+    const packed = atob($(id).textContent);
+    const bytes = new Uint8Array(packed.length);
+    for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const program = await new Response(stream).blob();
+    return URL.createObjectURL(new Blob([program], { type: "text/javascript" }));
+  }
+
+  // ---- tables ----------------------------------------------------------------------------------
+
+  async function tables() {
+    const { default: DataTable } = await import(await unpacked("datatables"));
+    DataTable.ext.errMode = "throw";
+    const waiting = [...document.querySelectorAll("table.sortable")];
+    const some = () => {
+      const until = performance.now() + 30; // long pages stay responsive
+      while (waiting.length && performance.now() < until) sortable(DataTable, waiting.shift());
+      if (waiting.length) idle(some);
+      else root.dataset.tables = "ready"; // tests wait for it
+    };
+    some();
+  }
+
+  function sortable(DataTable, table) {
+    const none = { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null };
+    const api = new DataTable(table, {
+      paging: false,
+      info: false,
+      autoWidth: false,
+      order: [],
+      layout: none,
+    });
+    const filter = table.closest(".table").querySelector(".filter");
+    const input = filter.querySelector("input");
+    const count = filter.querySelector(".count");
+    input.addEventListener("input", () => {
+      api.search(input.value).draw();
+      const shown = api.rows({ search: "applied" }).count();
+      count.textContent = input.value ? `${shown} of ${api.rows().count()} rows` : "";
+    });
+  }
+
+  // ---- charts ----------------------------------------------------------------------------------
+
+  let plotly = null;
+
+  function loaded() {
+    plotly ??= unpacked("plotly").then(
+      (address) =>
+        new Promise((done, failed) => {
+          const script = document.createElement("script");
+          script.onload = () => done(window.Plotly);
+          script.onerror = failed;
+          script.src = address;
+          document.head.append(script);
+        }),
+    );
+    return plotly;
+  }
+
+  async function draw(chart) {
+    if (chart.dataset.drawn) return;
+    chart.dataset.drawn = "soon";
+    const { data, layout } = JSON.parse(chart.querySelector("script").textContent);
+    const own = { autosize: true, margin: { l: 60, r: 20, t: 30, b: 60 }, ...layout };
+    delete own.width; // as wide as the page
+    const Plotly = await loaded();
+    await Plotly.newPlot(chart.querySelector(".plot"), data ?? [], own, {
+      responsive: true,
+      displaylogo: false,
+    });
+    chart.dataset.drawn = "yes";
+  }
+
+  function charts() {
+    const near = new IntersectionObserver(
+      (seen) => seen.filter((s) => s.isIntersecting).forEach((s) => draw(s.target)),
+      { rootMargin: "600px" },
+    );
+    document.querySelectorAll(".chart").forEach((chart) => near.observe(chart));
+  }
+
+  // ---- the image browser -----------------------------------------------------------------------
+
+  function browser() {
+    const all = JSON.parse($("shots").textContent);
+    const shots = all.shots.map(
+      ([source, image, norm, attack, difference, adversarial, answers, facts]) => ({
+        ...{ source, image, norm, attack, difference, adversarial, answers, facts },
+        imageId: all.images[image][1],
+      }),
+    );
+    const picks = ["source", "image", "norm", "attack", "target"];
+    const select = Object.fromEntries(picks.map((name) => [name, $(`pick-${name}`)]));
+    const className = (c) => (c in all.classes ? `${c} (${all.classes[c]})` : String(c));
+    const percent = (p) => `${(100 * p).toFixed(1)} %`;
+    const webp = (text) => `data:image/webp;base64,${text}`;
+
+    // Offers each value once; what was chosen before stays chosen if it is still there.
+    function offer(name, options) {
+      const before = select[name].selectedOptions[0]?.dataset.what;
+      const different = [...new Map(options.map((o) => [o.value, o])).values()];
+      select[name].replaceChildren(...different.map(optionOf));
+      const same = [...select[name].options].find((o) => o.dataset.what === before);
+      (same ?? select[name].options[0]).selected = true;
+      return select[name].value;
+    }
+
+    // `what` names an option beyond one source: an image has another number in another group.
+    function optionOf({ value, text, what }) {
+      const option = new Option(text, value);
+      option.dataset.what = what ?? text;
+      return option;
+    }
+
+    function sources() {
+      const several = all.groups.length > 1;
+      all.groups.forEach((group, g) => {
+        const mine = all.sources.map(([of, text], value) => ({ of, text, value }));
+        const options = mine.filter((s) => s.of === g).map(optionOf);
+        const parent = several ? document.createElement("optgroup") : select.source;
+        if (several) select.source.append(parent);
+        parent.label = group;
+        parent.append(...options);
+      });
+    }
+
+    // Each choice narrows those after it, so that what is chosen always exists.
+    function chosen() {
+      let left = shots.filter((s) => s.source === Number(select.source.value));
+      const texts = {
+        image: (s) => `${s.imageId}: class ${className(all.images[s.image][2])}`,
+        norm: (s) => all.norms[s.norm][0],
+        attack: (s) => all.attacks[s.attack],
+      };
+      for (const name of ["image", "norm", "attack"]) {
+        const what = name === "image" ? (s) => s.imageId : texts[name];
+        const options = left.map((s) => ({ value: s[name], text: texts[name](s), what: what(s) }));
+        const value = Number(offer(name, options));
+        left = left.filter((s) => s[name] === value);
+      }
+      return left[0];
+    }
+
+    function targets(shot) {
+      const source = all.sources[shot.source][1];
+      const options = shot.answers.map(([network]) => {
+        const what = all.networks[network];
+        return { value: network, what, text: what === source ? `${what} (the source)` : what };
+      });
+      select.target.disabled = !options.length;
+      if (options.length) offer("target", options);
+      else select.target.replaceChildren(new Option("no target was asked", ""));
+      return shot.answers.find(([network]) => network === Number(select.target.value));
+    }
+
+    function show() {
+      const shot = chosen();
+      const answer = targets(shot);
+      const [, id, label, clean] = all.images[shot.image];
+      const [norm, factor] = all.norms[shot.norm];
+      const source = all.sources[shot.source][1];
+      const how = `${all.attacks[shot.attack]} on ${source}, ${norm}`;
+      picture("clean", clean, `Clean image ${id}, class ${className(label)}`);
+      picture("difference", shot.difference, `Perturbation of ${id} by ${how}, times ${factor}`);
+      picture("adversarial", shot.adversarial, `Adversarial image of ${id} by ${how}`);
+      $("difference-caption").textContent =
+        `Perturbation: (adversarial − clean) × ${factor}, around grey`;
+      answersOf(shot, source, answer);
+      pairs($("facts"), [["label", className(label)], ...shot.facts.map(([n, t]) => [all.facts[n], t])]);
+      $("said").textContent = `Image ${id}, class ${className(label)}; ${how}. ${sentence(answer)}`;
+    }
+
+    function picture(id, text, alt) {
+      $(id).src = webp(text);
+      $(id).alt = alt;
+    }
+
+    function sentence(answer) {
+      if (!answer) return "No target was asked.";
+      const [network, before, sure, after, surer, fooled] = answer;
+      const end = fooled ? "fooled" : "not fooled";
+      return (
+        `${all.networks[network]} says ${className(before)} (${percent(sure)}) before and ` +
+        `${className(after)} (${percent(surer)}) after: ${end}.`
+      );
+    }
+
+    function answersOf(shot, source, target) {
+      const own = shot.answers.find(([network]) => all.networks[network] === source);
+      const rows = [["source", source, own]];
+      if (target && target !== own) rows.push(["target", all.networks[target[0]], target]);
+      $("answers").replaceChildren(...rows.map(([role, name, answer]) => line(role, name, answer)));
+    }
+
+    function line(role, name, answer) {
+      const row = document.createElement("tr");
+      const [, before, sure, after, surer, fooled] = answer ?? [];
+      const cells = answer
+        ? [
+            `${className(before)}, ${percent(sure)}`,
+            `${className(after)}, ${percent(surer)}`,
+            fooled ? "✗ yes" : "✓ no",
+          ]
+        : ["not asked", "not asked", "—"];
+      const head = document.createElement("th");
+      head.scope = "row";
+      head.textContent = `${name} (${role})`;
+      row.append(head);
+      for (const text of cells) row.insertCell().textContent = text;
+      return row;
+    }
+
+    function pairs(list, entries) {
+      list.replaceChildren(
+        ...entries.map(([term, text]) => {
+          const pair = document.createElement("div");
+          pair.append(document.createElement("dt"), document.createElement("dd"));
+          pair.firstChild.textContent = term;
+          pair.lastChild.textContent = text;
+          return pair;
+        }),
+      );
+    }
+
+    // From the last image to the first: a button that switches itself off would lose the focus.
+    function move(by) {
+      const n = select.image.options.length;
+      select.image.selectedIndex = (select.image.selectedIndex + by + n) % n;
+      show();
+    }
+
+    sources();
+    for (const name of picks) select[name].addEventListener("change", show);
+    $("previous").addEventListener("click", () => move(-1));
+    $("next").addEventListener("click", () => move(1));
+    $("words").textContent = all.words;
+    show();
+    $("viewer").hidden = false;
+    root.dataset.browser = "ready";
+  }
+
+  // ---- print -----------------------------------------------------------------------------------
+
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details.printed:not([open])")];
+    opened.forEach((details) => (details.open = true));
+    document.querySelectorAll(".chart").forEach(draw);
+  });
+  addEventListener("afterprint", () => opened.forEach((details) => (details.open = false)));
+
+  // After `load`, so that the page is painted before anything is unpacked.
+  addEventListener("load", () => {
+    idle(() => $("shots") && browser());
+    idle(tables);
+    idle(charts);
+  });
+})();

@@ -1,0 +1,27 @@
+"""Judge a paper's claims: python scripts/make_claims.py [--run] [claims=agr_paper] [key=value ...].
+
+`claims` is a file of conf/claims or a path (docs/claims.md). They are judged on what the paper
+prints and on the cells of experiment=report, or of the words that are given. With --run the missing
+ones are run first. For example:
+
+    python scripts/make_claims.py --run n_images=100 norm=linf
+"""
+
+import sys
+
+from agr.asked import asked_for
+from agr.report.verdicts import judge_claims, write_claims
+from agr.run import script
+
+
+def main() -> None:
+    """Write the page of claims and print it."""
+    asked = asked_for(sys.argv[1:])
+    verdicts = judge_claims(asked.cells, asked.claims)
+    paths = write_claims(asked.cells, verdicts, asked.folder("claims"))
+    print(paths[0].read_text(encoding="utf-8"))
+    print("written:", *paths)
+
+
+if __name__ == "__main__":
+    script(main, __doc__)
