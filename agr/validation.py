@@ -181,8 +181,8 @@ def _check_names(cell: Cell) -> None:
         )
     if c.save_adversarials and c.quantize == "off":
         raise ConfigError(
-            f"save_adversarials={str(c.save_adversarials).lower()} keeps 8-bit images, quantize=off "
-            "makes none: use always or end"
+            f"save_adversarials={str(c.save_adversarials).lower()} keeps 8-bit images, and "
+            "quantize=off makes none: use always or end"
         )
 
 

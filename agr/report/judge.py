@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from agr.report.claims import EXPECTED, Claim, Claims, Compare, pairs_of
 from agr.report.outcomes import MEASURES, Outcomes, Place
 from agr.report.statistics import LEVEL, bootstrap, holm, mcnemar, smallest_difference
-from agr.report.wording import UNDECIDED, Compared, in_words, measure_title
+from agr.report.wording import UNDECIDED, Compared, bounds_in_words, in_words, measure_title
 from agr.schema import LEVELS
 
 NAN = math.nan

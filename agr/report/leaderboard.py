@@ -126,16 +126,18 @@ def _row(cells: Sequence[Cell], frames: Sequence[pd.DataFrame | None]) -> dict[s
     finished = [(cell, frame) for cell, frame in pairs if frame is not None]
     if not row["run"]:
         return row
-    transfer = pd.concat([_shares(cell, frame, white_box=False) for cell, frame in finished])
-    row |= {"images": transfer.index.nunique(), "n": len(transfer), **_transfer(transfer)}
-    row |= _white_box(pd.concat([_shares(cell, frame, white_box=True) for cell, frame in finished]))
+    transfer = pd.concat([shares_of(cell, frame, white_box=False) for cell, frame in finished])
+    row |= {"images": transfer.index.nunique(), "n": len(transfer), **transfer_of(transfer)}
+    row |= white_box_of(
+        pd.concat([shares_of(cell, frame, white_box=True) for cell, frame in finished])
+    )
     attacked = pd.concat([frame.drop_duplicates("image_id") for _, frame in finished])
     row |= {"gradients": attacked["backwards"].mean(), "rel_l2": attacked["rel_l2"].mean()}
     row |= {"linf": LEVELS * attacked["linf"].mean()}
     return row | {"images_per_second": _images_per_second(cells)}
 
 
-def _shares(cell: Cell, frame: pd.DataFrame, *, white_box: bool) -> pd.Series[float]:
+def shares_of(cell: Cell, frame: pd.DataFrame, *, white_box: bool) -> pd.Series[float]:
     """Of every image, by id: the share of the targets that it fools, of those that count it."""
     targets = [t for t in cell.targets if cell.white_box(t) is white_box]
     counted = [count(frame, target, cell.config.denominator) for target in targets]
@@ -143,7 +145,7 @@ def _shares(cell: Cell, frame: pd.DataFrame, *, white_box: bool) -> pd.Series[fl
     return rows["success"].astype(float).groupby(rows["image_id"]).mean()
 
 
-def _transfer(shares: pd.Series[float]) -> dict[str, float]:
+def transfer_of(shares: pd.Series[float]) -> dict[str, float]:
     """The mean over images with its bootstrap interval, percent."""
     low, high, _ = bootstrap(shares, shares.index)
     return {
@@ -153,7 +155,7 @@ def _transfer(shares: pd.Series[float]) -> dict[str, float]:
     }
 
 
-def _white_box(shares: pd.Series[float]) -> dict[str, float]:
+def white_box_of(shares: pd.Series[float]) -> dict[str, float]:
     """The mean over images with its Wilson interval, percent.
 
     White-box rates are often 100 %, of which a bootstrap has nothing to say. The results of one

@@ -8,6 +8,7 @@ once for each cell. Needs neither torch nor timm.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -90,7 +91,7 @@ class Outcomes:
         """All places, in the cells' order: by target, those of the source's group; or without."""
         found = []
         for key, cell in self.cells.items():
-            own = [t for t in cell.targets if t in cell.group.networks] if targets else [""]
+            own = in_group(cell).targets if targets else [""]
             found += [Place(*key, target) for target in own]
         return found
 
@@ -122,6 +123,12 @@ class Outcomes:
         lines = [f"missing: {cell.command()}" for cell in lacking[:FIRST]]
         rest = len(lacking) - FIRST
         return [*lines, f"missing: {rest} more cells"] if rest > 0 else lines
+
+
+def in_group(cell: Cell) -> Cell:
+    """The cell with no targets but those of its source's group."""
+    targets = [t for t in cell.targets if t in cell.group.networks]
+    return replace(cell, config=replace(cell.config, targets=targets))
 
 
 def check_measure(name: str, of: str) -> None:

@@ -23,7 +23,18 @@ NUMBER_OF = {"linf": 1, "l2": 2}  # the paper's tables of rates
 # What numbers are made from; reading all columns would take several times longer.
 COLUMNS = [
     *("target", "position", "image_id", "label", "clean_pred", "adv_pred", "source_clean_pred"),
-    *("success", "steps_used", "backwards", "linf", "l2", "mean_abs", "rel_l2", "cosine"),
+    *(
+        "source_adv_pred",
+        "success",
+        "first_success_step",
+        "steps_used",
+        "backwards",
+        "linf",
+        "l2",
+        "mean_abs",
+        "rel_l2",
+        "cosine",
+    ),
 ]
 PAPER_EPS, PAPER_STEPS = {"linf": 10, "l2": 1500}, 10
 

@@ -41,9 +41,7 @@ def data(
 ) -> dict[str, Any]:
     """The browser's data; without pictures to see how long the rest is."""
     index = Index()
-    rows = [
-        [*_names(index, s), *_pair(pictures, i), *_told(index, s)] for i, s in enumerate(shots)
-    ]
+    rows = [[*_names(index, s), *_pair(pictures, i), *_told(index, s)] for i, s in enumerate(shots)]
     labels = {key_of(s): s.label for s in shots}
     return {
         "shots": rows,

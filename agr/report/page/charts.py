@@ -83,7 +83,9 @@ def _grid(name: str, x: Any, y: Any, z: Sequence[Sequence[Any]]) -> list[list[st
     width = max((len(line) for line in z), default=0)
     xs, ys = _texts(x, width, count=True), _texts(y, len(z), count=True)
     return [
-        [name, xs[i], ys[j], text(value), ""] for j, row in enumerate(z) for i, value in enumerate(row)
+        [name, xs[i], ys[j], text(value), ""]
+        for j, row in enumerate(z)
+        for i, value in enumerate(row)
     ]
 
 

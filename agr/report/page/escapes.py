@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -31,6 +32,7 @@ def size(text: str) -> int:
     return len(text.encode("utf-8", "replace"))
 
 
+@cache
 def packed(text: str) -> str:
     """A program as gzip in base64: a third of its size, and no sign that HTML would see."""
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()

@@ -55,7 +55,8 @@ class Anchors:
     def __init__(self) -> None:
         self.taken: dict[str, Any] = {name: None for name, _ in SECTIONS}
 
-    def __call__(self, thing: Any) -> str:
+    def of(self, thing: Any) -> str:
+        """The id of a thing."""
         for anchor, known in self.taken.items():
             if known is thing:
                 return anchor
@@ -102,7 +103,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "anchor": Anchors(), "grid": grid, "verdict": verdict, "json": escapes.data_block,
+        "anchor": Anchors().of, "grid": grid, "verdict": verdict, "json": escapes.data_block,
         "plain": charts.plain, "data_url": escapes.data_url,
     }  # fmt: skip
     environment.globals |= {"packed": _packed, "shipped_style": _shipped_style}
@@ -134,7 +135,7 @@ def verdict(text: str | None) -> tuple[str, str, str]:
     for begins, sign, style in VERDICTS:
         if said.lower().startswith(begins):
             return said, sign, style
-    return said, "–", "none"
+    return said, "·", "none"
 
 
 def grid(table: Table) -> Grid:

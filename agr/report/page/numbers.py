@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-MISSING = ("", "—", "–", "-", "n/a", "NaN", "nan")
+MINUS = "\N{MINUS SIGN}"
+MISSING = ("", "—", "\N{EN DASH}", "-", "n/a", "NaN", "nan")
 LOWEST = "-1e308"  # a cell without a number goes below all numbers
 # A number with what may stand before it, and after it what changes nothing: an interval, a
 # difference, a sign of percent. A unit does change it, and belongs into the header.
 NUMBER = re.compile(
-    r"\s*[<>≤≥≈~]?\s*([+\-−]?)(∞|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+\-−]?\d+)?|\.\d+)"
+    rf"\s*[<>≤≥≈~]?\s*([+\-{MINUS}]?)"
+    rf"(∞|(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?(?:[eE][+\-{MINUS}]?\d+)?|\.\d+)"
     r"(?:\s*%)?(?:[\s*†‡±/(\[][^A-Za-z]*)?"
 )
 
@@ -20,8 +22,8 @@ def number(text: str) -> float | None:
     found = NUMBER.fullmatch(text)
     if not found:
         return None
-    digits = found[2].replace(",", "").replace("−", "-").replace("∞", "1e308")
-    return -float(digits) if found[1] in ("-", "−") else float(digits)
+    digits = found[2].replace(",", "").replace(MINUS, "-").replace("∞", "1e308")
+    return -float(digits) if found[1] in ("-", MINUS) else float(digits)
 
 
 def is_missing(text: str) -> bool:

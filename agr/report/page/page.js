@@ -113,13 +113,15 @@ when the page has been painted, Plotly when the first chart comes near. */
     const percent = (p) => `${(100 * p).toFixed(1)} %`;
     const webp = (text) => `data:image/webp;base64,${text}`;
 
-    // Offers each value once; what was chosen before stays chosen if it is still there.
-    function offer(name, options) {
+    // Offers each value once; what was chosen before stays chosen if it is still there, and else
+    // the first is, other than `unless`.
+    function offer(name, options, unless) {
       const before = select[name].selectedOptions[0]?.dataset.what;
       const different = [...new Map(options.map((o) => [o.value, o])).values()];
       select[name].replaceChildren(...different.map(optionOf));
       const same = [...select[name].options].find((o) => o.dataset.what === before);
-      (same ?? select[name].options[0]).selected = true;
+      const first = [...select[name].options].find((o) => o.dataset.what !== unless);
+      (same ?? first ?? select[name].options[0]).selected = true;
       return select[name].value;
     }
 
@@ -166,7 +168,7 @@ when the page has been painted, Plotly when the first chart comes near. */
         return { value: network, what, text: what === source ? `${what} (the source)` : what };
       });
       select.target.disabled = !options.length;
-      if (options.length) offer("target", options);
+      if (options.length) offer("target", options, source);
       else select.target.replaceChildren(new Option("no target was asked", ""));
       return shot.answers.find(([network]) => network === Number(select.target.value));
     }
@@ -198,8 +200,8 @@ when the page has been painted, Plotly when the first chart comes near. */
       const [network, before, sure, after, surer, fooled] = answer;
       const end = fooled ? "fooled" : "not fooled";
       return (
-        `${all.networks[network]} says ${className(before)} (${percent(sure)}) before and ` +
-        `${className(after)} (${percent(surer)}) after: ${end}.`
+        `${all.networks[network]} says class ${className(before)} at ${percent(sure)} before and ` +
+        `class ${className(after)} at ${percent(surer)} after: ${end}.`
       );
     }
 

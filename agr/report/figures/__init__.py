@@ -1,0 +1,214 @@
+"""The paper's figures and further ones from records: PNG, PDF, their data and their command."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from agr.config import Cell
+from agr.errors import ConfigError
+from agr.report.figures import draw, series
+from agr.report.figures.images import rows_of_images
+from agr.report.figures.style import Look, looks, styled
+from agr.report.outcomes import Outcomes
+from agr.report.tables import setting
+
+# By norm: where the paper shows ASR and cosine similarity against the step.
+ASR_FIGURE, COSINE_FIGURE = {"linf": 3, "l2": 5}, {"linf": 4, "l2": 6}
+MODELS = 2  # of Figures 4 and 6
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, what is to be seen on it, and its numbers."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    data: pd.DataFrame
+
+
+class Drawing:
+    """All figures of some cells, and of sweeps over eps of the same attacks."""
+
+    def __init__(self, cells: Sequence[Cell], sweeps: Sequence[Cell] = ()):
+        """Raises ConfigError if two cells stand at one place, or none is finished."""
+        self.outcomes, self.sweeps = Outcomes(cells), list(sweeps)
+        if not any(self.outcomes.finished(p) for p in self.outcomes.places(targets=False)):
+            raise ConfigError(
+                f"none of these {len(cells)} cells is finished: run them first, or add --run"
+            )
+        self.cells = list(cells)
+        self.looks: Mapping[str, Look] = looks(cells)
+        self.names = self.outcomes.titles()
+        self.norms = list(dict.fromkeys(cell.config.norm.name for cell in cells))
+        self.steps = series.by_step(self.outcomes)
+
+    def figures(self) -> Iterator[Drawn]:
+        """Every figure that the records have numbers for, in the paper's order."""
+        with styled():
+            for make in (self._pictures, self._by_step, self._matrix, self._over_eps):
+                for norm in self.norms:
+                    yield from make(norm)
+            yield from self._frontier()
+            yield from self._distributions()
+
+    def _pictures(self, norm: str) -> Iterator[Drawn]:
+        found = rows_of_images(self.outcomes, norm)
+        if found is None:
+            return
+        rows, gain, facts = found
+        source = self.names[str(facts["source"].iloc[0])]
+        yield Drawn(
+            f"figure1-{norm}",
+            f"Figure 1, {self.names[norm]}: clean image, perturbation, adversarial image",
+            f"One image and what each attack makes of it on {source}, under {self._budget(norm)}; "
+            f"below, the class that {source} sees and its confidence. Perturbations are scaled by "
+            f"{gain:g} around grey.",
+            draw.pictures(rows, gain),
+            facts,
+        )
+
+    def _by_step(self, norm: str) -> Iterator[Drawn]:
+        mine = self.steps[self.steps["norm"] == norm]
+        if mine.empty:
+            return
+        n, bands = f"{int(mine['n'].max())} images", "bands are 95 % intervals"
+        yield Drawn(
+            f"figure{ASR_FIGURE[norm]}",
+            f"Figure {ASR_FIGURE[norm]}: white-box ASR against step, {self._budget(norm)}",
+            f"The share of at most {n} of which each iterate fools its source (Wilson {bands}). "
+            "Dashed: stopped once fooled.",
+            draw.asr_by_step(mine, self.looks, self.names),
+            mine[[*series.PLACE, "step", "n", *series.RATE]],
+        )
+        two = self._models(mine)
+        yield Drawn(
+            f"figure{COSINE_FIGURE[norm]}",
+            f"Figure {COSINE_FIGURE[norm]}: cosine similarity of clean image and iterate, "
+            f"{self._budget(norm)}",
+            f"Means over at most {n} (bootstrap {bands}). A stopped image stays as it is.",
+            draw.cosine_by_step(two, self.looks, self.names),
+            two[[*series.PLACE, "step", "n", *series.COSINE]],
+        )
+
+    def _models(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The first source of each group, two of them, as the paper shows two models."""
+        groups = self.cells[0].suite.groups.values()
+        there = list(dict.fromkeys(frame["source"]))
+        firsts = [next((s for s in g.networks if s in there), None) for g in groups]
+        chosen = [s for s in firsts if s] + there
+        return frame[frame["source"].isin(list(dict.fromkeys(chosen))[:MODELS])]
+
+    def _matrix(self, norm: str) -> Iterator[Drawn]:
+        frame = series.matrix(self.outcomes)
+        mine = frame[frame["norm"] == norm]
+        if mine.empty:
+            return
+        least = mine["clean"].min()
+        c = self.cells[0].config
+        counted = "" if least == 100 else f" Counted: {COUNTED[c.denominator]}."
+        yield Drawn(
+            f"transfer-{norm}",
+            f"Transfer between networks, {self._budget(norm)}",
+            "ASR in percent of every source (row) and target (column); the diagonal is white-box. "
+            f"{int(mine['n'].min())} to {int(mine['n'].max())} images a cell.{counted}",
+            draw.matrix(mine, self.looks, self.names),
+            mine,
+        )
+
+    def _over_eps(self, norm: str) -> Iterator[Drawn]:
+        swept = [cell for cell in self.sweeps if cell.config.norm.name == norm]
+        lines = {series.line_of(cell) for cell in swept}
+        also = [c for c in self.cells if c.config.norm.name == norm and series.line_of(c) in lines]
+        mine = series.over_eps([*swept, *also])
+        if mine["eps"].nunique() < 2:
+            return
+        yield Drawn(
+            f"eps-{norm}",
+            f"ASR against eps, {self.names[norm]}",
+            "White-box ASR, and the mean share of the other networks of the source's group that an "
+            f"image fools, over budgets. At most {int(mine['n'].max())} images a point; bands are "
+            "95 % intervals.",
+            draw.over_eps(mine, self.looks, self.names),
+            mine,
+        )
+
+    def _frontier(self) -> Iterator[Drawn]:
+        frame = series.frontier(self.outcomes)
+        if frame.empty:
+            return
+        yield Drawn(
+            "frontier",
+            "Transfer against size of the perturbation",
+            "Each attack over all its sources: the mean share of its black-box targets that an "
+            "image fools, and the mean relative norm. Hollow: stopped once fooled, which makes "
+            "perturbations smaller and transfer worse. Bars are 95 % intervals.",
+            draw.frontier(frame, self.looks, self.names),
+            frame,
+        )
+
+    def _distributions(self) -> Iterator[Drawn]:
+        steps, sizes = series.needed(self.outcomes), series.norms(self.outcomes)
+        if sizes.empty:
+            return
+        yield Drawn(
+            "distributions",
+            "Steps that images needed, and how large their perturbations are",
+            "Over all sources. Left: of 100 images, how many the source was first fooled by at "
+            "which step. Right: quantiles of the relative norm.",
+            draw.distributions(steps, sizes, self.looks, self.names),
+            pd.concat([steps.assign(of="steps"), sizes.assign(of="norms")]),
+        )
+
+    def _budget(self, norm: str) -> str:
+        cell = next(c for c in self.cells if c.config.norm.name == norm)
+        return f"{self.names[norm]} = {cell.config.eps:g}"
+
+
+COUNTED = {
+    "all": "all images, also those that the target has wrong when clean",
+    "target-correct": "the images that the target has right when clean",
+    "all-correct": "the images that all networks have right when clean",
+}
+
+
+def write_figures(drawing: Drawing, folder: Path, command: str) -> list[Path]:
+    """Every figure as PNG and PDF, with its data (CSV) and what made it (TXT); their paths.
+
+    Older figures of the folder go.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = list(drawing.figures())
+    for old in folder.iterdir():
+        if old.suffix in (".png", ".pdf", ".csv", ".txt"):
+            old.unlink()
+    notes = [*setting(drawing.cells), *drawing.outcomes.missing()]
+    written = []
+    for each in drawn:
+        told = [each.title, each.caption, *notes, f"made by: {command}", f"data: {each.name}.csv"]
+        contents: dict[str, bytes] = {
+            ".png": image_of(each.figure, "png"),
+            ".pdf": image_of(each.figure, "pdf"),
+            ".csv": each.data.to_csv(index=False).encode(),
+            ".txt": ("\n".join(told) + "\n").encode(),
+        }
+        for suffix, content in contents.items():
+            (folder / f"{each.name}{suffix}").write_bytes(content)
+            written.append(folder / f"{each.name}{suffix}")
+    return written
+
+
+def image_of(figure: Figure, kind: str) -> bytes:
+    """A figure as a file's bytes, "png" or "pdf": the same every time."""
+    content = io.BytesIO()
+    times = {"pdf": {"CreationDate": None}}.get(kind)
+    with styled():
+        figure.savefig(content, format=kind, metadata=times)
+    return content.getvalue()

@@ -1,0 +1,96 @@
+"""How all figures look: one palette that colour-blind readers can tell apart, readable in print.
+
+An attack and the same attack with a stop have one colour; the stopped one is dashed and its markers
+are hollow. Colours are those of Okabe and Ito: Color universal design (2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from agr.config import Cell
+from agr.naming import digest
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^v<>phd8H"  # all of which can be hollow
+SETTINGS: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, and has ∞, ₂ and ‖
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+    "pdf.fonttype": 42,  # text stays text
+}
+
+
+class Look(NamedTuple):
+    """How an attack is drawn."""
+
+    title: str
+    colour: str
+    marker: str
+    stopped: bool
+
+    def line(self) -> dict[str, Any]:
+        """Keywords of a line."""
+        return {
+            "label": self.title,
+            "color": self.colour,
+            "linestyle": "--" if self.stopped else "-",
+            **self.point(),
+        }
+
+    def point(self) -> dict[str, Any]:
+        """Keywords of a marker."""
+        face = "white" if self.stopped else self.colour
+        return {"marker": self.marker, "markerfacecolor": face, "markeredgecolor": self.colour}
+
+
+def looks(cells: Sequence[Cell]) -> dict[str, Look]:
+    """How each attack of some cells is drawn, by name."""
+    kinds: dict[str, int] = {}
+    found: dict[str, Look] = {}
+    for cell in cells:
+        a = cell.config.attack
+        # What an attack is apart from its stop.
+        rest = digest([a.size, a.start, a.loss, a.views, a.chain, a.step, a.library])
+        kind = kinds.setdefault(rest, len(kinds))
+        colour, marker = COLOURS[kind % len(COLOURS)], MARKERS[kind % len(MARKERS)]
+        found.setdefault(a.name, Look(a.title, colour, marker, a.stop is not None))
+    return found
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Figures that are made inside look like all others."""
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+def new(width: float, height: float) -> Figure:
+    """An empty figure, inches; no window and no state of pyplot's."""
+    return Figure(figsize=(width, height))
+
+
+def legend(figure: Figure, shown: Sequence[Look]) -> None:
+    """One legend for all panels, below them."""
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], **look.line()) for look in shown]
+    across = max(1, int(figure.get_figwidth() / 1.45))
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(across, len(lines)))

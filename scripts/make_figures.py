@@ -1,0 +1,29 @@
+"""Draw the figures: python scripts/make_figures.py [--run] [key=value ...].
+
+Figures 1 and 3 to 6 of the paper and further ones, as PNG and PDF with their data and command
+beside them, from the cells of experiment=report and sweeps over eps, or of the words that are
+given. With --run the missing ones are run first. For example:
+
+    python scripts/make_figures.py --run attack=ifgsm,mifgsm,agr norm=linf source=inc_v3
+"""
+
+import sys
+
+from agr.asked import asked_for
+from agr.report.figures import Drawing, write_figures
+from agr.run import script
+
+
+def main() -> None:
+    """Draw and write."""
+    asked = asked_for(sys.argv[1:], sweeps=True)
+    drawing = Drawing(asked.cells, asked.sweeps)
+    paths = write_figures(drawing, asked.folder("figures"), asked.command("make_figures"))
+    for path in paths:
+        if path.suffix == ".txt":
+            print(path.read_text(encoding="utf-8"))
+    print("written:", *(path for path in paths if path.suffix != ".txt"))
+
+
+if __name__ == "__main__":
+    script(main, __doc__)

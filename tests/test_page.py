@@ -1,0 +1,599 @@
+"""The report's page: what is in the file, what fits into it, and what it does in a real browser."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agr.errors import ConfigError
+from agr.report.page import Chart, Page, Shot, Table, render
+from agr.report.page import charts as chart_room
+from agr.report.page import images as image_room
+from agr.report.page.escapes import shipped, size
+from agr.report.page.numbers import LOWEST, MINUS, orders
+from tests.browser import HOSTILE, NEGATIVE, a_page, chromium, decoded, opened, shots, table
+
+# One worker has the browser.
+pytestmark = pytest.mark.xdist_group("browser")
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return a_page()
+
+
+@pytest.fixture(scope="module")
+def text(page: Page) -> str:
+    return render(page)
+
+
+@pytest.fixture(scope="module")
+def path(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(text, tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+def written(text: str, folder: Path) -> Path:
+    path = folder / "report.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def test_cells_are_sorted_by_the_number_that_they_begin_with() -> None:
+    cells = [
+        "99.5 [98.2, 99.9]",
+        "1,234",
+        f"{MINUS}3.1",
+        f"+2 ({MINUS}1.5)",
+        "12 %",
+        "3e-5",
+        "5.0 ± 0.2",
+        ".5*",
+    ]
+    numbers = [99.5, 1234.0, -3.1, 2.0, 12.0, 3e-5, 5.0, 0.5]
+    assert orders(cells) == [repr(n) for n in numbers]
+    assert orders(["—", "1", ""]) == [LOWEST, "1.0", LOWEST]
+
+
+@pytest.mark.parametrize("other", ["2024-01-02", "3 steps", "1e5abc", "AGR", "L∞ = 10"])
+def test_a_column_with_any_other_text_is_sorted_as_text(other: str) -> None:
+    assert orders(["1", other]) is None
+    assert orders(["—", "—"]) is None
+
+
+# ---- what is in the file -------------------------------------------------------------------------
+
+
+class Reader(HTMLParser):
+    """The elements of a page, and its tables as texts, as a reader without scripts has them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[dict[str, list[Any]]] = []
+        self.levels: list[int] = []
+        self.within: list[str] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "table":
+            self.tables.append({"caption": [], "head": [], "cells": []})
+        elif tag in ("caption", "th", "td"):
+            scope = dict(attrs).get("scope")
+            kind = "caption" if tag == "caption" else "head" if scope == "col" else "cells"
+            self.within = []
+            self.tables[-1][kind].append(self.within)
+        elif re.fullmatch(r"h\d", tag):
+            self.levels.append(int(tag[1]))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("caption", "th", "td"):
+            self.within = None
+
+    def handle_data(self, data: str) -> None:
+        if self.within is not None:
+            self.within.append(data)
+
+
+@pytest.fixture(scope="module")
+def read(text: str) -> Reader:
+    return Reader(text)
+
+
+def test_every_table_is_there_without_a_script(page: Page, read: Reader) -> None:
+    found = {"".join(t["caption"][0]): t for t in read.tables}
+    all_of_them = [*page.tables, *page.leaderboards, *page.further, page.cells]
+    for one in [*all_of_them, *(c.details for c in page.claims), page.figures[0].data]:
+        assert one
+        shown = found[one.caption]
+        assert ["".join(h) for h in shown["head"]] == list(one.header)
+        assert ["".join(c) for c in shown["cells"]] == [cell for row in one.rows for cell in row]
+
+
+def test_the_page_has_landmarks_and_headings_in_order(read: Reader) -> None:
+    tags = [tag for tag, _ in read.elements]
+    assert read.elements[0] == ("html", {"lang": "en"})
+    assert (tags.count("main"), tags.count("nav"), tags.count("h1")) == (1, 1, 1)
+    steps = np.diff(read.levels)
+    assert read.levels[0] == 1
+    assert steps.max() == 1
+    heads = [attributes for tag, attributes in read.elements if tag == "th"]
+    assert all(h.get("scope") in ("row", "col") for h in heads)
+
+
+def test_no_two_elements_share_an_id_and_no_link_leads_nowhere(read: Reader) -> None:
+    ids = [a["id"] for _, a in read.elements if "id" in a]
+    assert len(ids) == len(set(ids)) > 20  # six tables are called "details" or hostile
+    links = [a["href"] or "" for tag, a in read.elements if tag == "a"]
+    assert {link[1:] for link in links} <= set(ids)
+
+
+def test_nothing_in_the_file_is_fetched_from_elsewhere(read: Reader) -> None:
+    for tag, attributes in read.elements:
+        for name in ("src", "href", "srcset", "action", "data"):
+            address = attributes.get(name) or "#"
+            assert address.startswith(("#", "data:")), (tag, name, address)
+        assert not any(name.startswith("on") for name in attributes)
+
+
+def test_a_page_without_charts_images_and_claims_has_no_such_section() -> None:
+    text = render(a_page([], charts=[], claims=[], notice=""))
+    ids = {a.get("id") for _, a in Reader(text).elements}
+    assert {"tables", "figures"} <= ids
+    assert not {"plotly", "charts", "browser", "shots", "claims"} & ids
+    assert "Read this first" not in text
+    assert size(text) < 600_000
+
+
+def test_a_row_of_another_length_is_named() -> None:
+    ragged = Table("ragged", "", ["a", "b"], [["1", "2"], ["1"]])
+    with pytest.raises(ValueError, match="table ragged: row 1 has 1 cells and the header has 2"):
+        render(a_page([], tables=[ragged]))
+
+
+def test_a_library_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"needs x.js of the package nothing_such.*pip install"):
+        shipped("nothing_such", "x.js")
+
+
+def test_a_lone_surrogate_does_not_keep_the_page_from_being_written() -> None:
+    assert render(a_page([], notice="a \ud800 file")).encode()
+
+
+# ---- charts --------------------------------------------------------------------------------------
+
+
+def test_a_charts_numbers_are_a_table() -> None:
+    layout = {"xaxis": {"title": "eps"}, "yaxis": {"title": {"text": "ASR"}}}
+    traces = [
+        {
+            "name": "AGR",
+            "x": [1, 2],
+            "y": np.array([0.5, np.inf]),
+            "error_y": {"array": [0.1, 0.2]},
+        },
+        {"name": "DI", "y": {"dtype": "f8", "bdata": "AAAAAAAA4D8="}},
+    ]
+    made = chart_room.table(Chart("c", "C", "", {"data": traces, "layout": layout}))
+    assert made
+    assert list(made.header) == ["series", "eps", "ASR"]
+    expected = [["AGR", "1", "0.5 ± 0.1"], ["AGR", "2", "— ± 0.2"], ["DI", "0", "0.5"]]
+    assert [list(row) for row in made.rows] == expected
+
+
+def test_a_heatmaps_numbers_are_a_table() -> None:
+    trace = {"type": "heatmap", "x": ["a", "b"], "y": ["c"], "z": np.array([[1.25, 2.0]])}
+    made = chart_room.table(Chart("c", "C", "", {"data": [trace]}))
+    assert made
+    assert [list(row) for row in made.rows] == [["a", "c", "1.25"], ["b", "c", "2"]]
+
+
+def test_a_chart_without_points_has_no_table_and_a_long_one_a_shortened_table() -> None:
+    assert chart_room.table(Chart("c", "C", "", {"data": [{"type": "scatter"}]})) is None
+    long = chart_room.table(Chart("c", "C", "", {"data": [{"y": list(range(10_000))}]}))
+    assert long
+    assert len(long.rows) == 500
+    assert long.notes == ["the first 500 of 10,000 points"]
+
+
+# ---- pictures that fit ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def some() -> list[Shot]:
+    return shots(size=100, images=4)
+
+
+@pytest.fixture(scope="module")
+def weights(some: list[Shot]) -> list[int]:
+    """What all pictures weigh, step by step."""
+    factors = image_room.factors_of(some)
+    with image_room.ThreadPoolExecutor(2) as pool:
+        every = [image_room._encode(some, factors, s, pool) for s in image_room.STEPS]
+    return [image_room.weight(pictures) for pictures in every]
+
+
+def test_pictures_are_exact_where_they_fit(some: list[Shot], weights: list[int]) -> None:
+    pictures = image_room.fit(some, 2 * weights[0])
+    assert pictures.step == (None, None)
+    assert pictures.images_left_out == 0
+    for i, shot in enumerate(some):
+        own = f"data:image/webp;base64,{pictures.adversarials[i]}"
+        assert np.array_equal(decoded(own), shot.adversarial)
+        change = shot.adversarial.astype(int) - shot.clean
+        shown = decoded(f"data:image/webp;base64,{pictures.differences[i]}")
+        assert np.array_equal(shown, 128 + pictures.factors[shot.norm] * change)
+
+
+def test_pictures_step_down_until_they_fit(some: list[Shot], weights: list[int]) -> None:
+    taken = []
+    for left in (weights[0] + 1, weights[1] + 1, weights[3] + 1, weights[-3] + 1, weights[-1] + 1):
+        pictures = image_room.fit(some, int(left * 1.1))
+        assert image_room.weight(pictures) <= left * 1.1
+        assert pictures.images_left_out == 0
+        taken.append(image_room.STEPS.index(pictures.step))
+    assert taken == sorted(taken)
+    assert taken[0] == 0
+    assert len(set(taken)) >= 4
+    sides = [max(decoded(f"data:image/webp;base64,{p}").shape) for p in pictures.adversarials]
+    assert set(sides) == {64}
+
+
+def test_images_are_left_out_last_and_whole(some: list[Shot], weights: list[int]) -> None:
+    pictures = image_room.fit(some, weights[-1] * 6 // 10)
+    assert image_room.weight(pictures) <= weights[-1] * 6 // 10
+    assert pictures.images_left_out > 0
+    kept = set(pictures.cleans)
+    assert {group for group, _ in kept} == {"tall", "wide"}
+    assert list(pictures.shots) == [s for s in some if image_room.key_of(s) in kept]
+
+
+def test_what_cannot_fit_is_refused_with_its_size(some: list[Shot], page: Page) -> None:
+    with pytest.raises(ConfigError, match=r"image browser: 32 attacked images .* give it more"):
+        image_room.fit(some, 5_000)
+    with pytest.raises(ConfigError, match="into the 0 bytes that the rest of the page leaves"):
+        render(page, 500_000)
+    with pytest.raises(ConfigError, match=r"more than the 500,000 that it may have"):
+        render(dataclasses.replace(page, shots=[]), 500_000)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 1.5])
+def test_the_file_stays_within_its_bytes(page: Page, share: float) -> None:
+    page = dataclasses.replace(page, shots=shots(64))
+    bare = size(render(dataclasses.replace(page, shots=[])))
+    most = bare + int(share * 500_000)
+    assert bare < size(render(page, most)) <= most
+
+
+def test_many_pictures_are_not_all_encoded_to_find_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = image_room.encoded
+    calls = []
+    monkeypatch.setattr(image_room, "encoded", lambda *a: calls.append(1) or encoded(*a))
+    many = shots(24, images=60)
+    image_room.fit(many, 300 * len(many) * 2)
+    assert 2 * len(many) < len(calls) < 4 * len(many)
+
+
+def test_the_factor_shows_nearly_all_of_a_norms_changes() -> None:
+    flat = np.full((8, 8, 3), 100, np.uint8)
+    few = dataclasses.replace(shots()[0], clean=flat, adversarial=flat + np.uint8(10))
+    assert image_room.factors_of([few]) == {few.norm: 10}
+    strong = dataclasses.replace(few, adversarial=flat + np.uint8(100))
+    assert image_room.factors_of([few, strong]) == {few.norm: 1}
+    assert image_room.factors_of([dataclasses.replace(few, adversarial=flat)]) == {few.norm: 1}
+
+
+# ---- in a browser --------------------------------------------------------------------------------
+
+
+def test_it_opens_without_network_or_errors(browser: Any, path: Path, capsys: Any) -> None:
+    with opened(browser, path) as tab:  # which says what is wrong in its end
+        chart = tab.locator(".chart")
+        chart.scroll_into_view_if_needed()
+        tab.wait_for_selector(".chart[data-drawn=yes] svg")
+        navigation = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+        seconds = tab.evaluate(navigation) / 1000
+        assert tab.locator("h1").inner_text() == f"Report {HOSTILE[0]}"
+    with capsys.disabled():
+        print(f"[page loaded in {seconds:.2f} s]", end=" ")
+    assert 0 < seconds < 10  # 2 on a machine with nothing else to do
+
+
+def test_hostile_texts_do_nothing(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        for name in ("source", "attack", "image"):
+            choose(tab, name, tab.locator(f"#pick-{name} option").count() - 1)
+        tab.locator(".chart").scroll_into_view_if_needed()
+        tab.wait_for_selector(".chart[data-drawn=yes]")
+        tab.locator("#table1 input").fill("<img")
+        assert tab.evaluate("window.pwned") is None
+        assert HOSTILE[3] in tab.locator("#said").inner_text()
+        assert tab.locator("#table1 tbody tr").count() == 1
+
+
+def test_no_other_script_could_run(browser: Any, path: Path) -> None:
+    add = (
+        "const s = document.createElement('script'); s.textContent = 'window.pwned = 1';"
+        "document.body.append(s);"
+        "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.pwned = 1\">')"
+    )
+    said: list[str] = []
+    tab = browser.new_page()
+    tab.on("console", lambda message: said.append(message.text))
+    tab.goto(path.as_uri())
+    tab.evaluate(add)
+    tab.wait_for_timeout(300)
+    assert tab.evaluate("window.pwned") is None
+    assert "Content Security Policy" in " ".join(said)
+    tab.close()
+
+
+def column(tab: Any, j: int) -> list[str]:
+    return tab.locator(f"#table1 tbody tr > :nth-child({j + 1})").all_inner_texts()
+
+
+def test_tables_sort_by_number(browser: Any, path: Path) -> None:
+    rising = ["—", NEGATIVE, "9.5 [8.2, 9.9]", "99.5 [98.2, 99.9]"]
+    with opened(browser, path) as tab:
+        head = tab.locator("#table1 thead th")
+        assert head.nth(1).get_attribute("aria-sort") is None
+        for order, expected in (("ascending", rising), ("descending", rising[::-1])):
+            head.nth(1).click()
+            tab.wait_for_selector(f"#table1 th:nth-child(2)[aria-sort={order}]")
+            assert column(tab, 1) == expected
+        head.nth(2).click()
+        tab.wait_for_selector("#table1 th:nth-child(3)[aria-sort=ascending]")
+        assert column(tab, 2) == ["7", "12", "999", "1,234"]
+
+
+def test_tables_sort_by_key(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        tab.locator("#table1 input").focus()
+        for _ in range(6):
+            tab.keyboard.press("Tab")
+            if tab.evaluate("document.activeElement.closest('th')?.innerText.trim()") == "images":
+                break
+        tab.keyboard.press("Enter")
+        tab.wait_for_selector("#table1 th:nth-child(3)[aria-sort=ascending]")
+        assert column(tab, 2) == ["7", "12", "999", "1,234"]
+
+
+def test_tables_filter(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        box = tab.get_by_label("Filter rows of Caption of table1")
+        box.fill("fgsm")
+        assert column(tab, 0) == ["I-FGSM", "MI-FGSM"]
+        assert tab.locator("#table1 .count").inner_text() == "2 of 4 rows"
+        box.fill("")
+        assert len(column(tab, 0)) == 4
+        assert tab.locator("#table1 .count").inner_text() == ""
+
+
+# ---- the image browser ---------------------------------------------------------------------------
+
+
+def choose(tab: Any, name: str, option: str | int) -> None:
+    how = {"index": option} if isinstance(option, int) else {"label": option}
+    tab.locator(f"#pick-{name}").select_option(**how)
+
+
+def options(tab: Any, name: str) -> list[str]:
+    return tab.locator(f"#pick-{name} option").all_inner_texts()
+
+
+def pick(tab: Any, shot: Shot, class_name: str = "3 (cat)") -> None:
+    choose(tab, "source", shot.source)
+    choose(tab, "image", f"{shot.image_id}: class {class_name}")
+    choose(tab, "norm", shot.norm)
+    choose(tab, "attack", shot.attack)
+
+
+def shown(tab: Any, name: str) -> Any:
+    return decoded(tab.locator(f"#{name}").get_attribute("src"))
+
+
+def test_the_browser_shows_the_right_images(browser: Any, path: Path, page: Page) -> None:
+    with opened(browser, path) as tab:
+        assert "without loss" in tab.locator("#words").inner_text()
+        for shot in page.shots:
+            pick(tab, shot)
+            assert np.array_equal(shown(tab, "clean"), shot.clean)
+            assert np.array_equal(shown(tab, "adversarial"), shot.adversarial)
+            change = shot.adversarial.astype(int) - shot.clean
+            assert np.array_equal(shown(tab, "difference"), 128 + 10 * change)
+            said = tab.locator("#said").inner_text()
+            assert f"Image {shot.image_id}, class 3 (cat); {shot.attack} on {shot.source}" in said
+            assert shot.image_id in tab.locator("#adversarial").get_attribute("alt")
+
+
+def test_with_loss_the_nearest_of_all_images_is_the_right_one(browser: Any, tmp_path: Path) -> None:
+    many = shots(64)
+    page = a_page(many, charts=[])
+    bare = size(render(dataclasses.replace(page, shots=[])))
+    path = written(render(page, bare + 220_000), tmp_path)
+    with opened(browser, path) as tab:
+        assert "as WebP of quality" in tab.locator("#words").inner_text()
+        for shot in many[::3]:
+            pick(tab, shot)
+            seen = shown(tab, "difference")
+            alike = [s for s in many if s.clean.shape == seen.shape]
+            far = [np.abs(image_room.difference(s, 10).astype(int) - seen).mean() for s in alike]
+            assert alike[int(np.argmin(far))] is shot
+
+
+def test_choices_that_do_not_exist_are_not_offered(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        choose(tab, "source", "VGG-16")
+        choose(tab, "norm", "L2 = 12")
+        assert options(tab, "attack") == [HOSTILE[0]]
+        choose(tab, "source", "Inc-v3")
+        assert options(tab, "attack") == ["AGR", HOSTILE[0]]
+        choose(tab, "image", "img1: class 3 (cat)")
+        choose(tab, "source", HOSTILE[2])
+        assert options(tab, "norm") == ["L∞ = 10"]
+        assert options(tab, "target") == [f"{HOSTILE[2]} (the source)", "ResNet-152"]
+        assert options(tab, "image") == ["img1: class 3 (cat)", f"{HOSTILE[3]}: class 3 (cat)"]
+        # an image of the same name stays chosen in another group
+        assert "Image img1," in tab.locator("#said").inner_text()
+        groups = "g => g.map(x => x.label)"
+        assert tab.locator("#pick-source optgroup").evaluate_all(groups) == ["tall", "wide"]
+
+
+def test_every_way_of_choosing_ends_in_an_image_that_exists(
+    browser: Any, path: Path, page: Page
+) -> None:
+    rng = np.random.default_rng(0)
+    names = {(s.source, s.norm, s.attack, s.image_id): s for s in page.shots}
+    with opened(browser, path) as tab:
+        for _ in range(40):
+            name = str(rng.choice(["source", "image", "norm", "attack", "target"]))
+            choose(tab, name, int(rng.integers(len(options(tab, name)))))
+            chosen = tab.evaluate(
+                "['source', 'norm', 'attack', 'image'].map("
+                "n => document.getElementById('pick-' + n).selectedOptions[0].text)"
+            )
+            *others, image = chosen
+            shot = names[(*others, image.removesuffix(": class 3 (cat)"))]
+            assert np.array_equal(shown(tab, "adversarial"), shot.adversarial)
+
+
+def test_answers_and_facts_are_shown(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        choose(tab, "attack", "AGR")
+        assert options(tab, "target") == ["Inc-v3 (the source)", "VGG-16"]
+        cells = tab.locator("#answers tr").nth(1).locator("th, td").all_inner_texts()
+        fooled = f"4 ({HOSTILE[1]}), 42.0 %"
+        assert cells == ["VGG-16 (target)", "3 (cat), 91.0 %", fooled, "✗ yes"]
+        said = tab.locator("#said").inner_text()
+        assert "VGG-16 says class 3 (cat) at 91.0 % before and class 4" in said
+        assert said.endswith(": fooled.")
+        choose(tab, "attack", HOSTILE[0])
+        assert tab.locator("#said").inner_text().endswith(": not fooled.")
+        choose(tab, "target", "Inc-v3 (the source)")
+        assert tab.locator("#answers tr").count() == 1
+        facts = tab.locator("#facts dt").all_inner_texts()
+        assert facts == ["label", "steps", HOSTILE[0]]
+
+
+def test_buttons_go_from_image_to_image_and_round(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        seen = []
+        for _ in range(4):
+            seen.append(tab.locator("#said").inner_text().split(",")[0])
+            tab.get_by_role("button", name="Next image").click()
+        assert seen == ["Image img0", "Image img1", "Image img2", "Image img0"]
+        tab.get_by_role("button", name="Previous image").click()
+        tab.get_by_role("button", name="Previous image").click()
+        assert "Image img2," in tab.locator("#said").inner_text()
+
+
+# ---- for everyone --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser: Any, path: Path, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with opened(browser, path, color_scheme=scheme) as tab:
+        tab.locator(".chart").scroll_into_view_if_needed()
+        tab.wait_for_selector(".chart[data-drawn=yes]")
+        for state in ("folded", "open"):
+            if state == "open":
+                tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            found = axe.run(tab).response["violations"]
+            said = [(v["id"], v["impact"], v["nodes"][0]["html"]) for v in found]
+            assert not [s for s in said if s[1] in ("serious", "critical")], state
+
+
+def test_the_keyboard_reaches_everything(browser: Any, path: Path) -> None:
+    controls = {
+        "previous",
+        "next",
+        *(f"pick-{n}" for n in ["source", "image", "norm", "attack", "target"]),
+    }
+    with opened(browser, path) as tab:
+        tab.keyboard.press("Tab")
+        assert tab.evaluate("document.activeElement.className") == "skip"
+        reached = set()
+        for _ in range(300):
+            tab.keyboard.press("Tab")
+            reached.add(tab.evaluate("document.activeElement.id"))
+            if controls <= reached:
+                break
+        assert controls <= reached
+        tab.locator("#pick-attack").focus()
+        before = tab.locator("#said").inner_text()
+        tab.keyboard.press("ArrowDown")
+        tab.wait_for_function(
+            "before => document.getElementById('said').innerText != before", arg=before
+        )
+        assert tab.evaluate("document.getElementById('said').ariaLive") == "polite"
+        assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_the_skip_link_skips(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        tab.keyboard.press("Tab")
+        tab.keyboard.press("Enter")
+        assert tab.evaluate("document.activeElement.id") == "main"
+
+
+def test_it_prints_whole(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        tab.set_viewport_size({"width": 1020, "height": 700})  # A4 across, less margins
+        folded = tab.locator("details.printed table").first
+        assert not folded.is_visible()
+        tab.emulate_media(media="print")
+        assert tab.locator("#table1 .filter").is_hidden()
+        assert tab.locator("#viewer form").is_hidden()
+        assert folded.evaluate("t => t.getBoundingClientRect().height") > 50
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 1020
+        clipped = "t => t.filter(x => x.getBoundingClientRect().right > 1020).length"
+        assert tab.locator("table").evaluate_all(clipped) == 0
+        assert tab.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+
+
+def test_wide_tables_scroll_on_a_small_screen_and_the_page_does_not(
+    browser: Any, path: Path
+) -> None:
+    with opened(browser, path) as tab:
+        tab.set_viewport_size({"width": 360, "height": 700})
+        assert tab.evaluate("document.documentElement.scrollWidth") == 360
+        region = tab.get_by_role("region", name="Caption of table2")
+        assert region.evaluate("r => r.scrollWidth > r.clientWidth")
+        region.focus()
+        tab.keyboard.press("ArrowRight")
+        tab.wait_for_function("document.querySelector('#table2 .wide').scrollLeft > 0")
+
+
+def test_it_reads_without_javascript(browser: Any, path: Path) -> None:
+    with opened(browser, path, java_script_enabled=False) as tab:
+        assert tab.get_by_role("columnheader", name="ASR (%)").first.is_visible()
+        assert tab.get_by_text("The image browser needs JavaScript.").is_visible()
+        assert tab.locator("#table1 .filter").is_hidden()
+        assert tab.locator("#viewer").is_hidden()
+
+
+def test_a_page_with_nothing_but_tables_works(browser: Any, tmp_path: Path) -> None:
+    path = written(
+        render(a_page([], charts=[], cells=table("cells", [["none", "—", "—"]]))), tmp_path
+    )
+    with opened(browser, path) as tab:
+        assert tab.locator("#viewer").count() == 0
+        tab.locator("#table1 thead th").first.click()
+        assert column(tab, 0)[1:] == ["AGR", "I-FGSM", "MI-FGSM"]
