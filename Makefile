@@ -6,12 +6,13 @@ RUN := $(VENV)/bin/python
 # The words after these go to the programs: make tables SUITE=demo ARGS="seed=1 n_images=200"
 SUITE ?= demo
 EXPERIMENT ?= paper
+CLAIMS ?= agr_paper
 ARGS ?=
 # Another suite's images: make tables SUITE=imagenet IMAGENET_DIR=/path (make exports it by itself)
 CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ready plan status verify tables leaderboard bench attacks-page test test-all check clean
+.PHONY: help setup demo ready plan status verify tables leaderboard figures claims report bench attacks-page test test-all check clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +40,15 @@ tables: setup ## run every missing cell of the paper's Tables 1-3 and render the
 
 leaderboard: setup ## run every untargeted attack of conf/attack and list them by mean transfer
 	$(RUN) scripts/make_leaderboard.py --run suite=$(SUITE) $(ARGS)
+
+figures: setup ## run every missing cell of experiment=report and the sweeps over eps, draw the figures
+	$(RUN) scripts/make_figures.py --run suite=$(SUITE) $(ARGS)
+
+claims: setup ## run every missing cell of experiment=report, judge the paper's claims (CLAIMS=my.yaml)
+	$(RUN) scripts/make_claims.py --run claims=$(CLAIMS) suite=$(SUITE) $(ARGS)
+
+report: setup ## the same cells as one HTML page, as text for a pull request, and as LaTeX
+	$(RUN) scripts/make_report.py --run claims=$(CLAIMS) suite=$(SUITE) $(ARGS)
 
 bench: setup ## speed beside a bare loop and other libraries: make bench ARGS="--parts stops"
 	$(RUN) -m agr.bench $(ARGS)

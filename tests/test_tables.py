@@ -267,7 +267,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
         fill(cell, {cell.source: 8})
     write_tables(cells, tmp_path)
     inputs = "".join(rf"\input{{table{i}}}" for i in (1, 2, 3))
-    start, end = r"\documentclass{article}\usepackage{booktabs}", r"\end{document}"
+    start, end = r"\documentclass{article}\usepackage{booktabs,graphicx}", r"\end{document}"
     text = rf"{start}\begin{{document}}{inputs}{end}"
     (tmp_path / "all.tex").write_text(text)
     words = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "all.tex"]

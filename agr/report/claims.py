@@ -174,7 +174,7 @@ def _printed(printed: Printed, path: Path, name: str) -> pd.DataFrame:
     own, shipped = path.parent / printed.file, PACKAGE / "assets" / printed.file
     file = own if own.is_file() else shipped
     try:
-        frame = pd.read_csv(file)
+        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as e:
         raise ConfigError(f"{path}: printed.{name}: {printed.file} cannot be read: {e}") from e
     if lacking := {*KEYS[:3], printed.column} - {*frame.columns}:
@@ -183,8 +183,7 @@ def _printed(printed: Printed, path: Path, name: str) -> pd.DataFrame:
             f"columns are {', '.join(frame.columns)}"
         )
     values = pd.to_numeric(frame[printed.column], errors="coerce")
-    keys = frame.reindex(columns=list(KEYS)).fillna("").astype(str)
-    return keys.assign(value=values)
+    return frame.reindex(columns=list(KEYS), fill_value="").assign(value=values)
 
 
 def pairs_of(

@@ -20,11 +20,12 @@ from agr.report.statistics import bootstrap, effective_number, wilson
 from agr.report.tables import (
     NO_RUN,
     Block,
+    Sheet,
     Text,
     all_unanswered,
     missing,
     setting,
-    write,
+    write_sheet,
     wrong_when_clean,
 )
 from agr.schema import LEVELS
@@ -45,24 +46,30 @@ def write_leaderboards(cells: Sequence[Cell], folder: Path) -> list[Path]:
 
     Raises ConfigError as `check_leaderboard` does.
     """
+    sheets = sheets_of(cells)  # before older ones go: records may be damaged
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("leaderboard-*"):
+        old.unlink()
+    return [path for sheet in sheets for path in write_sheet(sheet, folder)]
+
+
+def sheets_of(cells: Sequence[Cell]) -> list[Sheet]:
+    """A leaderboard for every norm and eps of `cells`. Raises ConfigError."""
     untargeted = check_leaderboard(cells)
     settings: dict[tuple[str, float], list[Cell]] = {}
     for cell in untargeted:
         settings.setdefault((cell.config.norm.name, cell.config.eps), []).append(cell)
-    boards = {place: leaderboard(mine) for place, mine in settings.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("leaderboard-*"):
-        old.unlink()
-    written = []
-    for (norm, eps), (board, rates) in boards.items():
-        mine = settings[norm, eps]
-        caption = (
-            f"Leaderboard: mean transfer of {len(board)} attacks, {norm_title(norm)} = {eps:g}"
-        )
-        notes = [*_notes(mine, board, rates), *_left_out(cells), *missing(mine, board)]
-        path = folder / f"leaderboard-{norm}-{eps:g}"
-        written += write(path, caption, board, mine, _blocks, notes)
-    return written
+    return [_sheet(mine, cells) for mine in settings.values()]
+
+
+def _sheet(mine: Sequence[Cell], cells: Sequence[Cell]) -> Sheet:
+    """The leaderboard of the cells of one norm and eps, among all `cells`."""
+    c = mine[0].config
+    board, rates = leaderboard(mine)
+    budget = f"{norm_title(c.norm.name)} = {c.eps:g}"
+    caption = f"Leaderboard: mean transfer of {len(board)} attacks, {budget}"
+    notes = [*_notes(mine, board, rates), *_left_out(cells), *missing(mine, board)]
+    return Sheet(f"leaderboard-{c.norm.name}-{c.eps:g}", caption, board, mine, _blocks, notes)
 
 
 def check_leaderboard(cells: Sequence[Cell]) -> list[Cell]:

@@ -41,11 +41,13 @@ NO_RUN = "—"
 LATEX = Environment(
     block_start_string="<%", block_end_string="%>", variable_start_string="<<",
     variable_end_string=">>", trim_blocks=True, lstrip_blocks=True, autoescape=False,
-).from_string(r"""% needs \usepackage{booktabs}
+).from_string(r"""% needs \usepackage{booktabs,graphicx}
 \begin{table}
 \centering
 \footnotesize
 \caption{<< caption >>}
+% No wider than the page, and no larger than it is.
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{
 \begin{tabular}{ll<< "r" * (columns - 2) >>}
 \toprule
 <% for block in blocks %>
@@ -59,7 +61,7 @@ LATEX = Environment(
 <% endfor %>
 <% endfor %>
 \bottomrule
-\end{tabular}
+\end{tabular}}
 \\[2pt] \parbox{\linewidth}{\scriptsize << notes | join(" \\\\ ") >>}
 \end{table}
 """)  # fmt: skip
@@ -89,9 +91,9 @@ def _markdown_of(value: str) -> str:
 
 
 def _tex_of(value: str) -> str:
-    """Text for LaTeX; a bracket at its beginning would be an argument of the line break before."""
+    """Text for LaTeX; "[" or "*" at its beginning would belong to the line break before."""
     tex = "".join(SIGNS.get(sign, sign) for sign in printable(value))
-    return f"{{[}}{tex[1:]}" if tex.startswith("[") else tex
+    return f"{{{tex[0]}}}{tex[1:]}" if tex.startswith(("[", "*")) else tex
 
 
 MARKDOWN = Text(bold="**{}**", star=r"\*", plain=_markdown_of)
@@ -112,13 +114,34 @@ def tables_folder(cells: Sequence[Cell], asked: Sequence[str], kind: str = "tabl
     return cells[0].suite_folder / kind / slug(",".join([experiment, *changes]))
 
 
+class Sheet(NamedTuple):
+    """One table before it has a format."""
+
+    name: str
+    caption: str
+    frame: pd.DataFrame  # its numbers
+    cells: Sequence[Cell]
+    draw: Callable[[Sequence[Cell], pd.DataFrame, Text], list[Block]]
+    notes: list[str]
+
+    def blocks(self, text: Text) -> list[Block]:
+        """What is shown, in one format."""
+        return self.draw(self.cells, self.frame, text)
+
+
 def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
     """Render the tables of a sweep's cells into `folder`, in place of older ones; the paths."""
-    asr, amp = rates_and_sizes(cells)  # before older tables go: records may be damaged
+    sheets = sheets_of(cells)  # before older tables go: records may be damaged
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("table[123].*"):
         old.unlink()
-    written = []
+    return [path for sheet in sheets for path in write_sheet(sheet, folder)]
+
+
+def sheets_of(cells: Sequence[Cell]) -> list[Sheet]:
+    """Tables 1-3 of a sweep's cells, as far as it has them. Raises ConfigError."""
+    asr, amp = rates_and_sizes(cells)
+    sheets = []
     for norm, number in NUMBER_OF.items():
         mine = [c for c in cells if c.config.norm.name == norm]
         if mine:
@@ -126,7 +149,7 @@ def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
             budget = f"{norm_title(norm)} = {mine[0].config.eps:g}"
             caption = f"Table {number}: ASR (%), {budget}"
             notes = [*setting(mine), *_asr_notes(mine, part), *missing(mine, part)]
-            written += write(folder / f"table{number}", caption, part, mine, _asr_blocks, notes)
+            sheets.append(Sheet(f"table{number}", caption, part, mine, _asr_blocks, notes))
     mine = [c for c in cells if c.source == PAPER_SOURCE_OF_TABLE_3]
     if mine:
         part = amp[amp["source"] == PAPER_SOURCE_OF_TABLE_3]
@@ -136,40 +159,39 @@ def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
             "means over all images of a cell; the difference is that of ‖v‖₂/‖x‖₂",
             *missing(mine, part),
         ]
-        written += write(folder / "table3", caption, part, mine, _amp_blocks, notes)
-    return written
+        sheets.append(Sheet("table3", caption, part, mine, _amp_blocks, notes))
+    return sheets
 
 
-def write(
-    path: Path,
-    caption: str,
-    frame: pd.DataFrame,
-    cells: Sequence[Cell],
-    blocks: Callable[[Sequence[Cell], pd.DataFrame, Text], list[Block]],
-    notes: list[str],
-) -> list[Path]:
+def write_sheet(sheet: Sheet, folder: Path) -> list[Path]:
     """One table in its three formats; their paths."""
-    tex = blocks(cells, frame, TEX)
-    texts = {
-        ".md": _markdown(caption, blocks(cells, frame, MARKDOWN), notes),
-        ".tex": LATEX.render(
-            caption=TEX.plain(caption),
-            blocks=tex,
-            columns=max(len(block.header) for block in tex),
-            notes=[TEX.plain(n) for n in notes],
-        ),
-        ".csv": frame.to_csv(index=False),
-    }
-    paths = [path.with_name(path.name + suffix) for suffix in texts]
-    for each, content in zip(paths, texts.values(), strict=True):
-        each.write_text(content, encoding="utf-8")
+    texts = {"md": markdown(sheet), "tex": latex(sheet), "csv": sheet.frame.to_csv(index=False)}
+    paths = [folder / f"{sheet.name}.{suffix}" for suffix in texts]
+    for path, content in zip(paths, texts.values(), strict=True):
+        path.write_text(content, encoding="utf-8")
     return paths
 
 
-def _markdown(caption: str, blocks: list[Block], notes: list[str]) -> str:
+NUMBERED = re.compile(r"^Table \d+: ")  # LaTeX counts by itself
+
+
+def latex(sheet: Sheet) -> str:
+    """A table for a paper: \\input it; it needs booktabs and graphicx."""
+    blocks = sheet.blocks(TEX)
+    return LATEX.render(
+        caption=TEX.plain(NUMBERED.sub("", sheet.caption)),
+        blocks=blocks,
+        columns=max(len(block.header) for block in blocks),
+        notes=[TEX.plain(n) for n in sheet.notes],
+    )
+
+
+def markdown(sheet: Sheet) -> str:
+    """A table for a page or a pull request."""
+    blocks = sheet.blocks(MARKDOWN)
     tables = [tabulate(b.rows, b.header, tablefmt="pipe", disable_numparse=True) for b in blocks]
-    items = "\n".join(f"- {MARKDOWN.plain(n)}" for n in notes)
-    return "\n\n".join([f"**{MARKDOWN.plain(caption)}**", *tables, items]) + "\n"
+    items = "\n".join(f"- {MARKDOWN.plain(n)}" for n in sheet.notes)
+    return "\n\n".join([f"**{MARKDOWN.plain(sheet.caption)}**", *tables, items]) + "\n"
 
 
 def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[Block]:

@@ -33,6 +33,15 @@ class Compared:
     verdict: str = UNDECIDED
 
 
+def numbers_of(c: Compared) -> list[str]:
+    """A comparison's numbers as texts: left, right, difference, interval, n, p after Holm."""
+    digits, _ = _format(c)
+    values = [f"{v:.{digits}f}" for v in (c.left_value, c.right_value)]
+    interval = "" if c.low != c.low else f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]"
+    p = "" if c.p_holm != c.p_holm else p_words(c.p_holm).removeprefix("= ")
+    return [*values, f"{c.difference:+.{digits}f}", interval, str(c.n) if c.n else "", p]
+
+
 def in_words(c: Compared, names: Mapping[str, str]) -> str:
     """A comparison with its numbers, in one line. `names` are titles by name."""
     digits, unit = _format(c)
@@ -62,6 +71,9 @@ def bounds_in_words(
 
 def described(c: Compared, names: Mapping[str, str]) -> str:
     """Which places a comparison is of: "AGR against I-FGSM, L2, VGG16 → VGG19"."""
+    what = "" if c.measure == "asr" else f", {measure_title(c.measure)}"
+    if c.left == c.right:  # a printed value and what it can be at most
+        return f"{place_in_words(c.left, names)}{what}"
     sides = []
     for one, other in ((c.left, c.right), (c.right, c.left)):
         own = [
@@ -71,7 +83,6 @@ def described(c: Compared, names: Mapping[str, str]) -> str:
         ]
         sides.append(" ".join(own))
     same = Place(*(a if a == b else "" for a, b in zip(c.left, c.right, strict=True)))
-    what = "" if c.measure == "asr" else f", {measure_title(c.measure)}"
     return f"{sides[0]} against {sides[1]}, {place_in_words(same, names)}{what}"
 
 

@@ -148,8 +148,8 @@ class Drawing:
             "frontier",
             "Transfer against size of the perturbation",
             "Each attack over all its sources: the mean share of its black-box targets that an "
-            "image fools, and the mean relative norm. Hollow: stopped once fooled, which makes "
-            "perturbations smaller and transfer worse. Bars are 95 % intervals.",
+            "image fools, and the mean relative norm. Hollow: stopped once fooled. Bars are 95 % "
+            "intervals.",
             draw.frontier(frame, self.looks, self.names),
             frame,
         )

@@ -35,7 +35,7 @@ def rows_of_images(outcomes: Outcomes, norm: str) -> tuple[list[Row], float, pd.
     places = [p for p in places if p.source == places[0].source]
     position = min(set.intersection(*(saved[p] for p in places)) or saved[places[0]])
     found = [(p, *_images(outcomes, p, position)) for p in places if position in saved[p]]
-    gain = gain_of([np.abs(a.astype(int) - c).max() for _, c, a, _ in found])
+    gain = gain_of([np.abs(a.astype(int) - c) for _, c, a, _ in found])
     rows: list[Row] = [
         (outcomes.cell(p).config.attack.title, (c, scaled(c, a, gain), a), _texts(facts))
         for p, c, a, facts in found
@@ -65,10 +65,13 @@ def _texts(facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def gain_of(largest: Sequence[float]) -> float:
-    """A whole number by which perturbations can be scaled without leaving what can be shown."""
-    most = max(largest, default=0)
-    return float(max(1, min(MOST_GAIN, math.floor(GREY / most)))) if most else 1.0
+def gain_of(sizes: Sequence[NDArray[np.int_]]) -> float:
+    """A whole number by which all of some perturbations, given as |v|, can be scaled to be seen.
+
+    The strongest one then leaves what can be shown in a twentieth of its values.
+    """
+    most = max(float(np.quantile(size, 0.95)) for size in sizes)
+    return float(max(1, min(MOST_GAIN, math.floor(GREY / most)))) if most else float(MOST_GAIN)
 
 
 def scaled(clean: Image, adversarial: Image, gain: float) -> Image:

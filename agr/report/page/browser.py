@@ -98,5 +98,5 @@ def _words(pictures: Pictures) -> str:
     if pictures.step != (None, None):
         shown += "; the records hold the exact ones"
     if pictures.images_left_out:
-        shown += f". {pictures.images_left_out} images of the sample are left out to save space"
+        shown += f". Images of the sample left out to save space: {pictures.images_left_out}"
     return f"{shown}. Perturbations are made from the exact 8-bit images."

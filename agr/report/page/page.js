@@ -80,6 +80,7 @@ when the page has been painted, Plotly when the first chart comes near. */
     chart.dataset.drawn = "soon";
     const { data, layout } = JSON.parse(chart.querySelector("script").textContent);
     const own = { autosize: true, margin: { l: 60, r: 20, t: 30, b: 60 }, ...layout };
+    for (const axis of ["xaxis", "yaxis"]) own[axis] = { automargin: true, ...own[axis] };
     delete own.width; // as wide as the page
     const Plotly = await loaded();
     await Plotly.newPlot(chart.querySelector(".plot"), data ?? [], own, {

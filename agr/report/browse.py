@@ -1,0 +1,104 @@
+"""The images that a reader can look at: a sample of the selection, as every attack left it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agr.config import Cell
+from agr.records import Records, image_of
+from agr.report.outcomes import Outcomes
+from agr.report.page import Answer, Shot
+from agr.report.results import norm_title
+
+SAMPLE = 24  # images, of all groups together
+COLUMNS = [
+    *("position", "image_id", "label", "target", "clean_pred", "clean_conf", "adv_pred"),
+    *("adv_conf", "success", "steps_used", "rel_l2", "linf", "cosine"),
+]
+Image = NDArray[np.uint8]
+
+
+def shots_of(outcomes: Outcomes) -> list[Shot]:
+    """Every attack's images among the first of each group's selection, SAMPLE of them in all.
+
+    The selection's order is a seeded one, so that its first images are a sample. Only images that
+    were saved.
+    """
+    finished = [p for p in outcomes.places(targets=False) if outcomes.finished(p)]
+    groups: dict[str, list[Cell]] = {}
+    for place in finished:
+        cell = outcomes.cell(place)
+        if cell.config.save_adversarials or Records(cell.folder).parts("adversarials"):
+            groups.setdefault(group_of(cell), []).append(cell)
+    clean: dict[tuple[str, str], Image] = {}
+    found: list[Shot] = []
+    for i, (group, cells) in enumerate(groups.items()):
+        mine = SAMPLE // len(groups) + (i < SAMPLE % len(groups))
+        for cell in cells:
+            found += _shots(cell, group, mine, clean)
+    return found
+
+
+def group_of(cell: Cell) -> str:
+    """The name of the group of networks whose geometry a cell's images have."""
+    groups = cell.suite.groups.items()
+    return next((name for name, g in groups if cell.sources[0] in g.networks), cell.source)
+
+
+def _shots(
+    cell: Cell, group: str, many: int, clean: dict[tuple[str, str], Image]
+) -> Iterator[Shot]:
+    records = Records(cell.folder)
+    positions = set(sorted(records.positions("adversarials"))[:many])
+    rows = records.read("rows", COLUMNS)
+    rows = rows[rows["position"].isin(positions) & rows["target"].isin(cell.targets)]
+    by_position: dict[Any, list[Any]] = {
+        p: mine.to_dict("records") for p, mine in rows.groupby("position")
+    }
+    for some in records.saved_images(positions):
+        for saved in some:
+            mine = by_position.get(saved["position"], [])
+            if mine:
+                key = (group, saved["image_id"])
+                clean.setdefault(key, image_of(saved, "clean_pixels"))
+                yield _shot(cell, group, clean[key], image_of(saved), mine)
+
+
+def _shot(cell: Cell, group: str, clean: Image, adversarial: Image, rows: list[Any]) -> Shot:
+    """One image with what all targets said of it."""
+    first, c = rows[0], cell.config
+    return Shot(
+        image_id=first["image_id"],
+        label=int(first["label"]),
+        group=group,
+        norm=f"{norm_title(c.norm.name)} = {c.eps:g}",
+        attack=c.attack.title,
+        source=cell.title(cell.source),
+        clean=clean,
+        adversarial=adversarial,
+        facts=_facts(first),
+        answers={
+            cell.title(row["target"]): Answer(
+                int(row["clean_pred"]),
+                float(row["clean_conf"]),
+                int(row["adv_pred"]),
+                float(row["adv_conf"]),
+                bool(row["success"]),
+            )
+            for row in rows
+        },
+    )
+
+
+def _facts(row: dict[str, Any]) -> dict[str, str]:
+    steps = row["steps_used"]
+    return {
+        "steps": "unknown" if steps != steps or steps is None else str(steps),
+        "L∞ of v": f"{255 * row['linf']:.0f}",
+        "‖v‖₂/‖x‖₂": f"{row['rel_l2']:.4f}",
+        "cosine similarity": f"{row['cosine']:.5f}",
+    }
