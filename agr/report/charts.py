@@ -28,7 +28,8 @@ def _frontier(drawing: Drawing) -> Chart:
     frame = series.frontier(drawing.outcomes)
     norms = list(dict.fromkeys(frame["norm"]))
     traces = []
-    for row in frame.to_dict("records"):
+    order = {attack: i for i, attack in enumerate(drawing.looks)}
+    for row in sorted(frame.to_dict("records"), key=lambda row: order[row["attack"]]):
         look, panel = drawing.looks[row["attack"]], norms.index(row["norm"])
         trace: Trace = {"x": [row["rel_l2"]], "y": [row["transfer"]], "mode": "markers"}
         for axis, name in (("x", "rel_l2"), ("y", "transfer")):
@@ -133,8 +134,9 @@ def _layout(titles: Sequence[str], x: str, y: str, *, reverse: bool = False) -> 
     layout: Trace = {
         "grid": {"rows": down, "columns": across, "pattern": "independent", "ygap": 0.35},
         "height": max(340, 260 * down + 80),
-        "margin": {"t": 40, "r": 20},
-        "legend": {"orientation": "h", "yanchor": "top", "y": -0.12},
+        "margin": {"t": 40, "r": 20, "b": 110},
+        # At the very bottom, whatever the height: below the titles of the axes.
+        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0},
         "annotations": [],
     }
     for panel, title in enumerate(titles):
