@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import agr.plan
 import agr.score
@@ -107,24 +106,10 @@ def test_score_refuses_an_unknown_target(tmp_path: Path) -> None:
         agr.score.main([f"outputs={tmp_path}", "targets=[vgg91]"])
 
 
-def test_picture(tmp_path: Path) -> None:
-    words = [*VGG, "save_adversarials=true", "slots=8", "threads=1", f"outputs={tmp_path}"]
-    for name in ("ifgsm", "agr"):
-        run_cell(demo_cell(tmp_path, *VGG, "save_adversarials=true", f"attack={name}"))
-    path = tmp_path / "picture.png"
-    script = [sys.executable, str(ROOT / "scripts/make_picture.py"), str(path)]
-    subprocess.run([*script, "attack=ifgsm,agr", *words], check=True, capture_output=True)
-    with Image.open(path) as picture:
-        assert picture.width > 3 * 64 * 3
-        assert len(picture.getcolors(1 << 24)) > 1000
-    done = subprocess.run([*script, "attack=mifgsm", *words], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: nothing is saved: python -m agr.run ")
-
-
 @pytest.mark.parametrize(
     "command", [["-m", "agr.plan"], ["-m", "agr.score"], ["scripts/make_tables.py"],
-                ["scripts/make_leaderboard.py"], ["scripts/make_picture.py"], ["-m", "agr.check"]]
+                ["scripts/make_leaderboard.py"], ["scripts/make_figures.py"], ["-m", "agr.check"],
+                ["scripts/make_claims.py"], ["scripts/make_report.py"]]
 )  # fmt: skip
 def test_help_of_every_script(command: list[str]) -> None:
     words = [sys.executable, *command, "--help"]

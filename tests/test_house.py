@@ -28,7 +28,7 @@ FLOORS = [
     ["agr.crafting", "agr.rows"],
     ["agr.cell"],
     ["agr.cluster", "agr.recraft", "agr.run"],
-    ["agr.plan", "agr.score", "agr.status", "agr.verify"],
+    ["agr.asked", "agr.plan", "agr.score", "agr.status", "agr.verify"],
     ["agr.check"],
     ["agr.bench"],
 ]
@@ -84,7 +84,7 @@ def test_reports_and_plans_need_neither_torch_nor_timm() -> None:
     names = ("config", "records", "todo", "run", "plan", "score", "check", "status", "verify")
     modules = ", ".join(["agr", *(f"agr.{name}" for name in names)])
     code = (
-        f"import {modules}, agr.report.tables, agr.report.statistics, sys;"
+        f"import {modules}, agr.asked, agr.report.report, agr.report.leaderboard, sys;"
         "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

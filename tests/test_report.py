@@ -1,0 +1,225 @@
+"""The report as a whole: its texts from made-up records, and a real one in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from agr.compose import expand
+from agr.config import Cell
+from agr.errors import ConfigError
+from agr.report.browse import SAMPLE, shots_of
+from agr.report.differences import as_frame, best_and_equal, differences
+from agr.report.outcomes import Outcomes
+from agr.report.page import render
+from agr.report.report import _short_enough, gather, page, results, tex, write_report
+from agr.report.statistics import holm, mcnemar
+from tests.browser import chromium, decoded, opened
+from tests.madeup import record
+
+N = 16
+ROOT = Path(__file__).parent.parent
+ATTACKS = ("ifgsm", "mifgsm", "agr")
+
+
+def cells_of(outputs: Path, *words: str) -> list[Cell]:
+    asked = [f"outputs={outputs}", f"n_images={N}", "norm=linf", *words]
+    return expand([f"attack={','.join(ATTACKS)}", "source=vgg16,inc_v3", *asked])
+
+
+def ones(many: int) -> list[int]:
+    return [1] * many + [0] * (N - many)
+
+
+def fill(cells: list[Cell], counts: dict[str, int], size: int = 12) -> None:
+    """Each attack fools as many images of every black-box target, and all of its source."""
+    rng = np.random.default_rng(0)
+    clean = rng.integers(30, 220, (N, size, size, 3)).astype(np.uint8)
+    for i, cell in enumerate(cells):
+        own = dict.fromkeys(cell.targets, ones(counts[cell.config.attack.name]))
+        pairs = [(c, c + np.uint8(1 + i)) for c in clean]
+        facts: dict[str, Any] = {"adv_conf": 0.5, "clean_conf": 0.75, "cosine": 0.99}
+        facts |= {"steps_used": 3, "rel_l2": 0.02, "l2": 0.3, "clean_pred": 4, "label": 4}
+        facts |= {"source_adv_pred": 1, "first_success_step": 2, "adv_pred": 1}
+        steps = [[(0, 1.0), (1, 0.99)]] * N
+        record(cell, own | {cell.source: ones(N)}, images=pairs, traces=steps, **facts)
+
+
+# ---- which attacks differ ------------------------------------------------------------------------
+
+
+def test_every_two_attacks_of_a_table_by_hand(tmp_path: Path) -> None:
+    """14, 4 and 3 of 16: on nested images the differences are 10, 11 and 1 image."""
+    cells = cells_of(tmp_path, "source=vgg16")
+    fill(cells, {"ifgsm": 4, "mifgsm": 14, "agr": 3})
+    compared = differences(Outcomes(cells), "linf")
+    assert len(compared) == 3 * 3  # pairs of attacks, targets
+    frame = as_frame(compared)
+    on = frame[frame["target"] == "vgg19"].set_index(["left", "right"])
+    assert on["only_left"].to_dict() == {
+        ("mifgsm", "ifgsm"): 10, ("mifgsm", "agr"): 11, ("ifgsm", "agr"): 1
+    }  # fmt: skip
+    assert on["only_right"].sum() == 0
+    p = [mcnemar(k, 0) for k in (10, 11, 1)] * 2 + [1.0] * 3  # and the source, where all are equal
+    assert sorted(frame["p_holm"]) == pytest.approx(sorted(holm(p)))
+    best = best_and_equal(compared).set_index("target")
+    assert best["best"]["vgg19"] == "mifgsm"
+    assert best["equal"]["vgg19"] == []
+    assert sorted([best["best"]["vgg16"], *best["equal"]["vgg16"]]) == sorted(ATTACKS)
+    assert best["asr"]["vgg19"] == 87.5
+
+
+def test_what_cannot_be_told_from_the_best_is_named(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, "source=vgg16")
+    fill(cells, {"ifgsm": 10, "mifgsm": 12, "agr": 0})
+    best = best_and_equal(differences(Outcomes(cells), "linf")).set_index("target")
+    assert best["equal"]["res152"] == ["ifgsm"]  # two images more are no difference
+    assert best["smallest"]["res152"] == 100 * 9 / N  # 2^-8 < 0.05 / 9 tests
+
+
+# ---- the texts -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> list[Cell]:
+    found = cells_of(tmp_path)
+    fill(found, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
+    return found
+
+
+def test_the_page_says_everything(cells: list[Cell], tmp_path: Path) -> None:
+    found = gather(cells, [], "agr_paper", ["python scripts/make_report.py --run seed=0"])
+    shown = page(found)
+    assert shown.notice == "demo suite: stand-in networks, not the paper's"
+    assert dict(shown.summary)["cells"] == "6 of 6 finished"
+    assert [t.name for t in shown.tables] == ["table1", "table1-2", "table3"]
+    inception = shown.tables[0]
+    assert [row[0] for row in inception.rows] == ["Inc-v3"] * 3  # in full, for sorting
+    assert "28.86" in inception.rows[0][5]  # the paper's, beside ours
+    assert inception.rows[1][4].startswith("75.0 [")
+    assert (1, 4) in inception.emphasised
+    assert (0, 4) not in inception.emphasised
+    claims = {claim.name: claim.verdicts for claim in shown.claims}
+    assert claims["AGR transfers best in each pair"]["as printed"] == "contradicted"
+    assert claims["AGR transfers best in each pair"]["AGR, plain"] == "contradicted"
+    assert claims["AGR transfers best in each pair"]["literal, plain"] == "not run"
+    momentum = next(c for c in shown.claims if "MI-FGSM transfers worse" in c.name)
+    assert momentum.details is not None
+    assert "MI-FGSM against I-FGSM, L∞, VGG16 → VGG19" in {row[1] for row in momentum.details.rows}
+    assert {figure.name for figure in shown.figures} >= {"figure1-linf", "figure3", "frontier"}
+    assert [chart.name for chart in shown.charts] == [
+        "chart-frontier", "chart-steps-linf", "chart-transfer-linf"
+    ]  # fmt: skip
+    assert len(shown.cells.rows) == 6
+    assert shown.cells.rows[0][-1] == cells[0].command()
+    text = render(shown)
+    assert "python scripts/make_report.py --run seed=0" in text
+    assert len(text.encode()) < 20_000_000
+
+
+def test_the_sample_is_shared_out_among_groups(cells: list[Cell]) -> None:
+    """24 images of both groups together: the first twelve of each selection, by every attack."""
+    shots = shots_of(Outcomes(cells))
+    assert len({(shot.group, shot.image_id) for shot in shots}) == SAMPLE
+    assert len(shots) == SAMPLE * len(ATTACKS)
+    one = next(s for s in shots if (s.attack, s.source, s.image_id) == ("AGR", "VGG16", "image3"))
+    saved = Outcomes(cells).cells["linf", "vgg16", "agr"]
+    index = cells.index(saved)
+    assert (one.adversarial.astype(int) - one.clean == 1 + index).all()
+    assert one.answers["VGG19"] == (4, 0.75, 1, 0.5, False)
+    assert one.answers["VGG16"].success
+    same = [s.clean for s in shots if (s.group, s.image_id) == (one.group, one.image_id)]
+    assert all(clean is same[0] for clean in same)
+
+
+def test_results_fit_into_a_comment(cells: list[Cell], tmp_path: Path) -> None:
+    found = gather(cells, [], "agr_paper", ["the command"])
+    text = results(found)
+    assert len(text) < 65_536
+    assert "**demo suite: stand-in networks, not the paper's**" in text
+    for part in ("Table 1: ASR", "Claims of Xiao", "Leaderboard: mean", "- \\`the command\\`"):
+        assert part.replace("\\`", "`") in text
+    assert text.count("<details>") == text.count("</details>") == 5
+    # Markdown inside of HTML needs empty lines around it
+    assert all(block.startswith("\n\n") for block in re.split("</summary>", text)[1:])
+
+
+def test_what_is_too_long_for_a_comment_is_named() -> None:
+    text = _short_enough("head", {"a": "x" * 40_000, "b": "y" * 30_000, "c": "z"})
+    assert len(text) < 65_536
+    assert "Too long for a comment, in report.html: a" in text
+    assert "x" * 100 not in text
+    assert "y" * 30_000 in text
+
+
+def test_older_files_are_replaced_and_whole(cells: list[Cell], tmp_path: Path) -> None:
+    found = gather(cells, [], "agr_paper", ["x"])
+    for _ in range(2):
+        paths = write_report(found, tmp_path / "report")
+    assert sorted(p.name for p in (tmp_path / "report").iterdir()) == sorted(p.name for p in paths)
+    assert len(pd.read_csv(paths[3])) == 2 * 3 * 3
+
+
+def test_several_seeds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is there twice: give one eps, seed"):
+        gather(cells_of(tmp_path, "seed=0,1"), [], "agr_paper", [])
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX (Debian's texlive)")
+def test_latex_compiles_alone_and_inside_of_a_paper(cells: list[Cell], tmp_path: Path) -> None:
+    text = tex(gather(cells, [], "agr_paper", []).tables)
+    assert text.isascii()
+    (tmp_path / "tables.tex").write_text(text)
+    paper = r"""\documentclass{article}\usepackage{booktabs,graphicx}
+\begin{document}Before. \input{tables.tex} After.\end{document}"""
+    (tmp_path / "paper.tex").write_text(paper)
+    for name in ("tables", "paper"):
+        words = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", f"{name}.tex"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        assert "Overfull" not in done.stdout
+        assert (tmp_path / f"{name}.pdf").stat().st_size > 10_000
+
+
+# ---- a whole one ---------------------------------------------------------------------------------
+
+WORDS = ["n_images=3", "norm=linf", "source=vgg16,vgg19", "attack=ifgsm,agr", "progress=false"]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("browser")
+def test_a_real_report_shows_the_images_of_its_records(tmp_path: Path) -> None:
+    """From nothing to a page: what the browser shows are the very images that were scored."""
+    script = [sys.executable, str(ROOT / "scripts/make_report.py"), "--run"]
+    words = [*WORDS, f"outputs={tmp_path}", "slots=8", "threads=1"]
+    done = subprocess.run([*script, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (html,) = tmp_path.glob("demo/report/*/report.html")
+    assert len(list(tmp_path.glob("demo/*/run.json"))) == 2 * 2 * 6  # eps 10, and five others
+    with chromium() as browser, opened(browser, html) as tab:
+        for source in ("VGG16", "VGG19"):
+            for attack in ("I-FGSM", "AGR"):
+                tab.locator("#pick-source").select_option(label=source)
+                tab.locator("#pick-attack").select_option(label=attack)
+                shown = decoded(tab.locator("#adversarial").get_attribute("src"))
+                image = tab.locator("#pick-image option:checked").text_content().partition(":")[0]
+                assert np.array_equal(shown, saved_image(tmp_path, attack, source, image))
+        assert tab.locator("#table1").count() or tab.locator("table").count() > 5
+    figures = list(html.parent.parent.parent.glob("report/*/results.md"))
+    assert "VGG16" in figures[0].read_text()
+
+
+def saved_image(outputs: Path, attack: str, source: str, image: str) -> np.ndarray[Any, Any]:
+    name = {"I-FGSM": "ifgsm", "AGR": "agr"}[attack]
+    (path,) = outputs.glob(f"demo/{name}-linf-10-{source.lower()}-*/png/{image.strip()}.png")
+    with Image.open(path) as picture:
+        return np.asarray(picture)
