@@ -84,7 +84,9 @@ def test_norms_and_hash_are_those_of_the_saved_image(tmp_path: Path) -> None:
         assert png.tobytes() == row["pixels"]
         stored = rows.loc[row["image_id"]]
         assert hashlib.sha256(row["pixels"]).hexdigest() == stored["adv_sha256"]
-        clean = load_image(entries[row["image_id"]], cell.geometry).transpose(1, 2, 0) / 255
+        own = load_image(entries[row["image_id"]], cell.geometry).transpose(1, 2, 0)
+        assert np.ascontiguousarray(own).tobytes() == row["clean_pixels"]
+        clean = own / 255
         adv = png / 255
         v = adv - clean
         assert stored["l2"] == pytest.approx(np.sqrt((v**2).sum()))
@@ -228,6 +230,20 @@ def test_extras_can_be_asked_for_later(tmp_path: Path) -> None:
     assert finished(more, records)
     assert records.positions("adversarials") == records.positions("trace") == set(range(10))
     assert_same_bits(frame_of(records), before)
+
+
+def test_the_first_images_can_be_kept_alone(tmp_path: Path) -> None:
+    """save_adversarials=3 keeps the first three of the selection, and is then finished."""
+    some = demo_cell(tmp_path, *VGG, "n_images=8", "save_adversarials=3")
+    records = run_cell(some)
+    assert records.positions("adversarials") == {0, 1, 2}
+    assert finished(some, records)
+    assert finished(demo_cell(tmp_path, *VGG, "n_images=8", "save_adversarials=2"), records)
+    more = demo_cell(tmp_path, *VGG, "n_images=8", "save_adversarials=5")
+    assert not finished(more, records)
+    assert run_cell(more).positions("adversarials") == set(range(5))
+    with pytest.raises(ConfigError, match="save_adversarials=-1 is no number of images"):
+        demo_cell(tmp_path, *VGG, "save_adversarials=-1")
 
 
 def test_scoring_reaches_all_that_is_saved(tmp_path: Path) -> None:

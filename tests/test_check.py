@@ -184,7 +184,9 @@ def test_saved_images_and_the_cache_are_counted(
     cell = expand([*QUICK, "save_adversarials=true"])[0]
     plain = expand([*QUICK])[0]
     extra = agr.check._record_bytes(cell) - agr.check._record_bytes(plain)
-    assert extra == 400 * 2 * 3 * 64 * 64
+    assert extra == 400 * 3 * 3 * 64 * 64  # clean and adversarial, and a PNG
+    some = expand([*QUICK, "save_adversarials=24"])[0]
+    assert agr.check._record_bytes(some) - agr.check._record_bytes(plain) == 24 * extra / 400
 
 
 def entries(counts: dict[int, int]) -> tuple[Entry, ...]:

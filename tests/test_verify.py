@@ -116,6 +116,9 @@ SPOILT: dict[str, tuple[str, Callable[[pd.DataFrame], Any], str]] = {
     "another image": (
         "adversarials", assign(pixels=bytes(64 * 64 * 3)), "is not the one that was scored",
     ),
+    "another clean image": (
+        "adversarials", assign(clean_pixels=bytes(64 * 64 * 3)), "isn't the one its norms are of",
+    ),
 }  # fmt: skip
 
 
