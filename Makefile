@@ -47,7 +47,7 @@ figures: setup ## run every missing cell of experiment=report and the sweeps ove
 claims: setup ## run every missing cell of experiment=report, judge the paper's claims (CLAIMS=my.yaml)
 	$(RUN) scripts/make_claims.py --run claims=$(CLAIMS) suite=$(SUITE) $(ARGS)
 
-report: setup ## the same cells as one HTML page, as text for a pull request, and as LaTeX
+report: setup ## all of it (188 cells) on one HTML page, as text for a pull request, and as LaTeX
 	$(RUN) scripts/make_report.py --run claims=$(CLAIMS) suite=$(SUITE) $(ARGS)
 
 bench: setup ## speed beside a bare loop and other libraries: make bench ARGS="--parts stops"

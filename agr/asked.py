@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from agr.compose import expand, without_flags
 from agr.config import Cell
 from agr.errors import ConfigError
+from agr.report.claims import load_claims
+from agr.report.outcomes import Outcomes
 from agr.report.tables import tables_folder
 from agr.run import run_first, without_shards, words
 
@@ -33,7 +36,7 @@ class Asked:
 
     def command(self, script: str) -> str:
         """The command that makes it again."""
-        return " ".join(["python", f"scripts/{script}.py", ITSELF, *self.words])
+        return shlex.join(["python", f"scripts/{script}.py", ITSELF, *self.words])
 
 
 def asked_for(arguments: Sequence[str], *, sweeps: bool = False) -> Asked:
@@ -49,11 +52,13 @@ def asked_for(arguments: Sequence[str], *, sweeps: bool = False) -> Asked:
     given = [word for word in given if not word.startswith("claims=")]
     asked = without_shards(without_flags(words(given, "experiment=report")))
     cells = expand(asked)
+    name = claims[0] if claims else CLAIMS
+    load_claims(name)  # what is wrong with either is said before anything is run
+    Outcomes(cells)
     over_eps = _over_eps(asked, cells) if sweeps and "experiment=report" in asked else []
     if ITSELF in arguments:
         for each in (asked, *over_eps):
             run_first(each)
-    name = claims[0] if claims else CLAIMS
     shown = asked if name == CLAIMS else [*asked, f"claims={name}"]
     return Asked(shown, cells, name, [cell for each in over_eps for cell in expand(each)])
 

@@ -10,6 +10,7 @@ ones are run first. For example:
 import sys
 
 from agr.asked import asked_for
+from agr.report.outcomes import Outcomes
 from agr.report.verdicts import judge_claims, write_claims
 from agr.run import script
 
@@ -17,7 +18,7 @@ from agr.run import script
 def main() -> None:
     """Write the page of claims and print it."""
     asked = asked_for(sys.argv[1:])
-    verdicts = judge_claims(asked.cells, asked.claims)
+    verdicts = judge_claims(Outcomes(asked.cells), asked.claims)
     paths = write_claims(asked.cells, verdicts, asked.folder("claims"))
     print(paths[0].read_text(encoding="utf-8"))
     print("written:", *paths)

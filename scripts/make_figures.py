@@ -11,13 +11,14 @@ import sys
 
 from agr.asked import asked_for
 from agr.report.figures import Drawing, write_figures
+from agr.report.outcomes import Outcomes
 from agr.run import script
 
 
 def main() -> None:
     """Draw and write."""
     asked = asked_for(sys.argv[1:], sweeps=True)
-    drawing = Drawing(asked.cells, asked.sweeps)
+    drawing = Drawing(Outcomes(asked.cells), asked.sweeps)
     paths = write_figures(drawing, asked.folder("figures"), asked.command("make_figures"))
     for path in paths:
         if path.suffix == ".txt":

@@ -9,6 +9,7 @@ a folder of yours (--config-dir=my). With --run it runs the missing ones first. 
 import sys
 from collections.abc import Sequence
 
+from agr.asked import ITSELF
 from agr.compose import expand, without_flags
 from agr.config import Cell
 from agr.report.leaderboard import check_leaderboard, write_leaderboards
@@ -18,11 +19,11 @@ from agr.run import run_first, script, words
 
 def main() -> None:
     """Run what is missing if asked to, write the leaderboards and print the Markdown ones."""
-    given = [word for word in sys.argv[1:] if word != "--run"]
+    given = [word for word in sys.argv[1:] if word != ITSELF]
     asked = without_flags(words(given, "experiment=leaderboard"))
     cells = expand(asked)
     untargeted = check_leaderboard(cells)
-    if "--run" in sys.argv[1:]:
+    if ITSELF in sys.argv[1:]:
         run(asked, untargeted)
     paths = write_leaderboards(cells, tables_folder(cells, asked))
     for path in paths:

@@ -17,7 +17,7 @@ from agr.run import script
 def main() -> None:
     """Read the records and write."""
     asked = asked_for(sys.argv[1:], sweeps=True)
-    found = gather(asked.cells, asked.sweeps, asked.claims, [asked.command("make_report")])
+    found = gather(asked.cells, asked.sweeps, asked.claims, asked.command)
     print("written:", *write_report(found, asked.folder("report")))
 
 

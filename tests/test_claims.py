@@ -14,6 +14,7 @@ import pytest
 import yaml
 from scipy import stats
 
+from agr.asked import asked_for
 from agr.compose import expand
 from agr.config import Cell
 from agr.errors import ConfigError
@@ -206,7 +207,8 @@ def test_readings_play_the_papers_attacks(tmp_path: Path) -> None:
         record(cell, {"vgg19": ones(counts[cell.config.attack.name])})
     readings = {"AGR": {"with": {"agr": "agr"}, "without": {"agr": "agr_nostop"}}}
     claim = {"compare": [{**BETTER, "target": "vgg19"}]}
-    verdicts = judge_claims(cells, write(tmp_path, claim, readings=readings))
+    path = write(tmp_path, claim, readings=readings)
+    verdicts = judge_claims(Outcomes(cells), path)
     assert verdicts.columns == [PAPER, "with", "without"]
     ((_, found),) = verdicts.claims
     assert [found[c].verdict for c in verdicts.columns] == [
@@ -275,12 +277,80 @@ def test_what_is_not_run_is_said(tmp_path: Path) -> None:
     found = judged([ifgsm, mifgsm, agr], path)
     assert found.verdict == "undecided"  # though all that is run supports it
     assert "of 3 comparisons 3 supported; 3 are not run" in found.why
-    text = page(judge_claims([ifgsm, mifgsm, agr], path), [])
+    text = page(judge_claims(Outcomes([ifgsm, mifgsm, agr]), path), [])
     assert "missing: python -m agr.run" not in text  # the notes are the caller's
-    paths = write_claims([agr, mifgsm], judge_claims([agr, mifgsm], path), tmp_path / "out")
-    assert f"missing: {mifgsm.command()}".replace("[", r"\[") in paths[0].read_text().replace(
-        "[", r"\["
-    )
+    two = judge_claims(Outcomes([agr, mifgsm]), path)
+    text = write_claims([agr, mifgsm], two, tmp_path / "out")[0].read_text()
+    assert "- missing: python -m agr.run" in text
+    assert text.count("- missing:") == 1
+    assert "attack=mifgsm" in text
+
+
+def test_what_a_library_does_not_say_is_not_compared(tmp_path: Path) -> None:
+    """An attack of another library has no steps: nothing follows, in whichever direction."""
+    ifgsm, _, agr, _ = cells_of(tmp_path)
+    record(agr, {"vgg16": ones(N)}, steps_used=3)
+    record(ifgsm, {"vgg16": ones(N)}, steps_used=None)
+    found = judged([ifgsm, agr], write(tmp_path, {"value": "steps_used", "compare": [BETTER]}))
+    assert (found.verdict, found.why) == ("not run", "no image that both sides count")
+
+
+def test_a_place_that_is_not_there_is_no_verdict(tmp_path: Path) -> None:
+    ifgsm, _, agr, _ = cells_of(tmp_path)
+    for cell in (ifgsm, agr):
+        record(cell, {"vgg16": ones(N)}, clean_pred=1)
+    typing = {"left": {"attack": "agr", "target": "vgg19"}, "right": {"target": "inc_v9"}}
+    found = judged([ifgsm, agr], write(tmp_path, {"compare": [typing]}))
+    assert found.verdict == "not run"
+    nobody = {"left": {"attack": "agrr"}, "right": {"attack": "ifgsm"}}
+    found = judged([ifgsm, agr], write(tmp_path, {"compare": [nobody]}))
+    assert found.why == "there is no such place in these cells"
+
+
+def test_targets_that_are_named_need_not_be_of_the_group(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, "targets=[vgg16,vgg19,vgg19/jpeg75,inc_v3]")
+    ifgsm, agr = cells[0], cells[2]
+    record(agr, dict.fromkeys(agr.targets, ones(N)))
+    record(ifgsm, dict.fromkeys(ifgsm.targets, ones(0)))
+    named = BETTER | {"target": ["vgg19/jpeg75", "inc_v3"]}
+    found = judged([ifgsm, agr], write(tmp_path, {"compare": [named]}))
+    assert [c.left.target for c in found.compared] == ["vgg19/jpeg75", "inc_v3"]
+    found = judged([ifgsm, agr], write(tmp_path, {"compare": [BETTER | {"pairs": "black-box"}]}))
+    assert [c.left.target for c in found.compared] == ["vgg19"]
+
+
+def test_nothing_is_compared_with_itself_or_twice(tmp_path: Path) -> None:
+    ifgsm, _, agr, _ = cells_of(tmp_path)
+    record(agr, {"vgg19": ones(N)})
+    record(ifgsm, {"vgg19": ones(0)})
+    both = BETTER | {"right": {"attack": ["agr", "ifgsm"]}, "target": "vgg19"}
+    found = judged([ifgsm, agr], write(tmp_path, {"compare": [both, both]}))
+    assert [c.right.attack for c in found.compared] == ["ifgsm"]
+    assert found.verdict == "supported"
+
+
+def test_a_file_of_claims_reads_no_environment(tmp_path: Path) -> None:
+    path = Path(write(tmp_path, {"compare": [BETTER], "says": "${oc.env:HOME}"}))
+    claims, _ = load_claims(str(path))
+    assert claims.claims[0].says == "${oc.env:HOME}"
+
+
+def test_what_is_wrong_is_said_before_anything_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Any] = []
+    monkeypatch.setattr("agr.asked.run_first", ran.append)
+    words = ["--run", f"outputs={tmp_path}", "n_images=2", "norm=linf", "source=vgg16"]
+    with pytest.raises(ConfigError, match="claims=nonsense"):
+        asked_for([*words, "claims=nonsense"])
+    with pytest.raises(ConfigError, match="is there twice"):
+        asked_for([*words, "seed=0,1"])
+    assert ran == []
+    asked = asked_for([*words, "attack=agr,ifgsm"], sweeps=True)
+    assert [w[0] for w in ran] == ["experiment=report", "experiment=eps_linf"]
+    assert len(asked.cells) == 2
+    assert {c.config.eps for c in asked.sweeps} == {1, 2, 4, 6, 10, 16}
+    assert f"outputs={tmp_path}" in asked.command("make_report")
 
 
 def test_equal_reasons_are_said_once() -> None:
@@ -298,7 +368,7 @@ def test_two_cells_at_one_place_are_refused(tmp_path: Path) -> None:
 def test_places_are_those_of_the_sources_group(tmp_path: Path) -> None:
     cell = cells_of(tmp_path, "targets=[vgg19,inc_v3]")[0]
     assert Outcomes([cell]).places() == [Place("linf", "vgg16", "ifgsm", "vgg19")]
-    assert Outcomes([cell]).places(targets=False) == [Place("linf", "vgg16", "ifgsm", "")]
+    assert Outcomes([cell]).places("none") == [Place("linf", "vgg16", "ifgsm", "")]
 
 
 # ---- files of claims -----------------------------------------------------------------------------
@@ -317,6 +387,17 @@ def test_places_are_those_of_the_sources_group(tmp_path: Path) -> None:
         ({"compare": [BETTER | {"left": {"atack": "agr"}}]}, {}, "atack is no part of a place"),
         ({"compare": [BETTER | {"right": {}}]}, {}, "right: is empty"),
         ({"compare": [BETTER | {"pairs": "white"}]}, {}, "pairs: white"),
+        (
+            {"compare": [BETTER | {"pairs": "white-box"}], "value": "rel_l2"},
+            {},
+            "rel_l2 is measured of an image, whatever the target",
+        ),
+        ({"compare": [BETTER]}, {"readings": {"a": {}}}, "readings: a: name at least one"),
+        (
+            {"compare": [BETTER]},
+            {"readings": {"a": {"as printed": {}}}},
+            "name at least one, and none 'as printed'",
+        ),
         ({"compare": ["agr"]}, {}, "claims"),
         (
             {"compare": [BETTER]},

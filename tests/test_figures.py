@@ -15,10 +15,11 @@ from PIL import Image
 from agr.compose import expand
 from agr.config import Cell
 from agr.errors import ConfigError
-from agr.report.figures import Drawing, image_of, series, write_figures
-from agr.report.figures.images import gain_of, rows_of_images, scaled
+from agr.report.figures import Drawing, encoded, series, write_figures
+from agr.report.figures.images import rows_of_images
 from agr.report.figures.style import COLOURS, SETTINGS, looks
 from agr.report.outcomes import Outcomes
+from agr.report.perturbations import factor_of, scaled
 from agr.report.statistics import wilson
 from tests.madeup import record
 
@@ -54,7 +55,7 @@ def test_cells_without_a_trace_have_no_steps(tmp_path: Path) -> None:
     (cell,) = cells_of(tmp_path, "source=vgg16")
     record(cell, {"vgg16": [1] * N})
     assert series.by_step(Outcomes([cell])).empty
-    names = {each.name for each in Drawing([cell]).figures()}
+    names = {each.name for each in Drawing(Outcomes([cell])).figures()}
     assert names == {"transfer-linf", "frontier", "distributions"}
 
 
@@ -100,16 +101,39 @@ def test_steps_needed_and_quantiles(tmp_path: Path) -> None:
     (cell,) = cells_of(tmp_path, "source=vgg16")
     columns = {"first_success_step": [1, 3, 3, None], "source_adv_pred": [1, 1, 1, 0]}
     record(cell, {"vgg16": [1, 1, 1, 0]}, rel_l2=[0.1, 0.2, 0.3, 0.4], **columns)
-    steps = series.needed(Outcomes([cell]))
+    steps = series.steps_needed(Outcomes([cell]))
     assert dict(zip(steps["step"], steps["share"], strict=True)) == {-1: 25, 1: 25, 3: 50}
     assert series.norms(Outcomes([cell]))["q50"].tolist() == pytest.approx([0.25])
+
+
+def test_one_silent_image_or_one_at_the_start_hides_nothing(tmp_path: Path) -> None:
+    """An image without an answer was never fooled; one may be fooled before any step."""
+    (cell,) = cells_of(tmp_path, "source=vgg16")
+    columns = {"first_success_step": [0, 2, 2, None], "source_adv_pred": [1, 1, 1, -1]}
+    record(cell, {"vgg16": [1, 1, 1, 0]}, rel_l2=0.1, **columns)
+    steps = series.steps_needed(Outcomes([cell]))
+    assert dict(zip(steps["step"], steps["share"], strict=True)) == {-1: 25, 0: 25, 2: 50}
+    drawn = {each.name: each for each in Drawing(Outcomes([cell])).figures()}
+    left = drawn["distributions"].figure.axes[0]
+    shown = [text.get_text() for text in left.texts]
+    assert sum(map(int, shown)) == 100
+
+
+def test_images_that_are_all_alike_are_drawn(tmp_path: Path) -> None:
+    """A third of the targets of each of ten images: the mean lies beside its own interval."""
+    cells = expand([f"outputs={tmp_path}", "n_images=10", "attack=ifgsm", "source=vgg16",
+                    "targets=[vgg16,vgg19,res152,inc_v3]"])  # fmt: skip
+    own = {"vgg16": [1] * 10, "vgg19": [1] * 10, "res152": [0] * 10, "inc_v3": [0] * 10}
+    record(cells[0], own, rel_l2=0.1 / 3)
+    names = [each.name for each in Drawing(Outcomes(cells)).figures()]
+    assert "frontier" in names
 
 
 def test_nobody_looked_is_not_never(tmp_path: Path) -> None:
     """A null step of a fooled image says that no iterate was looked at."""
     (cell,) = cells_of(tmp_path, "source=vgg16")
     record(cell, {"vgg16": [1] * N}, source_adv_pred=1)
-    assert series.needed(Outcomes([cell])).empty
+    assert series.steps_needed(Outcomes([cell])).empty
 
 
 # ---- how they look -------------------------------------------------------------------------------
@@ -117,7 +141,8 @@ def test_nobody_looked_is_not_never(tmp_path: Path) -> None:
 
 def test_a_stop_changes_the_line_and_not_the_colour(tmp_path: Path) -> None:
     names = "attack=ifgsm,ifgsm_stop,mifgsm,mifgsm_stop,agr,agr_nostop,agr_literal"
-    found = looks(cells_of(tmp_path, names))
+    cells = cells_of(tmp_path, names)
+    found = looks(cells, Outcomes(cells).titles())
     assert found["ifgsm"].colour == found["ifgsm_stop"].colour
     assert found["agr"].colour == found["agr_nostop"].colour
     kinds = ("ifgsm", "mifgsm", "agr", "agr_literal")
@@ -140,14 +165,17 @@ def test_first_colours_can_be_told_apart_without_red_and_green() -> None:
 
 
 def test_perturbations_are_scaled_around_grey() -> None:
-    clean = np.full((2, 2, 3), 100, np.uint8)
+    clean = np.full((20, 20, 3), 100, np.uint8)
     adversarial = clean.copy()
     adversarial[0, 0] = 110, 90, 100
-    assert scaled(clean, adversarial, 12)[0, 0].tolist() == [248, 8, 128]
-    v = np.abs(adversarial.astype(int) - clean)
-    assert gain_of([np.full((4, 4, 3), 10)]) == 12  # 127.5 / 10
-    assert gain_of([v * 0]) == 50
-    assert gain_of([np.full((4, 4, 3), 300)]) == 1
+    assert scaled(clean, adversarial, 10)[0, 0].tolist() == [228, 28, 128]
+    assert factor_of([(clean, clean + np.uint8(10))]) == 10  # 20 would leave what can be shown
+    assert factor_of([(clean, clean + np.uint8(1)), (clean, clean + np.uint8(2))]) == 50
+    assert factor_of([(clean, clean + np.uint8(150))]) == 1
+    assert factor_of([(clean, clean)]) == 1
+    few = (clean + np.uint8(1)).astype(np.uint8)
+    few[0, 0] = 0  # three values of 1,200 may be cut off
+    assert factor_of([(clean, few)]) == 100
 
 
 def test_pictures_are_of_the_saved_images(tmp_path: Path) -> None:
@@ -163,12 +191,12 @@ def test_pictures_are_of_the_saved_images(tmp_path: Path) -> None:
     found = rows_of_images(Outcomes(cells), "linf")
     assert found is not None
     rows, gain, facts = found
-    assert gain == 12
+    assert gain == 10
     assert [title for title, _, _ in rows] == ["I-FGSM", "AGR"]
     for (_, images, texts), size in zip(rows, (10, 2), strict=True):
         assert np.array_equal(images[0], clean[0])
         assert np.array_equal(images[2], clean[0] + size)
-        assert (images[1] == 128 + 12 * size).all() or (images[1] == 127 + 12 * size).all()
+        assert (images[1] == 128 + 10 * size).all()
         taken = f"{size // 2} step{'s' if size > 2 else ''}"
         assert texts == ["class 3, 98%", f"{taken}, 3.4 % of the image", "class 7, 50%"]
     assert facts["image_id"].tolist() == ["image0", "image0"]
@@ -190,7 +218,7 @@ def drawing(tmp_path: Path) -> Drawing:
     for cell in [*cells, *sweeps]:
         own = {t: [1, 0, 0, 0] for t in cell.targets} | {cell.source: [1] * N}
         record(cell, own, traces=steps, images=[(clean, clean + 5)] * N, **facts)
-    return Drawing(cells, sweeps)
+    return Drawing(Outcomes(cells), sweeps)
 
 
 def test_each_figure_has_its_data_and_command_beside_it(drawing: Drawing, tmp_path: Path) -> None:
@@ -218,14 +246,14 @@ def test_each_figure_has_its_data_and_command_beside_it(drawing: Drawing, tmp_pa
 def test_figures_are_the_same_every_time(drawing: Drawing) -> None:
     def files() -> list[bytes]:
         some = [each for each in drawing.figures() if each.name in ("figure3", "frontier")]
-        return [image_of(each.figure, kind) for each in some for kind in ("png", "pdf")]
+        return [encoded(each.figure, kind) for each in some for kind in ("png", "pdf")]
 
     assert files() == files()
 
 
 def test_nothing_finished_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none of these 1 cells is finished: run them first"):
-        Drawing(cells_of(tmp_path, "source=vgg16"))
+        Drawing(Outcomes(cells_of(tmp_path, "source=vgg16")))
 
 
 def test_the_script_draws_without_torch(drawing: Drawing, tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_a_charts_numbers_are_a_table() -> None:
     made = chart_room.table(Chart("c", "C", "", {"data": traces, "layout": layout}))
     assert made
     assert list(made.header) == ["series", "eps", "ASR"]
-    expected = [["AGR", "1", "0.5 ± 0.1"], ["AGR", "2", "— ± 0.2"], ["DI", "0", "0.5"]]
+    expected = [["AGR", "1", "0.5 [0.4, 0.6]"], ["AGR", "2", "—"], ["DI", "0", "0.5"]]
     assert [list(row) for row in made.rows] == expected
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from agr.report.page import Page, Shot, render
-from agr.report.page import images as image_room
 from agr.report.page.escapes import size
+from agr.report.perturbations import scaled
 from tests.browser import HOSTILE, NEGATIVE, a_page, chromium, decoded, opened, shots, table
 
 # One worker has the browser.
@@ -178,7 +178,9 @@ def test_with_loss_the_nearest_of_all_images_is_the_right_one(browser: Any, tmp_
             pick(tab, shot)
             seen = shown(tab, "difference")
             alike = [s for s in many if s.clean.shape == seen.shape]
-            far = [np.abs(image_room.difference(s, 10).astype(int) - seen).mean() for s in alike]
+            far = [
+                np.abs(scaled(s.clean, s.adversarial, 10).astype(int) - seen).mean() for s in alike
+            ]
             assert alike[int(np.argmin(far))] is shot
 
 

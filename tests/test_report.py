@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ ATTACKS = ("ifgsm", "mifgsm", "agr")
 def cells_of(outputs: Path, *words: str) -> list[Cell]:
     asked = [f"outputs={outputs}", f"n_images={N}", "norm=linf", *words]
     return expand([f"attack={','.join(ATTACKS)}", "source=vgg16,inc_v3", *asked])
+
+
+def command(script: str) -> str:
+    return f"python scripts/{script}.py --run seed=0"
 
 
 def ones(many: int) -> list[int]:
@@ -97,7 +102,7 @@ def cells(tmp_path: Path) -> list[Cell]:
 
 
 def test_the_page_says_everything(cells: list[Cell], tmp_path: Path) -> None:
-    found = gather(cells, [], "agr_paper", ["python scripts/make_report.py --run seed=0"])
+    found = gather(cells, [], "agr_paper", command)
     shown = page(found)
     assert shown.notice == "demo suite: stand-in networks, not the paper's"
     assert dict(shown.summary)["cells"] == "6 of 6 finished"
@@ -142,15 +147,72 @@ def test_the_sample_is_shared_out_among_groups(cells: list[Cell]) -> None:
 
 
 def test_results_fit_into_a_comment(cells: list[Cell], tmp_path: Path) -> None:
-    found = gather(cells, [], "agr_paper", ["the command"])
+    found = gather(cells, [], "agr_paper", command)
     text = results(found)
     assert len(text) < 65_536
     assert "**demo suite: stand-in networks, not the paper's**" in text
-    for part in ("Table 1: ASR", "Claims of Xiao", "Leaderboard: mean", "- \\`the command\\`"):
+    for part in (
+        "Table 1: ASR",
+        "Claims of Xiao",
+        "Leaderboard: mean",
+        "python scripts/make_report.py",
+    ):
         assert part.replace("\\`", "`") in text
     assert text.count("<details>") == text.count("</details>") == 5
     # Markdown inside of HTML needs empty lines around it
     assert all(block.startswith("\n\n") for block in re.split("</summary>", text)[1:])
+
+
+def test_titles_are_text_wherever_they_stand(tmp_path: Path) -> None:
+    """Markup of HTML, Markdown, LaTeX, matplotlib and Plotly in a title means nothing."""
+    title = r"<a href='https://x.example'>a</a> $\foo{$ *b* | ε ﷽"
+    found = cells_of(tmp_path)
+    cells = [replace(c, config=replace(c.config, attack=replace(c.config.attack, title=title)))
+             for c in found]  # fmt: skip
+    fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
+    told = gather(cells, [], "agr_paper", command)
+    shown = page(told)
+    charts = str([chart.plotly for chart in shown.charts])
+    assert "<a" not in charts
+    assert "&lt;a" in charts
+    assert "<a" not in re.sub(r"\\<", "", results(told))
+    assert tex(told.tables).isascii()
+    # all three have one title: their names tell them apart
+    assert {s.attack for s in shown.shots} == {f"{title} ({name})" for name in ATTACKS}
+    assert "<a href" not in render(shown)
+
+
+def test_targeted_attacks_have_no_leaderboard(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, "attack.targeted=true")
+    fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
+    shown = page(gather(cells, [], "agr_paper", command))
+    assert shown.leaderboards == []
+    assert "frontier" not in {figure.name for figure in shown.figures}
+
+
+def test_targets_elsewhere_are_shown_where_they_are_all_there_is(tmp_path: Path) -> None:
+    """Cells scored on another group's network, or on a defended one, have their tables."""
+    for words in ("targets=[vgg19/jpeg75,vgg16]", "targets=[res152/median2]"):
+        cells = cells_of(tmp_path / str(len(words)), words, "source=vgg16")
+        fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
+        shown = page(gather(cells, [], "agr_paper", command))
+        assert not [note for note in shown.tables[0].notes if note.startswith("missing")]
+        assert "25.0 [" in str(shown.tables[0].rows)
+        assert "MI-FGSM" in str(shown.further[0].rows)
+    alone = cells_of(tmp_path / "alone", "targets=[inc_v4]", "source=vgg16")
+    fill(alone, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
+    assert "25.0 [" in str(page(gather(alone, [], "agr_paper", command)).tables[0].rows)
+
+
+def test_a_network_without_an_answer_is_shown_as_one(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, "source=vgg16")
+    fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
+    shots = shots_of(Outcomes(cells))
+    silent = shots[0].answers["VGG19"]._replace(adv_pred=-1, adv_conf=float("nan"))
+    shots[0].answers["VGG19"] = silent  # type: ignore[index]
+    shown = page(gather(cells, [], "agr_paper", command))
+    text = render(replace(shown, shots=shots))
+    assert "NaN" not in text.partition('id="shots">')[2].partition("</script>")[0]
 
 
 def test_what_is_too_long_for_a_comment_is_named() -> None:
@@ -162,7 +224,7 @@ def test_what_is_too_long_for_a_comment_is_named() -> None:
 
 
 def test_older_files_are_replaced_and_whole(cells: list[Cell], tmp_path: Path) -> None:
-    found = gather(cells, [], "agr_paper", ["x"])
+    found = gather(cells, [], "agr_paper", command)
     for _ in range(2):
         paths = write_report(found, tmp_path / "report")
     assert sorted(p.name for p in (tmp_path / "report").iterdir()) == sorted(p.name for p in paths)
@@ -171,12 +233,12 @@ def test_older_files_are_replaced_and_whole(cells: list[Cell], tmp_path: Path) -
 
 def test_several_seeds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is there twice: give one eps, seed"):
-        gather(cells_of(tmp_path, "seed=0,1"), [], "agr_paper", [])
+        gather(cells_of(tmp_path, "seed=0,1"), [], "agr_paper", command)
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX (Debian's texlive)")
 def test_latex_compiles_alone_and_inside_of_a_paper(cells: list[Cell], tmp_path: Path) -> None:
-    text = tex(gather(cells, [], "agr_paper", []).tables)
+    text = tex(gather(cells, [], "agr_paper", command).tables)
     assert text.isascii()
     (tmp_path / "tables.tex").write_text(text)
     paper = r"""\documentclass{article}\usepackage{booktabs,graphicx}

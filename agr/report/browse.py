@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from agr.config import Cell
 from agr.records import Records, image_of
 from agr.report.outcomes import Outcomes
 from agr.report.page import Answer, Shot
+from agr.report.perturbations import Image
 from agr.report.results import norm_title
 
 SAMPLE = 24  # images, of all groups together
@@ -19,7 +17,6 @@ COLUMNS = [
     *("position", "image_id", "label", "target", "clean_pred", "clean_conf", "adv_pred"),
     *("adv_conf", "success", "steps_used", "rel_l2", "linf", "cosine"),
 ]
-Image = NDArray[np.uint8]
 
 
 def shots_of(outcomes: Outcomes) -> list[Shot]:
@@ -28,7 +25,7 @@ def shots_of(outcomes: Outcomes) -> list[Shot]:
     The selection's order is a seeded one, so that its first images are a sample. Only images that
     were saved.
     """
-    finished = [p for p in outcomes.places(targets=False) if outcomes.finished(p)]
+    finished = [p for p in outcomes.places("none") if outcomes.finished(p)]
     groups: dict[str, list[Cell]] = {}
     for place in finished:
         cell = outcomes.cell(place)
@@ -39,7 +36,7 @@ def shots_of(outcomes: Outcomes) -> list[Shot]:
     for i, (group, cells) in enumerate(groups.items()):
         mine = SAMPLE // len(groups) + (i < SAMPLE % len(groups))
         for cell in cells:
-            found += _shots(cell, group, mine, clean)
+            found += _shots(cell, group, mine, clean, outcomes.titles())
     return found
 
 
@@ -50,7 +47,11 @@ def group_of(cell: Cell) -> str:
 
 
 def _shots(
-    cell: Cell, group: str, many: int, clean: dict[tuple[str, str], Image]
+    cell: Cell,
+    group: str,
+    many: int,
+    clean: dict[tuple[str, str], Image],
+    names: Mapping[str, str],
 ) -> Iterator[Shot]:
     records = Records(cell.folder)
     positions = set(sorted(records.positions("adversarials"))[:many])
@@ -65,10 +66,16 @@ def _shots(
             if mine:
                 key = (group, saved["image_id"])
                 clean.setdefault(key, image_of(saved, "clean_pixels"))
-                yield _shot(cell, group, clean[key], image_of(saved), mine)
+                yield _shot(cell, group, names, (clean[key], image_of(saved)), mine)
 
 
-def _shot(cell: Cell, group: str, clean: Image, adversarial: Image, rows: list[Any]) -> Shot:
+def _shot(
+    cell: Cell,
+    group: str,
+    names: Mapping[str, str],
+    images: tuple[Image, Image],
+    rows: list[Any],
+) -> Shot:
     """One image with what all targets said of it."""
     first, c = rows[0], cell.config
     return Shot(
@@ -76,13 +83,13 @@ def _shot(cell: Cell, group: str, clean: Image, adversarial: Image, rows: list[A
         label=int(first["label"]),
         group=group,
         norm=f"{norm_title(c.norm.name)} = {c.eps:g}",
-        attack=c.attack.title,
-        source=cell.title(cell.source),
-        clean=clean,
-        adversarial=adversarial,
+        attack=names[c.attack.name],
+        source=names[cell.source],
+        clean=images[0],
+        adversarial=images[1],
         facts=_facts(first),
         answers={
-            cell.title(row["target"]): Answer(
+            names[row["target"]]: Answer(
                 int(row["clean_pred"]),
                 float(row["clean_conf"]),
                 int(row["adv_pred"]),

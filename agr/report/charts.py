@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape  # Plotly reads texts as a kind of HTML, links included
 from typing import Any
 
-from agr.report.figures import Drawing, series
+from agr.report.figures import Drawing
 from agr.report.figures.style import Look
 from agr.report.page import Chart
 
@@ -25,7 +26,7 @@ def charts_of(drawing: Drawing) -> list[Chart]:
 
 
 def _frontier(drawing: Drawing) -> Chart:
-    frame = series.frontier(drawing.outcomes)
+    frame = drawing.frontier
     norms = list(dict.fromkeys(frame["norm"]))
     traces = []
     order = {attack: i for i, attack in enumerate(drawing.looks)}
@@ -65,7 +66,7 @@ def _steps(drawing: Drawing, norm: str) -> Chart:
 
 
 def _matrix(drawing: Drawing, norm: str) -> Chart:
-    frame = series.matrix(drawing.outcomes)
+    frame, names = drawing.matrix, drawing.names
     frame = frame[frame["norm"] == norm]
     attacks = list(dict.fromkeys(frame["attack"]))
     targets = list(dict.fromkeys(frame["target"]))
@@ -81,10 +82,14 @@ def _matrix(drawing: Drawing, norm: str) -> Chart:
                 [_said(place, known.get(place), drawing.names) for place in r] for r in places
             ],
         }
-        trace |= {"type": "heatmap", "hoverinfo": "text", "name": drawing.looks[attack].title}
         trace |= {
-            "x": [drawing.names[t] for t in targets],
-            "y": [drawing.names[s] for s in sources],
+            "type": "heatmap",
+            "hoverinfo": "text",
+            "name": escape(drawing.looks[attack].title),
+        }
+        trace |= {
+            "x": [escape(names[t]) for t in targets],
+            "y": [escape(names[s]) for s in sources],
         }
         trace |= {"zmin": 0, "zmax": 100, "colorscale": "Cividis", "showscale": panel == 0}
         traces.append(trace | _axes(panel))
@@ -103,7 +108,7 @@ def _rounded(row: Any) -> float | None:
 
 def _said(place: tuple[str, str], row: Any, names: Mapping[str, str]) -> str:
     """What is shown where one points at a square."""
-    pair = f"{names[place[0]]} → {names[place[1]]}"
+    pair = escape(f"{names[place[0]]} → {names[place[1]]}")
     if _rounded(row) is None:
         return f"{pair}: no images"
     return f"{pair}: {row['asr']:.1f} % [{row['low']:.1f}, {row['high']:.1f}], n = {row['n']}"
@@ -114,8 +119,8 @@ def _styled(look: Look, panel: int, *, first: bool) -> Trace:
     symbol = SYMBOLS.get(look.marker, "circle") + ("-open" if look.stopped else "")
     return {
         "type": "scatter",
-        "name": look.title,
-        "legendgroup": look.title,
+        "name": escape(look.title),
+        "legendgroup": escape(look.title),
         "showlegend": first,
         "marker": {"color": look.colour, "symbol": symbol, "size": 8},
         **_axes(panel),
@@ -146,7 +151,7 @@ def _layout(titles: Sequence[str], x: str, y: str, *, reverse: bool = False) -> 
         left = {"title": {"text": y if panel % across == 0 else ""}}
         layout[f"yaxis{number}"] = left | ({"autorange": "reversed"} if reverse else {})
         layout["annotations"].append(
-            {"text": title, "showarrow": False, "x": 0.5, "y": 1.02, "yanchor": "bottom"}
+            {"text": escape(title), "showarrow": False, "x": 0.5, "y": 1.02, "yanchor": "bottom"}
             | {"xref": f"{axes['xaxis']} domain", "yref": f"{axes['yaxis']} domain"}
         )
     return layout

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
-from agr.errors import ConfigError, nearest
+from agr.errors import ConfigError, first_line, nearest
 from agr.explain import explain
 from agr.report.outcomes import Place, check_measure
 from agr.schema import PACKAGE, conf_dir
@@ -25,6 +26,7 @@ from agr.trust import check_yaml
 KEYS = Place._fields
 PAIRS = ("all", "white-box", "black-box")
 EXPECTED = {"higher": 1, "lower": -1}
+PAPER = "as printed"  # the column of the paper's own tables
 PAGE = "docs/claims.md lists them"
 POSSIBLE = ("mean_abs", "mean_abs_sym", "rel_l2")
 
@@ -44,6 +46,10 @@ class Compare:
     source: Any = None
     attack: Any = None
     target: Any = None
+
+    def names(self, key: str) -> bool:
+        """Whether the places are given by this key."""
+        return getattr(self, key) is not None or key in self.left
 
 
 @dataclass
@@ -107,7 +113,7 @@ def load_claims(name: str) -> tuple[Claims, dict[str, pd.DataFrame]]:
     path = find_claims(name)
     check_yaml(path)
     try:
-        told = OmegaConf.merge(OmegaConf.structured(Claims), OmegaConf.load(path))
+        told = OmegaConf.merge(OmegaConf.structured(Claims), _literal(_yaml(path)))
         claims: Any = OmegaConf.to_object(told)
     except ConfigKeyError as e:
         raise ConfigError(f"{path}: {e.full_key} is no key of a file of claims: {PAGE}") from e
@@ -115,6 +121,9 @@ def load_claims(name: str) -> tuple[Claims, dict[str, pd.DataFrame]]:
         raise ConfigError(f"{path}: {explain(e)}") from e
     for claim in claims.claims:
         _check(claim, claims, f"{path}: claim {claim.name}")
+    for title, options in claims.readings.items():
+        if not options or PAPER in options:
+            raise ConfigError(f"{path}: readings: {title}: name at least one, and none {PAPER!r}")
     names = [claim.name for claim in claims.claims]
     if twice := {n for n in names if names.count(n) > 1}:
         raise ConfigError(f"{path}: two claims have the name {twice.pop()}: give each its own")
@@ -127,6 +136,19 @@ def load_claims(name: str) -> tuple[Claims, dict[str, pd.DataFrame]]:
                 "give the paper's budget by norm"
             )
     return claims, printed
+
+
+def _yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _literal(node: Any) -> Any:
+    """Texts that mean what they say: a page of claims is shared, so it resolves no ${oc.env:…}."""
+    if isinstance(node, dict):
+        return {key: _literal(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_literal(value) for value in node]
+    return node.replace("${", "\\${") if isinstance(node, str) else node
 
 
 def find_claims(name: str) -> Path:
@@ -156,6 +178,12 @@ def _check(claim: Claim, claims: Claims, of: str) -> None:
         raise ConfigError(f"{of}: size: {claim.size}, eps: {claim.eps}: give numbers above 0")
     for compare in claim.compare:
         _check_compare(compare, of)
+        by_target = compare.pairs != "all" or compare.names("target") or "target" in compare.right
+        if by_target and claims.measures(claim) != ["asr"]:
+            raise ConfigError(
+                f"{of}: {claim.value} is measured of an image, whatever the target: leave out "
+                "pairs: and target:"
+            )
 
 
 def _check_compare(compare: Compare, of: str) -> None:
@@ -176,7 +204,9 @@ def _printed(printed: Printed, path: Path, name: str) -> pd.DataFrame:
     try:
         frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as e:
-        raise ConfigError(f"{path}: printed.{name}: {printed.file} cannot be read: {e}") from e
+        raise ConfigError(
+            f"{path}: printed.{name}: {printed.file} cannot be read: {first_line(e)}"
+        ) from e
     if lacking := {*KEYS[:3], printed.column} - {*frame.columns}:
         raise ConfigError(
             f"{path}: printed.{name}: {printed.file} lacks {', '.join(sorted(lacking))}: its "
@@ -204,7 +234,9 @@ def pairs_of(
         if compare.pairs != "all" and white.get(place) is not (compare.pairs == "white-box"):
             continue
         for values in itertools.product(*changes.values()):
-            yield place, place._replace(**dict(zip(changes, values, strict=True)))
+            other = place._replace(**dict(zip(changes, values, strict=True)))
+            if other != place:
+                yield place, other
 
 
 def _names(key: str, value: Any, named: Mapping[str, str]) -> list[str]:

@@ -10,14 +10,16 @@ import pandas as pd
 
 from agr.report.judge import compare_images
 from agr.report.outcomes import Outcomes, Place
+from agr.report.results import NAN
 from agr.report.statistics import LEVEL, holm, smallest_difference
-from agr.report.wording import NAN, Compared
+from agr.report.wording import Compared
 
 
 def differences(outcomes: Outcomes, norm: str) -> list[Compared]:
     """Every two attacks of a norm's table on each source and target, with Holm over all of them.
 
-    The left attack is the one with the higher rate. Only targets of the source's group.
+    The left attack is the one with the higher rate. Targets are those of the source's group, with
+    defended ones.
     """
     found = []
     for places in _pairs(outcomes, norm):
@@ -37,7 +39,7 @@ def differences(outcomes: Outcomes, norm: str) -> list[Compared]:
 def _pairs(outcomes: Outcomes, norm: str) -> list[list[Place]]:
     """The places of each source and target, one per attack."""
     found: dict[tuple[str, str], list[Place]] = {}
-    for place in outcomes.places():
+    for place in outcomes.places("defended"):
         if place.norm == norm and outcomes.finished(place):
             found.setdefault((place.source, place.target), []).append(place)
     return list(found.values())

@@ -8,7 +8,7 @@ neither on how many images it is nor which, so there only the direction counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from agr.report.claims import EXPECTED, Claim, Claims, Compare, pairs_of
 from agr.report.outcomes import MEASURES, Outcomes, Place
+from agr.report.results import NAN
 from agr.report.statistics import LEVEL, bootstrap, holm, mcnemar, smallest_difference
 from agr.report.wording import UNDECIDED, Compared, bounds_in_words, in_words, measure_title
 from agr.schema import LEVELS
 
-NAN = math.nan
 SUPPORTED, CONTRADICTED = "supported", "contradicted"
 NOT_RUN, NOT_PRINTED, NOT_ASKED = "not run", "not printed", "not asked"
 
@@ -88,6 +88,8 @@ class Judge:
                     verdict=verdict,
                 )
             )
+        if not found:
+            return Judgement(NOT_PRINTED, "the paper prints no such value")
         why = bounds_in_words(found, [c for c in found if c.verdict == CONTRADICTED], self.names)
         return Judgement(_of_all([c.verdict for c in found]), why, found)
 
@@ -109,7 +111,7 @@ class Judge:
 
     def _brightness(self, place: Place) -> NDArray[np.float64] | None:
         """The root mean square of every clean image of a source, [0, 1], from its norms."""
-        for known in self.outcomes.places(targets=False):
+        for known in self.outcomes.places("none"):
             if known.source == place.source and self.outcomes.finished(known):
                 images = self.outcomes.frame(known).drop_duplicates("image_id")
                 images = images[images["rel_l2"] > 0]  # of an unchanged image nothing follows
@@ -125,26 +127,34 @@ class Judge:
         """Whether the records bear a claim out, if `named` plays the paper's attacks."""
         if claim.possible:
             return Judgement(NOT_ASKED, "a question about the printed values alone")
-        measures = self.claims.measures(claim)
-        places = self.outcomes.places(targets="asr" in measures)
-        white = {p: self.outcomes.cell(p).white_box(p.target) for p in places if p.target}
-        pairs = [
-            pair
+        asked = dict.fromkeys(
+            (measure, *pair)
+            for measure in self.claims.measures(claim)
             for compare in claim.compare
-            for pair in pairs_of(self._among(claim, compare, named), places, white, named)
-        ]
-        ran = [(a, b) for a, b in pairs if self.outcomes.finished(a) and self.outcomes.finished(b)]
-        found = [
-            self._compared(measure, left, right) for measure in measures for left, right in ran
-        ]
-        if not found:
-            return Judgement(NOT_RUN, "nothing to compare is finished")
-        return _summed(_tested(found, claim), claim, self.names, len(pairs) - len(ran))
+            for pair in self._pairs(claim, compare, measure, named)
+        )
+        ran = [key for key in asked if all(map(self.outcomes.finished, key[1:]))]
+        tested = _tested([self._compared(*key) for key in ran], claim)
+        if not asked:
+            return Judgement(NOT_RUN, "there is no such place in these cells")
+        if not tested:
+            why = "no image that both sides count" if ran else "nothing to compare is finished"
+            return Judgement(NOT_RUN, why)
+        return _summed(tested, claim, self.names, len(asked) - len(ran))
+
+    def _pairs(
+        self, claim: Claim, compare: Compare, measure: str, named: Mapping[str, str]
+    ) -> Iterator[tuple[Place, Place]]:
+        """The places to compare: by target where it is about rates, of the group unless named."""
+        ours = "all" if compare.names("target") else "group"
+        places = self.outcomes.places(ours if measure == "asr" else "none")
+        white = {p: self.outcomes.cell(p).white_box(p.target) for p in places if p.target}
+        return pairs_of(self._among(claim, compare, named), places, white, named)
 
     def _among(self, claim: Claim, compare: Compare, named: Mapping[str, str]) -> Compare:
         """The comparison among the paper's attacks, where it names none itself."""
         table = self.printed.get(claim.value)
-        if compare.attack or "attack" in compare.left or table is None:
+        if compare.names("attack") or table is None:
             return compare
         return replace(compare, attack=list(dict.fromkeys(table["attack"])))
 
@@ -160,9 +170,10 @@ class Judge:
 def compare_images(a: pd.Series[float], b: pd.Series[float], blank: Compared) -> Compared:
     """Two series by image id, in the unit of a measure; `blank` says what they are.
 
-    Only the images that both have are compared. Rates are 100 or 0 of each image.
+    Only images of which both have a number are compared. Rates are 100 or 0 of each image.
     """
     both = pd.concat([a, b], axis=1, join="inner").to_numpy(dtype=float)
+    both = both[np.isfinite(both).all(axis=1)]  # what another library did not say
     if not len(both):
         return blank
     difference = both[:, 0] - both[:, 1]

@@ -7,7 +7,7 @@ once for each cell. Needs neither torch nor timm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 from agr.config import Cell
 from agr.errors import ConfigError, nearest
+from agr.naming import undefended
 from agr.report.results import count, norm_title, selected
 
 
@@ -87,11 +88,16 @@ class Outcomes:
             self._frames[key] = selected(self.cells[key])
         return self._frames[key]
 
-    def places(self, *, targets: bool = True) -> list[Place]:
-        """All places, in the cells' order: by target, those of the source's group; or without."""
+    def places(self, targets: str = "group") -> list[Place]:
+        """All places, in the cells' order, by target.
+
+        `targets` are those of the source's "group", these and defended ones of it ("defended"),
+        "all", or "none": places without a target.
+        """
         found = []
         for key, cell in self.cells.items():
-            own = in_group(cell).targets if targets else [""]
+            own = {"all": cell.targets, "none": [""]}.get(targets)
+            own = group_targets(cell, defended=targets == "defended") if own is None else own
             found += [Place(*key, target) for target in own]
         return found
 
@@ -111,11 +117,12 @@ class Outcomes:
 
     def titles(self) -> dict[str, str]:
         """What norms, attacks and networks are called, by name."""
-        found = {norm: norm_title(norm) for norm in ("linf", "l2")}
-        for (_, source, attack), cell in self.cells.items():
-            found |= {name: cell.title(name) for name in (source, *cell.targets)}
-            found[attack] = cell.config.attack.title
-        return found
+        networks: dict[str, str] = {}
+        for (_, source, _), cell in self.cells.items():
+            networks |= {name: cell.title(name) for name in (source, *cell.targets)}
+        attacks = {attack: cell.config.attack.title for (*_, attack), cell in self.cells.items()}
+        norms = {norm: norm_title(norm) for norm in ("linf", "l2")}
+        return distinct(networks) | distinct(attacks) | norms
 
     def missing(self) -> list[str]:
         """Lines that name the cells that aren't finished, by the commands that fill the gaps."""
@@ -125,10 +132,22 @@ class Outcomes:
         return [*lines, f"missing: {rest} more cells"] if rest > 0 else lines
 
 
+def group_targets(cell: Cell, *, defended: bool = False) -> list[str]:
+    """The targets of a cell that are of its source's group, perhaps behind a defense."""
+    known = cell.config.defenses if defended else ()
+    return [t for t in cell.targets if undefended(t, known)[0] in cell.group.networks]
+
+
 def in_group(cell: Cell) -> Cell:
-    """The cell with no targets but those of its source's group."""
-    targets = [t for t in cell.targets if t in cell.group.networks]
-    return replace(cell, config=replace(cell.config, targets=targets))
+    """The cell with no targets but those of its source's group, if it has any."""
+    own = group_targets(cell, defended=True)
+    return replace(cell, config=replace(cell.config, targets=own)) if own else cell
+
+
+def distinct(titles: Mapping[str, str]) -> dict[str, str]:
+    """Titles by name, with the name beside it where two have the same title."""
+    said = list(titles.values())
+    return {n: t if said.count(t) == 1 else f"{t} ({n})" for n, t in titles.items()}
 
 
 def check_measure(name: str, of: str) -> None:

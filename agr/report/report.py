@@ -6,13 +6,12 @@ tables.tex. Needs neither torch nor timm.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import html
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment
 
 from agr.config import Cell
 from agr.errors import printable
@@ -22,11 +21,20 @@ from agr.report import leaderboard
 from agr.report.browse import shots_of
 from agr.report.charts import charts_of
 from agr.report.differences import as_frame, best_and_equal, differences
-from agr.report.figures import Drawing, image_of
+from agr.report.figures import Drawing, encoded
 from agr.report.judge import NOT_ASKED, Judgement
 from agr.report.outcomes import Outcomes, in_group
 from agr.report.page import Claim, Figure, Page, Table, render
-from agr.report.tables import MARKDOWN, Sheet, Text, latex, markdown, setting, sheets_of
+from agr.report.tables import (
+    MARKDOWN,
+    TEX_TEMPLATES,
+    Sheet,
+    Text,
+    latex,
+    markdown,
+    setting,
+    sheets_of,
+)
 from agr.report.verdicts import LEGEND, Verdicts, grid, judge_claims, which_supports_which
 from agr.report.wording import Compared, described, measure_title, numbers_of
 
@@ -41,7 +49,7 @@ class Found:
     """What the records of some cells say."""
 
     cells: Sequence[Cell]
-    commands: Sequence[str]
+    command: Callable[[str], str]  # of a program of scripts/, by its name
     drawing: Drawing
     outcomes: Outcomes
     verdicts: Verdicts
@@ -52,21 +60,21 @@ class Found:
 
 
 def gather(
-    cells: Sequence[Cell], sweeps: Sequence[Cell], claims: str, commands: Sequence[str]
+    cells: Sequence[Cell], sweeps: Sequence[Cell], claims: str, command: Callable[[str], str]
 ) -> Found:
     """Read the records of cells and of sweeps over eps. Raises ConfigError."""
-    drawing = Drawing(cells, sweeps)
-    verdicts = judge_claims(cells, claims)
-    outcomes = drawing.outcomes
+    outcomes = Outcomes(cells)
+    drawing = Drawing(outcomes, sweeps)
+    untargeted = not all(cell.config.attack.targeted for cell in cells)
     runs = [run for cell in cells if (run := Records(cell.folder).run())]
     return Found(
         cells,
-        commands,
+        command,
         drawing,
         outcomes,
-        verdicts,
+        judge_claims(outcomes, claims),
         sheets_of([in_group(cell) for cell in cells]),
-        leaderboard.sheets_of(cells),
+        leaderboard.sheets_of(cells) if untargeted else [],
         {norm: differences(outcomes, norm) for norm in drawing.norms},
         runs,
     )
@@ -115,7 +123,7 @@ def page(found: Found) -> Page:
         further=[equals_of(found, norm) for norm in found.compared],
         provenance=provenance(found),
         cells=cells_table(found),
-        commands=found.commands,
+        commands=[found.command("make_report")],
     )
 
 
@@ -172,9 +180,9 @@ def figures_of(found: Found) -> list[Figure]:
         if len(drawn.data) <= READABLE:
             rows = [[_short(v) for v in row] for row in drawn.data.itertuples(index=False)]
             data = Table(f"{drawn.name}-data", drawn.title, list(drawn.data.columns), rows)
-        png = image_of(drawn.figure, "png")
+        png = encoded(drawn.figure, "png")
         figures.append(
-            Figure(drawn.name, drawn.title, drawn.caption, png, found.commands[-1], data)
+            Figure(drawn.name, drawn.title, drawn.caption, png, found.command("make_figures"), data)
         )
     return figures
 
@@ -235,7 +243,7 @@ def summary(found: Found) -> list[tuple[str, str]]:
     budgets = {f"{x.config.norm.name}": x.config.eps for x in found.cells}
     names = found.outcomes.titles()
     ended = sorted(s["ended"] for run in found.runs for s in run.get("sessions", []))
-    finished = sum(found.outcomes.finished(p) for p in found.outcomes.places(targets=False))
+    finished = sum(found.outcomes.finished(p) for p in found.outcomes.places("none"))
     machines = {run["numeric"]["device"] for run in found.runs if "numeric" in run}
     told = [
         ("suite", cell.suite.name),
@@ -275,7 +283,7 @@ def provenance(found: Found) -> list[tuple[str, str]]:
 def results(found: Found) -> str:
     """results.md: the tables, claims and provenance, folded, for a pull request.
 
-    Where it would be longer than a comment may be, the longest tables are left out, by name.
+    Where it would be longer than a comment may be, the longest parts are left out, by name.
     """
     plain = MARKDOWN.plain
     lines = [f"- {plain(term)}: {plain(text)}" for term, text in summary(found)]
@@ -287,7 +295,7 @@ def results(found: Found) -> str:
     folded = {f"Claims of {found.verdicts.paper}": f"{grid(found.verdicts)}\n\n{claims}"}
     folded |= {sheet.caption: markdown(sheet) for sheet in (*found.tables, *found.leaderboards)}
     origin = [f"- {plain(term)}: {plain(text)}" for term, text in provenance(found)]
-    folded["Provenance"] = "\n".join([*origin, *(f"- `{c}`" for c in found.commands)])
+    folded["Provenance"] = "\n".join([*origin, f"- {plain(found.command('make_report'))}"])
     return _short_enough(head, folded)
 
 
@@ -296,10 +304,10 @@ def _short_enough(head: str, folded: dict[str, str]) -> str:
     kept, left_out = dict(folded), list[str]()
     while True:
         parts = [
-            f"<details><summary>{MARKDOWN.plain(title)}</summary>\n\n{text.strip()}\n\n</details>"
+            f"<details><summary>{html.escape(title)}</summary>\n\n{text.strip()}\n\n</details>"
             for title, text in kept.items()
         ]
-        rest = f"Too long for a comment, in report.html: {'; '.join(left_out)}"
+        rest = MARKDOWN.plain(f"Too long for a comment, in report.html: {'; '.join(left_out)}")
         text = "\n\n".join([head, *([rest] if left_out else []), *parts]) + "\n"
         if len(text) <= MOST_IN_PULL_REQUEST or not kept:
             return text
@@ -308,10 +316,7 @@ def _short_enough(head: str, folded: dict[str, str]) -> str:
         del kept[longest]
 
 
-TEX_FILE = Environment(
-    block_start_string="<%", block_end_string="%>", variable_start_string="<<",
-    variable_end_string=">>", trim_blocks=True, lstrip_blocks=True, autoescape=False,
-).from_string(r"""% \input this into a paper that loads booktabs and graphicx, or compile it alone.
+TEX_FILE = TEX_TEMPLATES.from_string(r"""% For \input into a paper (booktabs, graphicx), or alone.
 \expandafter\ifx\csname @nodocument\endcsname\relax
 \let\agrend\relax
 \else

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr
 
 DRAWS_AT_ONCE = 1000  # of a bootstrap; all of a large table's would fill the memory
-KEPT = 20_000_000  # numbers of draws that are kept for the next bootstrap, 160 MB
+MANY = 2000  # clusters: their draws fill 160 MB
 FEW = 16  # distinct values of which a bootstrap draws counts, not values
 LEVEL = 0.05  # of tests; 1 - LEVEL is the confidence of intervals
 
@@ -57,11 +57,13 @@ def bootstrap(
     drawn whole, with replacement, as many as there are; a draw's mean is that of all its values.
     The ends are percentiles of the draws' means: Efron, Tibshirani: An introduction to the
     bootstrap (1993), chapter 13. p is twice the share of draws on the rarer side of 0, a draw at 0
-    on both sides, and at least 2 / (resamples + 1): Davison, Hinkley: Bootstrap methods and their
-    application (1997), section 4.2. Of few images a bootstrap is too sure, so p is never below what
-    a sign test of as many could give. For a difference on the same images, give their differences.
+    on both sides: Davison, Hinkley: Bootstrap methods and their application (1997), section 4.2.
+    Where no draw is there, p is the normal limit's. Of few images a bootstrap is too sure, so p is
+    never below what a sign test of as many could give. For a difference on the same images, give
+    their differences.
+    Above MANY clusters, draws would take minutes to give what the normal limit gives at once.
     Of values that are all the same the interval has no width; (nan, nan, 1) without values.
-    Raises ValueError unless there are as many clusters as values.
+    Raises ValueError unless there are as many clusters as values, all of them finite.
     """
     x = np.asarray(values, float)
     names = np.arange(x.size) if clusters is None else np.asarray(clusters)
@@ -69,43 +71,51 @@ def bootstrap(
         raise ValueError(f"{x.size} values are named {names.size} clusters")
     if not x.size:
         return Bootstrap(math.nan, math.nan, 1.0)
-    means = np.concatenate(list(_means(x, names, resamples, seed)))
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    rarer = float(min((means <= 0).sum(), (means >= 0).sum()))
-    least = 2 * 0.5 ** np.unique(names[x != 0]).size
-    p = max(2 * (1 + rarer) / (resamples + 1), least)
-    return Bootstrap(float(low), float(high), min(1.0, p))
-
-
-def _means(
-    x: NDArray[np.float64], names: NDArray[np.generic], resamples: int, seed: int
-) -> Iterator[NDArray[np.float64]]:
-    """The means of all draws, some at a time."""
+    if not np.isfinite(x).all():
+        raise ValueError("values that are no numbers have no mean")
     place = np.unique(names, return_inverse=True)[1]
-    sums, sizes = np.bincount(place, x), np.bincount(place)
+    sums: NDArray[np.float64] = np.bincount(place, x).astype(float)
+    sizes = np.bincount(place)
     different, counts = np.unique(x, return_counts=True)
     if len(sums) == len(x) and len(different) <= FEW:
         # To draw images is to draw how often each of their few values comes, which is quick.
         rng = np.random.default_rng(seed)
-        yield rng.multinomial(len(x), counts / len(x), resamples) @ different / len(x)
-        return
-    keep = len(sums) * resamples <= KEPT
-    for drawn in _kept(len(sums), resamples, seed) if keep else _draws(len(sums), resamples, seed):
-        yield (drawn @ sums) / (drawn @ sizes)
+        means = rng.multinomial(len(x), counts / len(x), resamples) @ different / len(x)
+    elif len(sums) > MANY:
+        return _limit(sums, sizes, confidence)
+    else:
+        drawn = _draws(len(sums), resamples, seed)
+        means = np.concatenate([(part @ sums) / (part @ sizes) for part in drawn])
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    rarer = float(min((means <= 0).sum(), (means >= 0).sum()))
+    p = 2 * (1 + rarer) / (resamples + 1)
+    if not rarer:  # so many draws can't tell how small it is
+        p = min(p, _limit(sums, sizes, confidence).p)
+    p = max(p, 2 * 0.5 ** np.unique(names[x != 0]).size)
+    # Rounding puts the mean of values that are all alike beside their own interval.
+    mean = float(x.mean())
+    return Bootstrap(min(mean, float(low)), max(mean, float(high)), min(1.0, p))
 
 
-def _draws(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+@lru_cache(maxsize=1)  # claims ask a thousand times about as many images
+def _draws(n: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]:
     """How often each of n clusters is drawn, a row per draw, some draws at a time."""
     rng = np.random.default_rng(seed)
-    for start in range(0, resamples, DRAWS_AT_ONCE):
-        many = min(DRAWS_AT_ONCE, resamples - start)
-        yield rng.multinomial(n, np.full(n, 1 / n), many).astype(float)
+    starts = range(0, resamples, DRAWS_AT_ONCE)
+    many = [min(DRAWS_AT_ONCE, resamples - start) for start in starts]
+    return tuple(rng.multinomial(n, np.full(n, 1 / n), m).astype(float) for m in many)
 
 
-@lru_cache(maxsize=1)
-def _kept(n: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]:
-    """The same: claims ask a thousand times about as many images."""
-    return tuple(_draws(n, resamples, seed))
+def _limit(sums: NDArray[np.float64], sizes: NDArray[np.int_], confidence: float) -> Bootstrap:
+    """What a bootstrap of very many clusters comes to: a normal distribution around the mean.
+
+    Its variance is that of the linearised ratio of sums: Davison, Hinkley (1997), section 2.7.
+    """
+    mean = float(sums.sum() / sizes.sum())
+    spread = float(np.sqrt(((sums - mean * sizes) ** 2).sum())) / float(sizes.sum())
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * spread
+    p = math.erfc(abs(mean) / spread / math.sqrt(2)) if spread else float(mean == 0)
+    return Bootstrap(mean - half, mean + half, p)
 
 
 def effective_number(clusters: ArrayLike) -> float:

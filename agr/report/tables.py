@@ -38,10 +38,11 @@ SIZES = {
 }
 NO_RUN = "—"
 
-LATEX = Environment(
+TEX_TEMPLATES = Environment(
     block_start_string="<%", block_end_string="%>", variable_start_string="<<",
     variable_end_string=">>", trim_blocks=True, lstrip_blocks=True, autoescape=False,
-).from_string(r"""% needs \usepackage{booktabs,graphicx}
+)  # fmt: skip
+LATEX = TEX_TEMPLATES.from_string(r"""% needs \usepackage{booktabs,graphicx}
 \begin{table}
 \centering
 \footnotesize
@@ -64,7 +65,7 @@ LATEX = Environment(
 \end{tabular}}
 \\[2pt] \parbox{\linewidth}{\scriptsize << notes | join(" \\\\ ") >>}
 \end{table}
-""")  # fmt: skip
+""")
 
 
 class Text(NamedTuple):
@@ -82,8 +83,13 @@ SIGNS = {
     **{sign: f"${sign}$" for sign in "<>|"},
     **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
     **{"∞": r"$_\infty$", "—": "---", "±": r"$\pm$", "→": r"$\to$", "‖": r"$\|$"},
-    **{"₂": "$_2$", "·": r"$\cdot$"},
+    **{"₂": "$_2$", "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$", "ε": r"$\epsilon$"},
+    **{"β": r"$\beta$", "δ": r"$\delta$", "μ": r"$\mu$", "φ": r"$\varphi$", "√": r"$\sqrt{}$"},
+    **{"“": "``", "”": "''", "…": r"\ldots{}"},
 }
+
+
+LATIN = "\u0180"  # what pdflatex knows without further packages; of other letters it makes an error
 
 
 def _markdown_of(value: str) -> str:
@@ -92,7 +98,8 @@ def _markdown_of(value: str) -> str:
 
 def _tex_of(value: str) -> str:
     """Text for LaTeX; "[" or "*" at its beginning would belong to the line break before."""
-    tex = "".join(SIGNS.get(sign, sign) for sign in printable(value))
+    known = (SIGNS.get(s, s if s < LATIN else "?") for s in printable(value))
+    tex = "".join(known)
     return f"{{{tex[0]}}}{tex[1:]}" if tex.startswith(("[", "*")) else tex
 
 

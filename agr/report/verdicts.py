@@ -10,13 +10,12 @@ import pandas as pd
 from tabulate import tabulate
 
 from agr.config import Cell
-from agr.report.claims import Claim, load_claims
+from agr.report.claims import PAPER, Claim, load_claims
 from agr.report.judge import CONTRADICTED, SUPPORTED, Judge, Judgement
 from agr.report.outcomes import Outcomes, Place
 from agr.report.tables import MARKDOWN, setting
 from agr.report.wording import UNDECIDED, Compared
 
-PAPER = "as printed"
 SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?"}
 LEGEND = (
     "✓ supported: each of a claim's comparisons is, after Holm's correction over all of them (5 %)",
@@ -40,10 +39,9 @@ class Verdicts(NamedTuple):
     missing: list[str]
 
 
-def judge_claims(cells: Sequence[Cell], name: str) -> Verdicts:
-    """Judge the claims of a file on the records of `cells`. Raises ConfigError."""
+def judge_claims(outcomes: Outcomes, name: str) -> Verdicts:
+    """Judge the claims of a file on records. Raises ConfigError."""
     claims, printed = load_claims(name)
-    outcomes = Outcomes(cells)
     judge = Judge(claims, printed, outcomes)
     variants = claims.variants()
     found = []

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agr.report.outcomes import MEASURES, Place
+from agr.report.results import NAN
 
-NAN = math.nan
 UNDECIDED = "undecided"
 
 
@@ -51,7 +51,8 @@ def in_words(c: Compared, names: Mapping[str, str]) -> str:
     if c.n:
         said += f" [{c.low:+.{digits}f}, {c.high:+.{digits}f}], p {p_words(c.p_holm)}, n = {c.n}"
     if c.verdict == UNDECIDED and c.smallest == c.smallest:
-        said += f" (so many images can't show a difference below {c.smallest:.1f} points)"
+        least = f"below {c.smallest:.1f} points" if math.isfinite(c.smallest) else "at all"
+        said += f" (so many images can't show a difference {least})"
     return said
 
 
@@ -64,7 +65,7 @@ def bounds_in_words(
         for c in over
     )
     said = f"{len(over)} of the {len(found)} printed values cannot be ({named})"
-    said = said if over else f"none of the {len(found)} printed values is too large"
+    said = said if over else f"none of the {len(found)} printed values is surely too large"
     images = max(c.n for c in found)
     return f"{said}; the bound is a mean over {images} images of the records" if images else said
 

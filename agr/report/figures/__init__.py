@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from agr.config import Cell
 from agr.errors import ConfigError
+from agr.files import write_whole
 from agr.report.figures import draw, series
 from agr.report.figures.images import rows_of_images
 from agr.report.figures.style import Look, looks, styled
@@ -37,18 +39,32 @@ class Drawn:
 class Drawing:
     """All figures of some cells, and of sweeps over eps of the same attacks."""
 
-    def __init__(self, cells: Sequence[Cell], sweeps: Sequence[Cell] = ()):
-        """Raises ConfigError if two cells stand at one place, or none is finished."""
-        self.outcomes, self.sweeps = Outcomes(cells), list(sweeps)
-        if not any(self.outcomes.finished(p) for p in self.outcomes.places(targets=False)):
+    def __init__(self, outcomes: Outcomes, sweeps: Sequence[Cell] = ()):
+        """Raises ConfigError if no cell is finished."""
+        self.outcomes, self.sweeps = outcomes, list(sweeps)
+        self.cells = list(outcomes.cells.values())
+        if not series.finished(outcomes):
             raise ConfigError(
-                f"none of these {len(cells)} cells is finished: run them first, or add --run"
+                f"none of these {len(self.cells)} cells is finished: run them first, or add --run"
             )
-        self.cells = list(cells)
-        self.looks: Mapping[str, Look] = looks(cells)
-        self.names = self.outcomes.titles()
-        self.norms = list(dict.fromkeys(cell.config.norm.name for cell in cells))
-        self.steps = series.by_step(self.outcomes)
+        self.names = outcomes.titles()
+        self.looks: Mapping[str, Look] = looks(self.cells, self.names)
+        self.norms = list(dict.fromkeys(norm for norm, *_ in outcomes.cells))
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """The frame of series.by_step."""
+        return series.by_step(self.outcomes)
+
+    @cached_property
+    def matrix(self) -> pd.DataFrame:
+        """The frame of series.matrix."""
+        return series.matrix(self.outcomes)
+
+    @cached_property
+    def frontier(self) -> pd.DataFrame:
+        """The frame of series.frontier."""
+        return series.frontier(self.outcomes)
 
     def figures(self) -> Iterator[Drawn]:
         """Every figure that the records have numbers for, in the paper's order."""
@@ -107,7 +123,7 @@ class Drawing:
         return frame[frame["source"].isin(list(dict.fromkeys(chosen))[:MODELS])]
 
     def _matrix(self, norm: str) -> Iterator[Drawn]:
-        frame = series.matrix(self.outcomes)
+        frame = self.matrix
         mine = frame[frame["norm"] == norm]
         if mine.empty:
             return
@@ -141,7 +157,7 @@ class Drawing:
         )
 
     def _frontier(self) -> Iterator[Drawn]:
-        frame = series.frontier(self.outcomes)
+        frame = self.frontier
         if frame.empty:
             return
         yield Drawn(
@@ -155,7 +171,7 @@ class Drawing:
         )
 
     def _distributions(self) -> Iterator[Drawn]:
-        steps, sizes = series.needed(self.outcomes), series.norms(self.outcomes)
+        steps, sizes = series.steps_needed(self.outcomes), series.norms(self.outcomes)
         if sizes.empty:
             return
         yield Drawn(
@@ -194,18 +210,22 @@ def write_figures(drawing: Drawing, folder: Path, command: str) -> list[Path]:
     for each in drawn:
         told = [each.title, each.caption, *notes, f"made by: {command}", f"data: {each.name}.csv"]
         contents: dict[str, bytes] = {
-            ".png": image_of(each.figure, "png"),
-            ".pdf": image_of(each.figure, "pdf"),
+            ".png": encoded(each.figure, "png"),
+            ".pdf": encoded(each.figure, "pdf"),
             ".csv": each.data.to_csv(index=False).encode(),
             ".txt": ("\n".join(told) + "\n").encode(),
         }
         for suffix, content in contents.items():
-            (folder / f"{each.name}{suffix}").write_bytes(content)
+            write_whole(folder / f"{each.name}{suffix}", partial(_write, content))
             written.append(folder / f"{each.name}{suffix}")
     return written
 
 
-def image_of(figure: Figure, kind: str) -> bytes:
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+def encoded(figure: Figure, kind: str) -> bytes:
     """A figure as a file's bytes, "png" or "pdf": the same every time."""
     content = io.BytesIO()
     times = {"pdf": {"CreationDate": None}}.get(kind)

@@ -10,11 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from agr.report.figures.style import Look, legend, new
+from agr.report.perturbations import Image
 
-Image = NDArray[np.uint8]  # (H, W, 3)
 Looks = Mapping[str, Look]
 Names = Mapping[str, str]
 HEAT = "cividis"  # the same to all eyes, and in grey
@@ -111,8 +110,8 @@ def frontier(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
         for row in frame[frame["norm"] == norm].to_dict("records"):
             x, y, look = row["rel_l2"], row["transfer"], looks[row["attack"]]
             spread = {
-                "xerr": [[x - row["rel_l2_low"]], [row["rel_l2_high"] - x]],
-                "yerr": [[y - row["transfer_low"]], [row["transfer_high"] - y]],
+                "xerr": _ends(x, row["rel_l2_low"], row["rel_l2_high"]),
+                "yerr": _ends(y, row["transfer_low"], row["transfer_high"]),
             }
             panel.errorbar(x, y, **spread, ecolor=look.colour, elinewidth=1, **look.point())
         panel.set_title(names[norm])
@@ -123,6 +122,11 @@ def frontier(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
     panels[0].set_ylabel("mean transfer, %")
     legend(figure, _shown(frame, looks))
     return figure
+
+
+def _ends(middle: float, low: float, high: float) -> list[list[float]]:
+    """How far an interval reaches, which rounding must not make negative."""
+    return [[max(0.0, middle - low)], [max(0.0, high - middle)]]
 
 
 def distributions(steps: pd.DataFrame, sizes: pd.DataFrame, looks: Looks, names: Names) -> Figure:
@@ -143,7 +147,8 @@ def distributions(steps: pd.DataFrame, sizes: pd.DataFrame, looks: Looks, names:
 def _needed(panel: Axes, frame: pd.DataFrame, attacks: Sequence[str]) -> None:
     """The share of images by step, as a heat map with numbers; "never" comes last."""
     most = max([int(frame["step"].max()), 1]) if len(frame) else 1
-    columns = [*range(1, most + 1), -1]
+    first = 0 if (frame["step"] == 0).any() else 1  # fooled before any step
+    columns = [*range(first, most + 1), -1]
     wide = frame.pivot(index="attack", columns="step", values="share")
     values = wide.reindex(index=list(attacks), columns=columns).to_numpy(dtype=float)
     panel.imshow(values, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
@@ -165,7 +170,7 @@ def _boxes(panel: Axes, frame: pd.DataFrame, attacks: Sequence[str], looks: Look
     panel.set_xlim(left=0)
 
 
-def pictures(rows: Sequence[tuple[str, Sequence[Image], Sequence[str]]], gain: float) -> Figure:
+def pictures(rows: Sequence[tuple[str, Sequence[Image], Sequence[str]]], gain: int) -> Figure:
     """Clean image, perturbation and adversarial image of each attack (Figure 1).
 
     `rows` are an attack's title, its three images and what stands below each.

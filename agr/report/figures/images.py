@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from agr.records import Records, image_of
 from agr.report.outcomes import Outcomes, Place
+from agr.report.perturbations import Image, factor_of, scaled
 
-Image = NDArray[np.uint8]  # (H, W, 3)
-GREY, MOST_GAIN = 127.5, 50
 FACTS = [
     *("image_id", "label", "source_clean_pred", "source_clean_conf", "source_adv_pred"),
     *("source_adv_conf", "steps_used", "rel_l2", "linf"),
@@ -22,12 +18,12 @@ FACTS = [
 Row = tuple[str, Sequence[Image], Sequence[str]]
 
 
-def rows_of_images(outcomes: Outcomes, norm: str) -> tuple[list[Row], float, pd.DataFrame] | None:
+def rows_of_images(outcomes: Outcomes, norm: str) -> tuple[list[Row], int, pd.DataFrame] | None:
     """One image as each attack left it: rows for draw.pictures, the gain, and facts of each.
 
     From the first source that has saved images; None if no source has any.
     """
-    places = [p for p in outcomes.places(targets=False) if p.norm == norm and outcomes.finished(p)]
+    places = [p for p in outcomes.places("none") if p.norm == norm and outcomes.finished(p)]
     saved = {p: Records(outcomes.cell(p).folder).positions("adversarials") for p in places}
     places = [p for p in places if saved[p]]
     if not places:
@@ -35,10 +31,10 @@ def rows_of_images(outcomes: Outcomes, norm: str) -> tuple[list[Row], float, pd.
     places = [p for p in places if p.source == places[0].source]
     position = min(set.intersection(*(saved[p] for p in places)) or saved[places[0]])
     found = [(p, *_images(outcomes, p, position)) for p in places if position in saved[p]]
-    gain = gain_of([np.abs(a.astype(int) - c) for _, c, a, _ in found])
+    gain = factor_of((c, a) for _, c, a, _ in found)
+    names = outcomes.titles()
     rows: list[Row] = [
-        (outcomes.cell(p).config.attack.title, (c, scaled(c, a, gain), a), _texts(facts))
-        for p, c, a, facts in found
+        (names[p.attack], (c, scaled(c, a, gain), a), _texts(facts)) for p, c, a, facts in found
     ]
     said = pd.DataFrame([p._asdict() | facts for p, _, _, facts in found])
     return rows, gain, said.drop(columns="target")
@@ -59,22 +55,11 @@ def _texts(facts: dict[str, Any]) -> list[str]:
     steps = facts["steps_used"]
     taken = "" if pd.isna(steps) else f"{steps} step{'s' if steps != 1 else ''}, "
     return [
-        f"class {facts['source_clean_pred']}, {facts['source_clean_conf']:.0%}",
+        _answer(facts["source_clean_pred"], facts["source_clean_conf"]),
         f"{taken}{100 * facts['rel_l2']:.1f} % of the image",
-        f"class {facts['source_adv_pred']}, {facts['source_adv_conf']:.0%}",
+        _answer(facts["source_adv_pred"], facts["source_adv_conf"]),
     ]
 
 
-def gain_of(sizes: Sequence[NDArray[np.int_]]) -> float:
-    """A whole number by which all of some perturbations, given as |v|, can be scaled to be seen.
-
-    The strongest one then leaves what can be shown in a twentieth of its values.
-    """
-    most = max(float(np.quantile(size, 0.95)) for size in sizes)
-    return float(max(1, min(MOST_GAIN, math.floor(GREY / most)))) if most else float(MOST_GAIN)
-
-
-def scaled(clean: Image, adversarial: Image, gain: float) -> Image:
-    """A perturbation around grey."""
-    v = adversarial.astype(float) - clean
-    return np.clip(np.rint(GREY + gain * v), 0, 255).astype(np.uint8)
+def _answer(pred: int, confidence: float) -> str:
+    return f"class {pred}, {confidence:.0%}" if pred >= 0 else "no finite answer"

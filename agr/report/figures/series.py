@@ -24,7 +24,7 @@ def by_step(outcomes: Outcomes) -> pd.DataFrame:
     Columns: norm source attack step n asr low high cosine cosine_low cosine_high. An image whose
     attack stopped stays as it is.
     """
-    rows = [row for place in _finished(outcomes) for row in _steps(outcomes, place)]
+    rows = [row for place in finished(outcomes) for row in _steps(outcomes, place)]
     return pd.DataFrame(rows, columns=[*PLACE, "step", "n", *RATE, *COSINE])
 
 
@@ -65,7 +65,7 @@ def matrix(outcomes: Outcomes) -> pd.DataFrame:
     """
     rows = [
         _named(place) | {key: known[key] for key in ("target", "white_box", "n", *RATE, "clean")}
-        for place in _finished(outcomes)
+        for place in finished(outcomes)
         for target in outcomes.cell(place).targets
         if (known := rate(outcomes.cell(place), target, outcomes.frame(place)))
     ]
@@ -81,10 +81,15 @@ def frontier(outcomes: Outcomes) -> pd.DataFrame:
     rows = []
     for norm in dict.fromkeys(norm for norm, _, _ in outcomes.cells):
         cells = [cell for key, cell in outcomes.cells.items() if key[0] == norm]
+        cells = [cell for cell in cells if not cell.config.attack.targeted]
+        if not cells:
+            continue
         board, _ = leaderboard(cells)
         for known in board[board["run"]].to_dict("records"):
             attack = known["attack"]
-            places = [p for p in _finished(outcomes) if (p.norm, p.attack) == (norm, attack)]
+            places = [p for p in finished(outcomes) if (p.norm, p.attack) == (norm, attack)]
+            if not places:  # cells without any image
+                continue
             sizes = pd.concat([outcomes.values(p, "rel_l2") for p in places])
             low, high, _ = bootstrap(sizes, sizes.index)
             size = {"rel_l2": sizes.mean(), "rel_l2_low": low, "rel_l2_high": high}
@@ -117,17 +122,16 @@ def over_eps(cells: Sequence[Cell]) -> pd.DataFrame:
     return frame.sort_values([*PLACE, "eps"], kind="stable").reset_index(drop=True)
 
 
-def needed(outcomes: Outcomes) -> pd.DataFrame:
+def steps_needed(outcomes: Outcomes) -> pd.DataFrame:
     """How many steps images needed: norm attack step n share (percent), over all sources.
 
     `step` is the first iterate seen to fool the source; -1: none was.
     """
     found: dict[tuple[str, str], list[pd.Series[float]]] = {}
-    for place in _finished(outcomes):
+    for place in finished(outcomes):
         images = outcomes.frame(place).drop_duplicates("image_id")
         first = images["first_success_step"].astype(float)
-        fooled = images["source_adv_pred"] != images["label"]
-        if not (first.isna() & fooled).any():  # nobody looked at the iterates
+        if first.notna().any() or not _fooled(outcomes.cell(place), images):
             found.setdefault((place.norm, place.attack), []).append(first.fillna(-1))
     rows = []
     for (norm, attack), parts in found.items():
@@ -138,10 +142,18 @@ def needed(outcomes: Outcomes) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["norm", "attack", "step", "n", "share"])
 
 
+def _fooled(cell: Cell, images: pd.DataFrame) -> bool:
+    """Whether the source was fooled at all: if it was at no step, nobody looked at the steps."""
+    if cell.config.attack.targeted:
+        return True
+    said = images["source_adv_pred"]
+    return bool(((said >= 0) & (said != images["label"])).any())
+
+
 def norms(outcomes: Outcomes) -> pd.DataFrame:
     """Quantiles of ‖v‖₂/‖x‖₂ over images: norm attack n and the keys of QUANTILES."""
     found: dict[tuple[str, str], list[pd.Series[float]]] = {}
-    for place in _finished(outcomes):
+    for place in finished(outcomes):
         found.setdefault((place.norm, place.attack), []).append(outcomes.values(place, "rel_l2"))
     rows = []
     for (norm, attack), parts in found.items():
@@ -154,8 +166,9 @@ def norms(outcomes: Outcomes) -> pd.DataFrame:
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 
 
-def _finished(outcomes: Outcomes) -> list[Place]:
-    places = outcomes.places(targets=False)
+def finished(outcomes: Outcomes) -> list[Place]:
+    """The places of finished cells that have images, without targets."""
+    places = outcomes.places("none")
     return [p for p in places if outcomes.finished(p) and len(outcomes.frame(p))]
 
 

@@ -6,7 +6,8 @@ are hollow. Colours are those of Okabe and Ito: Color universal design (2008).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ SETTINGS: Any = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 150,
     "savefig.dpi": 150,
+    "text.parse_math": False,  # a "$" in a title is a "$"
     "pdf.fonttype": 42,  # text stays text
 }
 
@@ -61,8 +63,8 @@ class Look(NamedTuple):
         return {"marker": self.marker, "markerfacecolor": face, "markeredgecolor": self.colour}
 
 
-def looks(cells: Sequence[Cell]) -> dict[str, Look]:
-    """How each attack of some cells is drawn, by name."""
+def looks(cells: Sequence[Cell], names: Mapping[str, str]) -> dict[str, Look]:
+    """How each attack of some cells is drawn, by name; `names` are titles by name."""
     kinds: dict[str, int] = {}
     found: dict[str, Look] = {}
     for cell in cells:
@@ -71,14 +73,15 @@ def looks(cells: Sequence[Cell]) -> dict[str, Look]:
         rest = digest([a.size, a.start, a.loss, a.views, a.chain, a.step, a.library])
         kind = kinds.setdefault(rest, len(kinds))
         colour, marker = COLOURS[kind % len(COLOURS)], MARKERS[kind % len(MARKERS)]
-        found.setdefault(a.name, Look(a.title, colour, marker, a.stop is not None))
+        found.setdefault(a.name, Look(names[a.name], colour, marker, a.stop is not None))
     return found
 
 
 @contextmanager
 def styled() -> Iterator[None]:
     """Figures that are made inside look like all others."""
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a title: it is drawn as a box
         yield
 
 

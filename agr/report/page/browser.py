@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,12 +79,17 @@ def _told(index: Index, shot: Shot) -> list[Any]:
     """What each target answered, and the facts."""
     answers = [
         [
-            *(index.networks.number(name), a.clean_pred, round(float(a.clean_conf), 4)),
-            *(a.adv_pred, round(float(a.adv_conf), 4), int(a.success)),
+            *(index.networks.number(name), a.clean_pred, _confidence(a.clean_conf)),
+            *(a.adv_pred, _confidence(a.adv_conf), int(a.success)),
         ]
         for name, a in shot.answers.items()
     ]
     return [answers, [[index.facts.number(name), text] for name, text in shot.facts.items()]]
+
+
+def _confidence(value: float) -> float | None:
+    """Rounded; None for what is no number, as a network that gave no finite answer has it."""
+    return round(float(value), 4) if math.isfinite(value) else None
 
 
 def _classes(shots: Sequence[Shot]) -> set[int]:

@@ -71,11 +71,20 @@ def _points(trace: Mapping[str, Any]) -> list[list[str]]:
         return _grid(name, x, y, z)
     n = max(len(values) for values in (x or [], y or []))
     notes = _texts(trace.get("text"), n)
-    up = (trace.get("error_y") or {}).get("array")
-    xs, ys, ups = _texts(x, n, count=True), _texts(y, n, count=True), _texts(up, n)
-    return [
-        [name, xs[i], f"{ys[i]} ± {ups[i]}" if ups[i] else ys[i], "", notes[i]] for i in range(n)
-    ]
+    xs, ys = _texts(x, n, count=True), _texts(y, n, count=True)
+    spread = _spread(trace.get("error_y") or {}, y or [])
+    return [[name, xs[i], ys[i] + spread.get(i, ""), "", notes[i]] for i in range(n)]
+
+
+def _spread(error: Mapping[str, Any], y: Sequence[Any]) -> dict[int, str]:
+    """The intervals of points, by their number: " [low, high]"."""
+    up = error.get("array") or []
+    down = error.get("arrayminus") or up
+    return {
+        i: f" [{text(y[i] - down[i])}, {text(y[i] + up[i])}]"
+        for i in range(min(len(up), len(down), len(y)))
+        if None not in (up[i], down[i], y[i])
+    }
 
 
 def _grid(name: str, x: Any, y: Any, z: Sequence[Sequence[Any]]) -> list[list[str]]:

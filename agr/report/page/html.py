@@ -27,10 +27,7 @@ SECTIONS = (
     *(("further", "Further tables"), ("provenance", "Provenance")),
 )
 # How a verdict begins, its sign and its style: never colour alone.
-VERDICTS = (
-    *(("supported", "✓", "yes"), ("contradicted", "✗", "no"), ("undecided", "?", "open")),
-    *(("partly", "◐", "open"), ("mixed", "◐", "open")),
-)
+VERDICTS = (*(("supported", "✓", "yes"), ("contradicted", "✗", "no"), ("undecided", "?", "open")),)
 NOT_JUDGED = "not judged"
 
 

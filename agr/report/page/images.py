@@ -14,14 +14,12 @@ from PIL import Image
 
 from agr.errors import ConfigError
 from agr.report.page.contract import Shot
+from agr.report.perturbations import factor_of, scaled
 
 TRIED = 16  # shots that are encoded to estimate the bytes of all
 MARGIN = 1.03  # by which an estimate may be too low
 BASE64 = 4 / 3
 COUNTED = 64  # shots of a norm from which its factor is taken
-FACTORS = (100, 50, 20, 10, 5, 2, 1)
-WITHIN = 0.995  # of the differences must not be cut off by the factor
-GREY = 128
 
 ImageKey = tuple[str, str]  # group and image id: an image has another geometry in another group
 
@@ -64,28 +62,14 @@ def key_of(shot: Shot) -> ImageKey:
     return shot.group, shot.image_id
 
 
-def difference(shot: Shot, factor: int) -> np.ndarray[Any, Any]:
-    """What the attack changed, times a factor, around grey: from exact pixels."""
-    change = shot.adversarial.astype(np.int32) - shot.clean.astype(np.int32)
-    return np.clip(GREY + factor * change, 0, 255).astype(np.uint8)
-
-
 def factors_of(shots: Sequence[Shot]) -> dict[str, int]:
     """One factor for all shots of a norm, so that attacks can be compared by eye."""
     norms = dict.fromkeys(s.norm for s in shots)
-    return {norm: _factor([s for s in shots if s.norm == norm]) for norm in norms}
+    return {norm: factor_of(_pairs([s for s in shots if s.norm == norm])) for norm in norms}
 
 
-def _factor(shots: Sequence[Shot]) -> int:
-    """The largest round factor that still shows nearly all changes as different greys."""
-    counts = np.zeros(256, np.int64)
-    for shot in _spread(shots, COUNTED):
-        change = np.abs(shot.adversarial.astype(np.int16) - shot.clean.astype(np.int16))
-        counts += np.bincount(change[change > 0], minlength=256)
-    if not counts.any():
-        return FACTORS[-1]
-    largest = int(np.searchsorted(counts.cumsum(), WITHIN * counts.sum()))
-    return next((f for f in FACTORS if f * largest < GREY), FACTORS[-1])
+def _pairs(shots: Sequence[Shot]) -> list[tuple[Any, Any]]:
+    return [(shot.clean, shot.adversarial) for shot in _spread(shots, COUNTED)]
 
 
 def _spread(shots: Sequence[Shot], most: int) -> list[Shot]:
@@ -116,7 +100,7 @@ def photo(pixels: np.ndarray[Any, Any], step: Step) -> bytes:
 
 def change(shot: Shot, factor: int, step: Step) -> bytes:
     """A perturbation; shrinking takes single pixels, since means would hide how strong it is."""
-    return encoded(difference(shot, factor), step, Image.Resampling.NEAREST)
+    return encoded(scaled(shot.clean, shot.adversarial, factor), step, Image.Resampling.NEAREST)
 
 
 def fit(shots: Sequence[Shot], most_bytes: int) -> Pictures:

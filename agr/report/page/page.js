@@ -110,8 +110,10 @@ when the page has been painted, Plotly when the first chart comes near. */
     );
     const picks = ["source", "image", "norm", "attack", "target"];
     const select = Object.fromEntries(picks.map((name) => [name, $(`pick-${name}`)]));
-    const className = (c) => (c in all.classes ? `${c} (${all.classes[c]})` : String(c));
-    const percent = (p) => `${(100 * p).toFixed(1)} %`;
+    // A class of -1 is a network's that gave no finite answer.
+    const named = (c) => (c in all.classes ? `${c} (${all.classes[c]})` : String(c));
+    const className = (c) => (c < 0 ? "no finite answer" : named(c));
+    const percent = (p) => (p === null ? "-" : `${(100 * p).toFixed(1)} %`);
     const webp = (text) => `data:image/webp;base64,${text}`;
 
     // Offers each value once; what was chosen before stays chosen if it is still there, and else
