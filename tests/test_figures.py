@@ -243,6 +243,7 @@ def test_each_figure_has_its_data_and_command_beside_it(drawing: Drawing, tmp_pa
     assert steps[steps["source"] == "vgg16"]["asr"].tolist() == [0, 0, 100] * 2
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_every_time(drawing: Drawing) -> None:
     def files() -> list[bytes]:
         some = [each for each in drawing.figures() if each.name in ("figure3", "frontier")]
@@ -256,6 +257,7 @@ def test_nothing_finished_is_said(tmp_path: Path) -> None:
         Drawing(Outcomes(cells_of(tmp_path, "source=vgg16")))
 
 
+@pytest.mark.slow
 def test_the_script_draws_without_torch(drawing: Drawing, tmp_path: Path) -> None:
     code = (
         "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__');"

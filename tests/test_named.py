@@ -267,6 +267,7 @@ def user_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_an_attack_and_a_part_from_outside_the_package(tmp_path: Path) -> None:
     """As the README shows: one YAML file, one small class, and the command."""
     assert len(ATTACK.splitlines()) <= 15

@@ -44,6 +44,7 @@ def test_every_state_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "shards=8" in out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_command_of_status_does_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

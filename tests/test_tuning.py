@@ -49,7 +49,7 @@ def seen(n: int = 2, size: int = 75) -> Tensor:
 @pytest.mark.parametrize(
     ("architecture", "left"),
     [("resnet18", 0), ("inception_v3", 0), ("inception_v4", 0), ("mobilenetv2_050", 0),
-     ("densenet121", 62), ("vgg11_bn", 0)],
+     ("densenet121", 62), pytest.param("vgg11_bn", 0, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_folding_keeps_the_function(architecture: str, left: int) -> None:
     """Also timm's norms that carry an activation; a norm that follows no convolution stays."""
