@@ -25,7 +25,7 @@ from agr.report.tables import (
     all_unanswered,
     missing,
     setting,
-    write_sheet,
+    write_sheets,
     wrong_when_clean,
 )
 from agr.schema import LEVELS
@@ -46,11 +46,7 @@ def write_leaderboards(cells: Sequence[Cell], folder: Path) -> list[Path]:
 
     Raises ConfigError as `check_leaderboard` does.
     """
-    sheets = sheets_of(cells)  # before older ones go: records may be damaged
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("leaderboard-*"):
-        old.unlink()
-    return [path for sheet in sheets for path in write_sheet(sheet, folder)]
+    return write_sheets(sheets_of(cells), folder, "leaderboard-*")
 
 
 def sheets_of(cells: Sequence[Cell]) -> list[Sheet]:

@@ -138,11 +138,7 @@ class Sheet(NamedTuple):
 
 def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
     """Render the tables of a sweep's cells into `folder`, in place of older ones; the paths."""
-    sheets = sheets_of(cells)  # before older tables go: records may be damaged
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("table[123].*"):
-        old.unlink()
-    return [path for sheet in sheets for path in write_sheet(sheet, folder)]
+    return write_sheets(sheets_of(cells), folder, "table[123].*")
 
 
 def sheets_of(cells: Sequence[Cell]) -> list[Sheet]:
@@ -170,8 +166,15 @@ def sheets_of(cells: Sequence[Cell]) -> list[Sheet]:
     return sheets
 
 
-def write_sheet(sheet: Sheet, folder: Path) -> list[Path]:
-    """One table in its three formats; their paths."""
+def write_sheets(sheets: Sequence[Sheet], folder: Path, older: str) -> list[Path]:
+    """Tables in three formats each, in place of the folder's `older` ones (a pattern); the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(older):
+        old.unlink()
+    return [path for sheet in sheets for path in _write_sheet(sheet, folder)]
+
+
+def _write_sheet(sheet: Sheet, folder: Path) -> list[Path]:
     texts = {"md": markdown(sheet), "tex": latex(sheet), "csv": sheet.frame.to_csv(index=False)}
     paths = [folder / f"{sheet.name}.{suffix}" for suffix in texts]
     for path, content in zip(paths, texts.values(), strict=True):
