@@ -167,7 +167,7 @@ def sheets_of(cells: Sequence[Cell]) -> list[Sheet]:
 
 
 def write_sheets(sheets: Sequence[Sheet], folder: Path, older: str) -> list[Path]:
-    """Tables in three formats each, in place of the folder's `older` ones (a pattern); the paths."""
+    """Tables in three formats each, in place of `older` files (a pattern); the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(older):
         old.unlink()
