@@ -42,7 +42,7 @@ def _frontier(drawing: Drawing) -> Chart:
         "chart-frontier",
         "Transfer against size of the perturbation",
         "One point per attack: mean relative norm across, mean transfer upwards, with 95 % "
-        "intervals. Hollow: stopped once fooled.",
+        "intervals. Hollow: attacks with a stop.",
         {"data": traces, "layout": _layout(titles, "mean ‖v‖₂/‖x‖₂", "mean transfer, %")},
     )
 
@@ -60,7 +60,7 @@ def _steps(drawing: Drawing, norm: str) -> Chart:
     return Chart(
         f"chart-steps-{norm}",
         f"White-box ASR against step, {drawing.names[norm]}",
-        "One panel per source, one line per attack. Dashed: stopped once fooled.",
+        "One panel per source, one line per attack. Dashed: attacks with a stop.",
         {"data": traces, "layout": _layout(titles, "step", "white-box ASR, %")},
     )
 

@@ -100,7 +100,7 @@ class Drawing:
             f"figure{ASR_FIGURE[norm]}",
             f"Figure {ASR_FIGURE[norm]}: white-box ASR against step, {self._budget(norm)}",
             f"The share of at most {n} of which each iterate fools its source (Wilson {bands}). "
-            "Dashed: stopped once fooled.",
+            "Dashed: attacks with a stop.",
             draw.asr_by_step(mine, self.looks, self.names),
             mine[[*series.PLACE, "step", "n", *series.RATE]],
         )
@@ -133,7 +133,7 @@ class Drawing:
         yield Drawn(
             f"transfer-{norm}",
             f"Transfer between networks, {self._budget(norm)}",
-            "ASR in percent of every source (row) and target (column); the diagonal is white-box. "
+            "ASR in percent of every source (row) and target (column); of the source itself, white-box. "
             f"{int(mine['n'].min())} to {int(mine['n'].max())} images a cell.{counted}",
             draw.matrix(mine, self.looks, self.names),
             mine,
@@ -164,7 +164,7 @@ class Drawing:
             "frontier",
             "Transfer against size of the perturbation",
             "Each attack over all its sources: the mean share of its black-box targets that an "
-            "image fools, and the mean relative norm. Hollow: stopped once fooled. Bars are 95 % "
+            "image fools, and the mean relative norm. Hollow: attacks with a stop. Bars are 95 % "
             "intervals.",
             draw.frontier(frame, self.looks, self.names),
             frame,
