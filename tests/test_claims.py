@@ -183,7 +183,9 @@ def test_holm_is_over_all_comparisons_of_a_claim(tmp_path: Path) -> None:
     assert alone.verdict == "supported"
     assert [c.p_holm for c in both.compared] == pytest.approx([1 / 16, 1 / 16])
     assert both.verdict == "undecided"
-    assert "can't show a difference below 35.0 points" in both.why  # 7 of 20: 2^-6 < 0.05 / 2
+    assert (
+        "can't show a difference below 35.0 points; about 24 would show this one" in both.why
+    )  # 7 of 20: 2^-6 < 0.05 / 2
     white = judged([ifgsm, agr], write(tmp_path, {"compare": [{**BETTER, "pairs": "white-box"}]}))
     assert [(c.left.target, c.p, c.difference) for c in white.compared] == [("vgg16", 1, 0)]
     assert white.verdict == "undecided"
@@ -275,8 +277,8 @@ def test_what_is_not_run_is_said(tmp_path: Path) -> None:
     record(agr, {"vgg19": ones(N), "res152": ones(N), "vgg16": ones(N)})
     record(ifgsm, {"vgg19": ones(0)})
     found = judged([ifgsm, mifgsm, agr], path)
-    assert found.verdict == "undecided"  # though all that is run supports it
-    assert "of 3 comparisons 3 supported; 3 are not run" in found.why
+    assert found.verdict == "incomplete"  # all that is run supports it
+    assert "of 3 comparisons 3 supported; not run: 3 of 6 comparisons; AGR against" in found.why
     text = page(judge_claims(Outcomes([ifgsm, mifgsm, agr]), path), [])
     assert "missing: python -m agr.run" not in text  # the notes are the caller's
     two = judge_claims(Outcomes([agr, mifgsm]), path)
@@ -301,10 +303,23 @@ def test_a_place_that_is_not_there_is_no_verdict(tmp_path: Path) -> None:
         record(cell, {"vgg16": ones(N)}, clean_pred=1)
     typing = {"left": {"attack": "agr", "target": "vgg19"}, "right": {"target": "inc_v9"}}
     found = judged([ifgsm, agr], write(tmp_path, {"compare": [typing]}))
-    assert found.verdict == "not run"
-    nobody = {"left": {"attack": "agrr"}, "right": {"attack": "ifgsm"}}
+    assert (found.verdict, found.why) == ("not run", "not run: target inc_v9")
+    nobody = {"left": {"attack": "agrr", "source": "vgg61"}, "right": {"attack": "ifgsm"}}
     found = judged([ifgsm, agr], write(tmp_path, {"compare": [nobody]}))
-    assert found.why == "there is no such place in these cells"
+    assert (found.verdict, found.why) == ("not run", "not run: source vgg61, attack agrr")
+
+
+def test_a_reading_that_is_not_run_has_no_verdict_of_its_own(tmp_path: Path) -> None:
+    """A claim about all of the paper's attacks isn't judged by those that happen to be there."""
+    ifgsm, _, agr, _ = cells_of(tmp_path)
+    for cell in (ifgsm, agr):
+        record(cell, {"vgg19": ones(N), "res152": ones(0)})
+    sides = {"left": {"target": "vgg19"}, "right": {"target": "res152"}}
+    path = write(tmp_path, {"compare": [sides | {"attack": ["new", "ifgsm"]}]})
+    assert judged([ifgsm, agr], path, new="agr").verdict == "supported"
+    found = judged([ifgsm, agr], path, new="agr_nostop")
+    assert found.verdict == "incomplete"
+    assert "of 1 comparison 1 supported; not run: attack agr_nostop" in found.why
 
 
 def test_targets_that_are_named_need_not_be_of_the_group(tmp_path: Path) -> None:
@@ -385,12 +400,22 @@ def test_places_are_those_of_the_sources_group(tmp_path: Path) -> None:
         ({"possible": "rel"}, {}, "possible: rel"),
         ({"possible": "rel_l2"}, {}, "value: asr is none of printed"),
         ({"compare": [BETTER | {"left": {"atack": "agr"}}]}, {}, "atack is no part of a place"),
-        ({"compare": [BETTER | {"right": {}}]}, {}, "right: is empty"),
+        ({"compare": [BETTER | {"right": {}}]}, {}, "right: name what differs"),
+        (
+            {"compare": [BETTER | {"right": {"attack": "agr"}}]},
+            {},
+            "right: name what differs from the left side",
+        ),
         ({"compare": [BETTER | {"pairs": "white"}]}, {}, "pairs: white"),
         (
             {"compare": [BETTER | {"pairs": "white-box"}], "value": "rel_l2"},
             {},
             "rel_l2 is measured of an image, whatever the target",
+        ),
+        (
+            {"compare": [BETTER]},
+            {"readings": {"a": {"x": {"new": "agr"}}}},
+            "readings: a: new is no attack of these claims",
         ),
         ({"compare": [BETTER]}, {"readings": {"a": {}}}, "readings: a: name at least one"),
         (
@@ -402,7 +427,7 @@ def test_places_are_those_of_the_sources_group(tmp_path: Path) -> None:
         (
             {"compare": [BETTER]},
             {"printed": {"asr": {"file": "none.csv", "column": "x"}}},
-            "none.csv cannot be read",
+            r"none.csv is no file: put it there, as .*none.csv",
         ),
         (
             {"compare": [BETTER]},
@@ -455,6 +480,29 @@ def test_printed_tables_stand_beside_the_file(tmp_path: Path) -> None:
     assert Judge(claims, tables, Outcomes([])).on_paper(claims.claims[0]).verdict == "undecided"
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("linf,a,agr,b,44.2%", "row 0: 44.2% is no number: write 44.2, or nothing"),
+        ("Linf,a,agr,b,44.2", "norm Linf: did you mean linf"),
+        ("linf,a,agr,b,44.2\nlinf,a,agr,b,50", "linf a agr b is there twice: leave one"),
+    ],
+)
+def test_wrong_printed_tables_are_named(tmp_path: Path, rows: str, words: str) -> None:
+    (tmp_path / "mine.csv").write_text(f"norm,source,attack,target,rate\n{rows}\n")
+    printed = {"asr": {"file": "mine.csv", "column": "rate"}}
+    with pytest.raises(ConfigError, match=words):
+        load_claims(write(tmp_path, {"compare": [BETTER]}, printed=printed))
+
+
+def test_attacks_that_the_table_does_not_have_are_said(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("norm,source,attack,target,rate\nlinf,a,I-FGSM,b,4\n")
+    printed = {"asr": {"file": "mine.csv", "column": "rate"}}
+    claims, tables = load_claims(write(tmp_path, {"compare": [BETTER]}, printed=printed))
+    found = Judge(claims, tables, Outcomes([])).on_paper(claims.claims[0])
+    assert found.why == "the printed table, of I-FGSM, has nothing to compare"
+
+
 def test_the_script_writes_a_page_without_torch(tmp_path: Path) -> None:
     ifgsm, _, agr, _ = cells_of(tmp_path)
     record(agr, {"vgg19": ones(N)})
@@ -472,6 +520,6 @@ def test_the_script_writes_a_page_without_torch(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert r"| A \| B" in done.stdout
-    assert "as named: supported. of 1 comparisons 1 supported" in done.stdout
+    assert "as named: supported. of 1 comparison 1 supported" in done.stdout
     (csv,) = tmp_path.glob("demo/claims/*/claims.csv")
     assert pd.read_csv(csv)["p_holm"].tolist() == pytest.approx([2 * 0.5**N])

@@ -17,6 +17,7 @@ from agr.report.statistics import (
     bootstrap,
     effective_number,
     holm,
+    images_needed,
     mcnemar,
     smallest_difference,
     wilson,
@@ -211,6 +212,25 @@ def test_the_smallest_difference_is_the_least_that_mcnemar_finds(tests: int) -> 
     n = 400
     found = next(k for k in range(1, n) if stats.binomtest(0, k).pvalue * tests <= 0.05)
     assert smallest_difference(n, tests) == found / n
+
+
+@pytest.mark.parametrize(("left", "right", "tests"), [(7, 2, 1), (6, 0, 18), (30, 20, 1)])
+def test_the_number_of_images_that_shows_a_difference(left: int, right: int, tests: int) -> None:
+    """The split of n images, blown up until the exact test finds it and not much before."""
+    n = 100
+    many = images_needed(left, right, n, tests)
+
+    def p(m: float) -> float:
+        k = round(m / n * left), round(m / n * right)
+        return stats.binomtest(k[0], sum(k)).pvalue * tests
+
+    assert p(many) <= 0.05
+    assert p(0.9 * many) > 0.05
+
+
+def test_no_number_of_images_shows_what_is_not_there() -> None:
+    assert images_needed(3, 3, 100) == math.inf
+    assert images_needed(10, 0, 16, 18) == 16  # shown already
 
 
 def test_too_few_images_show_nothing() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ KEYS = Place._fields
 PAIRS = ("all", "white-box", "black-box")
 EXPECTED = {"higher": 1, "lower": -1}
 PAPER = "as printed"  # the column of the paper's own tables
-PAGE = "docs/claims.md lists them"
+NORMS = ("linf", "l2")
 POSSIBLE = ("mean_abs", "mean_abs_sym", "rel_l2")
 
 
@@ -50,6 +50,18 @@ class Compare:
     def names(self, key: str) -> bool:
         """Whether the places are given by this key."""
         return getattr(self, key) is not None or key in self.left
+
+    def attacks(self) -> list[str]:
+        """The attacks that are named, as the paper names them."""
+        return self.named("attack", {})
+
+    def named(self, key: str, players: Mapping[str, str]) -> list[str]:
+        """The names that are given for a key, on either side."""
+        given = [getattr(self, key), self.left.get(key), self.right.get(key)]
+        names = [
+            name for value in given if value is not None for name in _names(key, value, players)
+        ]
+        return list(dict.fromkeys(names))
 
 
 @dataclass
@@ -105,6 +117,9 @@ class Claims:
         return found if self.readings else {"as named": {}}
 
 
+KNOWN_KEYS = [field.name for kind in (Claims, Claim, Compare, Printed) for field in fields(kind)]
+
+
 def load_claims(name: str) -> tuple[Claims, dict[str, pd.DataFrame]]:
     """A file of claims and its printed tables, by name: a file of conf/claims, or a path.
 
@@ -116,18 +131,23 @@ def load_claims(name: str) -> tuple[Claims, dict[str, pd.DataFrame]]:
         told = OmegaConf.merge(OmegaConf.structured(Claims), _literal(_yaml(path)))
         claims: Any = OmegaConf.to_object(told)
     except ConfigKeyError as e:
-        raise ConfigError(f"{path}: {e.full_key} is no key of a file of claims: {PAGE}") from e
+        key = str(e.full_key).rpartition(".")[2]
+        way = nearest(key, KNOWN_KEYS)
+        raise ConfigError(f"{path}: {e.full_key} is no key of a file of claims: {way}") from e
     except Exception as e:
         raise ConfigError(f"{path}: {explain(e)}") from e
     for claim in claims.claims:
         _check(claim, claims, f"{path}: claim {claim.name}")
-    for title, options in claims.readings.items():
-        if not options or PAPER in options:
-            raise ConfigError(f"{path}: readings: {title}: name at least one, and none {PAPER!r}")
+    printed = {n: _printed(p, path, n) for n, p in claims.printed.items()}
+    _check_whole(claims, printed, path)
+    return claims, printed
+
+
+def _check_whole(claims: Claims, printed: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """Raise ConfigError for parts of a file that don't go together."""
     names = [claim.name for claim in claims.claims]
     if twice := {n for n in names if names.count(n) > 1}:
         raise ConfigError(f"{path}: two claims have the name {twice.pop()}: give each its own")
-    printed = {n: _printed(p, path, n) for n, p in claims.printed.items()}
     for claim in claims.claims:
         norms = {*printed[claim.value]["norm"]} if claim.possible else set()
         if lacking := norms - {*claim.eps}:
@@ -135,7 +155,17 @@ def load_claims(name: str) -> tuple[Claims, dict[str, pd.DataFrame]]:
                 f"{path}: claim {claim.name}: eps: says nothing of {', '.join(sorted(lacking))}: "
                 "give the paper's budget by norm"
             )
-    return claims, printed
+    sides = [side for claim in claims.claims for c in claim.compare for side in c.attacks()]
+    known = {*sides, *(attack for table in printed.values() for attack in table["attack"])}
+    for title, options in claims.readings.items():
+        if not options or PAPER in options:
+            raise ConfigError(f"{path}: readings: {title}: name at least one, and none {PAPER!r}")
+        for played in (attack for option in options.values() for attack in option):
+            if played not in known:
+                raise ConfigError(
+                    f"{path}: readings: {title}: {played} is no attack of these claims: "
+                    f"{nearest(played, known)}"
+                )
 
 
 def _yaml(path: Path) -> Any:
@@ -165,7 +195,7 @@ def _check(claim: Claim, claims: Claims, of: str) -> None:
     """Raise ConfigError for a claim that can't be judged."""
     for measure in claims.measures(claim):
         if not (claim.possible and claim.value in claims.printed):
-            check_measure(measure, of)
+            check_measure(measure, of, claims.values)
     if claim.expect not in EXPECTED:
         raise ConfigError(f"{of}: expect: {claim.expect}: {nearest(claim.expect, EXPECTED)}")
     if bool(claim.compare) is bool(claim.possible):
@@ -191,29 +221,38 @@ def _check_compare(compare: Compare, of: str) -> None:
         for key in side:
             if key not in KEYS:
                 raise ConfigError(f"{of}: {key} is no part of a place: {nearest(key, KEYS)}")
-    if not compare.right:
-        raise ConfigError(f"{of}: right: is empty: name what differs from the left side")
+    if all(compare.left.get(key, getattr(compare, key)) == v for key, v in compare.right.items()):
+        raise ConfigError(f"{of}: right: name what differs from the left side")
     if compare.pairs not in PAIRS:
         raise ConfigError(f"{of}: pairs: {compare.pairs}: {nearest(compare.pairs, PAIRS)}")
 
 
 def _printed(printed: Printed, path: Path, name: str) -> pd.DataFrame:
     """A printed table: the columns of a place, and `value` (NaN where nothing is printed)."""
-    own, shipped = path.parent / printed.file, PACKAGE / "assets" / printed.file
-    file = own if own.is_file() else shipped
+    of = f"{path}: printed.{name}: {printed.file}"
+    places = [path.parent / printed.file, PACKAGE / "assets" / printed.file]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise ConfigError(f"{of} is no file: put it there, as {places[0]}")
     try:
         frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as e:
-        raise ConfigError(
-            f"{path}: printed.{name}: {printed.file} cannot be read: {first_line(e)}"
-        ) from e
+        raise ConfigError(f"{of} cannot be read: {first_line(e)}") from e
     if lacking := {*KEYS[:3], printed.column} - {*frame.columns}:
         raise ConfigError(
-            f"{path}: printed.{name}: {printed.file} lacks {', '.join(sorted(lacking))}: its "
-            f"columns are {', '.join(frame.columns)}"
+            f"{of} lacks {', '.join(sorted(lacking))}: its columns are {', '.join(frame.columns)}"
         )
-    values = pd.to_numeric(frame[printed.column], errors="coerce")
-    return frame.reindex(columns=list(KEYS), fill_value="").assign(value=values)
+    keys = frame.reindex(columns=list(KEYS), fill_value="")
+    texts = frame[printed.column]
+    values = pd.to_numeric(texts, errors="coerce")
+    for row, text in texts[values.isna() & (texts != "")].items():
+        raise ConfigError(f"{of}: row {row}: {text} is no number: write 44.2, or nothing")
+    for norm in keys["norm"].unique():
+        if norm not in NORMS:
+            raise ConfigError(f"{of}: norm {norm}: {nearest(norm, NORMS)}")
+    for _, twice in keys[keys.duplicated()].iterrows():
+        raise ConfigError(f"{of}: {' '.join(filter(None, twice))} is there twice: leave one")
+    return keys.assign(value=values)
 
 
 def pairs_of(

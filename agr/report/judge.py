@@ -18,12 +18,20 @@ from numpy.typing import NDArray
 from agr.report.claims import EXPECTED, Claim, Claims, Compare, pairs_of
 from agr.report.outcomes import MEASURES, Outcomes, Place
 from agr.report.results import NAN
-from agr.report.statistics import LEVEL, bootstrap, holm, mcnemar, smallest_difference
+from agr.report.statistics import (
+    LEVEL,
+    bootstrap,
+    holm,
+    images_needed,
+    mcnemar,
+    smallest_difference,
+)
 from agr.report.wording import UNDECIDED, Compared, bounds_in_words, in_words, measure_title
 from agr.schema import LEVELS
 
 SUPPORTED, CONTRADICTED = "supported", "contradicted"
 NOT_RUN, NOT_PRINTED, NOT_ASKED = "not run", "not printed", "not asked"
+INCOMPLETE = "incomplete"  # what is run speaks for it, or can't tell, and not all is run
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ class Judge:
             if right in values
         ]
         if not found:
-            return Judgement(NOT_PRINTED, "the paper prints nothing to compare")
+            there = ", ".join(dict.fromkeys(place.attack for place in values))
+            return Judgement(NOT_PRINTED, f"the printed table, of {there}, has nothing to compare")
         return _summed(found, claim, self.names)
 
     def _possible(self, claim: Claim, measure: str) -> Judgement:
@@ -135,12 +144,26 @@ class Judge:
         )
         ran = [key for key in asked if all(map(self.outcomes.finished, key[1:]))]
         tested = _tested([self._compared(*key) for key in ran], claim)
-        if not asked:
-            return Judgement(NOT_RUN, "there is no such place in these cells")
+        lacking = self._absent(claim, named)
+        if len(ran) < len(asked):
+            lacking.append(f"{len(asked) - len(ran)} of {len(asked)} comparisons")
         if not tested:
-            why = "no image that both sides count" if ran else "nothing to compare is finished"
-            return Judgement(NOT_RUN, why)
-        return _summed(tested, claim, self.names, len(asked) - len(ran))
+            why = "no image that both sides count" if ran else "nothing to compare"
+            return Judgement(NOT_RUN, f"not run: {', '.join(lacking)}" if lacking else why)
+        return _summed(tested, claim, self.names, lacking)
+
+    def _absent(self, claim: Claim, named: Mapping[str, str]) -> list[str]:
+        """What a claim names and these cells don't have, by kind and name."""
+        places = self.outcomes.places("all")
+        there = {key: {getattr(place, key) for place in places} for key in Place._fields}
+        wanted = [
+            (key, name)
+            for compare in claim.compare
+            for key in Place._fields
+            for name in self._among(claim, compare, named).named(key, named)
+        ]
+        absent = [(key, name) for key, name in wanted if name not in there[key]]
+        return [f"{key} {name}" for key, name in dict.fromkeys(absent)]
 
     def _pairs(
         self, claim: Claim, compare: Compare, measure: str, named: Mapping[str, str]
@@ -205,8 +228,11 @@ def _tested(found: Sequence[Compared], claim: Claim) -> list[Compared]:
         verdict = UNDECIDED
         if p < LEVEL and c.difference:
             verdict = SUPPORTED if sign * c.difference > 0 else CONTRADICTED
-        smallest = 100 * smallest_difference(c.n, len(counted)) if c.measure == "asr" else NAN
-        tested.append(replace(c, p_holm=p, verdict=verdict, smallest=smallest))
+        smallest, needed = NAN, NAN
+        if c.measure == "asr":
+            smallest = 100 * smallest_difference(c.n, len(counted))
+            needed = images_needed(c.only_left, c.only_right, c.n, len(counted))
+        tested.append(replace(c, p_holm=p, verdict=verdict, smallest=smallest, needed=needed))
     return tested
 
 
@@ -224,18 +250,18 @@ def _of_all(verdicts: Sequence[str]) -> str:
 
 
 def _summed(
-    found: Sequence[Compared], claim: Claim, names: Mapping[str, str], lacking: int = 0
+    found: Sequence[Compared], claim: Claim, names: Mapping[str, str], lacking: Sequence[str] = ()
 ) -> Judgement:
-    """The verdict on a claim from its comparisons, and why; `lacking` more are not run."""
+    """The verdict on a claim from its comparisons, and why; `lacking` is what is not run."""
     verdicts = [c.verdict for c in found]
     verdict = _of_all(verdicts)
-    if verdict == SUPPORTED and lacking:
-        verdict = UNDECIDED
+    if lacking and verdict != CONTRADICTED:
+        verdict = INCOMPLETE
     counts = ", ".join(
         f"{verdicts.count(v)} {v}" for v in (SUPPORTED, CONTRADICTED, UNDECIDED) if v in verdicts
     )
-    said = f"of {len(found)} comparisons {counts}"
-    said += f"; {lacking} are not run" if lacking else ""
+    said = f"of {len(found)} comparison{'s' if len(found) > 1 else ''} {counts}"
+    said += f"; not run: {', '.join(lacking)}" if lacking else ""
     return Judgement(verdict, f"{said}; {in_words(_telling(found, claim, verdict), names)}", found)
 
 
@@ -243,4 +269,5 @@ def _telling(found: Sequence[Compared], claim: Claim, verdict: str) -> Compared:
     """The comparison that says most: the farthest against the claim, or the nearest for it."""
     sign = EXPECTED[claim.expect]
     same = [c for c in found if c.verdict == verdict] or list(found)
+    same = [c for c in same if c.difference] or same  # that nothing differs says least
     return min(same, key=lambda c: sign * c.difference / (abs(c.right_value) or 1))

@@ -7,7 +7,7 @@ once for each cell. Needs neither torch nor timm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -150,7 +150,8 @@ def distinct(titles: Mapping[str, str]) -> dict[str, str]:
     return {n: t if said.count(t) == 1 else f"{t} ({n})" for n, t in titles.items()}
 
 
-def check_measure(name: str, of: str) -> None:
-    """Raise ConfigError for a name that isn't one of MEASURES."""
+def check_measure(name: str, of: str, others: Iterable[str] = ()) -> None:
+    """Raise ConfigError for a name that isn't one of MEASURES; `others` may have been meant."""
     if name not in MEASURES:
-        raise ConfigError(f"{of}: {name} is not measured: {nearest(name, MEASURES)}")
+        way = nearest(name, [*MEASURES, *others])
+        raise ConfigError(f"{of}: {name} is not measured: {way}")

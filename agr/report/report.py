@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from agr.config import Cell
 from agr.errors import printable
 from agr.files import write_whole
@@ -20,11 +22,17 @@ from agr.records import Records
 from agr.report import leaderboard
 from agr.report.browse import shots_of
 from agr.report.charts import charts_of
-from agr.report.differences import as_frame, best_and_equal, differences
+from agr.report.differences import (
+    as_frame,
+    best_and_equal,
+    differences,
+    transfer_differences,
+)
 from agr.report.figures import Drawing, encoded
-from agr.report.judge import NOT_ASKED, Judgement
+from agr.report.judge import NOT_ASKED, NOT_RUN, Judgement
 from agr.report.outcomes import Outcomes, in_group
 from agr.report.page import Claim, Figure, Page, Table, render
+from agr.report.statistics import LEVEL
 from agr.report.tables import (
     MARKDOWN,
     TEX_TEMPLATES,
@@ -38,6 +46,7 @@ from agr.report.tables import (
 from agr.report.verdicts import LEGEND, Verdicts, grid, judge_claims, which_supports_which
 from agr.report.wording import Compared, described, measure_title, numbers_of
 
+SILENT = (NOT_ASKED, NOT_RUN)  # verdicts that need no sentence beside the grid
 BOLD = "\x00"  # no text has one: `printable` leaves none
 PLAIN = Text(bold=f"{BOLD}{{}}", star="*", plain=printable)
 MOST_IN_PULL_REQUEST = 65_536  # characters of a comment on GitHub
@@ -120,7 +129,7 @@ def page(found: Found) -> Page:
         charts=charts_of(found.drawing),
         shots=shots_of(found.outcomes),
         leaderboards=[table for sheet in found.leaderboards for table in tables_of(sheet)],
-        further=[equals_of(found, norm) for norm in found.compared],
+        further=further(found),
         provenance=provenance(found),
         cells=cells_table(found),
         commands=[found.command("make_report")],
@@ -167,7 +176,7 @@ def claim_of(found: Found, claim: Any, judged: dict[str, Judgement]) -> Claim:
         claim.says,
         claim.where,
         {column: judgement.verdict for column, judgement in judged.items()},
-        {column: j.why for column, j in judged.items() if j.verdict != NOT_ASKED},
+        {column: j.why for column, j in judged.items() if j.verdict not in SILENT},
         details if rows else None,
     )
 
@@ -191,20 +200,48 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
+def further(found: Found) -> list[Table]:
+    """Which attacks differ: in mean transfer, and on each source and target."""
+    tables = [transfers_of(found, norm) for norm in found.drawing.norms]
+    return [*(t for t in tables if t.rows), *(equals_of(found, norm) for norm in found.compared)]
+
+
+def transfers_of(found: Found, norm: str) -> Table:
+    """Every two attacks by their mean transfer."""
+    names = found.outcomes.titles()
+    rows = [
+        [
+            *(names[c.left.attack], names[c.right.attack], *numbers_of(c)),
+            "yes" if c.p_holm < LEVEL else "can't be told",
+        ]
+        for c in transfer_differences(found.outcomes, norm)
+    ]
+    header = ["attack", "against", "mean transfer %", "against %", "difference, points"]
+    header += ["95 % interval", "images", "p (Holm)", "a real difference"]
+    notes = [
+        "mean transfer: of every image, the share of its black-box targets that it fools; images "
+        "are the same for both, and are drawn with all their sources; p by a bootstrap, with "
+        f"Holm's correction over these {len(rows)} comparisons, at 5 %",
+    ]
+    caption = f"Mean transfer of every two attacks, {names[norm]}"
+    return Table(f"transfer-{norm}", caption, header, rows, notes)
+
+
 def equals_of(found: Found, norm: str) -> Table:
     """The best attack of each source and target, and those that can't be told from it."""
     names, compared = found.outcomes.titles(), found.compared[norm]
     frame = best_and_equal(compared)
     rows = [
         [
-            *(names[row["source"]], names[row["target"]], names[row["best"]]),
+            *(names[row["source"]], names[row["target"]]),
+            "; ".join(names[attack] for attack in row["best"]),
             f"{row['asr']:.1f}",
             "; ".join(names[attack] for attack in row["equal"]) or "none",
             *(str(row["n"]), f"{row['smallest']:.1f}"),
         ]
         for row in frame.to_dict("records")
     ]
-    header = ["source", "target", "best attack", "ASR %", "can't be told from it", "n"]
+    header = ["source", "target", "best attacks", "ASR %", "can't be told from them", "n"]
     header += ["smallest difference that n can show, points"]
     notes = [
         f"every two attacks on the same images of a source and target: {len(compared)} comparisons "
@@ -248,7 +285,7 @@ def summary(found: Found) -> list[tuple[str, str]]:
     told = [
         ("suite", cell.suite.name),
         ("networks", ", ".join(dict.fromkeys(x.title(n) for x in found.cells for n in x.networks))),
-        ("attacks", ", ".join(dict.fromkeys(x.config.attack.title for x in found.cells))),
+        ("attacks", "; ".join(dict.fromkeys(x.config.attack.title for x in found.cells))),
         ("budgets", ", ".join(f"{names[norm]} = {eps:g}" for norm, eps in budgets.items())),
         ("cells", f"{finished} of {len(found.cells)} finished"),
         ("counted", f"denominator={c.denominator}, success={cell.success}"),
@@ -294,9 +331,18 @@ def results(found: Found) -> str:
     claims = "\n".join(f"- {plain(line)}" for line in said)
     folded = {f"Claims of {found.verdicts.paper}": f"{grid(found.verdicts)}\n\n{claims}"}
     folded |= {sheet.caption: markdown(sheet) for sheet in (*found.tables, *found.leaderboards)}
+    folded |= {table.caption: _as_markdown(table) for table in further(found)}
     origin = [f"- {plain(term)}: {plain(text)}" for term, text in provenance(found)]
     folded["Provenance"] = "\n".join([*origin, f"- {plain(found.command('make_report'))}"])
     return _short_enough(head, folded)
+
+
+def _as_markdown(table: Table) -> str:
+    plain = MARKDOWN.plain
+    rows = [[plain(text) for text in row] for row in table.rows]
+    header = [plain(text) for text in table.header]
+    notes = "\n".join(f"- {plain(note)}" for note in table.notes)
+    return f"{tabulate(rows, header, tablefmt='pipe', disable_numparse=True)}\n\n{notes}"
 
 
 def _short_enough(head: str, folded: dict[str, str]) -> str:

@@ -151,6 +151,26 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
+def images_needed(only_left: int, only_right: int, n: int, tests: int = 1) -> float:
+    """About how many images show a difference of rates that n images have; inf: none is there.
+
+    As many as `mcnemar` needs for LEVEL / `tests`, Holm's first step, if further images split as
+    these n did. Not a power: of so many images, about half of all samples show it.
+    """
+    if only_left == only_right:
+        return math.inf
+    fewest, most = 0.0, 1.0  # shares and multiples of n
+    while mcnemar(round(most * only_left), round(most * only_right)) > LEVEL / tests:
+        fewest, most = most, 2 * most
+        if most > 1e6:
+            return math.inf
+    for _ in range(40):
+        middle = (fewest + most) / 2
+        shown = mcnemar(round(middle * only_left), round(middle * only_right)) <= LEVEL / tests
+        fewest, most = (fewest, middle) if shown else (middle, most)
+    return math.ceil(most * n)
+
+
 def smallest_difference(n: int, tests: int = 1, level: float = LEVEL) -> float:
     """The smallest difference of two rates that n images can show, as a fraction; inf: none can.
 

@@ -368,7 +368,8 @@ def _asr_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
     intervals = "" if frame["seed"].nunique() > 1 else "; brackets: 95 % Wilson interval"
     notes = [
         f"denominator={c.denominator}{n}, success={cells[0].success}{intervals}",
-        "* white-box; bold: highest of its source and target; — no run",
+        "* white-box; bold: highest of its source and target; — no run, or not printed",
+        "paper: what the AGR paper prints, and ours less it",
     ]
     for cell in cells:
         if cell.smallest and (rows := selected(cell)) is not None:

@@ -11,16 +11,17 @@ from tabulate import tabulate
 
 from agr.config import Cell
 from agr.report.claims import PAPER, Claim, load_claims
-from agr.report.judge import CONTRADICTED, SUPPORTED, Judge, Judgement
+from agr.report.judge import CONTRADICTED, INCOMPLETE, SUPPORTED, Judge, Judgement
 from agr.report.outcomes import Outcomes, Place
 from agr.report.tables import MARKDOWN, setting
 from agr.report.wording import UNDECIDED, Compared
 
-SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?"}
+SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?", INCOMPLETE: "…"}
 LEGEND = (
     "✓ supported: each of a claim's comparisons is, after Holm's correction over all of them (5 %)",
     "✗ contradicted: at least one comparison shows the opposite, after the same correction",
     "? undecided: neither; so many images can't tell, or all came out alike",
+    "… incomplete: nothing speaks against it so far, and not all that it names is run",
     "· not run, not printed, or not a question about records",
     "rates: McNemar's exact test on the images that both sides had; means: a bootstrap over these "
     "images; brackets: 95 % bootstrap interval of the difference, without correction",
@@ -88,14 +89,17 @@ def grid(verdicts: Verdicts) -> str:
 
 
 def which_supports_which(verdicts: Verdicts) -> list[str]:
-    """A line for each column: what it supports and what it contradicts."""
+    """A line for each column that says something: what it supports and what it contradicts."""
     lines = []
     for column in verdicts.columns:
         said = []
         for verdict in (SUPPORTED, CONTRADICTED):
             titles = [c.title for c, judged in verdicts.claims if judged[column].verdict == verdict]
             said.append(f"{verdict}: {'; '.join(titles) or 'nothing'}")
-        lines.append(f"{column}: {'. '.join(said)}")
+        if any(
+            judged[column].verdict in (SUPPORTED, CONTRADICTED) for _, judged in verdicts.claims
+        ):
+            lines.append(f"{column}: {'. '.join(said)}")
     return lines
 
 
@@ -125,7 +129,7 @@ def comparisons(verdicts: Verdicts) -> pd.DataFrame:
 
 NUMBERS = (
     *("left_value", "right_value", "difference", "low", "high", "n", "only_left", "only_right"),
-    *("p", "p_holm", "smallest", "verdict"),
+    *("p", "p_holm", "smallest", "needed", "verdict"),
 )
 
 

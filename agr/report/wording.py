@@ -30,6 +30,7 @@ class Compared:
     p: float = NAN
     p_holm: float = NAN
     smallest: float = NAN  # difference of rates that so many images could show
+    needed: float = NAN  # images that would show this difference of rates, about
     verdict: str = UNDECIDED
 
 
@@ -49,10 +50,13 @@ def in_words(c: Compared, names: Mapping[str, str]) -> str:
     points = " points" if c.measure == "asr" else ""
     said = f"{described(c, names)}: {a} and {b}, {c.difference:+.{digits}f}{points}"
     if c.n:
-        said += f" [{c.low:+.{digits}f}, {c.high:+.{digits}f}], p {p_words(c.p_holm)}, n = {c.n}"
+        said += (
+            f" [{c.low:+.{digits}f}, {c.high:+.{digits}f}], p {p_words(c.p_holm)} (Holm), n = {c.n}"
+        )
     if c.verdict == UNDECIDED and c.smallest == c.smallest:
         least = f"below {c.smallest:.1f} points" if math.isfinite(c.smallest) else "at all"
-        said += f" (so many images can't show a difference {least})"
+        said += f" (so many images can't show a difference {least}"
+        said += f"; about {c.needed:.0f} would show this one)" if math.isfinite(c.needed) else ")"
     return said
 
 

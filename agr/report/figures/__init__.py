@@ -133,8 +133,8 @@ class Drawing:
         yield Drawn(
             f"transfer-{norm}",
             f"Transfer between networks, {self._budget(norm)}",
-            "ASR in percent of every source (row) and target (column); of the source itself, white-box. "
-            f"{int(mine['n'].min())} to {int(mine['n'].max())} images a cell.{counted}",
+            "ASR in percent of every source (row) and target (column); of the source, white-box. "
+            f"At least {int(mine['n'].min())} images a square.{counted}",
             draw.matrix(mine, self.looks, self.names),
             mine,
         )

@@ -41,6 +41,7 @@ def _by_step(
         panel.set_title(names[source])
         panel.set_xlabel("step")
         panel.set_xticks(range(0, int(mine["step"].max()) + 1, 2))
+        panel.ticklabel_format(axis="y", useOffset=False)
     _left(panels, title)
     legend(figure, _shown(frame, looks))
     return figure

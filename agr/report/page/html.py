@@ -27,7 +27,10 @@ SECTIONS = (
     *(("further", "Further tables"), ("provenance", "Provenance")),
 )
 # How a verdict begins, its sign and its style: never colour alone.
-VERDICTS = (*(("supported", "✓", "yes"), ("contradicted", "✗", "no"), ("undecided", "?", "open")),)
+VERDICTS = (
+    *(("supported", "✓", "yes"), ("contradicted", "✗", "no"), ("undecided", "?", "open")),
+    ("incomplete", "…", "open"),
+)
 NOT_JUDGED = "not judged"
 
 

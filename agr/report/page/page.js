@@ -86,6 +86,7 @@ when the page has been painted, Plotly when the first chart comes near. */
     await Plotly.newPlot(chart.querySelector(".plot"), data ?? [], own, {
       responsive: true,
       displaylogo: false,
+      displayModeBar: false, // it hides the titles of panels
     });
     chart.dataset.drawn = "yes";
   }
@@ -222,7 +223,7 @@ when the page has been painted, Plotly when the first chart comes near. */
         ? [
             `${className(before)}, ${percent(sure)}`,
             `${className(after)}, ${percent(surer)}`,
-            fooled ? "✗ yes" : "✓ no",
+            fooled ? "yes" : "no",
           ]
         : ["not asked", "not asked", "—"];
       const head = document.createElement("th");
