@@ -217,7 +217,7 @@ def transfers_of(found: Found, norm: str) -> Table:
         for c in transfer_differences(found.outcomes, norm)
     ]
     header = ["attack", "against", "mean transfer %", "against %", "difference, points"]
-    header += ["95 % interval", "images", "p (Holm)", "a real difference"]
+    header += ["95 % interval", "images", "p (Holm)", "real"]
     notes = [
         "mean transfer: of every image, the share of its black-box targets that it fools; images "
         "are the same for both, and are drawn with all their sources; p by a bootstrap, with "

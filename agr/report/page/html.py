@@ -24,7 +24,7 @@ POLICY = (
 SECTIONS = (
     *(("tables", "Tables"), ("claims", "Claims"), ("figures", "Figures")),
     *(("charts", "Charts"), ("browser", "Images"), ("leaderboards", "Leaderboards")),
-    *(("further", "Further tables"), ("provenance", "Provenance")),
+    *(("further", "Differences between attacks"), ("provenance", "Provenance")),
 )
 # How a verdict begins, its sign and its style: never colour alone.
 VERDICTS = (
