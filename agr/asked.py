@@ -50,17 +50,19 @@ def asked_for(arguments: Sequence[str], *, sweeps: bool = False) -> Asked:
     if len(claims) > 1:
         raise ConfigError(f"claims={','.join(claims)}: one file at a time")
     given = [word for word in given if not word.startswith("claims=")]
-    asked = without_shards(without_flags(words(given, "experiment=report")))
+    divided = without_flags(words(given, "experiment=report"))  # perhaps into shards
+    asked = without_shards(divided)
     cells = expand(asked)
     name = claims[0] if claims else CLAIMS
     load_claims(name)  # what is wrong with either is said before anything is run
     Outcomes(cells)
-    over_eps = _over_eps(asked, cells) if sweeps and "experiment=report" in asked else []
+    over_eps = _over_eps(divided, cells) if sweeps and "experiment=report" in asked else []
     if ITSELF in arguments:
-        for each in (asked, *over_eps):
+        for each in (divided, *over_eps):
             run_first(each)
     shown = asked if name == CLAIMS else [*asked, f"claims={name}"]
-    return Asked(shown, cells, name, [cell for each in over_eps for cell in expand(each)])
+    swept = [cell for each in over_eps for cell in expand(without_shards(each))]
+    return Asked(shown, cells, name, swept)
 
 
 def _over_eps(asked: Sequence[str], cells: Sequence[Cell]) -> list[list[str]]:

@@ -365,6 +365,10 @@ def test_what_is_wrong_is_said_before_anything_is_run(
     assert len(asked.cells) == 2
     assert {c.config.eps for c in asked.sweeps} == {1, 2, 4, 6, 10, 16}
     assert f"outputs={tmp_path}" in asked.command("make_report")
+    divided = asked_for([*words, "attack=agr", "shards=3"])
+    assert "shards=3" in ran[-1]  # the work is divided, what is shown is not
+    assert [cell.config.shard for cell in divided.cells] == ["0/1"]
+    assert "shards" not in str(divided.folder("report"))
 
 
 def test_equal_reasons_are_said_once() -> None:
