@@ -97,6 +97,7 @@ def test_norms_and_hash_are_those_of_the_saved_image(tmp_path: Path) -> None:
         assert stored["cosine"] == pytest.approx(cosine)
 
 
+@pytest.mark.slow
 def test_predictions_are_the_networks_own(tmp_path: Path) -> None:
     """Each row's predictions, made again one image at a time from the saved files."""
     import torch
@@ -422,6 +423,7 @@ def test_selection_is_seeded_and_its_beginning_stable(tmp_path: Path) -> None:
     assert set(other) != set(ten)
 
 
+@pytest.mark.slow
 def test_selecting_networks_are_right_about_every_image(tmp_path: Path) -> None:
     words = {"none": [], "source": ["vgg16"], "group": ["vgg16", "vgg19", "res152"]}
     sizes = {}
@@ -451,6 +453,7 @@ def test_targeted_attacks_go_for_their_label(tmp_path: Path) -> None:
     assert rows[rows["white_box"]]["success"].mean() > 0.5
 
 
+@pytest.mark.slow
 def test_own_prediction_can_be_attacked(tmp_path: Path) -> None:
     """On images that the source errs on, label=prediction moves away from the error."""
     shared = (*VGG, "attack=agr", "select=none", "n_images=150", "success=changed")
@@ -531,6 +534,7 @@ def test_the_source_is_asked_again_only_at_another_width(
         ("threads=2", "threads"),
     ],
 )
+@pytest.mark.slow
 def test_another_numeric_identity_is_refused(word: str, key: str, tmp_path: Path) -> None:
     run_cell(demo_cell(tmp_path, *VGG, "n_images=2"))
     other = demo_cell(tmp_path, *VGG, "n_images=4", word)
@@ -573,6 +577,7 @@ def test_nothing_eligible_is_an_error(tmp_path: Path) -> None:
         run_cell(demo_cell(tmp_path, *VGG, f"data.labels={tmp_path / 'wrong.csv'}"))
 
 
+@pytest.mark.slow
 def test_a_network_that_gives_nan_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -800,6 +805,7 @@ def lab_of(cell: Cell) -> Lab:
     return Lab(cell, settle(cell, None), "cpu", find_images(cell))
 
 
+@pytest.mark.slow
 def test_clean_answers_are_kept_apart_by_all_that_decides_them(tmp_path: Path) -> None:
     """Another weight file, config, defense, geometry or list of images has its own answers."""
     demo = demo_cell(tmp_path)

@@ -37,6 +37,7 @@ def rows_of(cell: Cell) -> pd.DataFrame:
     return rows.sort_values(["position", "target"], ignore_index=True)
 
 
+@pytest.mark.slow
 def test_a_cell_shards_and_a_longer_run_are_the_same_chunks(tmp_path: Path) -> None:
     whole = rows_of(cell_of(tmp_path / "a"))
     assert len(whole) == 2 * 12

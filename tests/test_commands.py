@@ -111,6 +111,7 @@ def test_score_refuses_an_unknown_target(tmp_path: Path) -> None:
                 ["scripts/make_leaderboard.py"], ["scripts/make_figures.py"], ["-m", "agr.check"],
                 ["scripts/make_claims.py"], ["scripts/make_report.py"]]
 )  # fmt: skip
+@pytest.mark.slow
 def test_help_of_every_script(command: list[str]) -> None:
     words = [sys.executable, *command, "--help"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -113,6 +113,7 @@ def test_shipped_files_are_small() -> None:
 
 
 @pytest.mark.parametrize("name", ["inc_v3", "vgg16"])
+@pytest.mark.slow
 def test_shipped_networks_know_the_shipped_images(name: str) -> None:
     recipe, rows = RECIPES[name], listed()
     images = [demo.decode((ASSETS / "val" / row["filename"]).read_bytes()) for row in rows]

@@ -56,6 +56,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, images: int, when: str) -> lis
 
 @pytest.mark.parametrize("when", ["craft", "score"])
 @pytest.mark.parametrize("words", [(), ("slots=8",)])
+@pytest.mark.slow
 def test_out_of_memory_halves_the_slots_and_loses_no_image(
     when: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

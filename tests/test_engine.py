@@ -224,6 +224,7 @@ def test_results_are_bitwise_independent_of_order_and_companions(
 
 @pytest.mark.parametrize("source", ["inc_v3", "vgg16", "res152"])
 @pytest.mark.parametrize("name", ["agr", "ifgsm"])
+@pytest.mark.slow
 def test_the_last_look_is_the_answer_that_scoring_would_give(source: str, name: str) -> None:
     """Bitwise: with a gradient or without, beside whatever companions."""
     cell = expand([f"source={source}"])[0]

@@ -51,6 +51,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_cells_of_an_experiment() -> None:
     cells = expand(["experiment=readings", "n_images=7", "outputs=elsewhere", "seed=1"])
     same(cells[::5])  # every norm, source and attack; all of them would take long
@@ -78,6 +79,7 @@ def test_the_cells_of_an_experiment() -> None:
         [],
     ],
 )
+@pytest.mark.slow
 def test_the_cells_of_a_users_sweep(own: Path, words: list[str]) -> None:
     cells = expand(["--config-dir", str(own), "-m", *words])
     assert all(f"hydra.searchpath=[{own}]" in c.words for c in cells)

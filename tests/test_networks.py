@@ -441,6 +441,7 @@ def test_losses_of_members_are_averaged(x: torch.Tensor, y: torch.Tensor) -> Non
     assert torch.allclose(mine, (each[0] + each[1]) / 2, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_run_on_an_ensemble(tmp_path: Path) -> None:
     """Every member counts as white-box, and the geometry is the first one's."""
     words = ["source=[vgg16,inc_v3]", "attack=ifgsm", "progress=false"]

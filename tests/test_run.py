@@ -170,6 +170,7 @@ def test_a_finished_cell_is_not_run_again(
     assert second.split("ASR %")[1] == first.split("ASR %")[1]
 
 
+@pytest.mark.slow
 def test_a_lower_precision_is_compared_even_if_it_was_stopped_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,6 +185,7 @@ def test_a_lower_precision_is_compared_even_if_it_was_stopped_before(
     assert "bf16 against fp32 on 12 images" in out
 
 
+@pytest.mark.slow
 def test_a_sweep_in_one_process_builds_each_network_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -241,6 +241,7 @@ def test_readings_come_as_further_rows(tmp_path: Path) -> None:
     assert "12.5 [2.2, 47.1] | —" in text.replace("**", "").replace("  ", " ")  # not in the paper
 
 
+@pytest.mark.slow
 def test_the_script_needs_no_torch(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "norm=linf", "source=vgg16")
     fill(cells[2], {"vgg16": 7})

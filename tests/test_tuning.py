@@ -156,6 +156,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_a_network_is_tried_once_for_all_cells(tried: list[str], tmp_path: Path) -> None:
     cell = demo_cell(tmp_path, *VGG, "n_images=2")
     first = settle(cell, None)
@@ -261,6 +262,7 @@ def test_a_network_in_float64_is_folded_in_float64(tmp_path: Path) -> None:
     assert torch.allclose(folded(x), plain(x), rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_every_demo_network_answers_as_unfolded(tmp_path: Path) -> None:
     for name in ("inc_v3", "inc_v4", "ir_v2", "res152"):
         config = demo_cell(tmp_path).suite.networks[name]
