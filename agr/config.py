@@ -66,15 +66,21 @@ class Cell:
         known = self.suite.networks
         return not defenses and any(same_network(known[bare], known[s]) for s in self.sources)
 
+    @property
+    def group_name(self) -> str | None:
+        """The suite's name for the group of the first source; None if it stands in none."""
+        groups = self.suite.groups.items()
+        return next((name for name, g in groups if self.sources[0] in g.networks), None)
+
     @cached_property
     def group(self) -> Group:
         """The group of the first source, with the other sources.
 
         A network that stands in no group of the suite is a group of its own, in its own geometry.
         """
-        first = self.sources[0]
+        first, name = self.sources[0], self.group_name
         alone = Group([first], self.suite.networks[first].geometry)
-        base = next((g for g in self.suite.groups.values() if first in g.networks), alone)
+        base = alone if name is None else self.suite.groups[name]
         return Group(list(dict.fromkeys([*base.networks, *self.sources])), base.geometry)
 
     @property

@@ -45,16 +45,21 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def write_content(path: Path, content: bytes) -> None:
+    """Write `content` whole."""
+    write_whole(path, lambda draft: draft.write_bytes(content))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` whole as JSON that can be read."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    write_content(path, text.encode())
 
 
 def write_named(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
     """Write `content` whole as STEM-HASH.SUFFIX, of which `is_whole` knows whether it still is."""
     path = folder / f"{stem}-{_hash(content)}{suffix}"
-    write_whole(path, lambda draft: draft.write_bytes(content))
+    write_content(path, content)
     return path
 
 

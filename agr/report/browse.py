@@ -25,25 +25,19 @@ def shots_of(outcomes: Outcomes) -> list[Shot]:
     The selection's order is a seeded one, so that its first images are a sample. Only images that
     were saved.
     """
-    finished = [p for p in outcomes.places("none") if outcomes.finished(p)]
     groups: dict[str, list[Cell]] = {}
-    for place in finished:
+    for place in outcomes.done():
         cell = outcomes.cell(place)
-        if cell.config.save_adversarials or Records(cell.folder).parts("adversarials"):
-            groups.setdefault(group_of(cell), []).append(cell)
+        if Records(cell.folder).parts("adversarials"):
+            groups.setdefault(cell.group_name or cell.source, []).append(cell)
+    names = outcomes.titles()
     clean: dict[tuple[str, str], Image] = {}
     found: list[Shot] = []
     for i, (group, cells) in enumerate(groups.items()):
         mine = SAMPLE // len(groups) + (i < SAMPLE % len(groups))
         for cell in cells:
-            found += _shots(cell, group, mine, clean, outcomes.titles())
+            found += _shots(cell, group, mine, clean, names)
     return found
-
-
-def group_of(cell: Cell) -> str:
-    """The name of the group of networks whose geometry a cell's images have."""
-    groups = cell.suite.groups.items()
-    return next((name for name, g in groups if cell.sources[0] in g.networks), cell.source)
 
 
 def _shots(

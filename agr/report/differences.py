@@ -45,8 +45,8 @@ def transfer_differences(outcomes: Outcomes, norm: str) -> list[Compared]:
     attack is the one with the higher mean.
     """
     shares: dict[str, dict[str, pd.Series[float]]] = {}
-    for place in outcomes.places("none"):
-        if place.norm == norm and outcomes.finished(place):
+    for place in outcomes.done():
+        if place.norm == norm:
             cell, frame = outcomes.cell(place), outcomes.frame(place)
             found = 100 * shares_of(cell, frame, white_box=False)
             shares.setdefault(place.attack, {})[place.source] = found
@@ -87,8 +87,8 @@ def _transfer(
 def _pairs(outcomes: Outcomes, norm: str) -> list[list[Place]]:
     """The places of each source and target, one per attack."""
     found: dict[tuple[str, str], list[Place]] = {}
-    for place in outcomes.places("defended"):
-        if place.norm == norm and outcomes.finished(place):
+    for place in outcomes.done("defended"):
+        if place.norm == norm:
             found.setdefault((place.source, place.target), []).append(place)
     return list(found.values())
 

@@ -120,8 +120,8 @@ class Judge:
 
     def _brightness(self, place: Place) -> NDArray[np.float64] | None:
         """The root mean square of every clean image of a source, [0, 1], from its norms."""
-        for known in self.outcomes.places("none"):
-            if known.source == place.source and self.outcomes.finished(known):
+        for known in self.outcomes.done():
+            if known.source == place.source:
                 images = self.outcomes.frame(known).drop_duplicates("image_id")
                 images = images[images["rel_l2"] > 0]  # of an unchanged image nothing follows
                 if len(images):

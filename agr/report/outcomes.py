@@ -101,6 +101,10 @@ class Outcomes:
             found += [Place(*key, target) for target in own]
         return found
 
+    def done(self, targets: str = "none") -> list[Place]:
+        """The `places` of finished cells."""
+        return [place for place in self.places(targets) if self.finished(place)]
+
     def values(self, place: Place, measure: str) -> pd.Series[float]:
         """A measure of every image, in its unit, by image id.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tabulate import tabulate
 
 from agr.config import Cell
 from agr.errors import printable
-from agr.files import write_whole
+from agr.files import write_content
 from agr.records import Records
 from agr.report import leaderboard
 from agr.report.browse import shots_of
@@ -64,7 +63,8 @@ class Found:
     verdicts: Verdicts
     tables: Sequence[Sheet]
     leaderboards: Sequence[Sheet]
-    compared: dict[str, list[Compared]]  # every two attacks, by norm
+    compared: dict[str, list[Compared]]  # every two attacks on each source and target, by norm
+    transfers: dict[str, list[Compared]]  # every two attacks by their mean transfer, by norm
     runs: Sequence[dict[str, Any]]  # run.json of the cells that have one
 
 
@@ -85,6 +85,7 @@ def gather(
         sheets_of([in_group(cell) for cell in cells]),
         leaderboard.sheets_of(cells) if untargeted else [],
         {norm: differences(outcomes, norm) for norm in drawing.norms},
+        {norm: transfer_differences(outcomes, norm) for norm in drawing.norms},
         runs,
     )
 
@@ -104,12 +105,8 @@ def write_report(found: Found, folder: Path) -> list[Path]:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        write_whole(folder / name, partial(_write, text))
+        write_content(folder / name, text.encode())
     return [folder / name for name in texts]
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 # ---- the page ------------------------------------------------------------------------------------
@@ -202,7 +199,7 @@ def _short(value: Any) -> str:
 
 def further(found: Found) -> list[Table]:
     """Which attacks differ: in mean transfer, and on each source and target."""
-    tables = [transfers_of(found, norm) for norm in found.drawing.norms]
+    tables = [transfers_of(found, norm) for norm in found.transfers]
     return [*(t for t in tables if t.rows), *(equals_of(found, norm) for norm in found.compared)]
 
 
@@ -214,7 +211,7 @@ def transfers_of(found: Found, norm: str) -> Table:
             *(names[c.left.attack], names[c.right.attack], *numbers_of(c)),
             "yes" if c.p_holm < LEVEL else "can't be told",
         ]
-        for c in transfer_differences(found.outcomes, norm)
+        for c in found.transfers[norm]
     ]
     header = ["attack", "against", "mean transfer %", "against %", "difference, points"]
     header += ["95 % interval", "images", "p (Holm)", "real"]
@@ -280,7 +277,7 @@ def summary(found: Found) -> list[tuple[str, str]]:
     budgets = {f"{x.config.norm.name}": x.config.eps for x in found.cells}
     names = found.outcomes.titles()
     ended = sorted(s["ended"] for run in found.runs for s in run.get("sessions", []))
-    finished = sum(found.outcomes.finished(p) for p in found.outcomes.places("none"))
+    finished = len(found.outcomes.done())
     machines = {run["numeric"]["device"] for run in found.runs if "numeric" in run}
     told = [
         ("suite", cell.suite.name),

@@ -10,6 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from agr.config import Cell
+from agr.files import write_content
 from agr.report.claims import PAPER, Claim, load_claims
 from agr.report.judge import CONTRADICTED, INCOMPLETE, SUPPORTED, Judge, Judgement
 from agr.report.outcomes import Outcomes, Place
@@ -61,7 +62,7 @@ def write_claims(cells: Sequence[Cell], verdicts: Verdicts, folder: Path) -> lis
         "claims.csv": comparisons(verdicts).to_csv(index=False),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_content(folder / name, text.encode())
     return [folder / name for name in texts]
 
 

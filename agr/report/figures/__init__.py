@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from agr.config import Cell
 from agr.errors import ConfigError
-from agr.files import write_whole
+from agr.files import write_content
 from agr.report.figures import draw, series
 from agr.report.figures.images import rows_of_images
 from agr.report.figures.style import Look, looks, styled
@@ -43,7 +43,7 @@ class Drawing:
         """Raises ConfigError if no cell is finished."""
         self.outcomes, self.sweeps = outcomes, list(sweeps)
         self.cells = list(outcomes.cells.values())
-        if not series.finished(outcomes):
+        if not series.with_images(outcomes):
             raise ConfigError(
                 f"none of these {len(self.cells)} cells is finished: run them first, or add --run"
             )
@@ -216,13 +216,9 @@ def write_figures(drawing: Drawing, folder: Path, command: str) -> list[Path]:
             ".txt": ("\n".join(told) + "\n").encode(),
         }
         for suffix, content in contents.items():
-            write_whole(folder / f"{each.name}{suffix}", partial(_write, content))
             written.append(folder / f"{each.name}{suffix}")
+            write_content(written[-1], content)
     return written
-
-
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
 
 
 def encoded(figure: Figure, kind: str) -> bytes:

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from agr.report.figures.style import Look, legend, new
 from agr.report.perturbations import Image
@@ -87,15 +88,10 @@ def matrix(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
         mine = frame[frame["attack"] == attack]
         wide = mine.pivot(index="source", columns="target", values="asr")
         values = wide.reindex(index=sources, columns=targets).to_numpy(dtype=float)
-        drawn = panel.imshow(values, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
+        drawn = _heat(panel, values, size=6.5)
         panel.set_title(looks[attack].title)
         panel.set_xticks(range(len(targets)), [names[t] for t in targets], rotation=45, ha="right")
         panel.set_yticks(range(len(sources)), [names[s] for s in sources])
-        panel.grid(visible=False)
-        for (i, j), value in np.ndenumerate(values):
-            if value == value:
-                ink = "black" if value > 60 else "white"
-                panel.text(j, i, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=6.5)
     figure.colorbar(drawn, ax=panels, label="ASR, %", shrink=0.6, aspect=30)
     figure.supxlabel("target", fontsize=9)
     figure.supylabel("source", fontsize=9)
@@ -152,13 +148,18 @@ def _needed(panel: Axes, frame: pd.DataFrame, attacks: Sequence[str]) -> None:
     columns = [*range(first, most + 1), -1]
     wide = frame.pivot(index="attack", columns="step", values="share")
     values = wide.reindex(index=list(attacks), columns=columns).to_numpy(dtype=float)
-    panel.imshow(values, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
+    _heat(panel, values, size=6)
     panel.set_xticks(range(len(columns)), [str(c) if c >= 0 else "never" for c in columns], size=6)
+
+
+def _heat(panel: Axes, values: NDArray[np.float64], size: float) -> Any:
+    """Percentages as a heat map with their numbers; what is NaN stays empty."""
     panel.grid(visible=False)
     for (i, j), value in np.ndenumerate(values):
         if value == value:
             ink = "black" if value > 60 else "white"
-            panel.text(j, i, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=6)
+            panel.text(j, i, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=size)
+    return panel.imshow(values, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
 
 
 def _boxes(panel: Axes, frame: pd.DataFrame, attacks: Sequence[str], looks: Looks) -> None:

@@ -23,7 +23,7 @@ def rows_of_images(outcomes: Outcomes, norm: str) -> tuple[list[Row], int, pd.Da
 
     From the first source that has saved images; None if no source has any.
     """
-    places = [p for p in outcomes.places("none") if p.norm == norm and outcomes.finished(p)]
+    places = [place for place in outcomes.done() if place.norm == norm]
     saved = {p: Records(outcomes.cell(p).folder).positions("adversarials") for p in places}
     places = [p for p in places if saved[p]]
     if not places:

@@ -24,7 +24,7 @@ def by_step(outcomes: Outcomes) -> pd.DataFrame:
     Columns: norm source attack step n asr low high cosine cosine_low cosine_high. An image whose
     attack stopped stays as it is.
     """
-    rows = [row for place in finished(outcomes) for row in _steps(outcomes, place)]
+    rows = [row for place in with_images(outcomes) for row in _steps(outcomes, place)]
     return pd.DataFrame(rows, columns=[*PLACE, "step", "n", *RATE, *COSINE])
 
 
@@ -65,7 +65,7 @@ def matrix(outcomes: Outcomes) -> pd.DataFrame:
     """
     rows = [
         _named(place) | {key: known[key] for key in ("target", "white_box", "n", *RATE, "clean")}
-        for place in finished(outcomes)
+        for place in with_images(outcomes)
         for target in outcomes.cell(place).targets
         if (known := rate(outcomes.cell(place), target, outcomes.frame(place)))
     ]
@@ -87,7 +87,7 @@ def frontier(outcomes: Outcomes) -> pd.DataFrame:
         board, _ = leaderboard(cells)
         for known in board[board["run"]].to_dict("records"):
             attack = known["attack"]
-            places = [p for p in finished(outcomes) if (p.norm, p.attack) == (norm, attack)]
+            places = [p for p in with_images(outcomes) if (p.norm, p.attack) == (norm, attack)]
             if not places:  # cells without any image
                 continue
             sizes = pd.concat([outcomes.values(p, "rel_l2") for p in places])
@@ -128,7 +128,7 @@ def steps_needed(outcomes: Outcomes) -> pd.DataFrame:
     `step` is the first iterate seen to fool the source; -1: none was.
     """
     found: dict[tuple[str, str], list[pd.Series[float]]] = {}
-    for place in finished(outcomes):
+    for place in with_images(outcomes):
         images = outcomes.frame(place).drop_duplicates("image_id")
         first = images["first_success_step"].astype(float)
         if first.notna().any() or not _fooled(outcomes.cell(place), images):
@@ -153,7 +153,7 @@ def _fooled(cell: Cell, images: pd.DataFrame) -> bool:
 def norms(outcomes: Outcomes) -> pd.DataFrame:
     """Quantiles of ‖v‖₂/‖x‖₂ over images: norm attack n and the keys of QUANTILES."""
     found: dict[tuple[str, str], list[pd.Series[float]]] = {}
-    for place in finished(outcomes):
+    for place in with_images(outcomes):
         found.setdefault((place.norm, place.attack), []).append(outcomes.values(place, "rel_l2"))
     rows = []
     for (norm, attack), parts in found.items():
@@ -166,10 +166,9 @@ def norms(outcomes: Outcomes) -> pd.DataFrame:
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 
 
-def finished(outcomes: Outcomes) -> list[Place]:
+def with_images(outcomes: Outcomes) -> list[Place]:
     """The places of finished cells that have images, without targets."""
-    places = outcomes.places("none")
-    return [p for p in places if outcomes.finished(p) and len(outcomes.frame(p))]
+    return [place for place in outcomes.done() if len(outcomes.frame(place))]
 
 
 def _named(place: Place) -> dict[str, Any]:
