@@ -51,7 +51,7 @@ report: setup ## all of it (188 cells) on one HTML page, as text for a pull requ
 	$(RUN) scripts/make_report.py --run claims=$(CLAIMS) suite=$(SUITE) $(ARGS)
 
 bench: setup ## speed beside a bare loop and other libraries: make bench ARGS="--parts stops"
-	$(RUN) -m agr.bench $(ARGS)
+	$(RUN) -m scripts.bench $(ARGS)
 
 attacks-page: setup ## write docs/attacks.md anew: attacks, parts, what they are checked against
 	$(RUN) scripts/make_attacks_page.py

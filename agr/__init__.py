@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agr.build import load_attack as load_attack
+    from agr.attacks.build import load_attack as load_attack
     from agr.models.tuning import tune as tune
 
 __version__ = "0.1.0"
@@ -21,7 +21,7 @@ __all__ = ["load_attack", "tune"]
 def __getattr__(name: str) -> Any:
     """Import the public names on first use: `import agr` alone loads neither torch nor Hydra."""
     if name == "load_attack":
-        from agr.build import load_attack
+        from agr.attacks.build import load_attack
 
         return load_attack
     if name == "tune":

@@ -13,14 +13,17 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from agr.compose import expand
-from agr.config import Cell
-from agr.errors import ConfigError
-from agr.records import Records
-from agr.run import script, sweep_words
-from agr.todo import progress
-
-PROBE_SECONDS = 5.0  # per source
+from agr.config.compose import expand
+from agr.config.overrides import sweep_words
+from agr.evaluation.estimate import (
+    _seconds_per_tick,
+    at_most,
+    duration,
+)
+from agr.jobs.session import script
+from agr.records.progress import progress
+from agr.records.store import Records
+from agr.utils.errors import ConfigError
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,54 +61,6 @@ def main(arguments: Sequence[str]) -> None:
         print("?: what an attack of another library costs isn't known")
     if cells[0].suite.notice:
         print(cells[0].suite.notice)
-
-
-def at_most(cell: Cell, missing: int, tick: float) -> float:
-    """Seconds that `missing` images of a cell take at most, at `tick` seconds per image and step.
-
-    Scoring and clean answers are at most two passes per target, each no dearer than a tick.
-    """
-    steps = cell.config.steps * _gradients(cell)
-    return missing * (steps + 1 + 2 * len(cell.targets)) * tick
-
-
-def _gradients(cell: Cell) -> int:
-    """Gradients that a step takes at most."""
-    from agr.build import build_attack
-
-    return build_attack(cell.config).gradients
-
-
-def _seconds_per_tick(
-    cell: Cell, costs: dict[tuple[str, ...], float | ConfigError]
-) -> float | ConfigError:
-    """Seconds per image of one forward and gradient on the source, or why they aren't known."""
-    c = cell.config
-    key = (cell.source, c.precision, c.memory_format)
-    if key not in costs:
-        try:
-            costs[key] = _probe(cell)
-        except ConfigError as e:  # a list of cells needs no weights
-            costs[key] = e
-    return costs[key]
-
-
-def _probe(cell: Cell) -> float:
-    from agr.lab import source_of
-    from agr.numeric import device_of, settle
-    from agr.probe import step_seconds
-
-    stored = (Records(cell.folder).run() or {}).get("numeric")
-    numeric = settle(cell, stored, cell.sources)
-    network = source_of(cell, numeric, device_of(cell))
-    return step_seconds(network, cell.geometry.size, numeric.slots, PROBE_SECONDS)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    if not seconds:
-        return "-"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agr.compose import expand
-from agr.config import Cell, stored_cell
-from agr.errors import ConfigError
-from agr.records import Records
-from agr.run import pairs, script
-from agr.schema import Config
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.load import stored_cell
+from agr.config.overrides import pairs
+from agr.config.schema import Config
+from agr.jobs.session import script
+from agr.records.store import Records
+from agr.utils.errors import ConfigError
 
 
 def saved_cells(
@@ -80,8 +82,8 @@ def main(arguments: Sequence[str]) -> None:
     targets = asked["targets"] if isinstance(asked["targets"], list) else [asked["targets"]]
     cells = saved_cells(str(asked.get("outputs", "outputs")), targets, asked.get("data"))
 
-    from agr.cell import run_cell
-    from agr.report.tables import closing
+    from agr.evaluation.runner import run_cell
+    from agr.report.notes import closing
 
     for cell in _able(cells):
         print(f"\n{cell.name}\n{cell.suite.notice or ''}")
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _able(cells: Sequence[Cell]) -> list[Cell]:
     """The cells that can be scored; the others are named. Raises ConfigError if there is none."""
-    from agr.inputs import check_inputs
+    from agr.evaluation.inputs import check_inputs
 
     able, wrong = [], []
     for cell in cells:

@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from agr.compose import expand
-from agr.config import Cell
-from agr.errors import ConfigError, first_line, printable
-from agr.locks import Holder, alive
-from agr.records import Records
-from agr.run import script, sweep_words, without_shards
-from agr.todo import progress
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.overrides import sweep_words, without_shards
+from agr.jobs.session import script
+from agr.records.progress import progress
+from agr.records.store import Records
+from agr.utils.errors import ConfigError, first_line, printable
+from agr.utils.locks import Holder, alive
 
 LONGEST = 100  # characters of an error in the table
 

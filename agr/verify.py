@@ -12,49 +12,21 @@ give the same `adv_sha256` and rows, bit by bit. Exits with 1 if anything is wro
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
-
-from agr.config import Cell, stored_cell
-from agr.errors import ConfigError, first_line
-from agr.files import is_whole
-from agr.records import DAMAGED, KEYS, TABLES, Records, image_of
-from agr.run import pairs, script
-from agr.schema import LEVELS
+from agr.config.overrides import pairs
+from agr.jobs.session import script
+from agr.records.audit import (
+    Report,
+    check_records,
+)
+from agr.records.store import DAMAGED, Records
+from agr.utils.errors import ConfigError
 
 DEFAULTS: dict[str, Any] = {"outputs": "outputs", "cells": "*", "images": 0, "seed": 0, "allow": []}
-SHOWN = 5  # problems of one kind and cell that are listed
-TOLERANCE = 1 + 1e-6  # of budgets, whose norms are floating point
-
-
-@dataclass
-class Report:
-    """What was found of a cell."""
-
-    name: str
-    images: int = 0
-    rows: int = 0
-    parts: int = 0
-    again: int = 0  # images crafted again
-    rates: dict[str, float] = field(default_factory=dict)  # ASR in percent, by target
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def add(self, problems: Sequence[str]) -> None:
-        """Note problems of one kind, the first few by name."""
-        more = len(problems) - SHOWN
-        self.problems += [*problems[:SHOWN], *[f"… and {more} more such"] * (more > 0)]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -65,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     for folder in folders:
         report = check_records(Records(folder))
         if asked["images"] and not report.problems:
-            from agr.recraft import recraft  # torch and timm
+            from agr.evaluation.replay import recraft  # torch and timm
 
             report.again, problems = recraft(
                 Records(folder), asked["images"], asked["seed"], asked["allow"]
@@ -124,185 +96,6 @@ def _tell(report: Report) -> None:
 
 
 # ---- one cell ------------------------------------------------------------------------------------
-
-
-def check_records(records: Records) -> Report:
-    """All that can be checked of a cell without its networks."""
-    report = Report(records.folder.name)
-    try:
-        run = records.run()
-        if run is None:
-            raise ConfigError("there is no run.json")
-        cell = stored_cell(run["config"], records.folder)
-    except (ConfigError, KeyError) as e:
-        report.problems.append(first_line(e))
-        return report
-    report.add(list(_files(records, report)))
-    if not report.problems:
-        rows = _raw(records, "rows")
-        report.rows, report.images = len(rows), rows["position"].nunique()
-        report.add(list(_twice(rows, "rows", report)))
-        rows = rows.drop_duplicates(KEYS["rows"])
-        report.add(list(_complete(cell, run, rows)))
-        report.add(list(_constant(cell, rows)))
-        report.add(list(_agreeing(cell, rows)))
-        report.add(list(_success(cell, rows)))
-        report.add(list(_traced(records, rows, report)))
-        report.add(list(_saved(records, rows)))
-        report.rates = {str(t): 100 * s.mean() for t, s in rows.groupby("target")["success"]}
-    return report
-
-
-def _files(records: Records, report: Report) -> Iterator[str]:
-    """Part files that aren't as they were written."""
-    counted = {part.path for kind in TABLES for part in records.parts(kind)}
-    report.parts = len(counted)
-    for path in sorted(records.folder.glob("*.parquet")):
-        if path not in counted:
-            report.notes.append(f"{path.name} has no rows and doesn't count: a killed run left it")
-    if aside := len(list((records.folder / DAMAGED).glob("*"))):
-        report.notes.append(f"{aside} parts were found damaged before, and set aside in {DAMAGED}")
-    for part in [part for kind in TABLES for part in records.parts(kind)]:
-        if not is_whole(part.path):
-            yield f"{part.path.name} is not what was written: run the cell again"
-            continue
-        try:
-            schema = pq.read_schema(part.path).remove_metadata()
-            records.about(part)
-        except (pa.ArrowException, OSError, ConfigError) as e:
-            yield f"{part.path.name} cannot be read: {first_line(e)}"
-            continue
-        if not schema.equals(TABLES[part.kind].remove_metadata()):
-            yield f"{part.path.name} has other columns than {part.kind} have"
-
-
-def _raw(records: Records, kind: str) -> pd.DataFrame:
-    """The rows of all parts, also those that stand in two of them."""
-    names = TABLES[kind].names
-    tables = [TABLES[kind].empty_table()]
-    tables += [records.read_part(part, names) for part in records.parts(kind)]
-    return pa.concat_tables(tables).to_pandas()
-
-
-def _twice(frame: pd.DataFrame, kind: str, report: Report) -> Iterator[str]:
-    """Rows that are there more than once: alike where shards overlapped, else a problem."""
-    again = frame[frame.duplicated(KEYS[kind], keep=False)]
-    different = again[~again.duplicated(keep=False)]
-    if len(again) > len(different):
-        report.notes.append(f"{len(again) - len(different)} {kind} stand in two parts, alike")
-    for key in different[KEYS[kind]].drop_duplicates().to_dict("records"):
-        yield f"two different {kind} for {', '.join(f'{k} {v}' for k, v in key.items())}"
-
-
-def _complete(cell: Cell, run: dict[str, Any], rows: pd.DataFrame) -> Iterator[str]:
-    """Images that lack a row."""
-    n, eligible = cell.config.n_images, run.get("eligible")
-    wanted = {*range(n if eligible is None else min(n, eligible))} - {*run.get("lost", [])}
-    for target in cell.targets:
-        missing = wanted - {*rows["position"][rows["target"] == target]}
-        if missing:
-            yield f"{len(missing)} of {len(wanted)} images have no row for {target}"
-
-
-def _constant(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
-    """Rows that are of another cell."""
-    c = cell.config
-    expected: dict[str, Any] = {"suite": cell.suite.name, "cell": cell.id, "source": cell.source}
-    expected |= {"attack": c.attack.name, "attack_hash": cell.attack_hash, "norm": c.norm.name}
-    expected |= {"eps": c.eps, "eps_effective": cell.eps_effective}
-    expected |= {"steps": c.steps, "seed": c.seed}
-    for name, value in expected.items():
-        if wrong := int((rows[name] != value).sum()):
-            yield f"{wrong} rows have another {name} than {value}"
-    known = {target: cell.white_box(target) for target in cell.targets}
-    white = rows["target"].map(known)
-    if wrong := int((white.notna() & (white != rows["white_box"])).sum()):
-        yield f"{wrong} rows are wrong about white_box"
-
-
-OF_AN_IMAGE = [
-    *("image_id", "label", "target_label", "adv_sha256", "source_clean_pred", "source_clean_conf"),
-    *("source_adv_pred", "source_adv_conf", "first_success_step", "steps_used", "forwards"),
-    *("backwards", "linf", "l2", "mean_abs", "rel_l2", "cosine"),
-]
-
-
-def _agreeing(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
-    """Images whose rows disagree, or that are larger than their budget."""
-    distinct = rows.groupby("position")[OF_AN_IMAGE].nunique(dropna=False)
-    for name in OF_AN_IMAGE:
-        for position in distinct.index[distinct[name] > 1]:
-            yield f"the rows of position {position} have different {name}"
-    if rows.groupby("image_id")["position"].nunique().max() > 1:
-        yield "an image stands at two positions"
-    norm = cell.config.norm.name
-    size = LEVELS * rows[norm].max()
-    if not cell.smallest and size > cell.eps_effective * TOLERANCE:
-        yield f"{norm} is {size:g} of {cell.eps_effective:g} allowed (0-255 scale)"
-    if (rows["steps_used"] > cell.config.steps).any():
-        yield f"an image took more than {cell.config.steps} steps"
-
-
-def _success(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
-    """Rows whose success isn't what their predictions say."""
-    pred, clean = rows["adv_pred"], rows["clean_pred"]
-    answered = pred >= 0  # -1: the logits were not finite
-    if cell.success == "targeted":
-        success = answered & (pred == rows["target_label"])
-    else:
-        reference = rows["label"] if cell.success == "label" else clean
-        success = answered & (reference >= 0) & (pred != reference)
-    if cell.smallest:
-        size = LEVELS * rows[cell.config.norm.name]
-        success &= (size > 0) & (size <= cell.eps_effective * TOLERANCE)
-    for row in rows[success != rows["success"]].to_dict("records"):
-        yield f"success of {row['image_id']} on {row['target']} isn't what its predictions say"
-
-
-def _traced(records: Records, rows: pd.DataFrame, report: Report) -> Iterator[str]:
-    """Traces that lack a step, or belong to no row."""
-    trace = _raw(records, "trace")
-    yield from _twice(trace, "trace", report)
-    trace = trace.drop_duplicates(KEYS["trace"])
-    taken = rows.drop_duplicates("position").set_index("position")["steps_used"]
-    by_position: dict[Any, Any] = dict(list(trace.groupby("position")["step"]))
-    for position, steps in by_position.items():
-        if position not in taken.index:
-            yield f"position {position} has a trace and no row"
-        elif sorted(steps) != [*range(int(taken[position]) + 1)]:
-            yield f"the trace of position {position} lacks steps"
-
-
-def _saved(records: Records, rows: pd.DataFrame) -> Iterator[str]:
-    """Saved images that aren't those that were scored."""
-    facts = rows.drop_duplicates("position").set_index("position")
-    known, l2 = facts["adv_sha256"], facts["l2"]
-    for some in records.saved_images(records.positions("adversarials")):
-        for row in some:
-            found = hashlib.sha256(row["pixels"]).hexdigest()
-            if found != row["adv_sha256"] or known.get(row["position"]) != found:
-                yield f"the saved image of {row['image_id']} is not the one that was scored"
-            elif not _same_l2(row, l2[row["position"]]):
-                yield f"the saved clean image of {row['image_id']} isn't the one its norms are of"
-            elif not _same_png(records.folder / "png" / f"{row['image_id']}.png", row):
-                yield f"png/{row['image_id']}.png is not the image that was scored"
-
-
-def _same_l2(row: dict[str, Any], l2: float) -> bool:
-    """Whether the two images of a row are as far apart as its norm says."""
-    clean, adversarial = (image_of(row, k).astype(float) for k in ("clean_pixels", "pixels"))
-    return math.isclose(np.linalg.norm(adversarial - clean) / LEVELS, l2, rel_tol=1e-9)
-
-
-def _same_png(path: Path, row: dict[str, Any]) -> bool:
-    """Whether an exported image, if it is still there, is the one of its row."""
-    try:
-        with Image.open(path) as image:
-            return np.array_equal(np.asarray(image), image_of(row))
-    except FileNotFoundError:
-        return True
-    except Exception:  # decoders raise whatever they like
-        return False
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from agr.attacks import Attack, loss, stages, start, step, stop, views
-from agr.schema import conf_dir
+from agr.config.schema import conf_dir
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "attacks.md"

@@ -9,10 +9,10 @@ ones are run first. For example:
 
 import sys
 
-from agr.asked import asked_for
+from agr.jobs.request import asked_for
+from agr.jobs.session import script
+from agr.report.claims.page import judge_claims, write_claims
 from agr.report.outcomes import Outcomes
-from agr.report.verdicts import judge_claims, write_claims
-from agr.run import script
 
 
 def main() -> None:

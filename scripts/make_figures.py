@@ -9,10 +9,10 @@ given. With --run the missing ones are run first. For example:
 
 import sys
 
-from agr.asked import asked_for
+from agr.jobs.request import asked_for
+from agr.jobs.session import script
 from agr.report.figures import Drawing, write_figures
 from agr.report.outcomes import Outcomes
-from agr.run import script
 
 
 def main() -> None:

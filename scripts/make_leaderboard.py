@@ -9,12 +9,13 @@ a folder of yours (--config-dir=my). With --run it runs the missing ones first. 
 import sys
 from collections.abc import Sequence
 
-from agr.asked import ITSELF
-from agr.compose import expand, without_flags
-from agr.config import Cell
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.overrides import without_flags, words
+from agr.jobs.request import ITSELF
+from agr.jobs.session import run_first, script
 from agr.report.leaderboard import check_leaderboard, write_leaderboards
 from agr.report.tables import tables_folder
-from agr.run import run_first, script, words
 
 
 def main() -> None:

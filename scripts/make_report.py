@@ -9,9 +9,9 @@ over eps, or of the words that are given. With --run the missing ones are run fi
 
 import sys
 
-from agr.asked import asked_for
+from agr.jobs.request import asked_for
+from agr.jobs.session import script
 from agr.report.report import gather, write_report
-from agr.run import script
 
 
 def main() -> None:

@@ -7,9 +7,10 @@ counts other images.
 
 import sys
 
-from agr.compose import expand
+from agr.config.compose import expand
+from agr.config.overrides import without_shards, words
+from agr.jobs.session import script
 from agr.report.tables import tables_folder, write_tables
-from agr.run import script, without_shards, words
 
 
 def main() -> None:

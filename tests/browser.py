@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agr.report.page import Answer, Chart, Claim, Figure, Page, Shot, Table
-from agr.report.page.numbers import MINUS
+from agr.report.html import Answer, Chart, Claim, Figure, Page, Shot, Table
+from agr.report.html.numbers import MINUS
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (

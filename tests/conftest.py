@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from agr.attacks.draws import key_of
-from agr.compose import expand
-from agr.config import Cell
-from agr.data.stream import load_image
-from agr.engine import Item
-from agr.inputs import find_images
+from agr.attacks.engine import Item
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.schema import NetworkConfig
+from agr.data.decode import load_image
+from agr.evaluation.inputs import find_images
+from agr.models.network import Network, choose_tuning, load_network
 from agr.models.tuning import Tuning
-from agr.models.zoo import Network, choose_tuning, load_network
-from agr.naming import draw
-from agr.schema import NetworkConfig
+from agr.utils.hashing import draw
 
 EPS = 10 / 255
 
@@ -61,7 +61,7 @@ def _tried_once() -> Iterator[None]:
         return found[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agr.numeric.choose_tuning", choose)
+        patch.setattr("agr.evaluation.determinism.choose_tuning", choose)
         yield
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from agr.config import Cell
-from agr.records import ROWS, Records
+from agr.config.cell import Cell
+from agr.records.store import ROWS, Records
 
 
 def record(

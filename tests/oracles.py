@@ -26,14 +26,14 @@ from torch import Tensor, nn
 
 from agr.attacks import Attack
 from agr.attacks.attack import GRADIENT, OWN, START, STEPS
+from agr.attacks.build import build_attack
 from agr.attacks.draws import fold
 from agr.attacks.parts import Context, Pool
 from agr.attacks.stages import Variance
 from agr.attacks.views import Admix, Diverse, Spectrum
-from agr.build import build_attack
-from agr.compose import expand
-from agr.config import Config
-from agr.schema import conf_dir
+from agr.config.cell import Config
+from agr.config.compose import expand
+from agr.config.schema import conf_dir
 from tests import transcriptions as papers
 from tests.conftest import CLASSES, EPS, images
 

@@ -13,21 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from agr import load_attack
-from agr.attacks import (
-    L2,
-    AdaGrad,
-    Attack,
-    Linf,
-    MeanNormalize,
-    Momentum,
-    OnceFooled,
-    Overwrite,
-)
-from agr.attacks.attack import NO_ANSWER, predict
+from agr.attacks import L2, AdaGrad, Attack, Linf, MeanNormalize, Momentum, OnceFooled, Overwrite
 from agr.attacks.parts import Context, State, Stateless
 from agr.attacks.start import Uniform
 from agr.attacks.step import step_size
-from agr.errors import ConfigError
+from agr.models.logits import NO_ANSWER, predict
+from agr.utils.errors import ConfigError
 from tests.conftest import CLASSES, EPS, images, small_model
 
 L2_EPS = 1.0

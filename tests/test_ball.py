@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from agr.attacks import L2, Linf
-from agr.attacks.ball import Ball, is_8bit, row_norm
+from agr.attacks.ball import Ball, row_norm
+from agr.utils.pixels import is_8bit
 from tests.conftest import images
 
 NORMS = {"linf": lambda v: v.flatten(1).abs().amax(1), "l2": row_norm}

@@ -21,12 +21,21 @@ import torch
 from torch import Tensor, nn
 
 from agr.attacks import Attack, Linf, MeanNormalize, Momentum
-from agr.bench import __main__ as command
-from agr.bench import demo, full_size, growth, peers, report, startup
-from agr.bench.options import PARTS, Options, read
-from agr.bench.peers import PEERS, Task
-from agr.bench.timing import COLUMNS, Contender, Row, Spread, closest, faster, frame_of, interleave
-from agr.errors import ConfigError
+from agr.utils.errors import ConfigError
+from scripts.bench import __main__ as command
+from scripts.bench import demo, full_size, growth, peers, report, startup
+from scripts.bench.options import PARTS, Options, read
+from scripts.bench.peers import PEERS, Task
+from scripts.bench.timing import (
+    COLUMNS,
+    Contender,
+    Row,
+    Spread,
+    closest,
+    faster,
+    frame_of,
+    interleave,
+)
 from tests.conftest import CLASSES, EPS, images, small_model
 
 TINY = ("--rounds", "1", "--images", "2", "--demo-images", "8", "--threads", "1")
@@ -289,7 +298,7 @@ def in_this_process(options: Options, n: int) -> dict[str, Any]:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """One run of every part, with fewer images and commands than a real one."""
     out = tmp_path_factory.mktemp("bench")
-    words = ["agr.bench", *TINY, "--network", "test_resnet", "--size", "64", "--out", str(out)]
+    words = ["scripts.bench", *TINY, "--network", "test_resnet", "--size", "64", "--out", str(out)]
     # Networks as they are: to try which form is the faster takes longer than all else here.
     quick = ("slots=8", "fold=false", "memory_format=channels_last")
     words_of = Options.words
@@ -417,7 +426,9 @@ def test_wrong_options_are_one_line(words: list[str], said: str) -> None:
 
 def test_the_command_ends_with_one_line() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "agr.bench", "--parts", "nothing"], capture_output=True, text=True
+        [sys.executable, "-m", "scripts.bench", "--parts", "nothing"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: --parts nothing is unknown")

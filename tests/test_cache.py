@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agr.config.schema import Data, Geometry, Suite
 from agr.data import cache as cache_module
-from agr.data import stream as stream_module
+from agr.data import decode as stream_module
 from agr.data.cache import PixelCache
+from agr.data.decode import BadImage, Pixels, load_image
+from agr.data.loader import stream
 from agr.data.manifest import Entry, Manifest, read_manifest
-from agr.data.stream import BadImage, Pixels, load_image, stream
-from agr.errors import ConfigError
-from agr.schema import Data, Geometry, Suite
+from agr.utils.errors import ConfigError
 from tests import standins
 
 GEOMETRY = Geometry(20, 0.875, "bicubic")
@@ -318,10 +319,10 @@ def test_two_processes_fill_one_cache(manifest: Manifest, tmp_path: Path) -> Non
     code = """
         import os, sys, zlib
         from pathlib import Path
-        from agr.schema import Data, Geometry, Suite
+        from agr.config.schema import Data, Geometry, Suite
         from agr.data.cache import PixelCache
         from agr.data.manifest import read_manifest
-        from agr.data.stream import stream
+        from agr.data.decode import stream
         top = Path(sys.argv[1])
         manifest = read_manifest(Data(root=str(top)), Suite(name="s", groups={}, networks={}), 1000)
         geometry = Geometry(20, 0.875, "bicubic")

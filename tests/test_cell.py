@@ -17,23 +17,24 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import agr.data.stream
-from agr.cell import open_lab, run_cell
-from agr.config import Cell
-from agr.crafting import attack_of
+import agr.data.decode
+from agr.config.cell import Cell
+from agr.config.schema import Geometry
+from agr.data.decode import BadImage, Pixels, load_image
 from agr.data.manifest import Entry
-from agr.data.stream import BadImage, Pixels, load_image
-from agr.errors import ConfigError
-from agr.inputs import check_inputs, check_unchanged, find_images
-from agr.lab import Lab
-from agr.models.zoo import load_network
-from agr.numeric import settle
-from agr.records import ADVERSARIALS, ROWS, TRACE, Damaged, Records
-from agr.report.tables import closing
-from agr.schema import Geometry
+from agr.evaluation.crafting import attack_of
+from agr.evaluation.determinism import settle
+from agr.evaluation.inputs import check_inputs, check_unchanged, find_images
+from agr.evaluation.predictions import Lab
+from agr.evaluation.provenance import open_lab
+from agr.evaluation.runner import run_cell
+from agr.evaluation.selection import select
+from agr.models.network import load_network
+from agr.records.progress import finished, todo
+from agr.records.store import ADVERSARIALS, ROWS, TRACE, Damaged, Records
+from agr.report.notes import closing
 from agr.score import saved_cells
-from agr.selection import select
-from agr.todo import finished, todo
+from agr.utils.errors import ConfigError
 from tests.conftest import assert_same_bits, demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16,vgg19]", "progress=false")
@@ -138,14 +139,14 @@ def test_a_shard_asks_targets_about_its_own_images_only(tmp_path: Path) -> None:
 
 def spoil(monkeypatch: pytest.MonkeyPatch, image_id: str) -> None:
     """Have an image's file go bad."""
-    real = agr.data.stream.load_image
+    real = agr.data.decode.load_image
 
     def load(entry: Entry, geometry: Geometry) -> Pixels:
         if entry.image_id == image_id:
             raise BadImage(f"{image_id}: no")
         return real(entry, geometry)
 
-    monkeypatch.setattr("agr.data.stream.load_image", load)
+    monkeypatch.setattr("agr.data.decode.load_image", load)
 
 
 def test_shards_that_choose_other_images_are_refused(
@@ -280,7 +281,7 @@ def test_an_interrupted_run_goes_on(
     reference: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while scoring the second batch: the first is kept, and nothing is done twice."""
-    import agr.cell
+    import agr.evaluation.runner
 
     calls = []
 
@@ -290,8 +291,8 @@ def test_an_interrupted_run_goes_on(
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    real = agr.cell.target_rows
-    monkeypatch.setattr(agr.cell, "target_rows", interrupted)
+    real = agr.evaluation.runner.target_rows
+    monkeypatch.setattr(agr.evaluation.runner, "target_rows", interrupted)
     cell = demo_cell(tmp_path, *VGG, "attack=ifgsm_stop", "part_seconds=0")
     with pytest.raises(KeyboardInterrupt):
         run_cell(cell)
@@ -386,16 +387,16 @@ def test_an_image_lost_in_mid_run_does_not_end_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was chosen, and its file is gone when it is to be crafted."""
-    import agr.crafting
+    import agr.evaluation.crafting
 
     cell = demo_cell(tmp_path, *VGG, "n_images=4")
-    real = agr.crafting.items_of
+    real = agr.evaluation.crafting.items_of
 
     def without_first(lab, chosen):
         lab.bad[chosen[0].entry.image_id] = "gone"
         return real(lab, chosen[1:])
 
-    monkeypatch.setattr(agr.crafting, "items_of", without_first)
+    monkeypatch.setattr(agr.evaluation.crafting, "items_of", without_first)
     records = run_cell(cell)
     assert records.positions("rows") == {1, 2, 3}
     assert not finished(cell, records)
@@ -475,18 +476,18 @@ def test_unchanged_images_keep_their_clean_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An image that the source has wrong is left as it is: nothing is scored for it."""
-    import agr.lab
+    import agr.evaluation.predictions
 
     words = (*VGG, "attack=ifgsm_stop", "select=none", "n_images=120", "slots=16", "steps=2")
     cell = demo_cell(tmp_path / "a", *words)
     asked: list[int] = []
-    real = agr.lab.Lab.answer
+    real = agr.evaluation.predictions.Lab.answer
 
     def answer(self: Any, name: str, images: Any) -> Any:
         asked.append(len(images) if name == "vgg19" else 0)
         return real(self, name, images)
 
-    monkeypatch.setattr(agr.lab.Lab, "answer", answer)
+    monkeypatch.setattr(agr.evaluation.predictions.Lab, "answer", answer)
     frame = run_cell(cell).read("rows")
     mine = frame[frame.target == "vgg19"]
     unchanged = mine[mine.linf == 0]
@@ -495,7 +496,7 @@ def test_unchanged_images_keep_their_clean_answers(
     assert (unchanged.adv_conf == unchanged.clean_conf).all()
     assert sum(asked) == 120 + 120 - len(unchanged)  # all when clean, the changed ones after
     # ... which is what the networks say when they are asked
-    monkeypatch.setattr("agr.rows.np.array_equal", lambda a, b: False)
+    monkeypatch.setattr("agr.evaluation.scoring.np.array_equal", lambda a, b: False)
     again = run_cell(demo_cell(tmp_path / "b", *words)).read("rows")
     assert_same_bits(again, frame)
 
@@ -503,15 +504,15 @@ def test_unchanged_images_keep_their_clean_answers(
 def test_the_source_is_asked_again_only_at_another_width(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import agr.lab
+    import agr.evaluation.predictions
 
-    real, asked = agr.lab.Lab.answer, []
+    real, asked = agr.evaluation.predictions.Lab.answer, []
 
     def answer(self: Any, name: str, images: Any) -> Any:
         asked.append((name, len(images)))
         return real(self, name, images)
 
-    monkeypatch.setattr(agr.lab.Lab, "answer", answer)
+    monkeypatch.setattr(agr.evaluation.predictions.Lab, "answer", answer)
     words = (*VGG, "n_images=8", "slots=16")
     frame = run_cell(demo_cell(tmp_path / "a", *words)).read("rows")
     assert [n for name, n in asked if name == "vgg16"][1:] == [0]
@@ -560,7 +561,7 @@ def test_a_finished_cell_is_compared_too(tmp_path: Path) -> None:
 def test_threads_of_one_cell_do_not_leak_into_the_next(tmp_path: Path) -> None:
     import torch
 
-    from agr.numeric import ALL_THREADS, settle
+    from agr.evaluation.determinism import ALL_THREADS, settle
 
     settle(demo_cell(tmp_path, *VGG), None).apply()
     assert torch.get_num_threads() == 1
@@ -755,16 +756,16 @@ def test_a_manifests_targets_are_what_a_targeted_attack_wants(tmp_path: Path) ->
 def test_the_second_cell_of_a_sweep_decodes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import agr.data.stream
+    import agr.data.decode
 
     decoded: list[str] = []
-    real = agr.data.stream.load_image
+    real = agr.data.decode.load_image
 
     def load(entry, geometry):
         decoded.append(entry.image_id)
         return real(entry, geometry)
 
-    monkeypatch.setattr(agr.data.stream, "load_image", load)
+    monkeypatch.setattr(agr.data.decode, "load_image", load)
     words = (*VGG, "data.cache=true", "workers=2")
     plain = run_cell(demo_cell(tmp_path / "plain", *VGG, "attack=mifgsm")).read("rows")
     decoded.clear()

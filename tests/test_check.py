@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import agr.check
-from agr.compose import expand
+from agr.config.compose import expand
+from agr.config.schema import NetworkConfig
 from agr.data.manifest import Entry, Manifest
-from agr.plan import at_most
-from agr.probe import PEAK, step_bytes, step_seconds
+from agr.evaluation.estimate import at_most
+from agr.evaluation.profiling import PEAK, step_bytes, step_seconds
 from agr.report.statistics import wilson
-from agr.schema import NetworkConfig
 from tests.conftest import demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16]", "select=source", "norm=linf", "attack=agr", "slots=8")
@@ -129,7 +129,7 @@ def test_too_many_slots_and_a_full_disk(
 ) -> None:
     usage = namedtuple("usage", ["total", "used", "free"])
     monkeypatch.setattr("agr.check.shutil.disk_usage", lambda path: usage(10, 0, 10))
-    monkeypatch.setattr("agr.probe.free_bytes", lambda device: 50_000_000)
+    monkeypatch.setattr("agr.evaluation.profiling.free_bytes", lambda device: 50_000_000)
     fine, wrong = page(tmp_path, capsys, "slots=4000", "width=8")
     assert set(wrong) == {"memory", "disk"}
     slots = int(wrong["memory"].partition("use slots=")[2].split()[0])
@@ -145,7 +145,7 @@ def test_published_accuracy_is_met_within_its_sampling_error() -> None:
 
     def fine(published: float | None, right: int = 390) -> bool:
         config = NetworkConfig(classes=1000, top1=published)
-        return agr.check._accuracy("n", config, right, 500).fine
+        return agr.evaluation.preflight._accuracy("n", config, right, 500).fine
 
     assert fine(100 * low + 0.01)
     assert fine(100 * high - 0.01)
@@ -183,10 +183,15 @@ def test_saved_images_and_the_cache_are_counted(
     assert f"cache of 64 px {1000 * (3 * 64 * 64 + 8) / 1e6:.1f} MB" in fine["disk"]
     cell = expand([*QUICK, "save_adversarials=true"])[0]
     plain = expand([*QUICK])[0]
-    extra = agr.check._record_bytes(cell) - agr.check._record_bytes(plain)
+    extra = agr.evaluation.preflight._record_bytes(cell) - agr.evaluation.preflight._record_bytes(
+        plain
+    )
     assert extra == 400 * 3 * 3 * 64 * 64  # clean and adversarial, and a PNG
     some = expand([*QUICK, "save_adversarials=24"])[0]
-    assert agr.check._record_bytes(some) - agr.check._record_bytes(plain) == 24 * extra / 400
+    assert (
+        agr.evaluation.preflight._record_bytes(some) - agr.evaluation.preflight._record_bytes(plain)
+        == 24 * extra / 400
+    )
 
 
 def entries(counts: dict[int, int]) -> tuple[Entry, ...]:
@@ -209,7 +214,7 @@ def entries(counts: dict[int, int]) -> tuple[Entry, ...]:
 def test_labels_of_ilsvrc_are_even(counts: dict[int, int], fine: bool, tmp_path: Path) -> None:
     cell = expand(["suite=imagenet", f"data.root={tmp_path}"])[0]
     manifest = Manifest("flat", tmp_path, entries(counts), None)
-    lines = list(agr.check._labels(cell, manifest))
+    lines = list(agr.evaluation.preflight._labels(cell, manifest))
     assert [line.fine for line in lines] == [fine]
 
 
@@ -227,4 +232,4 @@ def test_labels_that_cannot_be_read_are_a_problem(
 
 def test_no_image_is_no_accuracy() -> None:
     config = NetworkConfig(classes=10, top1=98.0)
-    assert not agr.check._accuracy("n", config, 0, 0).fine
+    assert not agr.evaluation.preflight._accuracy("n", config, 0, 0).fine

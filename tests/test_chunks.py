@@ -10,16 +10,17 @@ import pandas as pd
 import pytest
 
 from agr import check, plan
-from agr.cell import run_cell
-from agr.compose import expand
-from agr.config import Cell
-from agr.crafting import attack_of
-from agr.errors import ConfigError
-from agr.records import Records, image_of
-from agr.report.results import selected
-from agr.report.tables import closing, write_tables
-from agr.schema import LEVELS
-from agr.todo import finished
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.evaluation.crafting import attack_of
+from agr.evaluation.runner import run_cell
+from agr.records.progress import finished
+from agr.records.store import Records, image_of
+from agr.report.notes import closing
+from agr.report.rates import selected
+from agr.report.tables import write_tables
+from agr.utils.errors import ConfigError
+from agr.utils.pixels import LEVELS
 from tests.conftest import assert_same_bits, demo_cell
 
 COLUMNS = ["position", "image_id", "target", "adv_sha256", "adv_pred", "adv_conf", "success", "l2"]
@@ -119,8 +120,8 @@ def test_a_universal_perturbation_is_one_and_fitted_on_others(tmp_path: Path) ->
     words += ["source=vgg16", "targets=[vgg16]", "steps=1", "save_adversarials=true", "n_images=6"]
     cell = demo_cell(tmp_path, *words)
     records = run_cell(cell, lambda _: None)
-    from agr.data.stream import load_image
-    from agr.inputs import find_images
+    from agr.data.decode import load_image
+    from agr.evaluation.inputs import find_images
 
     clean = {e.image_id: load_image(e, cell.geometry) for e in find_images(cell).entries}
     saved = [row for batch in records.saved_images(set(range(6))) for row in batch]

@@ -14,15 +14,15 @@ import pytest
 import yaml
 from scipy import stats
 
-from agr.asked import asked_for
-from agr.compose import expand
-from agr.config import Cell
-from agr.errors import ConfigError
-from agr.report.claims import load_claims
-from agr.report.judge import Judge, Judgement
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.schema import PACKAGE
+from agr.jobs.request import asked_for
+from agr.report.claims.judge import Judge, Judgement
+from agr.report.claims.page import PAPER, comparisons, judge_claims, page, reasons, write_claims
+from agr.report.claims.spec import load_claims
 from agr.report.outcomes import Outcomes, Place
-from agr.report.verdicts import PAPER, comparisons, judge_claims, page, reasons, write_claims
-from agr.schema import PACKAGE
+from agr.utils.errors import ConfigError
 from tests.madeup import record
 
 N = 20
@@ -353,7 +353,7 @@ def test_what_is_wrong_is_said_before_anything_is_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[Any] = []
-    monkeypatch.setattr("agr.asked.run_first", ran.append)
+    monkeypatch.setattr("agr.jobs.request.run_first", ran.append)
     words = ["--run", f"outputs={tmp_path}", "n_images=2", "norm=linf", "source=vgg16"]
     with pytest.raises(ConfigError, match="claims=nonsense"):
         asked_for([*words, "claims=nonsense"])

@@ -16,18 +16,19 @@ import pandas as pd
 import psutil
 import pytest
 
-import agr.cluster
-import agr.cluster.pools
-import agr.cluster.tasks
-from agr.cell import run_cell
-from agr.cluster import Launcher, launcher_of, sweep
-from agr.cluster.job import Job
-from agr.cluster.pools import LocalPool, SlurmPool, parts, words_of
-from agr.cluster.tasks import Task, different, failure_of, report, shortened, undone
-from agr.compose import expand, split_shards
-from agr.config import Cell
-from agr.errors import ConfigError
-from agr.records import Records
+import agr.jobs.pools
+import agr.jobs.sweep
+import agr.jobs.tasks
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.overrides import split_shards
+from agr.evaluation.runner import run_cell
+from agr.jobs.pools import LocalPool, SlurmPool, parts, words_of
+from agr.jobs.slurm_job import Job
+from agr.jobs.sweep import Launcher, launcher_of, sweep
+from agr.jobs.tasks import Task, different, failure_of, report, shortened, undone
+from agr.records.store import Records
+from agr.utils.errors import ConfigError
 from tests.conftest import assert_same_bits
 from tests.slurm import NoSlurm, Slurm, slurm
 
@@ -109,14 +110,14 @@ def test_a_launcher_that_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("shutil.which", lambda name, **_: None)
     with pytest.raises(ConfigError, match="there is no srun here"):
         launcher_of(["hydra/launcher=slurm"])
-    monkeypatch.setattr("agr.cluster.launcher.find_spec", lambda name: None)
+    monkeypatch.setattr("agr.jobs.launcher.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'needs submitit: pip install "agr\[slurm\]"'):
         launcher_of(["hydra/launcher=slurm"])
 
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import agr.cluster, sys; assert not {'torch', 'timm', 'submitit'} & {*sys.modules}, "
+        "import agr.jobs.sweep, sys; assert not {'torch', 'timm', 'submitit'} & {*sys.modules}, "
         "sorted({'torch', 'timm', 'submitit'} & {*sys.modules})"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -157,8 +158,8 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> NowherePool:
     def failure(task: Task) -> str | None:
         return "Slurm says CANCELLED" if task in pool.begun[: pool.undone] else None
 
-    monkeypatch.setattr(agr.cluster, "SlurmPool", lambda launcher: pool)
-    monkeypatch.setattr(agr.cluster, "failure_of", failure)
+    monkeypatch.setattr(agr.jobs.sweep, "SlurmPool", lambda launcher: pool)
+    monkeypatch.setattr(agr.jobs.sweep, "failure_of", failure)
     return pool
 
 
@@ -171,7 +172,7 @@ def test_finished_cells_are_left_out(
     words = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "eps=2,4,8", "shards=2"]
     cells = cells_in(tmp_path, *words)
     missing = {2.0: {1, 3, 5}, 4.0: {0, 2}, 8.0: {0, 11}}  # eps 2 has its first shard, ...
-    monkeypatch.setattr(agr.cluster.tasks, "_missing", lambda c: missing[c.config.eps])
+    monkeypatch.setattr(agr.jobs.tasks, "_missing", lambda c: missing[c.config.eps])
     pool.undone = 1
     assert sweep(Launcher("slurm", {}), ["-m", *words], cells) == 1
     assert [t.cell.config.shard for t in pool.begun] == ["1/2", "0/2", "0/2", "1/2"]
@@ -220,7 +221,7 @@ def test_a_pickled_job_is_found_under_its_name(tmp_path: Path) -> None:
     job = Job(["eps=2", "shard=3/8"])
     DelayedSubmission(job).dump(tmp_path / "job.pkl")
     assert words_of(tmp_path / "job.pkl") == ("eps=2", "shard=3/8")
-    assert b"agr.cluster.job" in (tmp_path / "job.pkl").read_bytes()
+    assert b"agr.jobs.slurm_job" in (tmp_path / "job.pkl").read_bytes()
     assert job.checkpoint().function == job
     assert words_of(tmp_path / "none.pkl") == ()
     (tmp_path / "other.pkl").write_bytes(pickle.dumps("other"))
@@ -298,10 +299,10 @@ def task(tmp_path: Path) -> Task:
 def answers(monkeypatch: pytest.MonkeyPatch, *said: dict[str, tuple[str, str]] | None) -> None:
     """What squeue says, time after time, to one who asks without waiting."""
     left = list(said)
-    monkeypatch.setattr(agr.cluster.pools, "look", lambda: left.pop(0))
-    monkeypatch.setattr(agr.cluster.pools, "GLANCE", 0.0)
-    monkeypatch.setattr(agr.cluster.pools, "AGAIN", 0.0)
-    monkeypatch.setattr(agr.cluster.pools, "OFTEN", 0.0)
+    monkeypatch.setattr(agr.jobs.pools, "look", lambda: left.pop(0))
+    monkeypatch.setattr(agr.jobs.pools, "GLANCE", 0.0)
+    monkeypatch.setattr(agr.jobs.pools, "AGAIN", 0.0)
+    monkeypatch.setattr(agr.jobs.pools, "OFTEN", 0.0)
 
 
 def slurm_pool() -> SlurmPool:
@@ -348,7 +349,7 @@ def test_options_of_sbatch_that_are_false_are_left_out() -> None:
 
 def test_what_the_records_hold_counts(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that was cancelled when all was done did its cell."""
-    monkeypatch.setattr(agr.cluster.tasks, "_missing", lambda cell, lost: set())
+    monkeypatch.setattr(agr.jobs.tasks, "_missing", lambda cell, lost: set())
     task.state = "Slurm says CANCELLED"
     assert failure_of(task) is None
     assert task.paths is not None
@@ -383,10 +384,10 @@ def test_what_is_missing_is_what_a_run_would_do(tmp_path: Path) -> None:
 
 
 def test_a_traceback_begins_with_what_is_ours() -> None:
-    ours = f'  File "{agr.cluster.job.__file__}", line 5, in __call__\n    run_words(self.words)'
+    ours = f'  File "{agr.jobs.slurm_job.__file__}", line 5, in __call__\n    run_words(self.words)'
     text = f'Traceback (most recent call last):\n  File "submitit.py"\n{ours}\nValueError: no\n'
     assert shortened(text) == f"Traceback (most recent call last):\n{ours}\nValueError: no"
-    mended = f"{text}agr.errors.ConfigError: network vgg16: there is no weight file: fetch it"
+    mended = f"{text}agr.utils.errors.ConfigError: network vgg16: there is no weight file: fetch it"
     assert shortened(mended) == "network vgg16: there is no weight file: fetch it"
     assert shortened("ValueError: a\nb") == "ValueError: a\nb"
     late = f"{ours}\nsubmitit.core.utils.UncompletedJobError: Job not requeued because: too often"
@@ -429,8 +430,8 @@ class Process:
 def test_processes_are_as_many_at_once_as_there_are_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agr.cluster.pools, "GLANCE", 0.0)
-    monkeypatch.setattr(agr.cluster.pools, "_cores", lambda: 5)
+    monkeypatch.setattr(agr.jobs.pools, "GLANCE", 0.0)
+    monkeypatch.setattr(agr.jobs.pools, "_cores", lambda: 5)
     made: list[Process] = []
 
     class Executor:
@@ -438,7 +439,7 @@ def test_processes_are_as_many_at_once_as_there_are_cores(
             made.append(Process(len(made), tmp_path))
             return made[-1:]
 
-    monkeypatch.setattr(agr.cluster.pools, "executor_of", lambda launcher: Executor())
+    monkeypatch.setattr(agr.jobs.pools, "executor_of", lambda launcher: Executor())
     pool = LocalPool(Launcher("local", {"cpus_per_task": 2, "submitit_folder": "x/%j"}))
     tasks = [Task(cell) for cell in cells_in(tmp_path, "eps=2,4,6,8,10")]
     pool.begin(tasks)

@@ -11,9 +11,9 @@ import pytest
 
 import agr.plan
 import agr.score
-from agr.cell import run_cell
-from agr.errors import ConfigError
-from agr.records import Records
+from agr.evaluation.runner import run_cell
+from agr.records.store import Records
+from agr.utils.errors import ConfigError
 from tests.conftest import demo_cell
 
 ROOT = Path(__file__).parent.parent

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agr.config.schema import Data, Geometry, Suite
 from agr.data import layouts
+from agr.data.decode import BadImage, Pixels, load_image
+from agr.data.loader import stream
 from agr.data.manifest import Entry, Manifest, read_manifest
-from agr.data.stream import BadImage, Pixels, load_image, stream
-from agr.errors import ConfigError
-from agr.naming import draw
-from agr.schema import Data, Geometry, Suite
+from agr.utils.errors import ConfigError
+from agr.utils.hashing import draw
 from tests import standins
 
 Make = Callable[[Path], object]
@@ -278,9 +279,9 @@ def test_pillows_warnings_do_not_reach_the_user(tmp_path: Path) -> None:
     code = """
         import sys
         from pathlib import Path
-        from agr.schema import Geometry
+        from agr.config.schema import Geometry
         from agr.data.manifest import Entry
-        from agr.data.stream import BadImage, stream
+        from agr.data.decode import BadImage, stream
         paths = sorted(Path(sys.argv[1]).iterdir())
         found = stream([Entry(p.stem, p, 0) for p in paths], Geometry(8), workers=2)
         for entry, what in found:
@@ -362,10 +363,10 @@ def test_memory_does_not_grow_with_the_number_of_images(
     code = """
         import sys
         from pathlib import Path
-        from agr.schema import Data, Geometry, Suite
+        from agr.config.schema import Data, Geometry, Suite
         from agr.data.cache import PixelCache
         from agr.data.manifest import Manifest, read_manifest
-        from agr.data.stream import stream
+        from agr.data.decode import stream
 
         def peak():  # MB; ru_maxrss would begin with the parent's
             lines = Path("/proc/self/status").read_text().splitlines()

@@ -19,7 +19,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agr.attacks.attack import NO_ANSWER, predict
+from agr.config.schema import NetworkConfig, conf_dir
+from agr.evaluation.scoring import image_hash
 from agr.models.defenses import (
     BitDepth,
     DefendedNetwork,
@@ -30,9 +31,8 @@ from agr.models.defenses import (
     content_keys,
     mean_answer,
 )
-from agr.models.zoo import Network
-from agr.rows import image_hash
-from agr.schema import NetworkConfig, conf_dir
+from agr.models.logits import NO_ANSWER, predict
+from agr.models.network import Network
 from tests.conftest import CLASSES, images
 
 SIZE = 12

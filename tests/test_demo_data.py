@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import agr
-from agr.data import demo
 from agr.models.slim import load_slim
-from agr.models.train_demo import RECIPES, Normalised, accuracy, stack
+from scripts.demo import images as demo
+from scripts.demo.training import RECIPES, Normalised, accuracy, stack
 
 ASSETS = Path(agr.__file__).parent / "assets" / "demo"
 MEGABYTE = 1e6

@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from agr.cell import open_lab, run_cell
-from agr.compose import expand
-from agr.config import Cell
-from agr.inputs import find_images
-from agr.records import Records
-from agr.schema import Geometry
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.schema import Geometry
+from agr.evaluation.inputs import find_images
+from agr.evaluation.provenance import open_lab
+from agr.evaluation.runner import run_cell
+from agr.records.store import Records
 
 WORDS = ["norm=linf", "n_images=200", "progress=false"]
 

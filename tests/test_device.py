@@ -10,23 +10,25 @@ import pandas as pd
 import pytest
 import torch
 
-import agr.cell
-import agr.lab
-import agr.numeric
-from agr.cell import open_lab, run_cell
-from agr.compose import expand
-from agr.config import Cell
-from agr.errors import ConfigError
-from agr.inputs import check_inputs, check_unchanged
-from agr.models import zoo
+import agr.evaluation.determinism
+import agr.evaluation.predictions
+import agr.evaluation.runner
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.schema import NetworkConfig
+from agr.evaluation.determinism import Numeric, device_of, settle, slots_that_fit
+from agr.evaluation.inputs import check_inputs, check_unchanged
+from agr.evaluation.profiling import step_bytes
+from agr.evaluation.provenance import open_lab
+from agr.evaluation.runner import run_cell
+from agr.models import network as zoo
 from agr.models.defenses import DefendedNetwork
-from agr.models.zoo import Network
-from agr.numeric import Numeric, device_of, settle, slots_that_fit
-from agr.precision import compare, twin
-from agr.probe import step_bytes
-from agr.records import Records
-from agr.report.tables import closing, write_tables
-from agr.schema import NetworkConfig
+from agr.models.network import Network
+from agr.records.precision import compare, twin
+from agr.records.store import Records
+from agr.report.notes import closing
+from agr.report.tables import write_tables
+from agr.utils.errors import ConfigError
 from tests.conftest import demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16,vgg19]", "select=source")
@@ -88,7 +90,7 @@ def test_shards_that_run_out_together_halve_once(tmp_path: Path) -> None:
     tried = open_lab(cell, records).numeric
     said: list[str] = []
     for _ in range(3):
-        agr.cell._narrow(records, tried, "no memory", said.append)
+        agr.evaluation.runner._narrow(records, tried, "no memory", said.append)
     run = records.run() or {}
     assert (run["numeric"]["slots"], run["numeric"]["width"]) == (4, 4)
     assert run["narrowed"] == [{"slots": 8, "width": 8, "rows": 0}]
@@ -128,7 +130,7 @@ def test_rows_before_the_memory_ran_out_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = demo_cell(tmp_path, *VGG, "n_images=24", "part_seconds=0")
-    real, calls = agr.cell.target_rows, []
+    real, calls = agr.evaluation.runner.target_rows, []
 
     def fails_once(*args: Any) -> Any:
         calls.append(1)
@@ -136,7 +138,7 @@ def test_rows_before_the_memory_ran_out_are_kept(
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
         return real(*args)
 
-    monkeypatch.setattr(agr.cell, "target_rows", fails_once)
+    monkeypatch.setattr(agr.evaluation.runner, "target_rows", fails_once)
     records = run_cell(cell)
     run = json.loads(records.run_file.read_text())
     assert run["narrowed"] == [{"slots": 8, "width": 8, "rows": 16}]
@@ -159,7 +161,7 @@ def test_another_error_is_not_taken_for_memory(
     def broken(*args: Any) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(agr.cell, "target_rows", broken)
+    monkeypatch.setattr(agr.evaluation.runner, "target_rows", broken)
     with pytest.raises(RuntimeError, match="something else"):
         run_cell(demo_cell(tmp_path, *VGG))
 
@@ -180,17 +182,17 @@ class Gpu:
     """Lets the CPU pass for a GPU where memory is counted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: float):
-        monkeypatch.setattr(agr.numeric, "device_of", lambda cell: "cuda:0")
-        monkeypatch.setattr(agr.numeric, "_kind", lambda device: "cuda Test")
+        monkeypatch.setattr(agr.evaluation.determinism, "device_of", lambda cell: "cuda:0")
+        monkeypatch.setattr(agr.evaluation.determinism, "_kind", lambda device: "cuda Test")
         monkeypatch.setattr(Numeric, "apply", lambda self: None)
-        monkeypatch.setattr(agr.numeric, "free_bytes", lambda device: free)
-        monkeypatch.setattr(agr.numeric, "step_bytes", self.step_bytes)
-        real = agr.numeric.load_network
+        monkeypatch.setattr(agr.evaluation.determinism, "free_bytes", lambda device: free)
+        monkeypatch.setattr(agr.evaluation.determinism, "step_bytes", self.step_bytes)
+        real = agr.evaluation.determinism.load_network
         on_cpu = lambda name, config, **k: real(name, config, **k | {"device": "cpu"})  # noqa: E731
-        monkeypatch.setattr(agr.numeric, "load_network", on_cpu)
-        choose = agr.numeric.choose_tuning
+        monkeypatch.setattr(agr.evaluation.determinism, "load_network", on_cpu)
+        choose = agr.evaluation.determinism.choose_tuning
         chosen = lambda name, config, **k: choose(name, config, **k | {"device": "cpu"})  # noqa: E731
-        monkeypatch.setattr(agr.numeric, "choose_tuning", chosen)
+        monkeypatch.setattr(agr.evaluation.determinism, "choose_tuning", chosen)
         self.asked = 0
 
     def step_bytes(self, network: Network, size: int) -> float:
@@ -203,7 +205,9 @@ def test_slots_of_a_gpu_are_chosen_once(tmp_path: Path, monkeypatch: pytest.Monk
     words = [*VGG, f"outputs={tmp_path}", "threads=1"]
     first = settle(expand(words)[0], None)
     assert (first.slots, first.width) == (32, 32)
-    monkeypatch.setattr(agr.numeric, "free_bytes", lambda device: 100e9)  # less was free before
+    monkeypatch.setattr(
+        agr.evaluation.determinism, "free_bytes", lambda device: 100e9
+    )  # less was free before
     assert settle(expand([*words, "attack=fgsm"])[0], None) == first
     assert gpu.asked == 1
     both = settle(expand([*words, "source=[vgg16,vgg19]"])[0], None)  # an ensemble needs more
@@ -270,7 +274,7 @@ def test_targets_stay_where_they_fit(
     del lab.resident
     assert lab.source.device.type == "cpu"
     lab.device = "cuda:0"
-    monkeypatch.setattr(agr.lab, "free_bytes", lambda device: free)
+    monkeypatch.setattr(agr.evaluation.predictions, "free_bytes", lambda device: free)
     assert lab.resident is fits
 
 

@@ -13,13 +13,13 @@ import torch
 
 from agr import load_attack
 from agr.attacks import Attack, Linf, OnceFooled
+from agr.attacks.engine import Calls, Crafted, Item, craft
 from agr.attacks.parts import Seen
-from agr.compose import expand
-from agr.engine import Calls, Crafted, Item, craft
-from agr.lab import answers
-from agr.models.zoo import Network
-from agr.rows import image_hash
-from agr.schema import NetworkConfig
+from agr.config.compose import expand
+from agr.config.schema import NetworkConfig
+from agr.evaluation.predictions import answers
+from agr.evaluation.scoring import image_hash
+from agr.models.network import Network
 from tests.conftest import CLASSES, EPS, demo_items, demo_network, images, small_model
 
 SLOTS = 8

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from agr.compose import expand
-from agr.config import Cell, to_cell
-from agr.errors import ConfigError
-from agr.schema import conf_dir
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.load import to_cell
+from agr.config.schema import conf_dir
+from agr.utils.errors import ConfigError
 
 OWN_ATTACK = """
 defaults: [_base]

@@ -25,9 +25,9 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from agr.config import Cell
-from agr.inputs import find_images
-from agr.records import KEYS, Records
+from agr.config.cell import Cell
+from agr.evaluation.inputs import find_images
+from agr.records.store import KEYS, Records
 from tests.conftest import assert_same_bits, demo_cell, foreign_lock
 
 pytestmark = pytest.mark.slow
@@ -181,7 +181,7 @@ def test_a_signal_ends_it_cleanly(
 
 CRASH = """
 import glob, os, signal, sys, threading
-import agr.data.stream as stream
+import agr.data.decode as stream
 decode = stream._decode
 def crash(*arguments):
     if len(glob.glob({!r})) > 3:
@@ -435,7 +435,7 @@ def test_a_lock_of_a_living_process_elsewhere(ahead: float, tmp_path: Path) -> N
 # ---- memory --------------------------------------------------------------------------------------
 
 OUT_OF_MEMORY = """
-import torch, agr.models.zoo as zoo
+import torch, agr.models.network as zoo
 forward, calls = zoo.Network.forward, []
 def fail(self, x, side=None):
     if x.requires_grad is {crafting} and x.shape[0] == 8 and self.config.title == {title!r}:

@@ -12,15 +12,15 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from agr.compose import expand
-from agr.config import Cell
-from agr.errors import ConfigError
+from agr.config.cell import Cell
+from agr.config.compose import expand
 from agr.report.figures import Drawing, encoded, series, write_figures
 from agr.report.figures.images import rows_of_images
 from agr.report.figures.style import COLOURS, SETTINGS, looks
 from agr.report.outcomes import Outcomes
 from agr.report.perturbations import factor_of, scaled
 from agr.report.statistics import wilson
+from agr.utils.errors import ConfigError
 from tests.madeup import record
 
 N = 4

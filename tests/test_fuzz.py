@@ -17,16 +17,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from agr.compose import expand
-from agr.config import Cell, stored_cell
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.load import stored_cell
+from agr.config.overrides import flags_first
+from agr.config.schema import PACKAGE, Config, Data, Geometry, Suite
+from agr.data.decode import BadImage, load_image
 from agr.data.labels import META, TRUTH, parse_devkit, parse_solution, parse_val_txt, unpack_devkit
 from agr.data.layouts import LONGEST_ID, NIPS
 from agr.data.manifest import Entry, Manifest, read_manifest
-from agr.data.stream import BadImage, load_image
-from agr.errors import LONGEST_LINE, UNSHOWN, ConfigError, one_line
-from agr.records import Records
-from agr.schema import PACKAGE, Config, Data, Geometry, Suite
-from agr.trust import flags_first
+from agr.records.store import Records
+from agr.utils.errors import LONGEST_LINE, UNSHOWN, ConfigError, one_line
 from tests import standins
 
 pytestmark = pytest.mark.slow
@@ -332,7 +333,7 @@ def cells(words: Sequence[str]) -> list[Cell] | None:
 @given(given_words=st.lists(WORD, min_size=1, max_size=3))
 def test_words(given_words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a command line: cells, or one line. Names of networks are looked up without a hub."""
-    monkeypatch.setattr("agr.models.pretrained._unreachable", lambda: "not in tests")
+    monkeypatch.setattr("agr.utils.hub._unreachable", lambda: "not in tests")
     cells(given_words)
 
 

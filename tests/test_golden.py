@@ -20,20 +20,21 @@ import pytest
 import torch
 
 from agr.attacks import Attack
-from agr.attacks.ball import to_levels
-from agr.cell import run_cell
-from agr.compose import expand
-from agr.config import Cell
-from agr.crafting import attack_of, items_of
-from agr.inputs import check_inputs
-from agr.lab import Lab
-from agr.numeric import Numeric, device_of
-from agr.records import Records
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.schema import conf_dir
+from agr.evaluation.crafting import attack_of, items_of
+from agr.evaluation.determinism import Numeric, device_of
+from agr.evaluation.inputs import check_inputs
+from agr.evaluation.predictions import Lab
+from agr.evaluation.runner import run_cell
+from agr.evaluation.scoring import image_hash
+from agr.evaluation.selection import select
+from agr.records.store import Records
 from agr.report.leaderboard import write_leaderboards
-from agr.report.tables import closing, write_tables
-from agr.rows import image_hash
-from agr.schema import conf_dir
-from agr.selection import select
+from agr.report.notes import closing
+from agr.report.tables import write_tables
+from agr.utils.pixels import to_levels
 from tests.madeup import record
 
 HERE = Path(__file__).parent / "golden"
@@ -101,7 +102,7 @@ def in_a_plain_loop(cell: Cell) -> dict[str, str]:
         key = torch.tensor([item.key for item in items] + [0] * lacking)
         made = attack(lab.source, x.contiguous(memory_format=torch.channels_last), y, key)
     else:
-        from agr.naming import draw
+        from agr.utils.hashing import draw
 
         made = attack(lab.source, x, y, draw(cell.config.seed, "chunk", 0))
     pixels = to_levels(made).to(torch.uint8).contiguous().numpy()

@@ -1,93 +1,98 @@
-"""The house itself: imports point downwards, reports need no torch, the repository stays light."""
+"""The house: imports go down only, reports need no torch, files fit in the head, the demo is light."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import agr
 
 PACKAGE = Path(agr.__file__).parent
-# From the ground up; a module may import what stands in a line above its own, or beside it.
-FLOORS = [
-    ["agr.errors", "agr.files", "agr.locks", "agr.schema", "agr.signals"],
-    ["agr.naming", "agr.explain", "agr.trust", "agr.validation"],
-    ["agr.config"],
-    ["agr.compose"],
-    ["agr.build"],
-    ["agr.attacks", "agr.data", "agr.models.pretrained"],
-    ["agr.inputs", "agr.records"],
-    ["agr.models", "agr.todo"],
-    ["agr.probe"],
-    ["agr.numeric"],
-    ["agr.engine", "agr.precision", "agr.report"],
-    ["agr.chunks", "agr.lab"],
-    ["agr.selection"],
-    ["agr.crafting", "agr.rows"],
-    ["agr.cell"],
-    ["agr.cluster", "agr.recraft", "agr.run"],
-    ["agr.asked", "agr.plan", "agr.score", "agr.status", "agr.verify"],
-    ["agr.check"],
-    ["agr.bench"],
-]
-
-# These start what they need when they need it.
-LATE = (
-    "agr.run",
-    "agr.plan",
-    "agr.score",
-    "agr.check",
-    "agr.naming",
-    "agr.validation",
-    "agr.build",
-    "agr.verify",
-    "agr.cluster",
-)
+# Each room, from the ground up, with the rooms that it may import. Commands import any.
+ROOMS = {
+    "utils": "",
+    "config": "utils",
+    "data": "utils config",
+    "models": "utils config",
+    "records": "utils config",
+    "attacks": "utils config models",
+    "report": "utils config records",
+    "evaluation": "utils config data models records attacks report",
+    "jobs": "utils config data models records attacks report evaluation",
+}
+COMMANDS = {"run", "check", "plan", "score", "status", "verify"}
+MOST_LINES = 300
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def floor(module: str) -> int:
-    for i, names in enumerate(FLOORS):
-        if any(module == n or module.startswith(f"{n}.") for n in names):
-            return i
-    raise AssertionError(f"{module} has no floor: add it to FLOORS and docs/design.md")
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
 
 
-def imports(path: Path, *, top_level: bool) -> set[str]:
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level else list(ast.walk(tree))
-    found = set()
-    for node in nodes:
+MODULES = {module_of(path) for path in FILES}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """All modules of ours that a file imports, in functions and for type checkers too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            # `from agr import cell` imports a module too
-            names = {f"agr.{alias.name}" for alias in node.names}
-            found |= names if node.module == "agr" else {node.module}
-    return found
-
-
-def test_imports_point_downwards() -> None:
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        module = ".".join(parts).removesuffix(".__init__")
-        if module == "agr":
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else node.module for name in inner]
+        else:
             continue
-        whole = not module.startswith(LATE)
-        for name in imports(path, top_level=not whole):
-            if name.startswith("agr."):
-                assert floor(name) <= floor(module), f"{module} imports {name}"
+        yield from (name for name in names if name.partition(".")[0] in ("agr", "scripts", "tests"))
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_go_down(path: Path) -> None:
+    own = room(module_of(path))
+    for name in set(imports(path)):
+        assert name in MODULES, f"{module_of(path)} imports {name}"
+        other = room(name)
+        assert other not in COMMANDS, f"{module_of(path)} imports the command {name}"
+        if own in ROOMS:
+            assert other in {own, *ROOMS[own].split()}, f"{module_of(path)} imports {name}"
+
+
+def test_every_module_is_a_command_or_in_a_room() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == COMMANDS | {"__init__"}
+    folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
+    assert folders == {*ROOMS}
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    # A package's face hands names on: whoever imports it imports what it hands on.
+    below = {module_of(path): {*imports(path)} - {module_of(path)} for path in FILES}
+    while free := [name for name, others in below.items() if not others & below.keys()]:
+        for name in free:
+            del below[name]
+    assert not below
 
 
 def test_reports_and_plans_need_neither_torch_nor_timm() -> None:
-    names = ("config", "records", "todo", "run", "plan", "score", "check", "status", "verify")
-    modules = ", ".join(["agr", *(f"agr.{name}" for name in names)])
+    commands = ", ".join(f"agr.{name}" for name in sorted(COMMANDS))
     code = (
-        f"import {modules}, agr.asked, agr.report.report, agr.report.leaderboard, sys;"
+        f"import {commands}, agr.jobs.request, agr.report.report, agr.report.leaderboard, sys;"
         "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_files_fit_in_the_head(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
 def test_demo_suite_is_light() -> None:

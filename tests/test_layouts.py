@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agr.config.schema import Data, Geometry, NetworkConfig, Suite
 from agr.data import labels as labels_module
 from agr.data import manifest as manifest_module
 from agr.data import tar
+from agr.data.decode import BadImage, load_image
 from agr.data.manifest import Manifest, check_labels, read_manifest
-from agr.data.stream import BadImage, load_image
-from agr.errors import ConfigError
-from agr.schema import Data, Geometry, NetworkConfig, Suite
+from agr.utils.errors import ConfigError
 from tests import standins
 from tests.standins import DEVKIT, Item
 
@@ -502,7 +502,7 @@ def test_a_link_that_leads_nowhere_is_a_bad_image_later(tmp_path: Path) -> None:
 def test_indexing_needs_neither_torch_nor_timm_nor_scipy(tmp_path: Path) -> None:
     standins.synset_folders(tmp_path, ITEMS)
     code = (
-        "import sys; from agr.schema import Data, Suite;"
+        "import sys; from agr.config.schema import Data, Suite;"
         "from agr.data import cache, manifest, stream;"
         "suite = Suite(name='s', synsets='imagenet', groups={}, networks={});"
         f"assert manifest.read_manifest(Data(root={str(tmp_path)!r}), suite, 1000).entries;"

@@ -12,14 +12,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from agr.compose import expand
-from agr.config import Cell
-from agr.errors import ConfigError
-from agr.records import ROWS, Records
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.schema import conf_dir
+from agr.records.store import ROWS, Records
 from agr.report.leaderboard import check_leaderboard, leaderboard, write_leaderboards
 from agr.report.statistics import bootstrap, wilson
 from agr.report.tables import tables_folder
-from agr.schema import conf_dir
+from agr.utils.errors import ConfigError
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_leaderboard.py"
 SIX = ["inc_v3", "inc_v4", "ir_v2", "vgg16", "vgg19", "res152"]

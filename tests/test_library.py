@@ -22,10 +22,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
-from agr import numeric
 from agr.attacks import Attack, library
-from agr.attacks.attack import joint, predict
-from agr.attacks.ball import L2, Ball, Linf, is_8bit, row_norm
+from agr.attacks.ball import L2, Ball, Linf, row_norm
 from agr.attacks.library import (
     DISTRIBUTIONS,
     Art,
@@ -37,8 +35,11 @@ from agr.attacks.library import (
 )
 from agr.attacks.library.adapter import Task
 from agr.attacks.library.sources import ALONE, LEAST
-from agr.bench import peers
-from agr.schema import PACKAGE, conf_dir
+from agr.config.schema import PACKAGE, conf_dir
+from agr.evaluation import determinism as numeric
+from agr.models.logits import joint, predict
+from agr.utils.pixels import is_8bit
+from scripts.bench import peers
 from tests.conftest import CLASSES, EPS, demo_cell, images, small_model
 
 NAMES = ["cw_l2", "ddn", "deepfool", "fmn_linf", "jsma", "universal"]

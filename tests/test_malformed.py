@@ -29,7 +29,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agr.schema import PACKAGE
+from agr.config.schema import PACKAGE
 from tests import standins
 
 SCRIPTS = PACKAGE.parent / "scripts"

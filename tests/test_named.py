@@ -19,21 +19,21 @@ import torch
 from agr import load_attack
 from agr.attacks import Attack
 from agr.attacks.ball import row_norm
+from agr.attacks.build import build_attack
+from agr.attacks.engine import Calls, Crafted, Item, craft
 from agr.attacks.parts import Pool
 from agr.attacks.stop import After
-from agr.build import build_attack
-from agr.cell import run_cell
-from agr.compose import expand
-from agr.config import Cell
-from agr.crafting import attack_of
-from agr.data.stream import load_image
-from agr.engine import Calls, Crafted, Item, craft
-from agr.errors import ConfigError
-from agr.inputs import find_images
-from agr.models.zoo import Network
-from agr.naming import draw
-from agr.rows import image_hash, succeeded
-from agr.schema import Norm, conf_dir
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.schema import Norm, conf_dir
+from agr.data.decode import load_image
+from agr.evaluation.crafting import attack_of
+from agr.evaluation.inputs import find_images
+from agr.evaluation.runner import run_cell
+from agr.evaluation.scoring import image_hash, succeeded
+from agr.models.network import Network
+from agr.utils.errors import ConfigError
+from agr.utils.hashing import draw
 from tests.conftest import demo_cell, demo_items, demo_network
 
 FILES = sorted(Path(conf_dir()).glob("attack/*.yaml"))

@@ -16,18 +16,21 @@ from torch.nn import functional as F
 
 from agr.attacks import Attack
 from agr.attacks.ball import Linf
+from agr.attacks.engine import Calls, Item, craft
 from agr.attacks.stop import OnceFooled
-from agr.cell import run_cell
-from agr.compose import expand
-from agr.config import Cell
-from agr.engine import Calls, Item, craft
-from agr.errors import ConfigError
-from agr.lab import answers
-from agr.models import pretrained
-from agr.models.pretrained import describe, hub_file, weights_file
-from agr.models.zoo import Ensemble, Network, load_network
-from agr.report.tables import closing, write_tables
-from agr.schema import Geometry, NetworkConfig
+from agr.config import registry as pretrained
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.registry import describe
+from agr.config.schema import Geometry, NetworkConfig
+from agr.evaluation.predictions import answers
+from agr.evaluation.runner import run_cell
+from agr.models.network import Ensemble, Network, load_network
+from agr.models.weights import weights_file
+from agr.report.notes import closing
+from agr.report.tables import write_tables
+from agr.utils.errors import ConfigError
+from agr.utils.hub import hub_file
 from tests.conftest import demo_cell, small_model
 
 SMALL = "test_resnet.r160_in1k"  # timm's own network for tests: 0.5 M parameters, 160 px

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agr.errors import ConfigError
-from agr.report.page import Chart, Page, Shot, Table, render
-from agr.report.page import charts as chart_room
-from agr.report.page import images as image_room
-from agr.report.page.escapes import shipped, size
-from agr.report.page.numbers import LOWEST, MINUS, orders
+from agr.report.html import Chart, Page, Shot, Table, render
+from agr.report.html import charts as chart_room
+from agr.report.html import images as image_room
+from agr.report.html.escapes import shipped, size
+from agr.report.html.numbers import LOWEST, MINUS, orders
+from agr.utils.errors import ConfigError
 from tests.browser import a_page, decoded, shots
 
 

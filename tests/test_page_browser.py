@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agr.report.page import Page, Shot, render
-from agr.report.page.escapes import size
+from agr.report.html import Page, Shot, render
+from agr.report.html.escapes import size
 from agr.report.perturbations import scaled
 from tests.browser import HOSTILE, NEGATIVE, a_page, chromium, decoded, opened, shots, table
 

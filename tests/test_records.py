@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from agr import locks
-from agr.cell import run_cell
-from agr.errors import ConfigError
-from agr.files import is_whole, write_named, write_whole
-from agr.locks import Busy, Holder, alive, holder, locked, this_host
-from agr.records import Damaged, Records
-from agr.signals import Terminated, stoppable, unbroken
+from agr.evaluation.runner import run_cell
+from agr.records.store import Damaged, Records
+from agr.utils import locks
+from agr.utils.errors import ConfigError
+from agr.utils.files import is_whole, write_named, write_whole
+from agr.utils.locks import Busy, Holder, alive, holder, locked, this_host
+from agr.utils.signals import Terminated, stoppable, unbroken
 from tests.conftest import demo_cell, foreign_lock
 
 
@@ -117,7 +117,7 @@ def test_a_part_that_cannot_be_read_now_is_not_damaged(
     def fail(*arguments: object) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("agr.files._hash_of", fail)
+    monkeypatch.setattr("agr.utils.files._hash_of", fail)
     for use in (records.positions, records.mend):
         with pytest.raises(OSError, match=r"Input/output error: .*rows-0of1-00000-"):
             use("rows" if use == records.positions else "0/1")
@@ -220,7 +220,7 @@ def test_waiting_for_a_lock(tmp_path: Path) -> None:
 def killed_holder(path: Path) -> int:
     """The id of a process that was killed while it held the lock."""
     code = (
-        "import sys, time; from pathlib import Path; from agr.locks import locked\n"
+        "import sys, time; from pathlib import Path; from agr.utils.locks import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     words = [sys.executable, "-c", code, str(path)]
@@ -299,7 +299,8 @@ def test_a_lock_that_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["2min", "0", "-1", "nan", "inf"])
 def test_a_lease_is_a_number_of_seconds(value: str, tmp_path: Path) -> None:
-    code = "from pathlib import Path; from agr.locks import locked; locked(Path('a')).__enter__()"
+    use = "locked(Path('a')).__enter__()"
+    code = f"from pathlib import Path; from agr.utils.locks import locked; {use}"
     environment = os.environ | {"AGR_LEASE_SECONDS": value}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path
@@ -403,7 +404,7 @@ def test_an_update_is_written_or_not(records: Records, monkeypatch: pytest.Monke
         os.kill(os.getpid(), signal.SIGINT)
         write_whole(path, content)
 
-    monkeypatch.setattr("agr.files.write_whole", write)
+    monkeypatch.setattr("agr.utils.files.write_whole", write)
     with pytest.raises(KeyboardInterrupt):
         records.update_run(lambda run: run.update(eligible=7))
     assert (records.run() or {})["eligible"] == 7

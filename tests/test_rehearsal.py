@@ -26,9 +26,9 @@ from timm.data import create_transform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agr.compose import expand
-from agr.records import Records
-from agr.report.results import rates
+from agr.config.compose import expand
+from agr.records.store import Records
+from agr.report.rates import rates
 from tests import standins
 from tests.standins import Item
 from tests.test_networks import cache

@@ -16,20 +16,15 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from agr.compose import expand
-from agr.config import Cell
-from agr.errors import ConfigError
-from agr.report.browse import SAMPLE, shots_of
-from agr.report.differences import (
-    as_frame,
-    best_and_equal,
-    differences,
-    transfer_differences,
-)
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.report.html import render
+from agr.report.html.gallery import SAMPLE, shots_of
 from agr.report.outcomes import Outcomes
-from agr.report.page import render
+from agr.report.pairwise import as_frame, best_and_equal, differences, transfer_differences
 from agr.report.report import _short_enough, gather, page, results, tex, write_report
 from agr.report.statistics import holm, mcnemar
+from agr.utils.errors import ConfigError
 from tests.browser import chromium, decoded, opened
 from tests.madeup import record
 

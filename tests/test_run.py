@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agr.records import Records
+from agr.records.store import Records
 from agr.run import main
 from tests.conftest import assert_same_bits, demo_cell
 
@@ -117,7 +117,7 @@ def test_wrong_input_is_one_line_before_any_model_loads(
     def never(*args, **kwargs):
         raise AssertionError("a network was loaded")
 
-    monkeypatch.setattr("agr.models.zoo._body", never)
+    monkeypatch.setattr("agr.models.network._body", never)
     monkeypatch.chdir(tmp_path)
     code, _, err = say([word], monkeypatch, capsys)
     assert code == 2
@@ -163,7 +163,7 @@ def test_a_finished_cell_is_not_run_again(
     def never(*args, **kwargs):
         raise AssertionError("it was run again")
 
-    monkeypatch.setattr("agr.cell.run_cell", never)
+    monkeypatch.setattr("agr.evaluation.runner.run_cell", never)
     code, second, _ = say(words, monkeypatch, capsys)
     assert code == 0
     assert "finished before" in second
@@ -189,17 +189,19 @@ def test_a_lower_precision_is_compared_even_if_it_was_stopped_before(
 def test_a_sweep_in_one_process_builds_each_network_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import agr.lab
-    import agr.models.zoo
+    import agr.evaluation.predictions
+    import agr.models.network
 
-    monkeypatch.setattr(agr.models.zoo, "_loaded", {})
+    monkeypatch.setattr(agr.models.network, "_loaded", {})
     built, scored = [], []
-    real_body, real_answers = agr.models.zoo._body, agr.lab.answers
+    real_body, real_answers = agr.models.network._body, agr.evaluation.predictions.answers
     monkeypatch.setattr(
-        agr.models.zoo, "_body", lambda name, c: built.append(name) or real_body(name, c)
+        agr.models.network, "_body", lambda name, c: built.append(name) or real_body(name, c)
     )
     monkeypatch.setattr(
-        agr.lab, "answers", lambda n, i, w: scored.append(len(i)) or real_answers(n, i, w)
+        agr.evaluation.predictions,
+        "answers",
+        lambda n, i, w: scored.append(len(i)) or real_answers(n, i, w),
     )
     words = ["-m", f"outputs={tmp_path}", *QUICK, "eps=2,8", "attack=ifgsm_stop,agr"]
     code, out, _ = say([*words, "progress=false"], monkeypatch, capsys)
@@ -336,7 +338,7 @@ def test_a_suite_of_ones_own_needs_no_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first network is the default, and the paper's experiment takes all of its groups."""
-    from agr.compose import expand
+    from agr.config.compose import expand
 
     (tmp_path / "suite").mkdir()
     groups = "groups: {g: {networks: [b, a], geometry: {size: 64}}}"
@@ -372,7 +374,7 @@ def test_what_is_unusual_of_a_cell_is_on_screen(
 def test_a_finished_cell_is_shown_without_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from agr.compose import expand
+    from agr.config.compose import expand
 
     weights = Path(expand([])[0].suite.networks["vgg16"].weights)
     shutil.copy(weights, tmp_path / weights.name)

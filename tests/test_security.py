@@ -19,17 +19,18 @@ import torch
 import yaml
 from PIL import Image
 
-from agr.cell import run_cell
-from agr.compose import expand
-from agr.config import Cell
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.schema import Data, NetworkConfig, Suite
+from agr.data.decode import load_image
 from agr.data.manifest import read_manifest
-from agr.data.stream import load_image
-from agr.errors import ConfigError, one_line
-from agr.models.pretrained import WEIGHT_SUFFIXES
-from agr.models.zoo import load_network
-from agr.report.tables import MARKDOWN, TEX, write_tables
+from agr.evaluation.runner import run_cell
+from agr.models.network import load_network
+from agr.report.formats import MARKDOWN, TEX
+from agr.report.tables import write_tables
 from agr.run import main
-from agr.schema import Data, NetworkConfig, Suite
+from agr.utils.errors import ConfigError, one_line
+from agr.utils.hub import WEIGHT_SUFFIXES
 from tests.conftest import demo_cell
 from tests.standins import jpeg, loc_solution, photo, photos
 
@@ -108,7 +109,7 @@ def test_pickles_are_loaded_in_two_places_only() -> None:
         for path in PACKAGE.rglob("*.py")
     }
     assert {name: n for name, n in found.items() if n} == {
-        "compose.py": 2, "cluster/pools.py": 1, "cluster/tasks.py": 1,
+        "config/compose.py": 2, "jobs/pools.py": 1, "jobs/tasks.py": 1,
     }  # fmt: skip
 
 

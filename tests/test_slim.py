@@ -12,7 +12,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from agr.models.slim import fold_batch_norm, load_slim, slim
-from agr.models.train_demo import RECIPES, Recipe
+from scripts.demo.training import RECIPES, Recipe
 
 LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
 

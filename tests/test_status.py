@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from agr.cell import run_cell
-from agr.locks import Holder, this_host
-from agr.records import Records
-from agr.run import run_words, without_shards
+from agr.config.overrides import without_shards
+from agr.evaluation.runner import run_cell
+from agr.jobs.session import run_words
+from agr.records.store import Records
 from agr.status import main, state_of
+from agr.utils.locks import Holder, this_host
 from tests.conftest import demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16]", "n_images=4", "progress=false")

@@ -12,14 +12,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from agr.compose import expand
-from agr.config import Cell
-from agr.errors import ConfigError
-from agr.records import ROWS, Records
-from agr.report.results import rates, sizes
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.schema import PACKAGE
+from agr.records.store import ROWS, Records
+from agr.report.notes import closing
+from agr.report.rates import rates, sizes
 from agr.report.statistics import wilson
-from agr.report.tables import closing, write_tables
-from agr.schema import PACKAGE
+from agr.report.tables import write_tables
+from agr.utils.errors import ConfigError
 
 N = 8
 

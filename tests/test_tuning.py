@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import agr
-from agr.cell import run_cell
-from agr.inputs import check_inputs, check_unchanged
-from agr.models import tuning, zoo
+from agr.config.schema import NetworkConfig
+from agr.evaluation.determinism import settle
+from agr.evaluation.inputs import check_inputs, check_unchanged
+from agr.evaluation.runner import run_cell
+from agr.models import network as zoo
+from agr.models import tuning
 from agr.models.tuning import CannotFold, Tuning, faster_format, fold_batch_norms, tune
-from agr.numeric import settle
-from agr.schema import NetworkConfig
 from tests.conftest import demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16,vgg19]", "select=source")
@@ -152,7 +153,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return zoo.choose_tuning(name, *args, **kwargs)
 
-    monkeypatch.setattr("agr.numeric.choose_tuning", choose)
+    monkeypatch.setattr("agr.evaluation.determinism.choose_tuning", choose)
     return names
 
 
@@ -181,7 +182,7 @@ def test_a_trial_that_fails_keeps_nobody_waiting(
 
     cell = demo_cell(tmp_path, *VGG)
     with monkeypatch.context() as patch:
-        patch.setattr("agr.numeric.choose_tuning", fail)
+        patch.setattr("agr.evaluation.determinism.choose_tuning", fail)
         with pytest.raises(RuntimeError) as held:
             settle(cell, None)
     assert settle(cell, None).networks
@@ -207,7 +208,7 @@ def test_a_cell_keeps_its_tuning(tmp_path: Path) -> None:
     assert run["numeric"]["networks"]["res152"]["folded"] is True
     for word, key in (("fold=false", "fold"), ("memory_format=contiguous", "memory_format")):
         other = demo_cell(tmp_path, *words, word)
-        with pytest.raises(agr.errors.ConfigError, match=f"begun with {key}="):
+        with pytest.raises(agr.utils.errors.ConfigError, match=f"begun with {key}="):
             check_unchanged(other, run, check_inputs(other))
     kept = run["numeric"] | {"networks": {"res152": {"memory_format": "contiguous", "folded": 0}}}
     assert settle(demo_cell(tmp_path, *words), kept).networks["res152"].memory_format == (
@@ -220,7 +221,7 @@ def test_norms_that_stay_are_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         raise CannotFold("its logits would differ by 3e-05 of the largest")
 
     monkeypatch.setattr(zoo, "fold_batch_norms", refuse)
-    monkeypatch.setattr("agr.numeric.choose_tuning", zoo.choose_tuning)
+    monkeypatch.setattr("agr.evaluation.determinism.choose_tuning", zoo.choose_tuning)
     said: list[str] = []
     words = ("source=res152", "targets=[res152]", "select=source", "n_images=2")
     run_cell(demo_cell(tmp_path, *words), said.append)

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from agr.cell import run_cell
-from agr.errors import ConfigError
-from agr.files import write_named
-from agr.records import TABLES, Part, Records
-from agr.verify import check_records, main
+from agr.evaluation.runner import run_cell
+from agr.records.audit import check_records
+from agr.records.store import TABLES, Part, Records
+from agr.utils.errors import ConfigError
+from agr.utils.files import write_named
+from agr.verify import main
 from tests.conftest import demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16,vgg19]", "progress=false")

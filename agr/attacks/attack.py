@@ -19,27 +19,17 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from agr.attacks.ball import Ball, is_8bit, per_image
+from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import fold
 from agr.attacks.loss import CrossEntropy
-from agr.attacks.parts import (
-    Context,
-    Loss,
-    Pool,
-    Seen,
-    Stage,
-    Start,
-    State,
-    Step,
-    Stop,
-    View,
-)
+from agr.attacks.parts import Context, Loss, Pool, Seen, Stage, Start, State, Step, Stop, View
 from agr.attacks.step import Plain, step_size
+from agr.models.logits import confidence, is_fooled, joint, predict
+from agr.utils.pixels import is_8bit
 
 # Images (B, 3, H, W) in [0, 1] -> logits (B, classes), or (B, members, classes): see `joint`.
 Model = Callable[..., Tensor]
 Quantize = Literal["always", "end", "off"]
-NO_ANSWER = -1  # the prediction of a model whose logits are not finite
 START, STEPS = 0, 1  # what a key is folded with: the start, or the step t
 OWN, GRADIENT = 0, 1  # of a stage: its own draws, or those of a gradient that it asks for
 
@@ -52,29 +42,6 @@ class Look(NamedTuple):
     fooled: Tensor  # (B,) bool
     image: Tensor  # (B, 3, H, W): the images the model saw
     more: Tensor  # (B,) bool: rows that were alive and go on
-
-
-def predict(logits: Tensor) -> Tensor:
-    """The class of each row of `logits` (B, classes), or NO_ANSWER: NaN is never an answer."""
-    return torch.where(logits.isfinite().all(1), logits.argmax(1), NO_ANSWER)
-
-
-def is_fooled(pred: Tensor, y: Tensor, *, targeted: bool) -> Tensor:
-    """Which rows of `pred` (B,) are an answer other than `y` (B,), or `y` itself when targeted."""
-    return pred == y if targeted else (pred != y) & (pred != NO_ANSWER)
-
-
-def confidence(logits: Tensor) -> Tensor:
-    """The softmax probability of the class of each row of `logits` (B, classes)."""
-    return logits.float().softmax(1).amax(1)
-
-
-def joint(logits: Tensor) -> Tensor:
-    """The logits (B, classes) that an answer is taken from.
-
-    An ensemble whose losses are averaged gives (B, members, classes): the mean over its members.
-    """
-    return logits.mean(1) if logits.dim() == 3 else logits
 
 
 def choose(rows: Tensor, new: State, old: State) -> State:

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from agr.attacks.draws import fold, normal, symmetric, uniform
+from agr.utils.pixels import LEVELS, to_levels
 
-LEVELS = 255
-NOISE = 1e-3  # levels; float32 images are off the 8-bit grid by about 1e-5
 # Halvings of the search in `L2.round`: finds the threshold to 0.5/2**8 of a level.
 HALVINGS = 8
 
@@ -36,16 +35,6 @@ def within(v: Tensor) -> tuple[int, ...]:
 def row_norm(v: Tensor) -> Tensor:
     """L2 norm of each row of `v` (B, ...), shape (B,)."""
     return torch.linalg.vector_norm(v, dim=within(v))
-
-
-def to_levels(x: Tensor) -> Tensor:
-    """The 8-bit levels (0-255, still floating point) of images in [0, 1]."""
-    return (x * LEVELS).round_()
-
-
-def is_8bit(x: Tensor) -> bool:
-    """Whether every value of `x` lies on the grid k/255."""
-    return bool(((x * LEVELS) - to_levels(x)).abs().max() < NOISE)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ MIX32 = ((16, 0x7FEB352D), (15, _signed(0x846CA68B, 32)))  # Wellons' "lowbias32
 
 
 def key_of(number: int) -> int:
-    """The key, a signed 64-bit number, of an unsigned one such as `agr.naming.draw` gives."""
+    """The signed 64-bit key of an unsigned number such as `agr.utils.hashing.draw` gives."""
     return _signed(number % (1 << 64), 64)
 
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from agr.attacks.ball import per_image, within
 from agr.attacks.draws import fold, symmetric
-from agr.attacks.parts import Context, State, Stateless, flag, number, one_of, whole
+from agr.attacks.parts import Context, State, Stateless
+from agr.utils.checks import flag, number, one_of, whole
 
 
 def mean_normalized(g: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from agr.attacks.ball import Ball
-from agr.attacks.parts import number
+from agr.utils.checks import number
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from agr.attacks.ball import Ball, per_image
-from agr.attacks.parts import Context, State, Stateless, number, one_of
+from agr.attacks.parts import Context, State, Stateless
 from agr.attacks.stages import mean_normalized
-from agr.schema import STEP_FRACTION
+from agr.config.schema import STEP_FRACTION
+from agr.utils.checks import number, one_of
 
 Direction = Literal["ball", "sign"]
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from agr.attacks.loss import margin
-from agr.attacks.parts import Seen, State, Stateless, Stop, number, whole
+from agr.attacks.parts import Seen, State, Stateless, Stop
+from agr.utils.checks import number, whole
 
 
 @dataclass(frozen=True)

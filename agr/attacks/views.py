@@ -17,7 +17,8 @@ from torch import Tensor
 
 from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, integers, normal, symmetric, uniform
-from agr.attacks.parts import Context, Copy, flag, number, one_of, whole
+from agr.attacks.parts import Context, Copy
+from agr.utils.checks import flag, number, one_of, whole
 
 Zero = Literal["grey", "black"]
 LEVEL = {"grey": 0.5, "black": 0.0}

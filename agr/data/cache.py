@@ -22,11 +22,11 @@ import numpy as np
 import PIL
 from PIL import features
 
+from agr.config.schema import Geometry
+from agr.data.decode import Pixels
 from agr.data.manifest import Entry, Manifest
-from agr.data.stream import Pixels
-from agr.errors import ConfigError, first_line
-from agr.naming import digest
-from agr.schema import Geometry
+from agr.utils.errors import ConfigError, first_line
+from agr.utils.hashing import digest
 
 VERSION = 1
 CHECK = 8  # bytes of the checksum

@@ -25,8 +25,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from agr.data import tar
-from agr.data.look import Look, absence, decode
-from agr.errors import ConfigError, first_line
+from agr.data.snapshot import Look, absence, decode
+from agr.utils.errors import ConfigError, first_line
 
 Words = dict[str, str]  # image id -> synset or number
 

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from agr.data import tar
 from agr.data.labels import IMAGE_SUFFIXES, NUMBER, SYNSET, id_of
-from agr.data.look import Listing, Look, absence, look_at
-from agr.errors import ConfigError, first_line
+from agr.data.snapshot import Listing, Look, absence, look_at
+from agr.utils.errors import ConfigError, first_line
 
 LEVELS = (
     *("", "val", "validation", "ILSVRC2012_img_val", "images", "CLS-LOC/val"),

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from agr.config.schema import Data, Suite
 from agr.data.labels import (
     DEVKIT,
     SOLUTION,
@@ -41,11 +42,10 @@ from agr.data.layouts import (
     images_of,
     read_table,
 )
-from agr.data.look import Look, State, unchanged
-from agr.errors import ConfigError, first_line
-from agr.files import is_whole, write_named
-from agr.naming import digest
-from agr.schema import Data, Suite
+from agr.data.snapshot import Look, State, unchanged
+from agr.utils.errors import ConfigError, first_line
+from agr.utils.files import is_whole, write_named
+from agr.utils.hashing import digest
 
 INDEX_VERSION = 2
 LARGE = 2000  # images; what has fewer is indexed in no time, and never from what was kept

@@ -19,7 +19,7 @@ ICML 2018, arXiv:1802.00420).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Protocol
@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from agr.attacks.ball import is_8bit, to_levels
-from agr.attacks.parts import number
-from agr.models.zoo import Network
-from agr.naming import draw
-from agr.schema import LEVELS, NetworkConfig
+from agr.config.instantiate import make_part
+from agr.config.schema import Config, NetworkConfig
+from agr.models.network import Network
+from agr.utils.checks import number
+from agr.utils.hashing import draw
+from agr.utils.pixels import LEVELS, is_8bit, to_levels
 
 
 class Defense(Protocol):
@@ -327,3 +328,13 @@ def _whole(name: str, value: int, least: int, most: int | None = None) -> None:
     if not fine or value < least or (most is not None and value > most):
         limits = f"{least} or more" if most is None else f"{least} to {most}"
         raise ValueError(f"{name}={value} cannot be: give a whole number, {limits}")
+
+
+def build_defenses(c: Config, names: Iterable[str]) -> list[Defense]:
+    """The parts of defenses by their names in the config, in that order. Raises ConfigError."""
+    found = []
+    for name in names:
+        node = c.defenses[name]
+        parts = node if isinstance(node, list) else [node]
+        found += [make_part(f"defenses.{name}", "agr.models.defenses", part) for part in parts]
+    return found

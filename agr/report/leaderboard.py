@@ -12,23 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from agr.config import Cell
-from agr.errors import ConfigError
-from agr.records import Records
-from agr.report.results import NAN, count, norm_title, rate, selected
+from agr.config.cell import Cell
+from agr.records.store import Records
+from agr.report.formats import NO_RUN, Block, Sheet, Text, write_sheets
+from agr.report.notes import all_unanswered, missing, setting, wrong_when_clean
+from agr.report.rates import NAN, count, norm_title, rate, selected
 from agr.report.statistics import bootstrap, effective_number, wilson
-from agr.report.tables import (
-    NO_RUN,
-    Block,
-    Sheet,
-    Text,
-    all_unanswered,
-    missing,
-    setting,
-    write_sheets,
-    wrong_when_clean,
-)
-from agr.schema import LEVELS
+from agr.utils.errors import ConfigError
+from agr.utils.pixels import LEVELS
 
 NUMBERS = {  # in the table's order: heading and format
     "white_box": ("white-box ASR %", "{:.1f}"),

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from agr.config import Cell
-from agr.errors import ConfigError, nearest
-from agr.naming import undefended
-from agr.report.results import count, norm_title, selected
+from agr.config.cell import Cell
+from agr.config.networks import undefended
+from agr.report.rates import count, norm_title, selected
+from agr.utils.errors import ConfigError, nearest
 
 
 class Measure(NamedTuple):

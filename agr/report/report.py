@@ -1,6 +1,6 @@
 """The report: everything about some cells on one page, and as text for pull requests and papers.
 
-`gather` reads the records; what it finds becomes report.html (`agr.report.page`), results.md and
+`gather` reads the records; what it finds becomes report.html (`agr.report.html`), results.md and
 tables.tex. Needs neither torch nor timm.
 """
 
@@ -14,36 +14,24 @@ from typing import Any
 
 from tabulate import tabulate
 
-from agr.config import Cell
-from agr.errors import printable
-from agr.files import write_content
-from agr.records import Records
+from agr.config.cell import Cell
+from agr.records.store import Records
 from agr.report import leaderboard
-from agr.report.browse import shots_of
-from agr.report.charts import charts_of
-from agr.report.differences import (
-    as_frame,
-    best_and_equal,
-    differences,
-    transfer_differences,
-)
+from agr.report.claims.judge import NOT_ASKED, NOT_RUN, Judgement
+from agr.report.claims.page import LEGEND, Verdicts, grid, judge_claims, which_supports_which
+from agr.report.claims.wording import Compared, described, measure_title, numbers_of
 from agr.report.figures import Drawing, encoded
-from agr.report.judge import NOT_ASKED, NOT_RUN, Judgement
+from agr.report.formats import MARKDOWN, TEX_TEMPLATES, Sheet, Text, latex, markdown
+from agr.report.html import Claim, Figure, Page, Table, render
+from agr.report.html.gallery import shots_of
+from agr.report.html.plotly_data import charts_of
+from agr.report.notes import setting
 from agr.report.outcomes import Outcomes, in_group
-from agr.report.page import Claim, Figure, Page, Table, render
+from agr.report.pairwise import as_frame, best_and_equal, differences, transfer_differences
 from agr.report.statistics import LEVEL
-from agr.report.tables import (
-    MARKDOWN,
-    TEX_TEMPLATES,
-    Sheet,
-    Text,
-    latex,
-    markdown,
-    setting,
-    sheets_of,
-)
-from agr.report.verdicts import LEGEND, Verdicts, grid, judge_claims, which_supports_which
-from agr.report.wording import Compared, described, measure_title, numbers_of
+from agr.report.tables import sheets_of
+from agr.utils.errors import printable
+from agr.utils.files import write_content
 
 SILENT = (NOT_ASKED, NOT_RUN)  # verdicts that need no sentence beside the grid
 BOLD = "\x00"  # no text has one: `printable` leaves none

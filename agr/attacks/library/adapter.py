@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from agr.attacks.attack import NO_ANSWER, is_fooled, joint, predict
 from agr.attacks.ball import Ball, per_image
 from agr.attacks.library.isolation import Face, isolated
 from agr.attacks.library.sources import parameters
-from agr.attacks.parts import one_of, whole
-from agr.errors import first_line, nearest
-from agr.schema import CHUNK
+from agr.config.schema import CHUNK
+from agr.models.logits import NO_ANSWER, is_fooled, joint, predict
+from agr.utils.checks import one_of, whole
+from agr.utils.errors import first_line, nearest
 
 NOISE = 1e-5  # rounding of float32; more than that outside of the budget is a fault
 TARGETS = ("runner_up", "least_likely")

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from agr.attacks.library.adapter import NEEDS_TARGET, Adapter, Asked, Named, Task
 from agr.attacks.library.sources import imported, of_name, parameters
-from agr.attacks.parts import whole
-from agr.errors import nearest
-from agr.schema import CHUNK
+from agr.config.schema import CHUNK
+from agr.utils.checks import whole
+from agr.utils.errors import nearest
 
 EVASION = "art.attacks.evasion"
 # Parameters that the run sets, besides eps and norm.

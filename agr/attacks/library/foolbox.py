@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agr.attacks.library.adapter import Asked, Named, Task
 from agr.attacks.library.sources import imported, of_name
-from agr.errors import first_line
+from agr.utils.errors import first_line
 
 
 @dataclass(frozen=True)

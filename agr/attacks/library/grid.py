@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from agr.attacks.attack import joint
-from agr.attacks.ball import LEVELS, per_image, to_levels
+from agr.attacks.ball import per_image
 from agr.attacks.library.adapter import fooled
+from agr.models.logits import joint
+from agr.utils.pixels import LEVELS, to_levels
 
 STRETCHES = tuple(2 ** (k / 8) for k in range(25))  # from 1 to 8 in steps of 9 %
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agr.attacks.attack import joint
+from agr.models.logits import joint
 
 
 class Face(nn.Module):

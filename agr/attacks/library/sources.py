@@ -8,7 +8,7 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-from agr.errors import first_line, nearest
+from agr.utils.errors import first_line, nearest
 
 # On the package index, of each part.
 DISTRIBUTIONS: dict[str, str] = {

@@ -11,14 +11,14 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from agr.config import Cell
-from agr.errors import ConfigError
-from agr.files import write_content
+from agr.config.cell import Cell
 from agr.report.figures import draw, series
 from agr.report.figures.images import rows_of_images
 from agr.report.figures.style import Look, looks, styled
+from agr.report.notes import setting
 from agr.report.outcomes import Outcomes
-from agr.report.tables import setting
+from agr.utils.errors import ConfigError
+from agr.utils.files import write_content
 
 # By norm: where the paper shows ASR and cosine similarity against the step.
 ASR_FIGURE, COSINE_FIGURE = {"linf": 3, "l2": 5}, {"linf": 4, "l2": 6}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from agr.records import Records, image_of
+from agr.records.store import Records, image_of
 from agr.report.outcomes import Outcomes, Place
 from agr.report.perturbations import Image, factor_of, scaled
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from agr.config import Cell
-from agr.records import Records
+from agr.config.cell import Cell
+from agr.records.store import Records
 from agr.report.leaderboard import leaderboard, shares_of, transfer_of, white_box_of
 from agr.report.outcomes import Outcomes, Place, in_group
-from agr.report.results import rate, selected
+from agr.report.rates import rate, selected
 from agr.report.statistics import bootstrap, wilson
 
 

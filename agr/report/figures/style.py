@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from agr.config import Cell
-from agr.naming import digest
+from agr.config.cell import Cell
+from agr.utils.hashing import digest
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^v<>phd8H"  # all of which can be hollow

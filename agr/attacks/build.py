@@ -1,0 +1,104 @@
+"""Attacks and defenses from their configs; units are converted here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from agr.config.compose import expand
+from agr.config.instantiate import METHODS, make_part
+from agr.config.schema import Config
+from agr.config.validation import check_eps
+from agr.utils.errors import ConfigError
+from agr.utils.pixels import LEVELS
+
+if TYPE_CHECKING:
+    from agr.attacks import Attack
+    from agr.attacks.library import Library
+
+
+def build_attack(c: Config, scale: float = 1.0) -> Attack:
+    """The attack of a config. Budget and step size go from the 0-255 scale to [0, 1] here.
+
+    `scale` is the suite's rescaling (`Cell.eps_scale`). Raises ConfigError.
+    """
+    from agr.attacks import Attack
+    from agr.attacks.ball import BALLS
+
+    a = c.attack
+    if a.library is not None:
+        raise ConfigError(f"attack={a.name} is another library's: run it, or call the library")
+    try:
+        return Attack(
+            ball=BALLS[c.norm.name](c.eps * scale / LEVELS),
+            steps=c.steps,
+            size=a.size if isinstance(a.size, str) else a.size * scale / LEVELS,
+            start=None if a.start is None else _attack_part(c, "start", "start", a.start),
+            loss=_attack_part(c, "loss", "loss", a.loss),
+            views=_attack_parts(c, "views", "views", a.views),
+            chain=_attack_parts(c, "chain", "stages", a.chain),
+            step=_attack_part(c, "step", "step", a.step),
+            stop=None if a.stop is None else _attack_part(c, "stop", "stop", a.stop),
+            targeted=a.targeted,
+            quantize=c.quantize,  # type: ignore[arg-type]
+        )
+    except ConfigError:
+        raise
+    except ValueError as e:
+        raise ConfigError(f"attack={a.name}: {e}") from e
+
+
+def build_library(c: Config) -> Library:
+    """The other library's attack that a config names. Raises ConfigError."""
+    return _attack_part(c, "library", "library", c.attack.library)
+
+
+def load_attack(
+    name: str,
+    norm: str = "linf",
+    eps: float | None = None,
+    steps: int | None = None,
+    overrides: Iterable[str] = (),
+    quantize: str = "always",
+) -> Attack:
+    """An attack of conf/attack by its name, to be called as ``attack(model, x, y)``.
+
+    Args:
+        name: as in ``attack=name`` on the command line.
+        norm: "linf" or "l2".
+        eps: the budget on the 0-255 pixel scale; the norm's default (10, 1500) when None.
+            L2 budgets are taken as they are, not scaled to the image's size.
+        steps: T; the attack's own when None.
+        overrides: further words, as ``"attack.chain.momentum.decay=0.5"``.
+        quantize: see `agr.attacks.Attack`.
+
+    One that mixes in other images (Admix) needs them:
+    ``dataclasses.replace(load_attack("admix"), pool=agr.attacks.Pool(images, labels))``.
+    Raises ConfigError for an unknown name or a value that cannot work.
+    """
+    if eps is not None:
+        check_eps(eps)
+    words = [f"attack={name}", f"norm={norm}", *overrides]
+    # What L2 can be depends on the size of images, which nobody knows yet.
+    words += [f"eps={eps}"] if eps is not None and norm != "l2" else []
+    words += [f"steps={steps}"] if steps is not None else []
+    config = expand([*words, f"quantize={quantize}", "suite.l2_reference=null"])[0].config
+    return build_attack(config if eps is None else replace(config, eps=eps))
+
+
+def _attack_parts(c: Config, slot: str, module: str, nodes: dict[str, Any]) -> tuple[Any, ...]:
+    """The parts of the named slots that are filled, in their order."""
+    filled = {name: node for name, node in nodes.items() if node is not None}
+    return tuple(_attack_part(c, f"{slot}.{name}", module, node) for name, node in filled.items())
+
+
+def _attack_part(c: Config, slot: str, module: str, node: Any) -> Any:
+    part = make_part(f"attack.{slot}", f"agr.attacks.{module}", node, c.allow)
+    lacking = [name for name in METHODS[module] if not hasattr(part, name)]
+    if lacking:
+        raise ConfigError(
+            f"attack.{slot}: {type(part).__name__} has no {' and no '.join(lacking)}: "
+            "agr.attacks.parts says what a part is"
+        )
+    return part

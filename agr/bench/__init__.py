@@ -1,1 +1,0 @@
-"""The speed of agr beside a bare loop and the field's libraries: `python -m agr.bench`."""

@@ -1,0 +1,1 @@
+"""Configs: schema, composition, validation, and the cell that a config means."""

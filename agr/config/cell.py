@@ -1,0 +1,248 @@
+"""A cell: its config and its identity.
+
+A *cell* is one (attack, norm, eps, source) with everything that decides its numbers: what one run
+computes and one folder of records holds. This module imports neither torch nor timm, so that
+`--help`, plans and tables are quick.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from agr.config.networks import same_network, undefended
+from agr.config.schema import CHUNK, Config, Geometry, Group, NetworkConfig, Suite
+from agr.config.targets import code_of, package_of, targets_of
+from agr.utils.hashing import digest, slug
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A checked config and what follows from it."""
+
+    config: Config
+    words: tuple[str, ...] = ()  # the command line that it was composed from
+
+    @property
+    def suite(self) -> Suite:
+        """The images and networks."""
+        return self.config.suite
+
+    @property
+    def sources(self) -> list[str]:
+        """The networks that the attack is crafted on: one, or the members of an ensemble."""
+        source = self.config.source
+        return [source] if isinstance(source, str) else list(source)
+
+    @property
+    def source(self) -> str:
+        """The name of what the attack is crafted on; an ensemble's is "inc_v3+inc_v4"."""
+        return "+".join(self.sources)
+
+    def white_box(self, target: str) -> bool:
+        """Whether the attack is crafted on this target, whatever its name.
+
+        A defended network is another one.
+        """
+        bare, defenses = undefended(target, self.config.defenses)
+        known = self.suite.networks
+        return not defenses and any(same_network(known[bare], known[s]) for s in self.sources)
+
+    @property
+    def group_name(self) -> str | None:
+        """The suite's name for the group of the first source; None if it stands in none."""
+        groups = self.suite.groups.items()
+        return next((name for name, g in groups if self.sources[0] in g.networks), None)
+
+    @cached_property
+    def group(self) -> Group:
+        """The group of the first source, with the other sources.
+
+        A network that stands in no group of the suite is a group of its own, in its own geometry.
+        """
+        first, name = self.sources[0], self.group_name
+        alone = Group([first], self.suite.networks[first].geometry)
+        base = alone if name is None else self.suite.groups[name]
+        return Group(list(dict.fromkeys([*base.networks, *self.sources])), base.geometry)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The geometry of the adversarial images."""
+        return self.group.geometry
+
+    @property
+    def targets(self) -> list[str]:
+        """What is scored: networks, and defended ones as "vgg16/jpeg75"."""
+        return list(dict.fromkeys(self.config.targets or self.group.networks))
+
+    @property
+    def selecting(self) -> list[str]:
+        """The networks that must classify an image correctly for it to be attacked."""
+        return {"none": [], "source": self.sources, "group": list(self.group.networks)}[
+            self.config.select
+        ]
+
+    def title(self, name: str) -> str:
+        """What a target or the source is called in tables and on screen."""
+        if name == self.source and len(self.sources) > 1:
+            return " + ".join(self.title(member) for member in self.sources)
+        bare, defenses = undefended(name, self.config.defenses)
+        return "/".join([self.suite.networks[bare].title or bare, *defenses])
+
+    @property
+    def networks(self) -> list[str]:
+        """The names of all networks that the cell works with, without their defenses."""
+        targets = [undefended(t, self.config.defenses)[0] for t in self.targets]
+        return list(dict.fromkeys([*self.sources, *self.selecting, *targets]))
+
+    @property
+    def classes(self) -> int:
+        """How many classes the source knows, and with it every network of the cell."""
+        return self.suite.networks[self.sources[0]].classes
+
+    def network_digest(self, target: str) -> str:
+        """Of everything that the config says of a target and its defenses."""
+        name, defenses = undefended(target, self.config.defenses)
+        parts = [self.config.defenses[d] for d in defenses]
+        return digest([_numbers_of(self.suite.networks[name]), *parts])
+
+    @property
+    def success(self) -> str:
+        """What counts as success: "label", "changed" or "targeted"."""
+        return self.config.success or ("targeted" if self.config.attack.targeted else "label")
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """(i, k): every k-th position of the selection, from the i-th, is this run's: `mine`."""
+        i, k = self.config.shard.split("/")
+        return int(i), int(k)
+
+    @property
+    def whole(self) -> Cell:
+        """The cell with all its images, however the work on them is divided."""
+        return replace(self, config=replace(self.config, shard="0/1"))
+
+    @property
+    def saves(self) -> int:
+        """Of how many images, the first of the selection, the pixels are kept."""
+        kept, n = self.config.save_adversarials, self.config.n_images
+        return n * kept if isinstance(kept, bool) else min(n, kept)
+
+    @property
+    def library(self) -> dict[str, Any] | None:
+        """The config of another library's attack (agr.attacks.library), or None: it is composed."""
+        return self.config.attack.library
+
+    @property
+    def smallest(self) -> bool:
+        """Whether the attack looks for the smallest perturbation: eps decides on its success only.
+
+        Other attacks stay within eps.
+        """
+        return self.library is not None and not self.library.get("budget", True)
+
+    def mine(self, position: int) -> bool:
+        """Whether a position of the selection is this run's shard's.
+
+        Chunks of a library's attack stay together.
+        """
+        i, k = self.shard
+        return position // self.chunk % k == i
+
+    @property
+    def chunk(self) -> int:
+        """Images that are attacked together, by position, as far as results are concerned."""
+        return 1 if self.library is None else self.library.get("chunk", CHUNK)
+
+    @property
+    def eps_effective(self) -> float:
+        """`eps` on the 0-255 scale after the suite's rescaling of L2 budgets."""
+        return self.config.eps * self.eps_scale
+
+    @property
+    def eps_scale(self) -> float:
+        """What the suite multiplies budgets and step sizes of this norm with."""
+        reference = self.suite.l2_reference
+        if self.config.norm.name != "l2" or reference is None:
+            return 1.0
+        return math.sqrt(3 * self.geometry.size**2 / reference)
+
+    @cached_property
+    def attack_hash(self) -> str:
+        """Of the attack's parts and parameters; names, the budget and empty slots don't count."""
+        parts = asdict(self.config.attack) | {"steps": self.config.steps}
+        for name in ("views", "chain"):  # their order counts
+            parts[name] = [[k, part] for k, part in parts[name].items() if part is not None]
+        left_out = ("name", "title")
+        filled = {k: v for k, v in parts.items() if k not in left_out and v not in (None, [])}
+        codes = map(code_of, self.foreign)
+        return digest([filled, *codes] if self.foreign else filled)
+
+    @cached_property
+    def foreign(self) -> list[str]:
+        """The packages, of those that the user allows, whose parts the attack has."""
+        named = {package_of(target) for target in targets_of(asdict(self.config.attack))}
+        return sorted(named & {*self.config.allow})
+
+    @cached_property
+    def id(self) -> str:
+        """Of everything that decides the numbers; not how, where or for which targets it runs."""
+        names_of = {*self.sources, *self.selecting}
+        networks = {n: _numbers_of(self.suite.networks[n]) for n in names_of}
+        ensemble = {"ensemble": self.config.ensemble} if len(self.sources) > 1 else {}
+        names = ("eps", "seed", "select", "quantize")
+        return digest(
+            {
+                **{name: getattr(self.config, name) for name in names},
+                "suite": self.suite.name,
+                "geometry": asdict(self.geometry),
+                "eps_effective": self.eps_effective,
+                "attack": self.attack_hash,
+                "norm": self.config.norm.name,
+                "source": self.source,
+                "success": self.success,
+                "networks": networks,
+                **ensemble,
+            }
+        )
+
+    @property
+    def name(self) -> str:
+        """Readable and unique: the name of the cell's folder."""
+        c = self.config
+        return f"{slug(c.attack.name)}-{c.norm.name}-{c.eps:g}-{slug(self.source)}-{self.id}"
+
+    @property
+    def suite_folder(self) -> Path:
+        """Where all that runs of the suite write stands."""
+        return Path(self.config.outputs) / self.suite.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell's records stand."""
+        return self.suite_folder / self.name
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the index of the images and their decoded copies are kept."""
+        return self.suite_folder / "data"
+
+    @property
+    def attack_words(self) -> list[str]:
+        """The words that change the attack from what its file says."""
+        return [w for w in self.words if w.lstrip("+~").startswith("attack.")]
+
+    def command(self) -> str:
+        """The command that runs this cell."""
+        return shlex.join(["python", "-m", "agr.run", *self.words])
+
+
+def _numbers_of(network: NetworkConfig) -> dict[str, Any]:
+    """What decides a network's answers; of its weights the hash counts, not the place."""
+    known = asdict(network) | {"weights": Path(network.weights).name}
+    idle = ("title", "tag", "top1", "crop", "interpolation", "mode")
+    return {k: v for k, v in known.items() if k not in idle}

@@ -1,0 +1,87 @@
+"""Cells from configs: composed now, or stored by an earlier run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from agr.config.cell import Cell
+from agr.config.messages import explain
+from agr.config.networks import with_networks
+from agr.config.schema import Config
+from agr.config.validation import check_cell, check_library_steps, reject_unknown_keys
+from agr.utils.errors import ConfigError, first_line
+
+
+def to_cell(config: DictConfig, words: Iterable[str] = ()) -> Cell:
+    """Check a config, composed from `words`, and make it a cell.
+
+    Raises ConfigError, with one line, for whatever a run could not work with.
+    """
+    reject_unknown_keys(config, Config, "")
+    words = tuple(words)
+    _check_allow(config, words)
+    if OmegaConf.is_missing(config.attack, "name"):
+        raise ConfigError(
+            "the attack has no name: it is a piece of attacks (a file that begins with _), or a "
+            "file that lacks name: and title:"
+        )
+    check_library_steps(config)
+    return _checked(config, words)
+
+
+def _checked(config: DictConfig, words: Sequence[str]) -> Cell:
+    try:
+        cell = Cell(OmegaConf.to_object(with_networks(config)), tuple(words))  # type: ignore[arg-type]
+    except ConfigError:
+        raise
+    except Exception as e:
+        raise ConfigError(explain(e)) from e
+    check_cell(cell)
+    return cell
+
+
+def stored_cell(stored: Mapping[str, Any], folder: Path, **changes: Any) -> Cell:
+    """The cell that a run.json in `folder` was written for, from its "config".
+
+    `changes` are keys of the config, of which `networks` and `defenses` are what else there is to
+    be known beside the cell's own. None of the code that it allows is run here.
+    Raises ConfigError, also if its identity is another one now.
+    """
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(Config), stored)
+        for known, more in (
+            (config.suite.networks, changes.pop("networks", {})),
+            (config.defenses, changes.pop("defenses", {})),
+        ):
+            known.update({k: v for k, v in more.items() if k not in known})
+        config.data.update(changes.pop("data", None) or {})
+        # run.json holds the last session's
+        for key, value in (
+            {"shard": "0/1", "outputs": str(folder.parent.parent)} | changes
+        ).items():
+            config[key] = value
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as e:
+        raise ConfigError(f"{folder}: its config is not of this program: {first_line(e)}") from e
+    assert isinstance(config, DictConfig)
+    cell = _checked(config, [])
+    if cell.folder != folder:
+        raise ConfigError(
+            f"{folder} was made with other networks than suite={cell.suite.name} has now"
+            + (f", or with another {' or '.join(config.allow)}" if config.allow else "")
+            + ": use what it was made with"
+        )
+    return cell
+
+
+def _check_allow(config: DictConfig, words: Sequence[str]) -> None:
+    """A config file may come from anywhere: whose code is run is for the user alone to say."""
+    if config.allow and not any(word.lstrip("+").startswith("allow=") for word in words):
+        raise ConfigError(
+            f"allow={list(config.allow)} stands in a config file, which can't allow itself to run "
+            "code: if you trust it, give the word yourself"
+        )

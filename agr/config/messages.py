@@ -1,0 +1,186 @@
+"""One line for what Hydra or OmegaConf raised: the thing, the value and the way out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+
+from agr.config.schema import Config, conf_dir
+from agr.utils.errors import first_line, nearest
+
+# A parameter of an attack's part, such as attack.chain.momentum.decay
+PART_KEY = re.compile(r"attack\.((start|loss|step|stop|library)\.|(views|chain)\.\w+\.)")
+IN_FILE = re.compile(r"In '(?P<file>[^']+)': (?:\w+ raised while composing config:\s*)?")
+FULL_KEY = re.compile(r"full_key: (\S+)")
+# Names that a file or a word with + can add to.
+ADDED = re.compile(
+    r"(suite\.(networks|groups)|suite\.networks\.[^.]+\.arguments|defenses|attack\.(views|chain))"
+    r"\.[^.]+"
+)
+MISSING = re.compile(r"[Mm]issing mandatory value: ([\w.]+)")
+NO_SUCH_FILE = re.compile(r"In '(?P<file>[^']+)': Could not (?:load|find) '(?P<name>[^']+)'")
+NOISE = ("HYDRA_FULL_ERROR", "full_key:", "object_type=", "reference_type=", "See https://")
+RAISED = re.compile(r"\w+ raised while resolving interpolation: ")
+
+LIST_OR_KEYS = (
+    "a list stands where named keys are meant, or the other way round: a list is written [a,b], "
+    "named keys {a: b}"
+)
+# What a message ends with, by the words that it has.
+WAYS_OUT = {
+    "converted to Float": "give a number",
+    "converted to Integer": "give a whole number, in digits",
+    "not a valid bool": "give true or false",
+    "not Optional": "leave it out, or give a value",
+    "support deletion": "leave the word out; KEY=null empties what can be empty",
+    "Interpolation key": "name a key that is there, or give the value itself",
+    "Recursive interpolation": "values lead back to themselves: give one of them itself",
+    "Unsupported interpolation": "of resolvers there are those of OmegaConf (oc.env, …) and agr's",
+    "Environment variable": "set it, or write a default, ${oc.env:NAME,default}",
+    "no viable alternative": "an interpolation is written ${key}",
+    "subclass of str": "give a name",
+    "Cannot assign": "its keys are written {key: value}, see conf/ for examples",
+    "HydraConfig was not set": "hydra: says nothing here; oc.env reads the environment",
+    "subclass of": "its keys are written {key: value}, see conf/ for examples",
+    "converted to string": "give one name",
+    "convert 'ListConfig' to string": "give one name",
+    "No config source": "folders of configs are named as hydra.searchpath=[folder] or --config-dir",
+    "searchpath must be": "write hydra.searchpath=[folder]",
+    "is not available": "name a folder that is there",
+    "Exceeds the limit": "give a shorter number",
+    "Unexpected type for root": "the key above it is empty: give it as a whole, {NAME: VALUE}",
+    "Config group override": "files are chosen by name, as attack=agr",
+    "Could not override": "conf/ has the groups that there are",
+    "Could not delete": "there is nothing of that name to take away",
+}
+
+
+def explain(e: BaseException) -> str:
+    """One line for what Hydra or OmegaConf raised, with the nearest names where a name is wrong."""
+    for teller in (_unknown_file, _unreadable_word, _too_deep, _missing_value, _unknown_key):
+        if said := teller(e):
+            return said
+    cause = e.__cause__ or e
+    key = _key_of(e)
+    if str(cause).startswith("Ambiguous value"):
+        return f"{first_line(cause)}: to sweep over its values put -m first; a list is [a,b]"
+    if "ListConfig" in str(cause) and "to string" not in str(cause):
+        return _with_place(e, key, _list_or_keys(key, in_file=bool(IN_FILE.match(str(e)))))
+    return _with_place(e, key, _with_way_out(_plain(e)))
+
+
+def _unknown_file(e: BaseException) -> str:
+    """A file that a word or another file names and that isn't there."""
+    if not isinstance(e, MissingConfigException):
+        return ""
+    inner = NO_SUCH_FILE.search(str(e))
+    if inner and inner["file"] not in ("config", "hydra/config"):  # else a word names it
+        return (
+            f"{inner['file']}.yaml names {inner['name']} in its defaults, which is in no folder of "
+            "configs: correct the name, or add its folder with --config-dir"
+        )
+    head, _, name = str(e.missing_cfg_file).partition("/")
+    group, known = head, list(e.options or ())
+    if head == "hydra":  # hydra/launcher/slurm
+        inner_group, _, name = name.partition("/")
+        group = f"{head}/{inner_group}"
+    if group == "attack":  # Hydra lists the first level only
+        inner_files = Path(conf_dir(), group).glob("*/*.yaml")
+        known += [f"{path.parent.name}/{path.stem}" for path in inner_files]
+    return f"{group}={name} is unknown: {nearest(name, [k for k in known if k[:1] != '_'])}"
+
+
+def _unreadable_word(e: BaseException) -> str:
+    if not isinstance(e, OverrideParseException):
+        return ""
+    return (
+        f"{e.override or 'an empty word'} cannot be read: write key=value, a list as [a,b] without "
+        f"spaces, and quotes inside for other signs, 'key=\"~/a (b)\"' ({first_line(e)})"
+    )
+
+
+def _too_deep(e: BaseException) -> str:
+    if not isinstance(e, RecursionError):
+        return ""
+    return (
+        "the config files lead in a circle, one naming another in its defaults and back, or one "
+        "is nested hundreds of levels deep: look at those that the words name"
+    )
+
+
+def _missing_value(e: BaseException) -> str:
+    if not (found := MISSING.search(str(e))):
+        return ""
+    key = getattr(e, "full_key", None) if "." not in found[1] else None
+    return f"{key or found[1]} is missing: a file of configs must say it, see conf/ for examples"
+
+
+def _unknown_key(e: BaseException) -> str:
+    cause = e.__cause__ or e
+    key = _key_of(e)
+    if "not in" not in str(cause) or not key:
+        return ""
+    part = PART_KEY.match(key)
+    if part and not IN_FILE.match(str(e)):
+        slot = part[0].rstrip(".")
+        return (
+            f"{key}: {slot} is empty, or its part has no such parameter (docs/attacks.md lists "
+            f"them): give a part as a whole, '{slot}={{_target_:…}}', one that replaces another "
+            f"with ++ before it"
+        )
+    way = nearest(key, _all_keys(Config), "python -m agr.run --cfg job shows all")
+    if ADDED.fullmatch(key):
+        way = f"correct the name, or add it as +{key}=…"
+    return _with_place(e, None, f"{key} is no key of the config: {way}")
+
+
+def _key_of(e: BaseException) -> str | None:
+    """The key that an error is about."""
+    cause = e.__cause__ or e
+    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
+    found = FULL_KEY.search(str(cause))
+    return str(key) if key else found and found[1]
+
+
+def _list_or_keys(key: str | None, *, in_file: bool) -> str:
+    if key == "targets" and not in_file:
+        return "targets is a list: write targets=[vgg16,vgg19]"
+    if key and not in_file:
+        return f"{key} doesn't take this: a list is written {key}=[a,b], named slots {key}={{a:b}}"
+    return LIST_OR_KEYS
+
+
+def _with_place(e: BaseException, key: str | None, text: str) -> str:
+    """`text` behind the file and the key that it is about, where it names neither."""
+    named = not key or key in text or "Error merging override" in text
+    said = text if named else f"{key}: {text}"
+    file = IN_FILE.match(str(e))
+    return f"{file['file']}.yaml: {said}" if file else said
+
+
+def _with_way_out(text: str) -> str:
+    way = next((way for words, way in WAYS_OUT.items() if words in text), None)
+    return f"{text}: {way}" if way else text
+
+
+def _plain(e: BaseException) -> str:
+    """The lines of an error and its cause that say something."""
+    text = f"{e}\n{e.__cause__ or ''}"
+    text = RAISED.sub("", IN_FILE.sub("", text, count=1)).replace('"', "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [line for line in lines if not any(word in line for word in NOISE)]
+    return "; ".join(dict.fromkeys(kept)) or type(e).__name__
+
+
+def _all_keys(schema: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for f in fields(schema):
+        keys.append(prefix + f.name)
+        inner: Any = f.default_factory
+        if is_dataclass(inner):
+            keys += _all_keys(inner, f"{prefix}{f.name}.")
+    return keys

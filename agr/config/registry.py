@@ -1,0 +1,168 @@
+"""Networks by their name outside a suite, and where their weights are.
+
+A name is a tag of timm ("vit_base_patch16_224.augreg2_in21k_ft_in1k", with or without "timm/"
+before it), a hub id ("hf-hub:owner/name" or "owner/name"), or an architecture with a local file
+("resnet50:weights/mine.safetensors"; a tag before the colon, "resnet50.tv_in1k:…", gives the file
+that tag's preprocessing). What is needed to use it (architecture, size, crop, mean,
+standard deviation) comes from timm's registry or from the hub's config.json, so timm is loaded
+here, but only for such names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from agr.config.schema import MODES, RESIZING
+from agr.utils.errors import ConfigError, first_line, nearest
+from agr.utils.hub import (
+    HUB,
+    WEIGHT_SUFFIXES,
+    NotOnHub,
+    hub_file,
+)
+
+OF_TIMM = "see timm.list_models()"
+
+
+# ---- what a network is ---------------------------------------------------------------------------
+
+
+def is_tag(name: str) -> bool:
+    """Whether `name` has the form of one of the names above; timm need not know it yet."""
+    if "/" in name or ":" in name:
+        return True
+    import timm
+
+    return timm.is_model(name.partition(".")[0])
+
+
+def check_architecture(name: str, place: str) -> None:
+    """Raise ConfigError unless timm has it; timm would fetch hub:owner/name, or read a folder."""
+    import timm
+
+    if not timm.is_model(name):
+        raise ConfigError(
+            f"{place}: timm has no architecture {name}: {nearest(name, known_to_timm(), OF_TIMM)}"
+        )
+
+
+def known_to_timm() -> list[str]:
+    """The architectures of timm, by name."""
+    import timm
+
+    names: list[str] = timm.list_models()
+    return names
+
+
+def describe(name: str, place: str) -> dict[str, Any]:
+    """The fields of a NetworkConfig for `name`; `place` begins the text of an error.
+
+    Raises ConfigError if timm and the hub don't know it, or if it is no classifier of square
+    RGB images.
+    """
+    head, colon, rest = name.partition(":")
+    if head == "hf-hub":
+        return _from_hub(rest, place)
+    if colon:
+        return _from_registry(head, place) | {"title": Path(rest).name, "weights": rest}
+    if Path(name).suffix in WEIGHT_SUFFIXES:
+        raise ConfigError(f"{place}: say which network of timm it is, TAG:FILE")
+    if "/" in name and not name.startswith("timm/"):
+        return _from_hub(name, place)
+    bare = name.removeprefix("timm/")
+    if name.startswith("timm/") and not _registered(bare) and _tags_of(bare):
+        try:
+            return _from_hub(name, place)  # a tag newer than the timm that is installed
+        except NotOnHub:
+            pass  # more likely mistyped
+    return _from_registry(bare, place)
+
+
+def _registered(tag: str) -> dict[str, Any] | None:
+    """What timm's registry holds of a tag."""
+    from timm.models import get_pretrained_cfg
+
+    try:
+        found = get_pretrained_cfg(tag, allow_unregistered=False)
+    except RuntimeError:
+        return None
+    return found.to_dict() if found else None
+
+
+def _from_registry(tag: str, place: str) -> dict[str, Any]:
+    import timm
+
+    found = _registered(tag)
+    if not found:
+        hint = nearest(tag, _tags_of(tag) or known_to_timm(), "see timm.list_pretrained()")
+        raise ConfigError(f"{place}: timm {timm.__version__} has no {tag}: {hint}")
+    full = found["architecture"] + (f".{found['tag']}" if found.get("tag") else "")
+    weights = HUB + found["hf_hub_id"] if found.get("hf_hub_id") else found.get("url") or ""
+    return _fields(found, place) | {"title": tag, "tag": full, "weights": weights}
+
+
+def _tags_of(tag: str) -> list[str]:
+    """The tags that timm has of a tag's architecture."""
+    from timm.models import list_pretrained
+
+    names: list[str] = list_pretrained(f"{tag.partition('.')[0]}.*")
+    return names
+
+
+def _from_hub(hub_id: str, place: str) -> dict[str, Any]:
+    path = hub_file(hub_id, ("config.json",), place)
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        own = found | (found.get("pretrained_cfg") or {})
+        own["num_classes"] = found.get("num_classes", own.get("num_classes"))
+        fields = _fields(own, place)
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise ConfigError(
+            f"{place}: config.json of {hub_id} describes no network of timm: {first_line(e)}"
+        ) from e
+    arguments = found.get("model_args") or {}
+    tag = f"hf-hub:{hub_id}"
+    own_fields = {"title": hub_id, "tag": tag, "weights": HUB + hub_id, "arguments": arguments}
+    return fields | own_fields
+
+
+def _fields(found: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """From timm's pretrained config to ours, with timm's defaults for what it leaves out."""
+    from timm.models import PretrainedCfg
+
+    found = asdict(PretrainedCfg()) | {k: v for k, v in found.items() if v is not None}
+    architecture = found["architecture"]
+    check_architecture(str(architecture), place)
+    channels, height, width = found["input_size"]
+    if (channels, height) != (3, width):
+        raise ConfigError(f"{place}: its input is {channels}x{height}x{width}, not square RGB")
+    classes = found["num_classes"]
+    if classes < 2:
+        raise ConfigError(f"{place}: it has no classes to predict: use a classifier")
+    mode, interpolation = found["crop_mode"], found["interpolation"]
+    if mode not in MODES or interpolation not in RESIZING:
+        raise ConfigError(
+            f"{place}: it wants images with crop_mode={mode}, interpolation={interpolation}: use "
+            f"a network with {' or '.join(MODES)} and {' or '.join(RESIZING)}"
+        )
+    return {
+        "architecture": architecture,
+        "classes": classes,
+        "size": height,
+        "fixed_size": bool(found["fixed_input_size"]),
+        "resize": interpolation,
+        "crop": float(found.get("crop_pct") or 1.0),
+        "interpolation": interpolation,
+        "mode": mode,
+        "mean": [float(v) for v in found["mean"]],
+        "std": [float(v) for v in found["std"]],
+    }
+
+
+# ---- where its weights are -----------------------------------------------------------------------

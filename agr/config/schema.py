@@ -1,0 +1,213 @@
+"""The schema of a config: what every key is called, its type and its meaning.
+
+Imports neither torch nor timm, like all that stands on it alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+PACKAGE = Path(__file__).resolve().parent.parent
+CHUNK = 32  # images that another library's attack gets at once, unless its config says otherwise
+
+
+@dataclass
+class Geometry:
+    """How a file becomes the image that is attacked: resized to size/crop, centre cut out."""
+
+    size: int = MISSING  # pixels, height and width
+    crop: float = 1.0
+    interpolation: str = "bilinear"  # bilinear | bicubic
+    mode: str = "center"  # center: the shorter side is resized | squash: both sides are
+
+
+@dataclass
+class Data:
+    """Where images and labels are; agr.data.manifest recognises the layout."""
+
+    root: str | None = None  # a folder, an uncompressed tar or a CSV
+    labels: str | None = None  # file of labels; null: looked for beside the images
+    cache: bool = False  # keep decoded images on disk, below outputs
+
+
+@dataclass
+class NetworkConfig:
+    """One network. Where it has a `tag`, timm's registry or the hub gives what is left out."""
+
+    title: str | None = None  # in tables
+    tag: str | None = None  # as agr.config.registry reads it: vgg16.tv_in1k, hf-hub:owner/name
+    architecture: str = MISSING  # timm's name
+    arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor in timm
+    weights: str = MISSING  # a safetensors (or torch) file, or hub:owner/name
+    sha256: str | None = None  # of that file; another hash is refused
+    width: float | None = None  # a slim copy at this fraction of the width (agr.models.slim)
+    classes: int = 1000
+    size: int = MISSING  # pixels of its input
+    fixed_size: bool = False  # it takes no other
+    resize: str | None = None  # bilinear: how images of another size are brought to it, antialiased
+    crop: float | None = None  # 1.0; of its own geometry, with `size` and the next two
+    interpolation: str | None = None  # bilinear
+    mode: str | None = None  # center
+    mean: list[float] = MISSING
+    std: list[float] = MISSING
+    top1: float | None = None  # published, percent, in its own geometry
+
+    def __post_init__(self) -> None:
+        # None until here: what a suite says of a network must be told from what it leaves out
+        self.resize = self.resize or "bilinear"
+        self.crop = 1.0 if self.crop is None else self.crop
+        self.interpolation = self.interpolation or "bilinear"
+        self.mode = self.mode or "center"
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of images crafted on it where it stands in no group."""
+        return Geometry(self.size, self.crop or 0.0, str(self.interpolation), str(self.mode))
+
+
+@dataclass
+class Group:
+    """Networks that are compared with each other, and the geometry of images crafted on them."""
+
+    networks: list[str] = MISSING
+    geometry: Geometry = field(default_factory=Geometry)
+
+
+@dataclass
+class Suite:
+    """Images and networks."""
+
+    name: str = MISSING
+    notice: str | None = None  # printed with every output
+    root: str | None = None  # of the images; data.root is this unless given
+    labels: str | None = None  # likewise data.labels
+    synsets: str | None = None  # imagenet: classes in timm's order; null: sorted synset folders
+    images: int | None = None  # how many there are when the data are complete
+    n_images: int = 1000
+    l2_reference: int | None = None  # pixels x channels for which L2 budgets are stated
+    groups: dict[str, Group] = MISSING
+    networks: dict[str, NetworkConfig] = MISSING
+
+
+@dataclass
+class AttackConfig:
+    """An attack as named parts; conf/attack/_base.yaml says what each slot is."""
+
+    name: str = MISSING
+    title: str = MISSING  # in tables
+    steps: int = 10
+    size: Any = "even"
+    targeted: bool = False
+    target: str | None = None  # random | least_likely | file; null: the file's, else random
+    label: str = "truth"
+    start: Any = None
+    loss: Any = None
+    views: dict[str, Any] = field(default_factory=dict)
+    chain: dict[str, Any] = field(default_factory=dict)
+    step: Any = None
+    stop: Any = None
+    library: Any = None  # another library's attack (agr.attacks.library), in place of all parts
+
+
+@dataclass
+class Norm:
+    """A norm and its default budget on the 0-255 pixel scale."""
+
+    name: str = MISSING
+    eps: float = MISSING
+
+
+@dataclass
+class Check:
+    """How thorough `python -m agr.check` is."""
+
+    images: int = 500  # for the accuracy of each network
+    seconds: float = 20.0  # for the estimate of the run time, all sources together
+
+
+@dataclass
+class Config:
+    """The knobs of a run, as in conf/config.yaml."""
+
+    suite: Suite = field(default_factory=Suite)
+    data: Data = field(default_factory=Data)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    norm: Norm = field(default_factory=Norm)
+    experiment: Any = None
+    allow: list[str] = field(default_factory=list)  # packages whose parts attacks may name
+    defenses: dict[str, Any] = field(default_factory=dict)  # by name, for targets: vgg16/jpeg75
+    source: Any = MISSING  # a network, or a list of them: an ensemble
+    ensemble: str = "logits"  # what is averaged over its members: logits | losses
+    targets: list[str] | None = None  # null: the source's group
+    eps: float = MISSING
+    steps: int = MISSING
+    n_images: int = MISSING
+    select: str = "group"  # none | source | group: which networks must be right about an image
+    seed: int = 0  # of the choice of images and of target labels
+    success: str | None = None  # label | changed | targeted
+    denominator: str = "all"  # all | target-correct | all-correct, of the closing table
+    quantize: str = "always"  # always | end | off
+    slots: int | None = None
+    width: int | None = None  # images per scoring batch
+    memory_format: str = "auto"  # auto: the faster one of each network | channels_last | contiguous
+    fold: bool = True  # batch norms go into the convolutions before them
+    precision: str = "fp32"  # fp32 | tf32 | bf16 | fp64
+    fp32_images: int = 64  # done in fp32 as well, to compare, where precision is tf32 or bf16
+    threads: int | None = None
+    device: str = "auto"  # auto: a GPU if there is one, of several the shard's | cpu | cuda:N
+    resident: bool | None = None  # keep all targets on the device; null: if they fit
+    workers: int = 2
+    shard: str = "0/1"  # i/k: this run does every k-th image, from the i-th
+    wait: bool = False  # for another process that runs the cell, rather than leave it to that one
+    outputs: str = "outputs"
+    trace: bool = False  # one row per (image, step): fooled, l2, cosine
+    save_adversarials: bool | int = False  # of all images, or of the first so many
+    part_seconds: float = 20.0
+    progress: bool = True
+    check: Check = field(default_factory=Check)
+
+
+STEP_RULES = ("even", "decaying", "full")  # see agr.attacks.step.step_size
+STEP_FRACTION = re.compile(r"eps/([1-9][0-9]*(?:\.[0-9]+)?)")  # likewise: eps/4
+RESIZING = ("bilinear", "bicubic")
+MODES = ("center", "squash")
+CHOICES = {
+    "select": ("none", "source", "group"),
+    "success": (None, "label", "changed", "targeted"),
+    "denominator": ("all", "target-correct", "all-correct"),
+    "quantize": ("always", "end", "off"),
+    "ensemble": ("logits", "losses"),
+    "memory_format": ("auto", "channels_last", "contiguous"),
+    "precision": ("fp32", "tf32", "bf16", "fp64"),
+    "attack.label": ("truth", "prediction"),
+    "attack.target": (None, "random", "least_likely", "file"),
+    "norm.name": ("linf", "l2"),
+    "suite.synsets": (None, "imagenet"),
+}
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def _grouped(groups: Mapping[str, Any]) -> list[str]:
+    return [name for group in groups.values() for name in group["networks"]]
+
+
+OmegaConf.register_new_resolver("agr.first", lambda groups: next(iter(_grouped(groups)), "none"))
+OmegaConf.register_new_resolver(
+    "agr.firsts", lambda groups: ",".join(group["networks"][0] for group in groups.values())
+)
+OmegaConf.register_new_resolver("agr.grouped", lambda groups: ",".join(_grouped(groups)))
+OmegaConf.register_new_resolver("agr.assets", lambda path: str(PACKAGE / "assets" / path))
+
+
+def conf_dir() -> str:
+    """The folder of configs: inside an installed package, or at the top of a checkout."""
+    inside = PACKAGE / "conf"
+    return str(inside if inside.is_dir() else PACKAGE.parent / "conf")

@@ -1,0 +1,331 @@
+"""What a config must be before anything is run, and the words for what it is not."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from agr.config.networks import same_network
+from agr.config.schema import (
+    CHOICES,
+    MODES,
+    RESIZING,
+    STEP_FRACTION,
+    STEP_RULES,
+    Config,
+    Geometry,
+    NetworkConfig,
+)
+from agr.config.security import check_parts
+from agr.utils.errors import UNSHOWN, ConfigError, nearest, printable
+from agr.utils.pixels import LEVELS
+
+if TYPE_CHECKING:
+    from agr.config.cell import Cell
+
+# What whole numbers can be: more than this is a slip, and would fill the memory or a column.
+RANGES = {
+    "steps": (1, 100_000),
+    "n_images": (1, 1_000_000_000),
+    "slots": (1, 65_536),
+    "width": (1, 65_536),
+    "threads": (1, 4_096),
+    "workers": (1, 1_024),
+    "seed": (-(1 << 63), (1 << 63) - 1),
+    "fp32_images": (0, 1_000_000_000),
+    "suite.images": (1, 1_000_000_000),
+    "check.images": (1, 1_000_000_000),
+}
+SECONDS = {"part_seconds": 0, "check.seconds": 0}
+DEVICE = re.compile(r"auto|cpu|mps|xpu|cuda(:\d{1,3})?", re.ASCII)
+LONGEST_PART = 255  # bytes, of a path: more is refused by file systems
+LONGEST_NAME = 100  # bytes, of what is the name of a folder
+LARGEST_SIDE = 16_384  # pixels; one image of it has 800 million values
+MOST_CLASSES = 10_000_000
+# Of timm.create_model and what it calls: where weights come from, and of what kind they are.
+WEIGHT_ARGUMENTS = (
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args"),
+    *("checkpoint_path", "cache_dir", "num_classes", "model_name", "scriptable", "exportable"),
+)
+SHARD = re.compile(r"\d{1,9}/\d{1,9}", re.ASCII)
+
+
+def check_cell(cell: Cell) -> None:
+    """Raise ConfigError, with one line, for whatever a run could not work with."""
+    _check_text(cell.config)
+    check_parts(cell.config)
+    _check_choices(cell.config)
+    _check_names(cell)
+    _check_numbers(cell)
+
+
+def reject_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
+    """`+key=value` slips past Hydra's own check; a key that nothing reads must be an error."""
+    known = {f.name for f in fields(schema)}
+    for key in map(str, node):
+        if key not in known:
+            raise ConfigError(f"{prefix}{key} is no key of the config: {nearest(key, known)}")
+        inner: Any = None if OmegaConf.is_missing(node, key) else node._get_node(key)
+        kind = OmegaConf.get_type(inner) if isinstance(inner, DictConfig) else None
+        named = {f"{prefix}{key}.": inner}
+        if kind is dict:  # named networks, named groups
+            named = {f"{prefix}{key}.{name}.": inner._get_node(name) for name in inner}
+        for place, child in named.items():
+            kind = OmegaConf.get_type(child) if isinstance(child, DictConfig) else None
+            if kind is not None and is_dataclass(kind):
+                reject_unknown_keys(child, kind, place)
+
+
+def _check_text(c: Config) -> None:
+    """Names go into tables, terminals and names of files."""
+    for key, text in _texts(c):
+        if text == MISSING:
+            raise ConfigError(f"{key} is missing: leave ~{key} out, or give a value")
+        if UNSHOWN.search(text):
+            raise ConfigError(
+                f"{key}={printable(text)} has a line break or another sign that can't be shown: "
+                "take it out"
+            )
+    check_file_name("suite.name", c.suite.name)
+    for package in c.allow:
+        if not package.isidentifier():
+            raise ConfigError(
+                f"allow=[{package}] is no package: give the name that a _target_ begins with"
+            )
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts of a config, names of keys too, and where each stands."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _texts(inner, f"{key}[{i}]")
+    elif isinstance(value, dict) or is_dataclass(value):
+        for name, inner in (value if isinstance(value, dict) else vars(value)).items():
+            place = f"{key}.{name}" if key else str(name)
+            yield from () if is_dataclass(value) else [(place, str(name))]
+            yield from _texts(inner, place)
+
+
+def check_file_name(key: str, name: str) -> None:
+    """Raise ConfigError for a name that can't be that of a folder in the outputs, or leads out."""
+    if not re.fullmatch(r"[^./\\][^/\\]*", name) or len(name.encode()) > LONGEST_NAME:
+        raise ConfigError(
+            f"{key}={name} is the name of a folder: give one of 1 to {LONGEST_NAME} letters, "
+            "without slashes and without a dot at its beginning"
+        )
+
+
+def _value(c: Config, key: str) -> Any:
+    value: Any = c
+    for word in key.split("."):
+        value = getattr(value, word)
+    return value
+
+
+def _check_choices(c: Config) -> None:
+    for key, known in CHOICES.items():
+        value = _value(c, key)
+        if value not in known:
+            names = [k for k in known if k is not None]
+            raise ConfigError(f"{key}={value} is unknown: {nearest(str(value), names)}")
+
+
+def _check_names(cell: Cell) -> None:
+    c = cell.config
+    grouped = [n for g in c.suite.groups.values() for n in g.networks]
+    for name in grouped:
+        if name not in c.suite.networks:
+            raise ConfigError(
+                f"suite.groups names {name}: {nearest(name, c.suite.networks)} (suite.networks)"
+            )
+    for name, group in c.suite.groups.items():
+        _check_geometry(f"group {name}", group.geometry)
+    for name, network in c.suite.networks.items():
+        _check_network(name, network)
+    for a, b in combinations(cell.sources, 2):
+        if same_network(c.suite.networks[a], c.suite.networks[b]):
+            raise ConfigError(f"source={c.source}: {a} and {b} are one network: name others")
+    if c.targets is not None and not c.targets:
+        raise ConfigError("targets=[] names no network: leave it out for the source's group")
+    if not c.outputs or any(len(part.encode()) > LONGEST_PART for part in c.outputs.split("/")):
+        raise ConfigError(f"outputs={c.outputs} names no folder: give a name of 1 to 255 letters")
+    if not DEVICE.fullmatch(c.device):
+        raise ConfigError(f"device={c.device} is unknown: give auto, cpu, or cuda:N for GPU N")
+    if c.attack.targeted and c.attack.label != "truth":
+        raise ConfigError(
+            f"attack.label={c.attack.label} says what an untargeted attack moves away from: leave "
+            "it out with attack.targeted=true"
+        )
+    if c.attack.target is not None and not c.attack.targeted:
+        raise ConfigError(
+            f"attack.target={c.attack.target} says what a targeted attack wants: add "
+            "attack.targeted=true"
+        )
+    if c.attack.library is not None:
+        _check_library(c)
+    if c.success == "targeted" and not c.attack.targeted:
+        raise ConfigError("success=targeted needs a targeted attack: add attack.targeted=true")
+    if c.save_adversarials < 0:
+        raise ConfigError(
+            f"save_adversarials={c.save_adversarials} is no number of images: give true, false, or "
+            "how many of the first are kept"
+        )
+    if c.save_adversarials and c.quantize == "off":
+        raise ConfigError(
+            f"save_adversarials={str(c.save_adversarials).lower()} keeps 8-bit images, and "
+            "quantize=off makes none: use always or end"
+        )
+
+
+def _check_library(c: Config) -> None:
+    """What has no effect on another library's attack must be an error."""
+    a = c.attack
+    filled = [f"attack.{name}" for name in ("start", "loss", "step", "stop") if getattr(a, name)]
+    for group in ("views", "chain"):
+        filled += [f"attack.{group}.{name}" for name, part in getattr(a, group).items() if part]
+    if a.size != "even":
+        filled.append("attack.size")
+    if filled:
+        raise ConfigError(
+            f"{filled[0]} has no effect on attack={a.name}, which another library runs: leave it "
+            "out, and see attack.library for what it takes"
+        )
+    if not isinstance(a.library, dict):
+        raise ConfigError(f"attack.library={a.library} names no part: write its _target_")
+    for key in ("chunk", "fit_images"):
+        n = a.library.get(key, 1)
+        if type(n) is not int or n < 1:
+            raise ConfigError(f"attack.library.{key}={n} cannot be: give a whole number, 1 or more")
+    if c.trace:
+        raise ConfigError(f"trace=true: attack={a.name} is another library's and shows no steps")
+
+
+def check_library_steps(config: DictConfig) -> None:
+    """Raise ConfigError for steps that another library's attack never hears of."""
+    if not isinstance(config.attack.library, DictConfig) or config.steps == 1:
+        return
+    if "${steps}" not in json.dumps(OmegaConf.to_container(config.attack.library, resolve=False)):
+        raise ConfigError(
+            f"steps={config.steps} reaches nothing of attack={config.attack.name}: set steps=… "
+            "where the library's own argument is ${steps}, leave it out where there are none"
+        )
+
+
+def _check_geometry(of: str, g: Geometry) -> None:
+    if g.mode not in MODES:
+        raise ConfigError(f"{of}: geometry.mode={g.mode} is unknown: {nearest(g.mode, MODES)}")
+    if g.interpolation not in RESIZING:
+        raise ConfigError(
+            f"{of}: geometry.interpolation={g.interpolation} is unknown: "
+            f"{nearest(g.interpolation, RESIZING)}"
+        )
+    if not (0 < g.crop <= 1 and 1 <= g.size <= LARGEST_SIDE * g.crop):
+        raise ConfigError(
+            f"{of}: geometry size={g.size} crop={g.crop} cannot be: give 1 to {LARGEST_SIDE} px, "
+            "and a share of 0 to 1"
+        )
+
+
+def _check_network(name: str, n: NetworkConfig) -> None:
+    if n.resize not in RESIZING:
+        raise ConfigError(
+            f"network {name}: resize={n.resize} is unknown: {nearest(str(n.resize), RESIZING)}"
+        )
+    numbers = [*n.mean, *n.std]
+    if len(n.mean) != 3 or len(n.std) != 3 or not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"network {name}: mean={n.mean} std={n.std}: give three, std above 0")
+    if not all(s > 0 for s in n.std):
+        raise ConfigError(f"network {name}: std={n.std}: give three numbers above 0")
+    if n.width is not None and not 0 < n.width <= 1:
+        raise ConfigError(f"network {name}: width={n.width} is no share of the width: 0 to 1")
+    _check_geometry(f"network {name}", n.geometry)
+    if not 2 <= n.classes <= MOST_CLASSES:
+        raise ConfigError(f"network {name}: classes={n.classes} cannot be: give 2 or more")
+    if n.width is not None and n.arguments:
+        raise ConfigError(f"network {name}: a slim copy (width) takes no arguments: leave them out")
+    _check_arguments(name, n.arguments)
+
+
+def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """What timm would fetch or load on its own is for `weights` alone to say."""
+    for key in arguments:
+        if key in WEIGHT_ARGUMENTS:
+            raise ConfigError(
+                f"network {name}: arguments.{key} would have timm load another file: leave it out, "
+                "and name the file as weights"
+            )
+
+
+def check_eps(eps: float) -> None:
+    """Raise ConfigError for what is no budget in any norm."""
+    if not (math.isfinite(eps) and eps >= 0):
+        raise ConfigError(f"eps={eps} is no budget: give a number that is 0 or more")
+
+
+def _check_numbers(cell: Cell) -> None:
+    _check_ranges(cell.config)
+    _check_budget(cell)
+    _check_step_size(cell.config)
+    _check_shard(cell.config)
+
+
+def _check_ranges(c: Config) -> None:
+    for key, (low, high) in RANGES.items():
+        value = _value(c, key)
+        if value is not None and not low <= value <= high:
+            size = f"small: give {low} or more" if value < low else f"large: give {high} or less"
+            raise ConfigError(f"{key}={value} is too {size}")
+    for key, low in SECONDS.items():
+        if not low <= _value(c, key) < math.inf:
+            raise ConfigError(f"{key}={_value(c, key):g} is no time: give {low} or more seconds")
+    if c.suite.l2_reference is not None and not 1 <= c.suite.l2_reference <= 3 * LARGEST_SIDE**2:
+        raise ConfigError(
+            f"suite.l2_reference={c.suite.l2_reference} is no number of values: give pixels x "
+            "channels, as 268203"
+        )
+
+
+def _check_budget(cell: Cell) -> None:
+    c = cell.config
+    check_eps(c.eps)
+    if c.norm.name == "linf" and 0 < c.eps < 1 and c.quantize != "off":
+        raise ConfigError(
+            f"eps={c.eps:g} is below one level of an 8-bit image: eps is on the 0-255 scale "
+            f"({c.eps:g} of [0, 1] is {c.eps * LEVELS:g}); quantize=off allows it"
+        )
+    d = 3 * cell.geometry.size**2
+    bound = LEVELS * (math.sqrt(d) if c.norm.name == "l2" else 1)
+    if cell.eps_effective > bound:
+        scaled = f" ({cell.eps_effective:g} in effect)" if cell.eps_effective != c.eps else ""
+        raise ConfigError(
+            f"eps={c.eps:g}{scaled} is beyond the {c.norm.name} bound {bound:g} of images of "
+            f"{cell.geometry.size} px: eps is on the 0-255 pixel scale"
+        )
+
+
+def _check_step_size(c: Config) -> None:
+    size = c.attack.size
+    if isinstance(size, str):
+        fine = size in STEP_RULES or STEP_FRACTION.fullmatch(size) is not None
+    else:
+        fine = isinstance(size, int | float) and not isinstance(size, bool) and 0 < size < math.inf
+    if not fine:
+        raise ConfigError(
+            f"attack.size={size} is no step size: give a number above 0, eps/4 or one of "
+            f"{', '.join(STEP_RULES)}"
+        )
+
+
+def _check_shard(c: Config) -> None:
+    i, _, k = c.shard.partition("/")
+    if not SHARD.fullmatch(c.shard) or int(i) >= int(k):
+        raise ConfigError(f"shard={c.shard} is no shard: write i/k with 0 <= i < k, as 0/3")

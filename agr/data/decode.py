@@ -1,0 +1,142 @@
+"""Files to uint8 images in a geometry, decoded ahead by threads, in order."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import stat
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from agr.config.schema import Geometry
+from agr.data import tar
+from agr.data.manifest import Entry
+from agr.utils.errors import first_line, printable
+
+Pixels = NDArray[np.uint8]  # (3, H, W)
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# Pillow knows more, some of which start other programs (EPS: Ghostscript) whatever the ending says.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+# A hostile file of some kilobytes can be gigabytes of pixels. Pillow warns from here on; a
+# photograph is not that large.
+MOST_PIXELS = 89_478_485
+LARGEST = 1 << 28  # bytes of a file
+MOST_RESIZED = 1 << 25  # pixels, 128 MB: at 341 px a side ratio of 288
+
+# What Pillow has to say of a file becomes a BadImage or is of no account (broken EXIF). Filters are
+# the process's, and to set them around each file is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class BadImage(Exception):
+    """A file that is missing or cannot be decoded; its text says why, in one line."""
+
+
+class ChangedImage(BadImage):
+    """A file that isn't as it was indexed: the index should be made again."""
+
+
+class _Changed(ValueError):
+    pass
+
+
+def load_image(entry: Entry, geometry: Geometry) -> Pixels:
+    """One image in `geometry`: the pixels that timm's evaluation transform makes, (3, H, W).
+
+    The shorter side (mode "squash": each side) goes to floor(size / crop), then the centre is cut
+    out. As in timm, the orientation that EXIF gives is not applied. Raises BadImage.
+    """
+    name = entry.path.name if entry.offset is None else f"{entry.image_id} in {entry.path.name}"
+    try:
+        return _decode(_content(entry), geometry)
+    except MemoryError:
+        raise
+    except Exception as e:  # decoders raise whatever they like
+        kind = ChangedImage if isinstance(e, _Changed) else BadImage
+        reason = _reason(e).replace(f"{entry.path.parent}/", "")
+        raise kind(printable(f"{name}: {reason}")) from e
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def _content(entry: Entry) -> bytes:
+    """The bytes of an image's file. Raises ValueError if they are not those that were indexed."""
+    if entry.size is not None and entry.size > LARGEST:
+        raise ValueError(f"{entry.size:,} bytes are too many")
+    with _opened(entry.path) as file:
+        if entry.offset is not None:
+            file.seek(entry.offset - tar.BLOCK)
+            same = tar.size_at(file.read(tar.BLOCK)) == entry.size
+            content = file.read(entry.size or 0) if same else b""
+        else:
+            content = file.read((LARGEST if entry.size is None else entry.size) + 1)
+    if entry.size is not None and len(content) != entry.size:
+        raise _Changed(f"it changed since it was indexed ({entry.size:,} bytes then)")
+    if not content:
+        raise ValueError("it is empty")
+    if len(content) > LARGEST:
+        raise ValueError(f"more than {LARGEST:,} bytes are too many")
+    if entry.sha256 and hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise ValueError("its hash is not the manifest's")
+    return content
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A regular file; a pipe would have us wait for its other end, a device might never end."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise ValueError("it is no regular file")
+    return os.fdopen(file, "rb")
+
+
+def _reason(e: Exception) -> str:
+    if isinstance(e, FileNotFoundError):
+        return "it is missing"
+    if isinstance(e, UnidentifiedImageError):  # its own text has an address in memory
+        return f"it is no image ({', '.join(FORMATS)}) that can be read"
+    if isinstance(e, OSError) and e.strerror:
+        return e.strerror
+    return first_line(e)
+
+
+# ---- decoding -----------------------------------------------------------------------------------
+
+
+def _decode(content: bytes, geometry: Geometry) -> Pixels:
+    """The pixels of a file's content, (3, H, W). Raises ValueError, and whatever decoders raise."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        if math.prod(opened.size) > MOST_PIXELS:
+            raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
+        opened.load()
+        opened.info.pop("transparency", None)  # no part in RGB; left there, Pillow warns of it
+        image = opened.convert("RGB")
+    size = _resized(image.size, geometry)
+    # the width is resized first, so what lies between has the old height
+    if size[0] * max(size[1], image.height) > MOST_RESIZED:
+        raise ValueError(f"{image.width} x {image.height} pixels are too narrow to be resized")
+    if size != image.size:
+        image = image.resize(size, RESAMPLING[geometry.interpolation])
+    return np.ascontiguousarray(np.asarray(_crop(image, geometry.size)).transpose(2, 0, 1))
+
+
+def _resized(size: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
+    """(width, height) before the crop, as torchvision rounds them."""
+    (width, height), shorter = size, math.floor(geometry.size / geometry.crop)
+    if geometry.mode == "squash":
+        return shorter, shorter
+    longer = int(shorter * max(width, height) / min(width, height))
+    return (shorter, longer) if width <= height else (longer, shorter)
+
+
+def _crop(image: Image.Image, size: int) -> Image.Image:
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return image.crop((left, top, left + size, top + size))

@@ -1,0 +1,129 @@
+"""Looking at files and folders, with a note of what was seen: an index is good while that lasts."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from agr.utils.errors import ConfigError, first_line
+
+State = tuple[int, int]  # modified, in ns, and size in bytes
+LARGEST = 1 << 28  # bytes of a file of labels; that of a million images has a tenth of it
+SETTLED = 2_000_000_000  # ns; clocks of file systems tick every 2 s at worst
+
+
+class Listing(NamedTuple):
+    """What is in a folder, hidden things left out."""
+
+    folders: list[str]
+    files: list[str]  # and whatever else is no folder
+
+
+class Look:
+    """Looks at files and folders and notes the state in which each was seen first.
+
+    A thing that is not there has a state too (None): once it appears, the note is out of date.
+    """
+
+    def __init__(self) -> None:
+        self.notes: dict[str, State | None] = {}
+
+    def is_file(self, path: Path) -> bool:
+        """Whether `path` is a regular file, or a link to one."""
+        found = self._see(path)
+        return found is not None and stat.S_ISREG(found.st_mode)
+
+    def is_folder(self, path: Path) -> bool:
+        """Whether `path` is a folder, or a link to one."""
+        found = self._see(path)
+        return found is not None and stat.S_ISDIR(found.st_mode)
+
+    def read(self, path: Path) -> bytes:
+        """The content of a file. Raises ConfigError."""
+        found = self._see(path)
+        if found and not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path} is {_kind(found.st_mode)}: give a file")
+        if found and found.st_size > LARGEST:
+            raise ConfigError(
+                f"{path} has {found.st_size:,} bytes, and a file of labels at most {LARGEST:,}: "
+                "give another one"
+            )
+        try:
+            return path.read_bytes()
+        except OSError as e:
+            raise ConfigError(f"{path} cannot be read: {e.strerror or first_line(e)}") from e
+
+    def text(self, path: Path) -> str:
+        """The content of a text file, without a byte order mark. Raises ConfigError."""
+        return decode(self.read(path), path)
+
+    def list(self, folder: Path) -> Listing:
+        """What is in a folder. Raises ConfigError."""
+        self._see(folder)
+        found = Listing([], [])
+        try:
+            with os.scandir(folder) as entries:
+                for e in entries:
+                    if not e.name.startswith("."):
+                        (found.folders if _is_folder(e) else found.files).append(e.name)
+        except OSError as e:
+            raise ConfigError(f"{folder} cannot be listed: {e.strerror or first_line(e)}") from e
+        return found
+
+    def settled(self, now: int) -> bool:
+        """Whether all was last changed so long before `now` (ns) that any change would show."""
+        times = [state[0] for state in self.notes.values() if state]
+        return max(times, default=0) < now - SETTLED
+
+    def _see(self, path: Path) -> os.stat_result | None:
+        found = look_at(path)
+        self.notes.setdefault(str(path), found and (found.st_mtime_ns, found.st_size))
+        return found
+
+
+def look_at(path: Path | str) -> os.stat_result | None:
+    """What the system says of a file or folder, None if it is not there or hidden from us."""
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):  # a name with a NUL byte is a ValueError
+        return None
+
+
+def absence(path: Path) -> str:
+    """What is wrong with a path that leads to no file or folder."""
+    found = look_at(path)
+    return f"is {_kind(found.st_mode)}" if found else "is not there"
+
+
+def unchanged(notes: dict[str, State | None]) -> bool:
+    """Whether all is still as it was noted."""
+    for path, state in notes.items():
+        found = look_at(path)
+        if (found and (found.st_mtime_ns, found.st_size)) != state:
+            return False
+    return True
+
+
+def decode(content: bytes, path: Path) -> str:
+    """The text of a file, its lines ending as they do here. Raises ConfigError."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path} is no text file: {first_line(e)}: save it as UTF-8") from e
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _kind(mode: int) -> str:
+    """What a thing is that is no file: one that is read from may never come to an end."""
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle
+        return False

@@ -1,0 +1,1 @@
+"""One cell: selection, crafting, scoring, and what is checked before and after."""

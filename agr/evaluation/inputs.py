@@ -1,0 +1,83 @@
+"""What a cell reads: weight files and the list of images, checked without torch.
+
+A cell goes on with the weights, images and numeric identity it was begun with, or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from agr.config.cell import Cell
+from agr.data.manifest import Manifest, read_manifest
+from agr.models.weights import check_weights
+from agr.utils.errors import ConfigError
+
+
+class Inputs(NamedTuple):
+    """The checked inputs of a cell."""
+
+    weights: dict[str, str]  # sha256 of the weight file of each network
+    networks: dict[str, str]  # hash of the config of each target, with its defenses
+    manifest: Manifest
+
+
+def check_inputs(cell: Cell) -> Inputs:
+    """Find and hash what `cell` reads. Raises ConfigError for what is missing or wrong."""
+    networks, manifest = cell.suite.networks, find_images(cell)
+    weights = {name: check_weights(name, networks[name]) for name in cell.networks}
+    digests = {target: cell.network_digest(target) for target in cell.targets}
+    return Inputs(weights, digests, manifest)
+
+
+def find_images(cell: Cell) -> Manifest:
+    """The images of `cell`; the index of a large tree is kept beside the records.
+
+    Raises ConfigError, also if the networks differ in their number of classes.
+    """
+    classes = {name: cell.suite.networks[name].classes for name in cell.networks}
+    if len(set(classes.values())) > 1:
+        said = ", ".join(f"{name} {n}" for name, n in classes.items())
+        raise ConfigError(f"the networks know different numbers of classes: {said}")
+    return read_manifest(cell.config.data, cell.suite, cell.classes, cell.data_folder)
+
+
+def check_unchanged(cell: Cell, run: dict[str, Any], inputs: Inputs) -> None:
+    """Compare with what the cell's run.json holds. Raises ConfigError for a difference.
+
+    Of the numeric identity only what the config sets is compared; `numeric.settle` does the rest.
+    """
+    stored, c = run.get("numeric", {}), cell.config
+    halved = ("slots", "width") if "narrowed" in run else ()  # since memory ran out
+    for key in ("slots", "width", "threads", "precision"):
+        asked = None if key in halved else getattr(c, key)
+        if asked is not None and stored.get(key, asked) != asked:
+            refuse(cell, key, stored[key], asked)
+    for tuning in stored.get("networks", {}).values():
+        if c.memory_format not in ("auto", tuning["memory_format"]):
+            refuse(cell, "memory_format", tuning["memory_format"], c.memory_format)
+        if tuning["folded"] and not c.fold:
+            refuse(cell, "fold", True, False)
+    for name, found in inputs.weights.items():
+        if run.get("weights", {}).get(name, found) != found:
+            _refuse_input(cell, f"the weights of {name}")
+    for target, found in inputs.networks.items():
+        if run.get("networks", {}).get(target, found) != found:
+            _refuse_input(cell, f"the config of {target}")
+    fingerprint = inputs.manifest.fingerprint
+    if run.get("data", {}).get("fingerprint", fingerprint) != fingerprint:
+        _refuse_input(cell, "the images or their labels")
+
+
+def refuse(cell: Cell, key: str, stored: object, asked: object) -> None:
+    """Raise the ConfigError for another numeric identity."""
+    raise ConfigError(
+        f"{cell.folder} was begun with {key}={stored}, this run has {key}={asked}: such numbers "
+        "are not mixed; go on as it was begun, or use another outputs=… folder"
+    )
+
+
+def _refuse_input(cell: Cell, what: str) -> None:
+    raise ConfigError(
+        f"{cell.folder}: {what} changed since it was begun: restore them, or use another "
+        "outputs=… folder"
+    )

@@ -1,0 +1,138 @@
+"""The run.json of a cell: what it was begun with, and what must not change."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from agr.attacks.library import DISTRIBUTIONS
+from agr.config.cell import Cell
+from agr.evaluation.determinism import Numeric, device_of, settle
+from agr.evaluation.inputs import check_inputs, check_unchanged
+from agr.evaluation.predictions import Lab
+from agr.evaluation.selection import Chosen, Selection
+from agr.records.store import Records
+from agr.utils.errors import ConfigError
+from agr.utils.hashing import digest
+
+PACKAGES = ("agr", "torch", "timm", "numpy", "pillow", "hydra-core", "pandas", "pyarrow")
+
+
+def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
+    """Everything a cell works with, checked and, unless `note` is off, written down.
+
+    Raises ConfigError.
+    """
+    inputs = check_inputs(cell)
+
+    def begin(run: dict[str, Any]) -> None:
+        # Under the lock of run.json: of two processes that begin a cell, the second sees the first.
+        check_unchanged(cell, run, inputs)
+        if note:
+            check_library_version(cell, run)
+        run["numeric"] = asdict(settle(cell, run.get("numeric")))
+        run |= {"cell": cell.id, "name": cell.name, "attack_hash": cell.attack_hash}
+        run |= {"eps_effective": cell.eps_effective}
+        manifest = inputs.manifest
+        run |= {"data": {"layout": manifest.layout, "fingerprint": manifest.fingerprint}}
+        run |= {"weights": run.get("weights", {}) | inputs.weights}
+        run |= {"networks": run.get("networks", {}) | inputs.networks}
+        if note:
+            run |= {"config": asdict(cell.config), "command": cell.command(), "git": git_commit()}
+            run["versions"] = {p: version(p) for p in [*PACKAGES, *_library_of(cell)]}
+            run["versions"]["python"] = platform.python_version()
+
+    numeric = Numeric.of(records.update_run(begin)["numeric"])
+    return Lab(cell, numeric, device_of(cell), inputs.manifest)
+
+
+def _library_of(cell: Cell) -> list[str]:
+    """The distribution whose attack the cell runs, if any."""
+    part = "" if cell.library is None else str(cell.library["_target_"]).rpartition(".")[2]
+    return [DISTRIBUTIONS[part]] if part in DISTRIBUTIONS else []
+
+
+def check_library_version(cell: Cell, run: dict[str, Any]) -> None:
+    """Raise ConfigError if a cell was begun with another version of its attack's library."""
+    for name in _library_of(cell):
+        before = run.get("versions", {}).get(name)
+        if before not in (None, version(name)):
+            raise ConfigError(
+                f"{cell.name} was begun with {name} {before}, and {version(name)} is installed: "
+                f"pip install {name}=={before}, or use another outputs=… folder"
+            )
+
+
+def _check_same_images(records: Records, chosen: Sequence[Chosen]) -> None:
+    """The positions that have rows must still be the same images."""
+    frame = records.read("rows", ["position", "image_id"]).drop_duplicates()
+    before = dict(zip(frame["position"].tolist(), frame["image_id"].tolist(), strict=True))
+    for c in chosen:
+        if before.get(c.position, c.entry.image_id) != c.entry.image_id:
+            raise ConfigError(
+                f"{records.folder}: position {c.position} of the selection was "
+                f"{before[c.position]} and is now {c.entry.image_id}: an image file was damaged "
+                "or repaired since; restore it, or use another outputs=… folder"
+            )
+
+
+def _note(
+    records: Records,
+    lab: Lab,
+    *,
+    selection: Selection | None = None,
+    session: dict[str, Any] | None = None,
+    lost: set[int] | None = None,
+) -> None:
+    """Add to run.json; `lost` are positions whose file went bad after they were chosen."""
+
+    def change(run: dict[str, Any]) -> None:
+        # Other shards have read others.
+        before = run.get("bad_images", {}).items()
+        run["bad_images"] = {i: why for i, why in before if i not in lab.read} | lab.bad
+        if selection:
+            _check_same_selection(run, selection, records.folder)
+        if session:
+            run.setdefault("sessions", []).append(session)
+        if lost is not None:
+            others = {p for p in run.get("lost", []) if not lab.cell.mine(p)}
+            run["lost"] = sorted(others | lost)
+
+    records.update_run(change)
+
+
+def _check_same_selection(run: dict[str, Any], selection: Selection, folder: Path) -> None:
+    """Note which images were chosen. Raises ConfigError if a shard or session chose others."""
+    ids = [c.entry.image_id for c in selection.chosen]
+    known = run.setdefault("selected", {})
+    for n, before in known.items():
+        if int(n) <= len(ids) and digest(ids[: int(n)]) != before:
+            raise ConfigError(
+                f"{folder}: other images are chosen here than in an earlier run or another shard: "
+                "an image file is damaged or was repaired; restore it, or use another outputs=… "
+                "folder"
+            )
+    known[str(len(ids))] = digest(ids)
+    if selection.total is not None:
+        run["eligible"] = selection.total
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, marked when it has changes."""
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            [*words, "--exclude=*", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+        return done.stdout.strip()
+    return None

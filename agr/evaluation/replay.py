@@ -1,0 +1,136 @@
+"""Craft and score a few recorded images once more, and compare: same bits or a problem."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+
+from agr.attacks.engine import Calls
+from agr.config.cell import Cell
+from agr.config.load import stored_cell
+from agr.evaluation.crafting import attack_of, crafted, whole_chunks
+from agr.evaluation.determinism import Numeric, device_of, settle
+from agr.evaluation.inputs import check_inputs, check_unchanged
+from agr.evaluation.predictions import Lab
+from agr.evaluation.provenance import check_library_version
+from agr.evaluation.scoring import target_rows
+from agr.evaluation.selection import Chosen, select
+from agr.records.progress import Todo
+from agr.records.store import KEYS, TABLES, Records
+from agr.utils.errors import ConfigError, first_line
+
+
+def recraft(
+    records: Records, images: int, seed: int, allow: Sequence[str]
+) -> tuple[int, list[str]]:
+    """How many of `images` random images of a finished cell were done again, and what differs.
+
+    They are drawn by `seed`; all their rows are compared, of every target, each with the slots that
+    it was made with. Nothing that an earlier run kept is used, and nothing is written.
+    """
+    run = records.run() or {}
+    again, problems = 0, []
+    try:
+        rows, abouts = _recorded(records)
+        targets = sorted({*rows["target"]})
+        cell = stored_cell(run["config"], records.folder, targets=targets)
+        if foreign := [package for package in cell.foreign if package not in allow]:
+            raise ConfigError(
+                f"its attack has parts of {', '.join(foreign)}, whose code would be run: "
+                f"add allow=[{','.join(foreign)}] if you trust it"
+            )
+        drawn = _drawn(rows, images, seed)
+        for n, about in enumerate(abouts):
+            mine = rows[(rows["about"] == n) & rows["position"].isin(drawn)]
+            if len(mine):
+                before = mine.drop(columns="about").set_index(KEYS["rows"])
+                for key, was, found in _differences(cell, run, before, about):
+                    problems.append(f"crafted again, {key} is {found}, recorded is {was}")
+        again = len(drawn)
+    except ConfigError as e:
+        problems.append(f"not crafted again: {first_line(e)}")
+    return again, problems
+
+
+def _recorded(records: Records) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """All rows, and what they were made with, slots and width: the column `about` counts these."""
+    abouts: list[dict[str, Any]] = []
+    frames = []
+    for part in records.parts("rows"):
+        about = records.about(part)
+        if about not in abouts:
+            abouts.append(about)
+        frame = records.read_part(part, TABLES["rows"].names).to_pandas()
+        frames.append(frame.assign(about=abouts.index(about)))
+    none = TABLES["rows"].empty_table().to_pandas()
+    return pd.concat(frames) if frames else none, abouts
+
+
+def _drawn(rows: pd.DataFrame, images: int, seed: int) -> list[int]:
+    """Random positions."""
+    known = sorted({*rows["position"].tolist()})
+    return random.Random(seed).sample(known, min(images, len(known)))
+
+
+def _differences(
+    cell: Cell, run: dict[str, Any], before: pd.DataFrame, about: dict[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """(what, recorded, now) of every value that differs in rows that were made with `about`."""
+    targets = list(dict.fromkeys(target for _, target in before.index))
+    with TemporaryDirectory() as place:
+        config = replace(
+            cell.config, outputs=place, progress=False, targets=targets, slots=None, width=None
+        )
+        made = _made_again(replace(cell, config=config), run, before, about)
+    now = pd.DataFrame(made, columns=TABLES["rows"].names).set_index(KEYS["rows"])
+    for key in before.index:
+        for name in before.columns:
+            was: Any = before.at[key, name]
+            found: Any = now.at[key, name] if key in now.index else None
+            if was != found and not (pd.isna(was) and pd.isna(found)):
+                image: Any = before.at[key, "image_id"]
+                yield f"{name} of {image} on {key[1]}", was, found
+
+
+def _made_again(
+    cell: Cell, run: dict[str, Any], before: pd.DataFrame, about: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The rows once more. Raises ConfigError."""
+    positions = {position for position, _ in before.index}
+    inputs = check_inputs(cell)
+    check_unchanged(cell, run, inputs)
+    check_library_version(cell, run)
+    stored = asdict(Numeric.of(run["numeric"])) | about
+    lab = Lab(cell, settle(cell, stored), device_of(cell), inputs.manifest)
+    chosen, selected = _chosen(lab, before, positions)
+    lab.clean(dict.fromkeys([cell.source, *cell.targets]), [c.entry for c in chosen])
+    work = Todo(dict.fromkeys(cell.targets, positions), set(), set(), positions, set())
+    made = crafted(lab, attack_of(cell), chosen, selected, Calls())
+    return target_rows(lab, work, [m for m in made if m.item.tag.position in positions])
+
+
+def _chosen(
+    lab: Lab, before: pd.DataFrame, positions: set[int]
+) -> tuple[list[Chosen], Sequence[Chosen]]:
+    """The images that have to be crafted, and those that the cell attacks in all.
+
+    Of a library's attack, whose chunks are crafted whole, the selection is made again.
+    """
+    if lab.cell.library is not None:
+        n = -(-(max(positions) + 1) // lab.cell.chunk) * lab.cell.chunk
+        selected = select(lab, n).chosen
+        return whole_chunks(lab.cell, selected, positions), selected
+    entries = {e.image_id: e for e in lab.manifest.entries}
+    images = before.reset_index().drop_duplicates("position")
+    found = []
+    for row in images.to_dict("records"):
+        if row["image_id"] not in entries:
+            raise ConfigError(f"{row['image_id']} is none of the images: restore the record")
+        wanted = None if pd.isna(row["target_label"]) else int(row["target_label"])
+        found.append(Chosen(int(row["position"]), entries[row["image_id"]], wanted))
+    return found, found

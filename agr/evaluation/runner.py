@@ -1,0 +1,287 @@
+"""One cell from its config to its records: select, craft on the source, score on every target."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from agr.attacks import Attack
+from agr.attacks.engine import Calls, Crafted
+from agr.attacks.library.batches import LibraryAttack
+from agr.config.cell import Cell
+from agr.evaluation.crafting import attack_of, check_defenses, crafted, saved, whole_chunks
+from agr.evaluation.determinism import Numeric
+from agr.evaluation.predictions import Lab
+from agr.evaluation.provenance import (
+    _check_same_images,
+    _note,
+    open_lab,
+)
+from agr.evaluation.scoring import adversarial_rows, target_rows, trace_rows
+from agr.evaluation.selection import Chosen, select
+from agr.records.progress import Todo, todo
+from agr.records.store import Records
+from agr.utils.errors import ConfigError, first_line
+from agr.utils.signals import unbroken
+
+Say = Callable[[str], None]
+IMAGES_IN_PART = 256  # at most, of saved ones: memory doesn't grow with their number
+BATCHES = 4  # of scoring, at once
+
+
+def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
+    """Do what is missing of `cell`; its records, complete unless images were bad.
+
+    Without `crafting`, only adversarial images that are saved are scored.
+    Raises ConfigError for what cannot be run, before a network is loaded, and Busy if another
+    process runs the cell's shard (with `wait` it is waited for).
+    """
+    records = Records(cell.folder)
+    attack = attack_of(cell) if crafting else None
+    check_defenses(cell)
+    with records.lock(cell.config.shard, wait=cell.config.wait):
+        for line in records.mend(cell.config.shard):
+            say(line)
+        while True:
+            lab: Lab | None = None
+            try:
+                lab = open_lab(cell, records, note=crafting)
+                return _run(lab, records, attack, say)
+            except (RuntimeError, MemoryError) as e:
+                if not _out_of_memory(e):
+                    raise
+                reason = first_line(e)
+            # Not inside `except`: the traceback holds on to what filled the memory.
+            if cell.library is not None:
+                raise ConfigError(
+                    f"out of memory with {cell.chunk} images at once: give a smaller "
+                    f"attack.library.chunk ({reason})"
+                )
+            tried = lab.numeric if lab else None
+            lab = None
+            _narrow(records, tried, reason, say)
+
+
+def _run(lab: Lab, records: Records, attack: Attack | LibraryAttack | None, say: Say) -> Records:
+    """Do what is missing of the lab's cell, once; without an attack, score what is saved."""
+    cell = lab.cell
+    say(f"images: {len(lab.manifest.entries):,}, {lab.manifest.layout} in {lab.manifest.place}")
+    if lab.cache:
+        say(lab.cache.describe())
+    for name, tuning in lab.numeric.networks.items():
+        if tuning.unfolded_because:
+            say(f"{name}: batch norms stay as they are: {tuning.unfolded_because}")
+    for name in [cell.source, *cell.targets]:
+        lab.network(name)  # a file that holds something else shows before the long work
+    # Of a library's attack the last chunk is crafted as a whole, with images that aren't recorded.
+    n = cell.config.n_images
+    selection = select(lab, -(-n // cell.chunk) * cell.chunk)
+    for line in _silent(lab):
+        say(line)
+    if not selection.chosen:
+        records.drop_run()  # nothing was made: with what is mended the cell begins anew
+        raise ConfigError(_none_eligible(lab))
+    mine = [c for c in selection.chosen if cell.mine(c.position)]
+    chosen = [c for c in mine if c.position < n]
+    _check_same_images(records, [c for c in selection.chosen if c.position < n])
+    _note(records, lab, selection=selection)
+    work = todo(cell, records, {c.position for c in chosen})
+    if work.to_score:
+        made = saved(lab, records, [c for c in chosen if c.position in work.to_score])
+        _record(lab, records, work, made, total=len(work.to_score))
+    if work.to_craft and attack:
+        together = whole_chunks(cell, mine, work.to_craft)
+        _craft(lab, records, work, attack, together, selection.chosen)
+    _note(records, lab, lost={c.position for c in chosen if c.entry.image_id in lab.bad})
+    for reason in lab.bad.values():
+        say(f"bad image, left out: {reason}")
+    return records
+
+
+def _silent(lab: Lab) -> list[str]:
+    """A line for each network that had no finite answer to clean images: -1 is none."""
+    said = []
+    for name, (silent, known) in lab.silent().items():
+        title = lab.cell.title(name)
+        said.append(
+            f"{title} ({name}): no finite answer (NaN) to {silent:,} of {known:,} clean images"
+        )
+    return said
+
+
+def _none_eligible(lab: Lab) -> str:
+    cell = lab.cell
+    n = len(lab.manifest.entries)
+    if len(lab.bad) == n:
+        first = next(iter(lab.bad.values()))
+        return (
+            f"no image of {cell.config.data.root} can be read ({n:,} tried; {first}): restore "
+            "them, or give others as data.root"
+        )
+    broken = [name for name, (silent, known) in lab.silent().items() if silent == known]
+    if broken:
+        return (
+            f"no image is eligible: {' and '.join(broken)} never gave a finite answer (NaN): its "
+            "weights or its precision are not what it needs; give other weights, or precision=fp32"
+        )
+    return (
+        f"no image of {cell.config.data.root} is eligible: select={cell.config.select} asks that "
+        f"{' and '.join(cell.selecting) or 'no network'} be right about it; "
+        "python -m agr.check shows what each has right, select=none asks nothing"
+    )
+
+
+def _out_of_memory(e: RuntimeError | MemoryError) -> bool:
+    """Whether there was no memory left, on a GPU or on the CPU."""
+    known = isinstance(e, torch.OutOfMemoryError | MemoryError)
+    return known or "can't allocate memory" in str(e)
+
+
+def _narrow(records: Records, tried: Numeric | None, reason: str, say: Say) -> None:
+    """Halve the slots of a cell whose memory ran out with `tried`; what is recorded stays.
+
+    run.json says how wide it was before: the last bits of the rows from then on may be others.
+    Raises ConfigError if there is no half.
+    """
+    if tried is None:
+        raise ConfigError(
+            "out of memory before the first image: use another device, fewer targets, or "
+            f"resident=false ({reason})"
+        )
+    after = tried.halved()
+    if after is None:
+        raise ConfigError(f"out of memory with a single image: use another device ({reason})")
+
+    def change(run: dict[str, Any]) -> None:
+        now = Numeric.of(run["numeric"])
+        if (now.slots, now.width) == (tried.slots, tried.width):  # else another shard was first
+            until = {"slots": tried.slots, "width": tried.width}
+            run.setdefault("narrowed", []).append(until | {"rows": len(records.read("rows"))})
+            run["numeric"] = asdict(after)
+
+    now = records.update_run(change)["numeric"]
+    say(f"out of memory with slots={tried.slots}: going on with slots={now['slots']}")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _craft(
+    lab: Lab,
+    records: Records,
+    work: Todo,
+    attack: Attack | LibraryAttack,
+    chosen: Sequence[Chosen],
+    selected: Sequence[Chosen],
+) -> None:
+    """Craft on the source what is to be crafted, and record it."""
+    started, calls = time.monotonic(), Calls()
+    made = _Timed(crafted(lab, attack, chosen, selected, calls))
+    wanted = (m for m in made if m.item.tag.position in work.to_craft)
+    count = _record(lab, records, work, wanted, total=len(work.to_craft))
+    session = {
+        "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "shard": lab.cell.config.shard,
+        "images": count,
+        "seconds": round(time.monotonic() - started, 3),
+        "crafting_seconds": round(made.seconds, 3),
+        "batch_forwards": calls.forwards,
+        "batch_backwards": calls.backwards,
+    }
+    _note(records, lab, session=session)
+
+
+class _Timed:
+    """An iterator that adds up how long it takes for what it gives."""
+
+    def __init__(self, inner: Iterator[Crafted]):
+        self.inner, self.seconds = inner, 0.0
+
+    def __iter__(self) -> Iterator[Crafted]:
+        return self
+
+    def __next__(self) -> Crafted:
+        started = time.monotonic()
+        try:
+            return next(self.inner)
+        finally:
+            self.seconds += time.monotonic() - started
+
+
+def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, total: int) -> int:
+    """Score what is made and write it in parts, also when interrupted; how many images."""
+    parts = _Parts(records, lab)
+    count, fooled = 0, 0
+    shown = next((t for t in lab.cell.targets if work.rows[t]), lab.cell.source)
+    with _bar(lab.cell, total) as bar, parts:
+        for batch in _batches(made, lab.numeric.width, lab.cell.config.part_seconds):
+            rows = target_rows(lab, work, batch)
+            adversarials = adversarial_rows(work, batch, records.folder)
+            parts.add(rows=rows, trace=trace_rows(work, batch), adversarials=adversarials)
+            count += len(batch)
+            fooled += sum(row["success"] for row in rows if row["target"] == shown)
+            bar.set_postfix_str(f"ASR on {shown} {fooled / count:.1%}", refresh=False)
+            bar.update(len(batch))
+    return count
+
+
+def _batches(made: Iterator[Crafted], width: int, seconds: float) -> Iterator[list[Crafted]]:
+    """Images to be scored together: many, so that few places of scoring batches stay empty.
+
+    But no image waits for longer than about `seconds`.
+    """
+    batch: list[Crafted] = []
+    last = time.monotonic()
+    for m in made:
+        batch.append(m)
+        late = time.monotonic() - last > seconds
+        if len(batch) % width == 0 and (late or len(batch) == BATCHES * width):
+            yield batch
+            batch, last = [], time.monotonic()
+    if batch:
+        yield batch
+
+
+def _bar(cell: Cell, total: int) -> tqdm[Any]:
+    c = cell.config
+    title = f"{c.attack.name} {c.norm.name} {cell.source}"
+    return tqdm(total=total, unit="img", desc=title, disable=not c.progress, leave=False)
+
+
+class _Parts:
+    """Rows on their way to disk: written every so often, and on leaving, however that comes."""
+
+    def __init__(self, records: Records, lab: Lab):
+        c, numeric = lab.cell.config, lab.numeric
+        self.records, self.shard, self.seconds = records, c.shard, c.part_seconds
+        # What decides the last bits and can change in the middle of a cell: memory ran out.
+        self.about = {"slots": numeric.slots, "width": numeric.width}
+        self.tables: dict[str, list[dict[str, Any]]] = {}
+        self.last = time.monotonic()
+
+    def __enter__(self) -> _Parts:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.flush()
+
+    def add(self, **tables: Iterable[dict[str, Any]]) -> None:
+        for kind, rows in tables.items():
+            self.tables.setdefault(kind, []).extend(rows)
+        full = len(self.tables.get("adversarials", ())) >= IMAGES_IN_PART
+        if full or time.monotonic() - self.last > self.seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        with unbroken():  # else a stop between the two lines would have it written once more
+            if any(self.tables.values()):
+                self.records.write_part(self.shard, self.tables, self.about)
+            self.tables, self.last = {}, time.monotonic()
+
+
+# ---- run.json ------------------------------------------------------------------------------------

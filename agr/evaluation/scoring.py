@@ -1,0 +1,160 @@
+"""Rows of the records: what was done to an image, and what every target said of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from agr.attacks.engine import Crafted
+from agr.config.cell import Cell
+from agr.evaluation.predictions import Answer, Lab, Pixels
+from agr.evaluation.selection import Chosen
+from agr.records.progress import Todo
+from agr.utils.files import naming
+from agr.utils.pixels import LEVELS
+
+Row = dict[str, Any]
+
+
+def target_rows(lab: Lab, work: Todo, made: Sequence[Crafted]) -> list[Row]:
+    """Score adversarial images: one row per image and target that lacks one."""
+    cell = lab.cell
+    wanted = {m.item.tag.position for m in made}
+    targets = [t for t in cell.targets if work.rows[t] & wanted]
+    said = {name: _said(lab, name, made) for name in dict.fromkeys([cell.source, *targets])}
+    shared, white = _of_cell(lab), {t: cell.white_box(t) for t in targets}
+    rows = []
+    for i, m in enumerate(made):
+        chosen: Chosen = m.item.tag
+        source = _answers(lab, cell.source, chosen, said[cell.source][i])
+        own = shared | _of_image(m) | {f"source_{k}": v for k, v in source.items()}
+        counts = not cell.smallest or _within(cell, own)
+        for target in targets:
+            if chosen.position in work.rows[target]:
+                answer = _answers(lab, target, chosen, said[target][i])
+                success = succeeded(cell.success, chosen.entry.label, chosen.target_label, answer)
+                success = success and counts
+                place = {"target": target, "white_box": white[target]}
+                rows.append(own | place | answer | {"success": success})
+    return rows
+
+
+def _said(lab: Lab, name: str, made: Sequence[Crafted]) -> list[Answer]:
+    """A network's answers to adversarial images; what is known already isn't asked again."""
+    found: list[Answer | None] = [None] * len(made)
+    # A batch of another width could differ in the last bits.
+    seen = name == lab.cell.source and lab.numeric.slots == lab.numeric.width
+    for i, m in enumerate(made):
+        if np.array_equal(m.image, m.item.pixels):
+            found[i] = lab.clean_answer(name, m.item.tag.entry.image_id)
+        elif seen and m.answer:
+            found[i] = Answer(*m.answer)
+    asked = iter(lab.answer(name, [m.image for m, a in zip(made, found, strict=True) if not a]))
+    return [answer or next(asked) for answer in found]
+
+
+def trace_rows(work: Todo, made: Sequence[Crafted]) -> list[Row]:
+    """One row per image and iterate, of the images that lack a trace."""
+    return [
+        {"position": m.item.tag.position, "image_id": m.item.tag.entry.image_id} | p._asdict()
+        for m in made
+        if m.item.tag.position in work.trace
+        for p in m.trace
+    ]
+
+
+def adversarial_rows(work: Todo, made: Sequence[Crafted], folder: Path) -> list[Row]:
+    """The images themselves, of those that are to be saved; also written as PNG below `folder`."""
+    rows = []
+    for m in made:
+        if m.item.tag.position in work.adversarials:
+            pixels, clean = (x.transpose(1, 2, 0) for x in (m.image, m.item.pixels))
+            path = folder / "png" / f"{m.item.tag.entry.image_id}.png"
+            path.parent.mkdir(exist_ok=True)
+            with naming(path):
+                Image.fromarray(np.ascontiguousarray(pixels)).save(path, compress_level=1)
+            height, width, _ = pixels.shape
+            facts = {"height": height, "width": width}
+            both = {"pixels": pixels.tobytes(), "clean_pixels": clean.tobytes()}
+            rows.append(_of_image(m) | facts | both)
+    return rows
+
+
+def succeeded(rule: str, label: int, target_label: int | None, answer: Row) -> bool:
+    """Whether a target was fooled, by the rule "label", "changed" or "targeted".
+
+    A prediction of -1 (logits that are not finite) is no answer, and no success.
+    """
+    pred = answer["adv_pred"]
+    if rule == "targeted":
+        return bool(pred >= 0 and pred == target_label)
+    reference = label if rule == "label" else answer["clean_pred"]
+    return bool(pred >= 0 and reference >= 0 and pred != reference)
+
+
+def _within(cell: Cell, row: Row) -> bool:
+    """Whether a smallest perturbation is one at all, and no larger than eps."""
+    size = LEVELS * row[cell.config.norm.name]
+    return bool(0 < size <= cell.eps_effective * (1 + 1e-6))
+
+
+def image_hash(image: np.ndarray[Any, Any]) -> str:
+    """sha256 of an image's bytes, from (3, H, W) in the order (H, W, 3)."""
+    return hashlib.sha256(np.ascontiguousarray(image.transpose(1, 2, 0)).tobytes()).hexdigest()
+
+
+def norms(clean: Pixels, image: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Sizes of a perturbation, images in [0, 1]: linf, l2, mean_abs, rel_l2 and the cosine.
+
+    Args:
+        clean: (3, H, W) uint8.
+        image: the adversarial image, (3, H, W): uint8, or floating point in [0, 1].
+    """
+    x = clean.astype(np.float64)
+    a = image.astype(np.float64) * (1 if image.dtype == np.uint8 else LEVELS)
+    v = a - x
+    # Not numpy's norm and dot: they start threads of their own, which cost more than they give.
+    xx, aa, vv, xa = (float((p * q).sum()) for p, q in ((x, x), (a, a), (v, v), (x, a)))
+    return {
+        "linf": float(np.abs(v).max()) / LEVELS,
+        "l2": math.sqrt(vv) / LEVELS,
+        "mean_abs": float(np.abs(v).mean()) / LEVELS,
+        "rel_l2": math.sqrt(vv / xx) if xx else 0.0,
+        "cosine": xa / math.sqrt(xx * aa) if xx and aa else 1.0,
+    }
+
+
+def _of_cell(lab: Lab) -> Row:
+    cell, c = lab.cell, lab.cell.config
+    names = {"suite": cell.suite.name, "cell": cell.id, "source": cell.source}
+    attack = {"attack": c.attack.name, "attack_hash": cell.attack_hash, "norm": c.norm.name}
+    budget = {"eps": c.eps, "eps_effective": cell.eps_effective, "steps": c.steps, "seed": c.seed}
+    return names | attack | budget
+
+
+def _of_image(m: Crafted) -> Row:
+    """What a row says of the image itself, whatever the target."""
+    chosen: Chosen = m.item.tag
+    what = {"position": chosen.position, "image_id": chosen.entry.image_id}
+    what |= {"label": chosen.entry.label, "target_label": chosen.target_label}
+    cost = {"steps_used": m.steps_used, "first_success_step": m.first_success_step}
+    cost |= {"forwards": m.forwards, "backwards": m.backwards}
+    return what | cost | {"adv_sha256": image_hash(m.image)} | norms(m.item.pixels, m.image)
+
+
+def _answers(lab: Lab, name: str, chosen: Chosen, adv: Answer) -> Row:
+    """A network's answers to the clean and the adversarial image."""
+    clean = lab.clean_answer(name, chosen.entry.image_id)
+    assert clean is not None  # `select` asked for it
+    return {
+        "clean_pred": clean.pred,
+        "clean_conf": clean.conf,
+        "adv_pred": adv.pred,
+        "adv_conf": adv.conf,
+    }

@@ -1,0 +1,96 @@
+"""Which images are attacked, in which order, and which label a targeted attack wants."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from agr.data.manifest import Entry
+from agr.evaluation.predictions import Lab
+from agr.models.logits import NO_ANSWER
+from agr.utils.errors import ConfigError
+from agr.utils.hashing import draw
+
+
+class Chosen(NamedTuple):
+    """An image of the selection."""
+
+    position: int
+    entry: Entry
+    target_label: int | None
+
+
+class Selection(NamedTuple):
+    """The first images of the seeded order that the selecting networks get right."""
+
+    chosen: list[Chosen]
+    total: int | None  # how many there are in all, once that is known
+
+
+def select(lab: Lab, n: int) -> Selection:
+    """The first `n` eligible images, fewer if there are not so many.
+
+    The order is a hash of (seed, image id), so the first n stay the same when n grows, and don't
+    depend on the other images of the suite. Clean answers of the selecting networks are known
+    afterwards for every chosen image, those of the source and the targets for the shard's own,
+    which alone have their target labels; bad files are in `lab.bad`.
+    """
+    cell = lab.cell
+    deciding = cell.selecting or [cell.source]
+    entries = lab.order()
+    found: list[Entry] = []
+    chunk, start = 4 * lab.numeric.width, 0
+    silent = not cell.config.progress
+    try:
+        with tqdm(total=n, unit="img", desc="choosing", disable=silent, leave=False) as bar:
+            while len(found) < n and start < len(entries):
+                batch = entries[start : start + chunk]
+                lab.clean(deciding, batch)
+                found += [e for e in batch if _eligible(lab, deciding, e)]
+                start += chunk
+                bar.update(min(n, len(found)) - bar.n)
+        total = len(found) if start >= len(entries) else None
+        found = found[:n]
+        mine = [e for i, e in enumerate(found) if cell.mine(i)]
+        lab.clean(dict.fromkeys([cell.source, *cell.targets]), mine)
+    finally:
+        lab.keep()
+    chosen = [
+        Chosen(i, e, _target_label(lab, e) if cell.mine(i) else None) for i, e in enumerate(found)
+    ]
+    return Selection(chosen, total)
+
+
+def _eligible(lab: Lab, deciding: list[str], entry: Entry) -> bool:
+    said = [lab.clean_answer(name, entry.image_id) for name in deciding]
+    if any(answer is None for answer in said):
+        return False  # its file is bad
+    return not lab.cell.selecting or all(a is not None and a.pred == entry.label for a in said)
+
+
+def _target_label(lab: Lab, entry: Entry) -> int | None:
+    """The label that a targeted attack wants, as `attack.target` says. Raises ConfigError.
+
+    "file": the manifest's own; "least_likely": the source's least likely class for the clean image
+    (Kurakin et al., arXiv:1607.02533, section 2.3), -1, which isn't attacked, if that is the true
+    one (which select=none allows); "random": a class other than the true one,
+    uniform, by image id. None: the manifest's where it has one, else random.
+    """
+    attack = lab.cell.config.attack
+    if not attack.targeted:
+        return None
+    if attack.target == "least_likely":
+        own = lab.clean_answer(lab.cell.source, entry.image_id)
+        assert own is not None  # it was just asked
+        return own.least if own.least != entry.label else NO_ANSWER
+    if attack.target != "random" and entry.target is not None:
+        return entry.target
+    if attack.target == "file":
+        raise ConfigError(
+            f"attack.target=file: the file of labels has no target for {entry.image_id}: give a "
+            "CSV with filename,label,target (data.labels=…), or use random or least_likely"
+        )
+    classes = lab.cell.classes
+    shift = draw(lab.cell.config.seed, entry.image_id, "target") % (classes - 1)
+    return (entry.label + 1 + shift) % classes

@@ -1,0 +1,83 @@
+"""What one job does, and what it does when it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from submitit.core.utils import DelayedSubmission
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR2)
+
+
+class Stopped(BaseException):
+    """A signal that ends a job. No Exception: nobody on the way up may take it for an error."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell's shard, by the words of its command line."""
+
+    words: list[str]
+    cpus: int | None = None  # its share of the machine
+
+    def __call__(self) -> None:
+        """Run it. Raises what goes wrong, and SystemExit if the job is stopped.
+
+        What is finished is written first. Only then is it submitit's turn, whose handler of USR2
+        puts the job back into the queue: Slurm kills a job as soon as it is requeued.
+        """
+        if self.cpus:  # torch asks here, and would else take every core of a shared machine
+            os.environ.setdefault("OMP_NUM_THREADS", str(self.cpus))
+        from agr.jobs.session import run_words
+
+        requeue = signal.getsignal(signal.SIGUSR2)
+        try:
+            with stopping():
+                run_words(self.words)
+        except Stopped as e:
+            if e.number == signal.SIGUSR2 and callable(requeue):
+                requeue(e.number, None)  # raises SystemExit, or that it was once too often
+            raise SystemExit(128 + e.number) from None
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit puts back into the queue: the records know what is done."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Have the first signal that ends a job raise Stopped, and those after it do nothing.
+
+    Such are USR2, before the time is up, and SIGTERM where a job is cancelled or preempted, with
+    SIGKILL some seconds later (KillWait). Slurm sends SIGTERM twice: the second would meet what the
+    first began, the writing of what is finished.
+    """
+
+    def ignore(number: int, frame: FrameType | None) -> None:
+        pass
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for n in STOPPING:
+            signal.signal(n, ignore)
+        raise Stopped(number)
+
+    before = {n: signal.signal(n, stop) for n in STOPPING}
+    try:
+        yield
+    finally:
+        for n, handler in before.items():
+            if signal.getsignal(n) is stop:  # nobody stopped it
+                signal.signal(n, handler)

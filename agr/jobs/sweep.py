@@ -1,0 +1,59 @@
+"""A sweep as jobs, one per cell and shard: on a Slurm cluster, or as processes of this machine.
+
+submitit submits; what to submit, and when a job is over, is decided here. hydra-submitit-launcher
+gives the schema of `hydra.launcher` and no more: its own launch() runs finished cells again, raises
+the first failure only, and waits for ever for a cancelled job where Slurm keeps no accounts.
+
+What counts is what the records hold: not what Slurm or Python say of a job.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from agr.config.cell import Cell
+from agr.config.overrides import without_flags
+from agr.jobs.launcher import Launcher, launcher_of, of_launcher
+from agr.jobs.pools import LocalPool, Pool, SlurmPool
+from agr.jobs.tasks import Task, count, different, failure_of, report, undone
+
+__all__ = ["Launcher", "launcher_of", "sweep"]
+
+
+def sweep(launcher: Launcher, words: Sequence[str], cells: Sequence[Cell]) -> int:
+    """Submit what is missing of a sweep, and wait for it.
+
+    `cells` are the cells and shards that the command line `words` means, checked. Returns the
+    command's exit code: 1 if anything failed or is missing. Raises ConfigError for what is refused
+    before it is submitted, and KeyboardInterrupt if the user stops waiting.
+    """
+    cells = different(cells)
+    tasks = [Task(cell) for cell in undone(cells)]
+    before = f"{len(cells) - len(tasks)} finished before"
+    if not tasks:
+        print(f"{count(len(cells), 'job')}: {before}, nothing is missing, none submitted")
+        return 0
+    pool: Pool = SlurmPool(launcher) if launcher.kind == "slurm" else LocalPool(launcher)
+    shown = [word for word in without_flags(words) if not of_launcher(word)]
+    print(f"{count(len(cells), 'job')}: {before}, {len(tasks)} to do; all of them on one page:")
+    print(shlex.join(["python", "-m", "agr.status", "-m", *shown]), flush=True)
+    try:
+        pool.begin(tasks)
+        _wait(pool, tasks)
+    except KeyboardInterrupt:
+        pool.leave(tasks)
+        raise
+    print(report(tasks), flush=True)
+    return int(any(task.failure for task in tasks))
+
+
+def _wait(pool: Pool, tasks: Sequence[Task]) -> None:
+    """Wait for all jobs, and say of each how it ended."""
+    left = list(tasks)
+    while left:
+        for task in pool.over(left):
+            left.remove(task)
+            task.over, task.failure = True, failure_of(task)
+            word = "failed" if task.failure else "done"
+            print(f"[{len(tasks) - len(left)}/{len(tasks)}] {word}: {task.name}", flush=True)

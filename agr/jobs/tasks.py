@@ -1,0 +1,171 @@
+"""Which cells of a sweep need a job, and what became of it."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shlex
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import agr.jobs.slurm_job
+from agr.config.cell import Cell
+from agr.jobs.launcher import of_launcher
+from agr.records.precision import twin
+from agr.records.progress import lacking, wanted_positions
+from agr.records.store import Records
+from agr.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from submitit.core.utils import JobPaths
+
+
+@dataclass(eq=False)
+class Task:
+    """A cell's shard, and the job that does it."""
+
+    cell: Cell
+    id: str = ""  # of the job: Slurm's "12", "12_3" in an array, or a process
+    paths: JobPaths | None = None  # submitit's, of the job's log files and result
+    process: Any = None  # submitit's, of a job on this machine
+    state: str = ""  # what was said of the job last
+    waits: bool = False  # in the queue
+    looks: int = 0  # that found the job over, in a row
+    over: bool = False
+    failure: str | None = None  # why it wasn't done
+
+    @property
+    def name(self) -> str:
+        """On screen: what tells it from the others of most sweeps."""
+        c = self.cell.config
+        shard = f" shard {c.shard}" if self.cell.shard[1] > 1 else ""
+        return f"{c.attack.name} {c.norm.name} {c.eps:g} {self.cell.source}{shard}"
+
+    @property
+    def words(self) -> list[str]:
+        """Of its command line, without those for the launcher."""
+        return [word for word in self.cell.words if not of_launcher(word)]
+
+    @property
+    def log(self) -> str:
+        """Where the job's errors stand."""
+        if self.paths is None:
+            return "none"
+        return str(self.paths.stderr if self.paths.stderr.exists() else self.paths.stdout)
+
+    def has_result(self) -> bool:
+        """Whether submitit has left the job's result."""
+        if self.paths is None:
+            return False
+        refresh(self.paths.folder)
+        return self.paths.result_pickle.exists()
+
+
+def different(cells: Iterable[Cell]) -> list[Cell]:
+    """`cells` without those that are the same, and without shards that have no images."""
+    once = {(str(cell.folder), repr(cell.config)): cell for cell in cells}
+    return [cell for cell in once.values() if wanted_positions(cell, Records(cell.folder))]
+
+
+def undone(cells: Iterable[Cell]) -> list[Cell]:
+    """Those of `cells` (and shards) that lack something, a comparison with fp32 included.
+
+    A cell's records are read once for all of its shards. Raises ConfigError for a run.json that
+    can't be read.
+    """
+    missing: dict[str, set[int]] = {}
+    found = []
+    for cell in cells:
+        whole = cell.whole
+        key = f"{whole.folder} {whole.config}"
+        if key not in missing:
+            missing[key] = _missing(whole)
+        if any(map(cell.mine, missing[key])):
+            found.append(cell)
+    return found
+
+
+def _missing(cell: Cell, lost: Collection[int] = ()) -> set[int]:
+    """The positions of a cell's shard that lack something, but for the `lost` ones."""
+    records = Records(cell.folder)
+    run, wanted = records.run(), wanted_positions(cell, records) - {*lost}
+    if run is None or (twin(cell) and "against_fp32" not in run):
+        return wanted
+    lack = lacking(cell, records, wanted)
+    return wanted if lack is None else lack  # of a damaged part a run does the images again
+
+
+def failure_of(task: Task) -> str | None:
+    """Why the job of a task, which is over, did not do it; None if it did."""
+    outcome, text = _result(task.paths.result_pickle) if task.paths else ("", "")
+    if outcome == "error":
+        return shortened(text)
+    try:
+        refresh(task.cell.folder)
+        lost = (Records(task.cell.folder).run() or {}).get("lost", [])  # files that went bad
+        if not _missing(task.cell, lost):
+            return None
+    except ConfigError as e:
+        return str(e)
+    if outcome == "success":
+        return "the job ended well, but rows are missing"
+    return task.state or "the job is gone, and left no result"
+
+
+def _result(path: Path) -> tuple[str, str]:
+    """submitit's ("success", …) or ("error", traceback); ("", "") if the job left none."""
+    refresh(path.parent)
+    try:
+        outcome, value = pickle.loads(path.read_bytes())
+        return outcome, str(value)
+    except Exception:  # there is none, or half of one; the records say what is done
+        return "", ""
+
+
+def refresh(folder: Path) -> None:
+    """Have a shared file system say what is in `folder` now, rather than a minute ago."""
+    try:
+        folder.chmod(folder.stat().st_mode & 0o7777)
+    except OSError:  # not ours, or not there
+        return
+
+
+def shortened(traceback: str) -> str:
+    """A traceback from our part on; of an error of ours or submitit's, only what it says."""
+    lines = traceback.strip().splitlines()
+    if lines and re.match(r"(agr|submitit)(\.\w+)+: ", lines[-1]):
+        return lines[-1].partition(": ")[2]
+    ours = [i for i, line in enumerate(lines) if f'"{agr.jobs.slurm_job.__file__}"' in line]
+    return "\n".join([*lines[:1], *lines[ours[0] :]]) if ours else traceback.strip()
+
+
+def report(tasks: Sequence[Task]) -> str:
+    """What became of the tasks; of those that failed why, their commands and log files."""
+    failed = [task for task in tasks if task.failure]
+    if not failed:
+        return f"{count(len(tasks), 'job')} done"
+    first = {task.failure: task for task in reversed(failed)}
+    parts = [_about(task, first[task.failure]) for task in failed]
+    end = (
+        f"{len(failed)} of {count(len(tasks), 'job')} failed; the same command does what is missing"
+    )
+    return "\n\n".join(["", *parts, end])
+
+
+def _about(task: Task, first: Task) -> str:
+    """A failed task; why is told once, of the `first` that failed so."""
+    why = (task.failure or "").splitlines()
+    lines = [
+        f"{task.name}, job {task.id or 'none'}:",
+        *(why if task is first or len(why) == 1 else [f"{why[-1]} (as {first.name})"]),
+        f"its command: {shlex.join(['python', '-m', 'agr.run', *task.words])}",
+        f"its log: {task.log}",
+    ]
+    return "\n  ".join(lines)
+
+
+def count(n: int, what: str) -> str:
+    """1 job, 2,000 jobs."""
+    return f"{n:,} {what}{'s' * (n != 1)}"

@@ -1,0 +1,69 @@
+"""Weight files: where a network's are, and whether they are the ones that are meant."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+from agr.config.schema import NetworkConfig
+from agr.utils.errors import ConfigError, first_line
+from agr.utils.hub import (
+    HUB,
+    WEIGHT_FILES,
+    WEIGHT_SUFFIXES,
+    hub_file,
+)
+
+
+def check_weights(name: str, config: NetworkConfig) -> str:
+    """The sha256 of a network's weight file. Raises ConfigError if it is missing or another."""
+    path = weights_file(name, config)
+    found = _sha256(path, path.stat().st_mtime_ns)
+    if config.sha256 and found != config.sha256:
+        raise ConfigError(
+            f"network {name}: {path} has sha256 {found[:12]}…, the suite says "
+            f"{config.sha256[:12]}…: restore the file, or correct the suite if the new one is meant"
+        )
+    return found
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, changed: int) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def weights_file(name: str, config: NetworkConfig) -> Path:
+    """The weight file of a network: a local one, or the hub's, fetched where it isn't cached yet.
+
+    Raises ConfigError, which says what is missing and where to put it.
+    """
+    weights = config.weights
+    if weights.startswith(HUB):
+        own = f"suite.networks.{name}.weights=FILE"
+        if config.title in (name, name.removeprefix("timm/")):  # no suite has it
+            own = f"{config.tag}:FILE in place of {name}"
+        hub_id = weights.removeprefix(HUB)
+        return hub_file(hub_id, WEIGHT_FILES, f"network {name}", f"; or name a file: {own}")
+    if "://" in weights or not weights:
+        raise ConfigError(
+            f"network {name}: its weights are not on the hub: fetch {weights or 'them'} and write "
+            f"{config.tag or config.architecture}:path/to/file in place of {name}"
+        )
+    path = _expanded(weights, name)
+    if not path.is_file():
+        raise ConfigError(f"network {name}: there is no weight file {path}: correct the path")
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise ConfigError(
+            f"network {name}: {path} is no weight file: known endings are "
+            f"{', '.join(WEIGHT_SUFFIXES)}"
+        )
+    return path
+
+
+def _expanded(weights: str, name: str) -> Path:
+    try:
+        return Path(weights).expanduser()
+    except RuntimeError as e:  # ~someone who is not known here
+        raise ConfigError(f"network {name}: {weights} has no home folder: {first_line(e)}") from e

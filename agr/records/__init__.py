@@ -1,0 +1,1 @@
+"""Records of cells: files, progress, audit. Needs neither torch nor timm."""

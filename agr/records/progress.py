@@ -1,0 +1,81 @@
+"""What of a cell is done and what is missing. Reads records only: needs neither torch nor timm."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from agr.config.cell import Cell
+from agr.records.store import Damaged, Records
+
+
+class Todo(NamedTuple):
+    """Positions of the selection that lack something."""
+
+    rows: dict[str, set[int]]  # by target
+    trace: set[int]
+    adversarials: set[int]
+    to_craft: set[int]  # to be crafted (again)
+    to_score: set[int]  # lack rows only, and their adversarial image is saved
+
+
+def todo(cell: Cell, records: Records, wanted: set[int]) -> Todo:
+    """What the positions `wanted` lack of what the config asks for."""
+    c = cell.config
+    scored = records.scored()
+    rows = {target: wanted - scored.get(target, set()) for target in cell.targets}
+    saved = records.positions("adversarials")
+    trace = wanted - records.positions("trace") if c.trace else set()
+    adversarials = {p for p in wanted - saved if p < cell.saves}
+    lacking = set().union(*rows.values())
+    to_craft = trace | adversarials | (lacking - saved)
+    return Todo(rows, trace, adversarials, to_craft, lacking - to_craft)
+
+
+def wanted_positions(cell: Cell, records: Records) -> set[int]:
+    """The positions of this run's shard; fewer than n_images once the images are known to be."""
+    n, eligible = cell.config.n_images, (records.run() or {}).get("eligible")
+    return set(filter(cell.mine, range(n if eligible is None else min(n, eligible))))
+
+
+def finished(cell: Cell, records: Records) -> bool:
+    """Whether the records hold all that this config asks for. Raises ConfigError (run.json)."""
+    if records.run() is None:
+        return False
+    return lacking(cell, records, wanted_positions(cell, records)) == set()
+
+
+def lacking(cell: Cell, records: Records, wanted: set[int]) -> set[int] | None:
+    """The positions of `wanted` that lack something; None where a part is damaged."""
+    try:
+        work = todo(cell, records, wanted)
+    except Damaged:
+        return None
+    return work.to_craft | work.to_score
+
+
+class Progress(NamedTuple):
+    """How far a cell is."""
+
+    word: str  # done | done, 2 lost | 5 of 12 left | damaged | missing
+    missing: int  # images still to be crafted or scored
+    wanted: int  # images in all
+
+
+def progress(cell: Cell, records: Records) -> Progress:
+    """How far a cell is. What is lost, since files of images went bad, counts as done.
+
+    Raises ConfigError (run.json).
+    """
+    run = records.run()
+    wanted = wanted_positions(cell, records)
+    if run is None:
+        return Progress("missing", len(wanted), len(wanted))
+    lack = lacking(cell, records, wanted)
+    if lack is None:
+        return Progress("damaged", len(wanted), len(wanted))
+    lost = lack & {*run.get("lost", [])}
+    missing = len(lack - lost)
+    if not missing:
+        return Progress(f"done, {len(lost)} lost" if lost else "done", 0, len(wanted))
+    word = "missing" if missing == len(wanted) else f"{missing} of {len(wanted)} left"
+    return Progress(word, missing, len(wanted))

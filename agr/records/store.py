@@ -1,0 +1,416 @@
+"""What a run leaves behind: typed rows in part files, and run.json.
+
+A cell's folder holds `rows-*.parquet` (one row per image and target), on request
+`trace-*.parquet` (one per image and step) and `adversarials-*.parquet` (8-bit images, clean and
+adversarial), and
+`run.json`. Parts are written whole and renamed, rows last, so whatever is there is complete; what
+is done is a set of positions, so a run that was killed goes on where it was. Names of parts end in
+a hash of their content, and run.json holds one of its own: what a disk does to them is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import SoftFileLease
+from numpy.typing import NDArray
+
+from agr.utils.errors import ConfigError
+from agr.utils.files import DRAFT, HASH_LENGTH, is_whole, read_text, write_json, write_named
+from agr.utils.locks import Busy, check_ours, locked
+from agr.utils.signals import unbroken
+
+SCHEMA_VERSION = 4
+IMAGES_AT_ONCE = 64
+DAMAGED = "damaged"  # a folder: parts that were set aside
+
+
+def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"meaning": meaning})
+
+
+# Unknown or absent values are null: a target label of an untargeted attack, a step of first
+# success where there is none, or where nobody looked (an attack whose gradients are elsewhere looks
+# at its iterates for a stop or a trace only). A prediction of -1 says that the logits were not
+# finite.
+ROWS = pa.schema(
+    [
+        _field("suite", pa.string(), "name of the suite"),
+        _field("cell", pa.string(), "identity of the cell (agr.config.cell.Cell.id)"),
+        _field("attack", pa.string(), "name of the attack"),
+        _field("attack_hash", pa.string(), "hash of its parts and parameters"),
+        _field("norm", pa.string(), "linf | l2"),
+        _field("eps", pa.float64(), "budget as asked for, 0-255 scale"),
+        _field("eps_effective", pa.float64(), "budget in effect, 0-255 scale"),
+        _field("steps", pa.int32(), "steps allowed, T"),
+        _field("seed", pa.int64(), "seed of the choice of images and target labels"),
+        _field("source", pa.string(), "network the image was crafted on; a+b: an ensemble"),
+        _field("target", pa.string(), "network that was scored; a/b: a with defense b"),
+        _field("white_box", pa.bool_(), "the target is the source, or one of its members"),
+        _field("position", pa.int32(), "place of the image in the selection, from 0"),
+        _field("image_id", pa.string(), "file name without its ending"),
+        _field("label", pa.int32(), "true class"),
+        _field("target_label", pa.int32(), "class a targeted attack wants"),
+        _field("adv_sha256", pa.string(), "of the scored image's bytes, (H, W, 3)"),
+        _field("clean_pred", pa.int32(), "target's class for the clean image"),
+        _field("clean_conf", pa.float32(), "its softmax probability"),
+        _field("adv_pred", pa.int32(), "target's class for the adversarial image"),
+        _field("adv_conf", pa.float32(), "its softmax probability"),
+        _field("source_clean_pred", pa.int32(), "source's class for the clean image"),
+        _field("source_clean_conf", pa.float32(), "its softmax probability"),
+        _field("source_adv_pred", pa.int32(), "source's class for the adversarial image"),
+        _field("source_adv_conf", pa.float32(), "its softmax probability"),
+        _field("success", pa.bool_(), "as the config's `success` says"),
+        _field("first_success_step", pa.int32(), "first iterate seen to fool the source, from 0"),
+        _field("steps_used", pa.int32(), "steps taken; null: another library's"),
+        _field("forwards", pa.int32(), "forward passes for this image, of every member"),
+        _field("backwards", pa.int32(), "gradients for this image, of every member"),
+        _field("linf", pa.float64(), "max |v|, images in [0, 1]"),
+        _field("l2", pa.float64(), "||v||_2, images in [0, 1]"),
+        _field("mean_abs", pa.float64(), "mean |v|, images in [0, 1]"),
+        _field("rel_l2", pa.float64(), "||v||_2 / ||x||_2"),
+        _field("cosine", pa.float64(), "cosine similarity of clean and adversarial image"),
+    ]
+)
+TRACE = pa.schema(
+    [
+        _field("position", pa.int32(), "place of the image in the selection"),
+        _field("image_id", pa.string(), "file name without its ending"),
+        _field("step", pa.int32(), "iterate; 0 is the clean image, the last one is scored"),
+        _field("fooled", pa.bool_(), "whether the source was fooled by it"),
+        _field("l2", pa.float64(), "||v||_2, images in [0, 1]"),
+        _field("cosine", pa.float64(), "cosine similarity with the clean image"),
+    ]
+)
+ADVERSARIALS = pa.schema(
+    [
+        _field("position", pa.int32(), "place of the image in the selection"),
+        _field("image_id", pa.string(), "file name without its ending"),
+        _field("label", pa.int32(), "true class"),
+        _field("target_label", pa.int32(), "class a targeted attack wants"),
+        _field("adv_sha256", pa.string(), "of `pixels`"),
+        _field("height", pa.int32(), "pixels"),
+        _field("width", pa.int32(), "pixels"),
+        _field("pixels", pa.binary(), "uint8, (height, width, 3)"),
+        _field("clean_pixels", pa.binary(), "of the clean image, in the same geometry"),
+        _field("steps_used", pa.int32(), "as in the rows"),
+        _field("first_success_step", pa.int32(), "as in the rows"),
+        _field("forwards", pa.int32(), "as in the rows"),
+        _field("backwards", pa.int32(), "as in the rows"),
+    ]
+)
+# Rows come last: a part counts once its rows are there.
+TABLES = {"trace": TRACE, "adversarials": ADVERSARIALS, "rows": ROWS}
+
+KEYS = {"trace": ["position", "step"], "adversarials": ["position"], "rows": ["position", "target"]}
+
+
+class Damaged(ConfigError):
+    """A part file that isn't as it was written."""
+
+
+class Part(NamedTuple):
+    """A part file: KIND-SHARD-NUMBER-HASH.parquet."""
+
+    path: Path
+    kind: str
+    shard: str  # "0of1"
+    number: int
+
+    @property
+    def own(self) -> tuple[str, int]:
+        """What it shares with the other files that were written with it."""
+        return self.shard, self.number
+
+
+PART = re.compile(rf"({'|'.join(TABLES)})-(\d+of\d+)-(\d{{5,}})-[0-9a-f]{{{HASH_LENGTH}}}\.parquet")
+
+
+def part_of(path: Path) -> Part | None:
+    """A file's part, by its name; None if it is none."""
+    match = PART.fullmatch(path.name)
+    return match and Part(path, match[1], match[2], int(match[3]))
+
+
+class Records:
+    """The folder of one cell."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._lease: SoftFileLease | None = None
+
+    # ---- run.json --------------------------------------------------------------------------------
+
+    @property
+    def run_file(self) -> Path:
+        """run.json: what was run, on what, and for how long."""
+        return self.folder / "run.json"
+
+    def run(self) -> dict[str, Any] | None:
+        """The content of run.json, or None. Raises ConfigError for an unreadable or older one."""
+        try:
+            run = json.loads(read_text(self.run_file))
+            version = run["schema_version"]
+            digest = run.pop("digest", None)
+        except FileNotFoundError:
+            if self.parts("rows"):
+                raise ConfigError(
+                    f"{self.folder} has rows but no run.json, which says what they are: restore "
+                    "it, or move the folder away"
+                ) from None
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+            raise self._damaged_run() from e
+        if version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"{self.run_file} has schema {version!r}, this program writes {SCHEMA_VERSION}: "
+                "use another outputs=… folder"
+            )
+        if digest != _digest(run):
+            raise self._damaged_run()
+        return dict(run)
+
+    def _damaged_run(self) -> ConfigError:
+        return ConfigError(
+            f"{self.run_file} is damaged, or was edited: restore it, or move {self.folder} away"
+        )
+
+    def update_run(self, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Change run.json in place, one writer at a time; its new content."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / ".run.lock") as lease:
+            for draft in self.folder.glob(f".run.json.*{DRAFT}"):  # of who was killed here
+                draft.unlink(missing_ok=True)
+            run = self.run() or {"schema_version": SCHEMA_VERSION}
+            change(run)
+            run = json.loads(json.dumps(run))  # as it will be read: tuples are lists
+            check_ours(lease, self.folder.name)
+            with unbroken():
+                write_json(self.run_file, run | {"digest": _digest(run)})
+            return run
+
+    def drop_run(self) -> None:
+        """Take run.json away, unless there are rows that it tells of."""
+        with locked(self.folder / ".run.lock"):
+            if not self._parts("rows"):
+                self.run_file.unlink(missing_ok=True)
+
+    # ---- shards ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, shard: str, *, wait: bool = False) -> Iterator[None]:
+        """Keep other writers of this cell and shard away.
+
+        Raises Busy if a living process is at work, unless it is to `wait` for it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.lock_file(shard), wait=wait) as self._lease:
+                yield
+        except Busy as e:
+            raise Busy(
+                f"shard {shard} of {self.folder.name} is being run: {e}; wait for it (wait=true), "
+                "or run another shard"
+            ) from None
+        finally:
+            self._lease = None
+
+    def lock_file(self, shard: str) -> Path:
+        """The lock of a shard, "0/3"."""
+        return self.folder / f".shard-{_plain(shard)}.lock"
+
+    def lock_files(self) -> list[Path]:
+        """The locks of all shards that are held, or were when their process died."""
+        return sorted(self.folder.glob(".shard-*.lock"))
+
+    def note_failure(self, shard: str, failure: Mapping[str, Any] | None) -> None:
+        """Keep what went wrong with a shard, {"error": …, …}; None: nothing did."""
+        path = self.folder / f"failed-{_plain(shard)}.json"
+        if failure is None:
+            path.unlink(missing_ok=True)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, failure)
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """What `note_failure` kept, by shard."""
+        found = {}
+        for path in sorted(self.folder.glob("failed-*.json")):
+            with suppress(OSError, ValueError):  # gone, since the shard was done meanwhile
+                failure = json.loads(path.read_text(encoding="utf-8"))
+                if isinstance(failure, dict) and "error" in failure:
+                    shard = path.stem.removeprefix("failed-").replace("of", "/")
+                    found[shard] = failure
+        return found
+
+    # ---- parts -----------------------------------------------------------------------------------
+
+    def write_part(
+        self,
+        shard: str,
+        tables: Mapping[str, Sequence[Mapping[str, Any]]],
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write one part: the rows, and whatever else belongs to the same images.
+
+        The file of rows is always written, if need be empty: it makes the others count. `about` is
+        kept in the files' metadata. Raises ConfigError if another process has taken the lock over.
+        """
+        if self._lease is not None:
+            check_ours(self._lease, f"shard {shard} of {self.folder.name}")
+        stem = _plain(shard)
+        # Of all kinds: a number that a kill left without its rows is never used again.
+        before = [part.number for part in self._parts() if part.shard == stem]
+        number = max(before, default=-1) + 1
+        note = {"agr": json.dumps(dict(about or {}))}
+        with unbroken():
+            for kind, schema in TABLES.items():
+                if tables.get(kind) or kind == "rows":
+                    table = pa.Table.from_pylist(list(tables.get(kind, ())), schema=schema)
+                    content = io.BytesIO()
+                    table = table.replace_schema_metadata(note)
+                    pq.write_table(table, content, compression="zstd")
+                    stems = f"{kind}-{stem}-{number:05d}"
+                    write_named(self.folder, stems, ".parquet", content.getvalue())
+
+    def parts(self, kind: str) -> list[Part]:
+        """The parts of a kind that count, in their order: those that have rows."""
+        # What a kill left without its rows is no part: its images are crafted again.
+        with_rows = {part.own for part in self._parts("rows")}
+        return [part for part in self._parts(kind) if part.own in with_rows]
+
+    def _parts(self, kind: str = "*") -> list[Part]:
+        paths = sorted(self.folder.glob(f"{kind}-*.parquet"))
+        return [part for path in paths if (part := part_of(path))]
+
+    def mend(self, shard: str) -> list[str]:
+        """Set damaged parts aside and clear away what a killed writer left; what was found.
+
+        To be called by who holds the lock of `shard`.
+        """
+        if self._lease is not None:
+            check_ours(self._lease, f"shard {shard} of {self.folder.name}")
+        stem, found = _plain(shard), []
+        for part in self._parts():
+            if not is_whole(part.path):
+                with suppress(FileNotFoundError):  # another shard was first
+                    (self.folder / DAMAGED).mkdir(exist_ok=True)
+                    part.path.rename(self.folder / DAMAGED / part.path.name)
+                    again = "" if part.shard == stem else " by the next run of its shard"
+                    found.append(
+                        f"{part.path.name} was damaged: it is set aside in {DAMAGED}, and its "
+                        f"images are done again{again}"
+                    )
+        whole = {part.own for part in self._parts("rows")}
+        for part in self._parts():
+            if part.shard == stem and part.own not in whole:
+                part.path.unlink(missing_ok=True)
+        for draft in self.folder.glob(f".*-{stem}-*{DRAFT}"):
+            draft.unlink(missing_ok=True)
+        return found
+
+    # ---- reading ---------------------------------------------------------------------------------
+
+    def read(self, kind: str = "rows", columns: list[str] | None = None) -> pd.DataFrame:
+        """All rows of a kind, "rows", "trace" or "adversarials"; empty where there are none."""
+        return self.table(kind, columns).to_pandas(types_mapper=_NULLABLE.get)
+
+    def table(self, kind: str = "rows", columns: list[str] | None = None) -> pa.Table:
+        """The same as an Arrow table, in which unknown values are None.
+
+        What overlapping shards made twice (bitwise the same) counts once. Raises Damaged.
+        """
+        columns = columns or TABLES[kind].names
+        wanted = list(dict.fromkeys([*columns, *KEYS[kind]]))
+        tables = [TABLES[kind].empty_table().select(wanted)]
+        # Pixels are many bytes to hash for a question about positions.
+        trusting = kind == "adversarials" and not {"pixels", "clean_pixels"} & {*wanted}
+        tables += [self.read_part(part, wanted, trusting) for part in self.parts(kind)]
+        table = pa.concat_tables(tables)
+        again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
+        return table.filter(pa.array(~again)).select(columns)
+
+    def read_part(self, part: Part, columns: list[str], trusting: bool = False) -> pa.Table:
+        """Columns of one part, of which the hash is looked at unless it is `trusting`.
+
+        Raises Damaged.
+        """
+        try:
+            if part.path.is_file() and (trusting or is_whole(part.path)):
+                table = pq.read_table(part.path, columns=columns, schema=TABLES[part.kind])
+                return table.replace_schema_metadata(None)
+        except (pa.ArrowException, OSError) as e:
+            if isinstance(e, OSError) and e.errno is not None:  # of the system, not of Parquet
+                raise
+            raise self._damaged_part(part) from e
+        raise self._damaged_part(part)
+
+    def _damaged_part(self, part: Part) -> Damaged:
+        return Damaged(
+            f"{part.path} is damaged: run the cell again, which sets it aside and does its images "
+            "once more"
+        )
+
+    def about(self, part: Part) -> dict[str, Any]:
+        """What `write_part` was told of a part. Raises Damaged."""
+        try:
+            found = json.loads((pq.read_schema(part.path).metadata or {})[b"agr"])
+            return dict(found)
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as e:
+            raise self._damaged_part(part) from e
+
+    def saved_images(self, positions: set[int]) -> Iterator[list[dict[str, Any]]]:
+        """The rows of "adversarials" at `positions`, a few at a time: all would fill the memory.
+
+        Raises Damaged.
+        """
+        left = set(positions)
+        for part in self.parts("adversarials"):
+            known = self.read_part(part, ["position"], trusting=True)["position"].to_pylist()
+            if left.isdisjoint(known):  # its pixels are many bytes to hash
+                continue
+            if not is_whole(part.path):
+                raise self._damaged_part(part)
+            for batch in pq.ParquetFile(part.path).iter_batches(IMAGES_AT_ONCE):
+                rows = [r for r in batch.to_pylist() if r["position"] in left]
+                left -= {r["position"] for r in rows}
+                if rows:
+                    yield rows
+
+    def positions(self, kind: str) -> set[int]:
+        """The positions that have rows of a kind."""
+        return set(self.read(kind, ["position"])["position"].tolist())
+
+    def scored(self) -> dict[str, set[int]]:
+        """The positions that have a row, by target."""
+        rows = self.read("rows", ["position", "target"])
+        return {str(t): set(p.tolist()) for t, p in rows.groupby("target")["position"]}
+
+
+def _plain(shard: str) -> str:
+    return shard.replace("/", "of")
+
+
+def _digest(run: Mapping[str, Any]) -> str:
+    text = json.dumps(run, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def image_of(row: Mapping[str, Any], column: str = "pixels") -> NDArray[np.uint8]:
+    """An image of a row of "adversarials", (height, width, 3)."""
+    flat = np.frombuffer(row[column], np.uint8)
+    return flat.reshape(row["height"], row["width"], 3)
+
+
+_NULLABLE = {pa.int32(): pd.Int32Dtype()}

@@ -1,0 +1,1 @@
+"""A paper's claims, judged on its printed tables and on records."""

@@ -1,0 +1,273 @@
+"""Judges claims on a paper's printed tables and on records, and says how sure that is.
+
+On records two places are compared image by image: rates by McNemar's exact test, means by a
+bootstrap over images, with Holm's correction over all comparisons of a claim. A printed table says
+neither on how many images it is nor which, so there only the direction counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from agr.report.claims.spec import EXPECTED, Claim, Claims, Compare, pairs_of
+from agr.report.claims.wording import UNDECIDED, Compared, bounds_in_words, in_words, measure_title
+from agr.report.outcomes import MEASURES, Outcomes, Place
+from agr.report.rates import NAN
+from agr.report.statistics import (
+    LEVEL,
+    bootstrap,
+    holm,
+    images_needed,
+    mcnemar,
+    smallest_difference,
+)
+from agr.utils.pixels import LEVELS
+
+SUPPORTED, CONTRADICTED = "supported", "contradicted"
+NOT_RUN, NOT_PRINTED, NOT_ASKED = "not run", "not printed", "not asked"
+INCOMPLETE = "incomplete"  # what is run speaks for it, or can't tell, and not all is run
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What becomes of a claim."""
+
+    verdict: str
+    why: str
+    compared: Sequence[Compared] = ()
+
+
+class Judge:
+    """Judges the claims of a file on the records of some cells; equal questions are asked once."""
+
+    def __init__(self, claims: Claims, printed: Mapping[str, pd.DataFrame], outcomes: Outcomes):
+        self.claims, self.printed, self.outcomes = claims, printed, outcomes
+        self.names = outcomes.titles()
+        self._known: dict[tuple[str, Place, Place], Compared] = {}
+
+    # ---- printed tables --------------------------------------------------------------------------
+
+    def on_paper(self, claim: Claim) -> Judgement:
+        """Whether the printed tables bear a claim out."""
+        if claim.possible:
+            return self._possible(claim, claim.possible)
+        table = self.printed.get(claim.value)
+        if table is None:
+            return Judgement(NOT_PRINTED, f"the paper prints no {measure_title(claim.value)}")
+        values = {
+            Place(*keys): float(v)
+            for *keys, v in table[[*Place._fields, "value"]].itertuples(index=False)
+            if v == v
+        }
+        white = {place: place.source == place.target for place in values}
+        found = [
+            _printed(claim, left, right, values[left], values[right])
+            for compare in claim.compare
+            for left, right in pairs_of(compare, [*values], white, {})
+            if right in values
+        ]
+        if not found:
+            there = ", ".join(dict.fromkeys(place.attack for place in values))
+            return Judgement(NOT_PRINTED, f"the printed table, of {there}, has nothing to compare")
+        return _summed(found, claim, self.names)
+
+    def _possible(self, claim: Claim, measure: str) -> Judgement:
+        """Whether the printed sizes can be means of `measure` at all, given their budgets."""
+        table = self.printed[claim.value].dropna(subset="value")
+        found = []
+        for norm, source, attack, target, value in table.itertuples(index=False):
+            place = Place(norm, source, attack, target)
+            most = self._most(claim, place, measure)
+            if most is None:
+                return Judgement(NOT_RUN, f"no finished run on {source} says how large images are")
+            middle, low, high, n = most
+            verdict = UNDECIDED
+            if value <= low or value > high:
+                verdict = SUPPORTED if value <= low else CONTRADICTED
+            found.append(
+                Compared(
+                    *(measure, place, place, value, middle, value - middle),
+                    *(value - high, value - low, n),
+                    verdict=verdict,
+                )
+            )
+        if not found:
+            return Judgement(NOT_PRINTED, "the paper prints no such value")
+        why = bounds_in_words(found, [c for c in found if c.verdict == CONTRADICTED], self.names)
+        return Judgement(_of_all([c.verdict for c in found]), why, found)
+
+    def _most(
+        self, claim: Claim, place: Place, measure: str
+    ) -> tuple[float, float, float, int] | None:
+        """The largest possible mean of a measure, its interval, and on how many images that is."""
+        eps = claim.eps[place.norm] / LEVELS
+        level = eps if place.norm == "linf" else eps / math.sqrt(3 * claim.size**2)  # of a value
+        if measure != "rel_l2":
+            level *= MEASURES[measure].scale
+            return level, level, level, 0
+        brightness = self._brightness(place)
+        if brightness is None:
+            return None
+        bound = level / brightness
+        low, high, _ = bootstrap(bound)
+        return float(bound.mean()), low, high, len(bound)
+
+    def _brightness(self, place: Place) -> NDArray[np.float64] | None:
+        """The root mean square of every clean image of a source, [0, 1], from its norms."""
+        for known in self.outcomes.done():
+            if known.source == place.source:
+                images = self.outcomes.frame(known).drop_duplicates("image_id")
+                images = images[images["rel_l2"] > 0]  # of an unchanged image nothing follows
+                if len(images):
+                    side = self.outcomes.cell(known).geometry.size
+                    length = images["l2"] / images["rel_l2"]
+                    return (length / math.sqrt(3 * side**2)).to_numpy(dtype=float)
+        return None
+
+    # ---- records ---------------------------------------------------------------------------------
+
+    def on_records(self, claim: Claim, named: Mapping[str, str]) -> Judgement:
+        """Whether the records bear a claim out, if `named` plays the paper's attacks."""
+        if claim.possible:
+            return Judgement(NOT_ASKED, "a question about the printed values alone")
+        asked = dict.fromkeys(
+            (measure, *pair)
+            for measure in self.claims.measures(claim)
+            for compare in claim.compare
+            for pair in self._pairs(claim, compare, measure, named)
+        )
+        ran = [key for key in asked if all(map(self.outcomes.finished, key[1:]))]
+        tested = _tested([self._compared(*key) for key in ran], claim)
+        lacking = self._absent(claim, named)
+        if len(ran) < len(asked):
+            lacking.append(f"{len(asked) - len(ran)} of {len(asked)} comparisons")
+        if not tested:
+            why = "no image that both sides count" if ran else "nothing to compare"
+            return Judgement(NOT_RUN, f"not run: {', '.join(lacking)}" if lacking else why)
+        return _summed(tested, claim, self.names, lacking)
+
+    def _absent(self, claim: Claim, named: Mapping[str, str]) -> list[str]:
+        """What a claim names and these cells don't have, by kind and name."""
+        places = self.outcomes.places("all")
+        there = {key: {getattr(place, key) for place in places} for key in Place._fields}
+        wanted = [
+            (key, name)
+            for compare in claim.compare
+            for key in Place._fields
+            for name in self._among(claim, compare, named).named(key, named)
+        ]
+        absent = [(key, name) for key, name in wanted if name not in there[key]]
+        return [f"{key} {name}" for key, name in dict.fromkeys(absent)]
+
+    def _pairs(
+        self, claim: Claim, compare: Compare, measure: str, named: Mapping[str, str]
+    ) -> Iterator[tuple[Place, Place]]:
+        """The places to compare: by target where it is about rates, of the group unless named."""
+        ours = "all" if compare.names("target") else "group"
+        places = self.outcomes.places(ours if measure == "asr" else "none")
+        white = {p: self.outcomes.cell(p).white_box(p.target) for p in places if p.target}
+        return pairs_of(self._among(claim, compare, named), places, white, named)
+
+    def _among(self, claim: Claim, compare: Compare, named: Mapping[str, str]) -> Compare:
+        """The comparison among the paper's attacks, where it names none itself."""
+        table = self.printed.get(claim.value)
+        if compare.names("attack") or table is None:
+            return compare
+        return replace(compare, attack=list(dict.fromkeys(table["attack"])))
+
+    def _compared(self, measure: str, left: Place, right: Place) -> Compared:
+        """Two places of the records, on the images that both have."""
+        key = (measure, left, right)
+        if key not in self._known:
+            a, b = (self.outcomes.values(place, measure) for place in (left, right))
+            self._known[key] = compare_images(a, b, Compared(measure, left, right, NAN, NAN, NAN))
+        return self._known[key]
+
+
+def compare_images(a: pd.Series[float], b: pd.Series[float], blank: Compared) -> Compared:
+    """Two series by image id, in the unit of a measure; `blank` says what they are.
+
+    Only images of which both have a number are compared. Rates are 100 or 0 of each image.
+    """
+    both = pd.concat([a, b], axis=1, join="inner").to_numpy(dtype=float)
+    both = both[np.isfinite(both).all(axis=1)]  # what another library did not say
+    if not len(both):
+        return blank
+    difference = both[:, 0] - both[:, 1]
+    low, high, p = bootstrap(difference)
+    only = int((difference > 0).sum()), int((difference < 0).sum())
+    middle = both.mean(axis=0)
+    found = replace(
+        blank,
+        left_value=float(middle[0]),
+        right_value=float(middle[1]),
+        difference=float(difference.mean()),
+        low=low,
+        high=high,
+        n=len(both),
+        p=p,
+    )
+    if blank.measure != "asr":
+        return found
+    return replace(found, only_left=only[0], only_right=only[1], p=mcnemar(*only))
+
+
+def _tested(found: Sequence[Compared], claim: Claim) -> list[Compared]:
+    """The comparisons with Holm's correction over all of them, and their verdicts."""
+    counted = [c for c in found if c.n]
+    adjusted = holm([c.p for c in counted])
+    sign = EXPECTED[claim.expect]
+    tested = []
+    for c, p in zip(counted, adjusted, strict=True):
+        verdict = UNDECIDED
+        if p < LEVEL and c.difference:
+            verdict = SUPPORTED if sign * c.difference > 0 else CONTRADICTED
+        smallest, needed = NAN, NAN
+        if c.measure == "asr":
+            smallest = 100 * smallest_difference(c.n, len(counted))
+            needed = images_needed(c.only_left, c.only_right, c.n, len(counted))
+        tested.append(replace(c, p_holm=p, verdict=verdict, smallest=smallest, needed=needed))
+    return tested
+
+
+def _printed(claim: Claim, left: Place, right: Place, a: float, b: float) -> Compared:
+    gap = EXPECTED[claim.expect] * (a - b)
+    verdict = UNDECIDED if gap == 0 else SUPPORTED if gap > 0 else CONTRADICTED
+    return Compared(claim.value, left, right, a, b, a - b, verdict=verdict)
+
+
+def _of_all(verdicts: Sequence[str]) -> str:
+    """The verdict on "always": one counterexample is enough against it."""
+    if CONTRADICTED in verdicts:
+        return CONTRADICTED
+    return SUPPORTED if verdicts and {*verdicts} == {SUPPORTED} else UNDECIDED
+
+
+def _summed(
+    found: Sequence[Compared], claim: Claim, names: Mapping[str, str], lacking: Sequence[str] = ()
+) -> Judgement:
+    """The verdict on a claim from its comparisons, and why; `lacking` is what is not run."""
+    verdicts = [c.verdict for c in found]
+    verdict = _of_all(verdicts)
+    if lacking and verdict != CONTRADICTED:
+        verdict = INCOMPLETE
+    counts = ", ".join(
+        f"{verdicts.count(v)} {v}" for v in (SUPPORTED, CONTRADICTED, UNDECIDED) if v in verdicts
+    )
+    said = f"of {len(found)} comparison{'s' if len(found) > 1 else ''} {counts}"
+    said += f"; not run: {', '.join(lacking)}" if lacking else ""
+    return Judgement(verdict, f"{said}; {in_words(_telling(found, claim, verdict), names)}", found)
+
+
+def _telling(found: Sequence[Compared], claim: Claim, verdict: str) -> Compared:
+    """The comparison that says most: the farthest against the claim, or the nearest for it."""
+    sign = EXPECTED[claim.expect]
+    same = [c for c in found if c.verdict == verdict] or list(found)
+    same = [c for c in same if c.difference] or same  # that nothing differs says least
+    return min(same, key=lambda c: sign * c.difference / (abs(c.right_value) or 1))

@@ -1,0 +1,140 @@
+"""The page of claims: which reading supports which claim. Markdown, and every comparison as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from tabulate import tabulate
+
+from agr.config.cell import Cell
+from agr.report.claims.judge import CONTRADICTED, INCOMPLETE, SUPPORTED, Judge, Judgement
+from agr.report.claims.spec import PAPER, Claim, load_claims
+from agr.report.claims.wording import UNDECIDED, Compared
+from agr.report.formats import MARKDOWN
+from agr.report.notes import setting
+from agr.report.outcomes import Outcomes, Place
+from agr.utils.files import write_content
+
+SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?", INCOMPLETE: "…"}
+LEGEND = (
+    "✓ supported: each of a claim's comparisons is, after Holm's correction over all of them (5 %)",
+    "✗ contradicted: at least one comparison shows the opposite, after the same correction",
+    "? undecided: neither; so many images can't tell, or all came out alike",
+    "… incomplete: nothing speaks against it so far, and not all that it names is run",
+    "· not run, not printed, or not a question about records",
+    "rates: McNemar's exact test on the images that both sides had; means: a bootstrap over these "
+    "images; brackets: 95 % bootstrap interval of the difference, without correction",
+    f"“{PAPER}”: the direction of the paper's own numbers, all of them; it doesn't say on how many "
+    "images they are, so there is no test",
+)
+
+
+class Verdicts(NamedTuple):
+    """Judgements of every claim, by column: the printed tables first, then every reading."""
+
+    paper: str
+    columns: list[str]
+    claims: list[tuple[Claim, dict[str, Judgement]]]
+    names: Mapping[str, str]
+    missing: list[str]
+
+
+def judge_claims(outcomes: Outcomes, name: str) -> Verdicts:
+    """Judge the claims of a file on records. Raises ConfigError."""
+    claims, printed = load_claims(name)
+    judge = Judge(claims, printed, outcomes)
+    variants = claims.variants()
+    found = []
+    for claim in claims.claims:
+        judged = {PAPER: judge.on_paper(claim)}
+        judged |= {title: judge.on_records(claim, named) for title, named in variants.items()}
+        found.append((claim, judged))
+    return Verdicts(claims.paper, [PAPER, *variants], found, judge.names, outcomes.missing())
+
+
+def write_claims(cells: Sequence[Cell], verdicts: Verdicts, folder: Path) -> list[Path]:
+    """The page and its numbers, claims.md and claims.csv, in place of older ones; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "claims.md": page(verdicts, [*setting(cells), *verdicts.missing]),
+        "claims.csv": comparisons(verdicts).to_csv(index=False),
+    }
+    for name, text in texts.items():
+        write_content(folder / name, text.encode())
+    return [folder / name for name in texts]
+
+
+def page(verdicts: Verdicts, notes: Sequence[str]) -> str:
+    """The page in Markdown."""
+    plain = MARKDOWN.plain
+    parts = [f"**Claims of {plain(verdicts.paper)}**", grid(verdicts)]
+    parts.append("\n".join(f"- {plain(note)}" for note in [*LEGEND, *notes]))
+    parts.append("\n".join(f"- {plain(line)}" for line in which_supports_which(verdicts)))
+    for claim, judged in verdicts.claims:
+        parts.append(f"### {plain(claim.title)}\n\n> {plain(claim.says)}\n\n{plain(claim.where)}")
+        parts.append("\n".join(f"- {plain(line)}" for line in reasons(judged)))
+    return "\n\n".join(parts) + "\n"
+
+
+def grid(verdicts: Verdicts) -> str:
+    """One row per claim, one column per reading."""
+    rows = [
+        [claim.title, *(SIGNS.get(judged[c].verdict, "·") for c in verdicts.columns)]
+        for claim, judged in verdicts.claims
+    ]
+    plain = [[MARKDOWN.plain(text) for text in row] for row in rows]
+    header = ["claim", *map(MARKDOWN.plain, verdicts.columns)]
+    return tabulate(plain, header, tablefmt="pipe", disable_numparse=True)
+
+
+def which_supports_which(verdicts: Verdicts) -> list[str]:
+    """A line for each column that says something: what it supports and what it contradicts."""
+    lines = []
+    for column in verdicts.columns:
+        said = []
+        for verdict in (SUPPORTED, CONTRADICTED):
+            titles = [c.title for c, judged in verdicts.claims if judged[column].verdict == verdict]
+            said.append(f"{verdict}: {'; '.join(titles) or 'nothing'}")
+        if any(
+            judged[column].verdict in (SUPPORTED, CONTRADICTED) for _, judged in verdicts.claims
+        ):
+            lines.append(f"{column}: {'. '.join(said)}")
+    return lines
+
+
+def reasons(judged: Mapping[str, Judgement]) -> list[str]:
+    """Why each column says what it says; columns that say the same in one line."""
+    columns: dict[tuple[str, str], list[str]] = {}
+    for column, judgement in judged.items():
+        columns.setdefault((judgement.verdict, judgement.why), []).append(column)
+    return [f"{' / '.join(c)}: {verdict}. {why}" for (verdict, why), c in columns.items()]
+
+
+def comparisons(verdicts: Verdicts) -> pd.DataFrame:
+    """Every comparison of every claim and column, one row each."""
+    rows = [
+        {"claim": claim.name, "reading": column, "measure": c.measure}
+        | {f"left_{key}": value for key, value in c.left._asdict().items()}
+        | {f"right_{key}": value for key, value in c.right._asdict().items()}
+        | numbers(c)
+        for claim, judged in verdicts.claims
+        for column, judgement in judged.items()
+        for c in judgement.compared
+    ]
+    sides = [f"{side}_{key}" for side in ("left", "right") for key in Place._fields]
+    columns = ["claim", "reading", "measure", *sides, *NUMBERS]
+    return pd.DataFrame(rows, columns=columns)
+
+
+NUMBERS = (
+    *("left_value", "right_value", "difference", "low", "high", "n", "only_left", "only_right"),
+    *("p", "p_holm", "smallest", "needed", "verdict"),
+)
+
+
+def numbers(c: Compared) -> dict[str, object]:
+    """The numbers of a comparison and its verdict."""
+    return {name: getattr(c, name) for name in NUMBERS}

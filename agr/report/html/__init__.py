@@ -1,0 +1,22 @@
+"""The report as one HTML file that needs no network: what it shows, and how it is put together.
+
+Everything here is text and bytes that are made elsewhere (`agr.report.report`); this room knows
+nothing of cells or records.
+"""
+
+from __future__ import annotations
+
+from agr.report.html.contract import Answer, Chart, Claim, Figure, Page, Shot, Table
+from agr.report.html.render import MOST_BYTES, render
+
+__all__ = [
+    "MOST_BYTES",
+    "Answer",
+    "Chart",
+    "Claim",
+    "Figure",
+    "Page",
+    "Shot",
+    "Table",
+    "render",
+]

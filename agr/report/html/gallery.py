@@ -1,0 +1,105 @@
+"""The images that a reader can look at: a sample of the selection, as every attack left it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agr.config.cell import Cell
+from agr.records.store import Records, image_of
+from agr.report.html import Answer, Shot
+from agr.report.outcomes import Outcomes
+from agr.report.perturbations import Image
+from agr.report.rates import norm_title
+
+SAMPLE = 24  # images, of all groups together
+COLUMNS = [
+    *("position", "image_id", "label", "target", "clean_pred", "clean_conf", "adv_pred"),
+    *("adv_conf", "success", "steps_used", "rel_l2", "linf", "cosine"),
+]
+
+
+def shots_of(outcomes: Outcomes) -> list[Shot]:
+    """Every attack's images among the first of each group's selection, SAMPLE of them in all.
+
+    The selection's order is a seeded one, so that its first images are a sample. Only images that
+    were saved.
+    """
+    groups: dict[str, list[Cell]] = {}
+    for place in outcomes.done():
+        cell = outcomes.cell(place)
+        if Records(cell.folder).parts("adversarials"):
+            groups.setdefault(cell.group_name or cell.source, []).append(cell)
+    names = outcomes.titles()
+    clean: dict[tuple[str, str], Image] = {}
+    found: list[Shot] = []
+    for i, (group, cells) in enumerate(groups.items()):
+        mine = SAMPLE // len(groups) + (i < SAMPLE % len(groups))
+        for cell in cells:
+            found += _shots(cell, group, mine, clean, names)
+    return found
+
+
+def _shots(
+    cell: Cell,
+    group: str,
+    many: int,
+    clean: dict[tuple[str, str], Image],
+    names: Mapping[str, str],
+) -> Iterator[Shot]:
+    records = Records(cell.folder)
+    positions = set(sorted(records.positions("adversarials"))[:many])
+    rows = records.read("rows", COLUMNS)
+    rows = rows[rows["position"].isin(positions) & rows["target"].isin(cell.targets)]
+    by_position: dict[Any, list[Any]] = {
+        p: mine.to_dict("records") for p, mine in rows.groupby("position")
+    }
+    for some in records.saved_images(positions):
+        for saved in some:
+            mine = by_position.get(saved["position"], [])
+            if mine:
+                key = (group, saved["image_id"])
+                clean.setdefault(key, image_of(saved, "clean_pixels"))
+                yield _shot(cell, group, names, (clean[key], image_of(saved)), mine)
+
+
+def _shot(
+    cell: Cell,
+    group: str,
+    names: Mapping[str, str],
+    images: tuple[Image, Image],
+    rows: list[Any],
+) -> Shot:
+    """One image with what all targets said of it."""
+    first, c = rows[0], cell.config
+    return Shot(
+        image_id=first["image_id"],
+        label=int(first["label"]),
+        group=group,
+        norm=f"{norm_title(c.norm.name)} = {c.eps:g}",
+        attack=names[c.attack.name],
+        source=names[cell.source],
+        clean=images[0],
+        adversarial=images[1],
+        facts=_facts(first),
+        answers={
+            names[row["target"]]: Answer(
+                int(row["clean_pred"]),
+                float(row["clean_conf"]),
+                int(row["adv_pred"]),
+                float(row["adv_conf"]),
+                bool(row["success"]),
+            )
+            for row in rows
+        },
+    )
+
+
+def _facts(row: dict[str, Any]) -> dict[str, str]:
+    steps = row["steps_used"]
+    return {
+        "steps": "unknown" if steps != steps or steps is None else str(steps),
+        "L∞ of v": f"{255 * row['linf']:.0f}",
+        "‖v‖₂/‖x‖₂": f"{row['rel_l2']:.4f}",
+        "cosine similarity": f"{row['cosine']:.5f}",
+    }

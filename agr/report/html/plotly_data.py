@@ -1,0 +1,157 @@
+"""The interactive charts, as Plotly's JSON: the numbers of three figures, to be pointed at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape  # Plotly reads texts as a kind of HTML, links included
+from typing import Any
+
+from agr.report.figures import Drawing
+from agr.report.figures.style import Look
+from agr.report.html import Chart
+
+Trace = dict[str, Any]
+SYMBOLS = {
+    "o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down",
+    "<": "triangle-left", ">": "triangle-right", "p": "pentagon", "h": "hexagon",
+}  # fmt: skip
+
+
+def charts_of(drawing: Drawing) -> list[Chart]:
+    """Transfer against size, ASR against step, and transfer between networks."""
+    found = [_frontier(drawing)]
+    for norm in drawing.norms:
+        found += [_steps(drawing, norm), _matrix(drawing, norm)]
+    return [chart for chart in found if chart.plotly["data"]]
+
+
+def _frontier(drawing: Drawing) -> Chart:
+    frame = drawing.frontier
+    norms = list(dict.fromkeys(frame["norm"]))
+    traces = []
+    order = {attack: i for i, attack in enumerate(drawing.looks)}
+    for row in sorted(frame.to_dict("records"), key=lambda row: order[row["attack"]]):
+        look, panel = drawing.looks[row["attack"]], norms.index(row["norm"])
+        trace: Trace = {"x": [row["rel_l2"]], "y": [row["transfer"]], "mode": "markers"}
+        for axis, name in (("x", "rel_l2"), ("y", "transfer")):
+            ends = row[f"{name}_high"] - row[name], row[name] - row[f"{name}_low"]
+            trace[f"error_{axis}"] = {"array": [ends[0]], "arrayminus": [ends[1]], "thickness": 1}
+        traces.append(trace | _styled(look, panel, first=panel == 0))
+    titles = [drawing.names[norm] for norm in norms]
+    return Chart(
+        "chart-frontier",
+        "Transfer against size of the perturbation",
+        "One point per attack: mean relative norm across, mean transfer upwards, with 95 % "
+        "intervals. Hollow: attacks with a stop.",
+        {"data": traces, "layout": _layout(titles, "mean ‖v‖₂/‖x‖₂", "mean transfer, %")},
+    )
+
+
+def _steps(drawing: Drawing, norm: str) -> Chart:
+    frame = drawing.steps[drawing.steps["norm"] == norm]
+    sources = list(dict.fromkeys(frame["source"]))
+    traces = []
+    for (source, attack), mine in frame.groupby(["source", "attack"], sort=False):
+        look, panel = drawing.looks[str(attack)], sources.index(str(source))
+        trace: Trace = {"x": mine["step"].tolist(), "y": mine["asr"].round(2).tolist()}
+        trace |= {"mode": "lines+markers", "line": {"dash": "dash" if look.stopped else "solid"}}
+        traces.append(trace | _styled(look, panel, first=panel == 0))
+    titles = [drawing.names[source] for source in sources]
+    return Chart(
+        f"chart-steps-{norm}",
+        f"White-box ASR against step, {drawing.names[norm]}",
+        "One panel per source, one line per attack. Dashed: attacks with a stop.",
+        {"data": traces, "layout": _layout(titles, "step", "white-box ASR, %")},
+    )
+
+
+def _matrix(drawing: Drawing, norm: str) -> Chart:
+    frame, names = drawing.matrix, drawing.names
+    frame = frame[frame["norm"] == norm]
+    attacks = list(dict.fromkeys(frame["attack"]))
+    targets = list(dict.fromkeys(frame["target"]))
+    sources = list(dict.fromkeys(frame["source"]))
+    traces = []
+    for panel, attack in enumerate(attacks):
+        mine = frame[frame["attack"] == attack].set_index(["source", "target"])
+        places = [[(s, t) for t in targets] for s in sources]
+        known = {place: mine.loc[place] for row in places for place in row if place in mine.index}
+        trace: Trace = {
+            "z": [[_rounded(known.get(place)) for place in row] for row in places],
+            "text": [
+                [_said(place, known.get(place), drawing.names) for place in r] for r in places
+            ],
+        }
+        trace |= {
+            "type": "heatmap",
+            "hoverinfo": "text",
+            "name": escape(drawing.looks[attack].title),
+        }
+        trace |= {
+            "x": [escape(names[t]) for t in targets],
+            "y": [escape(names[s]) for s in sources],
+        }
+        trace |= {"zmin": 0, "zmax": 100, "colorscale": "Cividis", "showscale": panel == 0}
+        traces.append(trace | _axes(panel))
+    layout = _layout([drawing.looks[a].title for a in attacks], "", "", reverse=True)
+    return Chart(
+        f"chart-transfer-{norm}",
+        f"Transfer between networks, {drawing.names[norm]}",
+        "ASR in percent, a panel per attack: sources down, targets across.",
+        {"data": traces, "layout": layout},
+    )
+
+
+def _rounded(row: Any) -> float | None:
+    return None if row is None or row["asr"] != row["asr"] else round(float(row["asr"]), 2)
+
+
+def _said(place: tuple[str, str], row: Any, names: Mapping[str, str]) -> str:
+    """What is shown where one points at a square."""
+    pair = escape(f"{names[place[0]]} → {names[place[1]]}")
+    if _rounded(row) is None:
+        return f"{pair}: no images"
+    return f"{pair}: {row['asr']:.1f} % [{row['low']:.1f}, {row['high']:.1f}], n = {row['n']}"
+
+
+def _styled(look: Look, panel: int, *, first: bool) -> Trace:
+    """An attack's colour and marker, its place, and one entry of the legend for all panels."""
+    symbol = SYMBOLS.get(look.marker, "circle") + ("-open" if look.stopped else "")
+    return {
+        "type": "scatter",
+        "name": escape(look.title),
+        "legendgroup": escape(look.title),
+        "showlegend": first,
+        "marker": {"color": look.colour, "symbol": symbol, "size": 8},
+        **_axes(panel),
+    }
+
+
+def _axes(panel: int) -> Trace:
+    number = "" if panel == 0 else str(panel + 1)
+    return {"xaxis": f"x{number}", "yaxis": f"y{number}"}
+
+
+def _layout(titles: Sequence[str], x: str, y: str, *, reverse: bool = False) -> Trace:
+    """Panels of three in a row, each with its title."""
+    across = min(3, max(1, len(titles)))
+    down = -(-len(titles) // across)
+    layout: Trace = {
+        "grid": {"rows": down, "columns": across, "pattern": "independent", "ygap": 0.35},
+        "height": max(340, 260 * down + 80),
+        "margin": {"t": 40, "r": 20, "b": 110},
+        # At the very bottom, whatever the height: below the titles of the axes.
+        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0},
+        "annotations": [],
+    }
+    for panel, title in enumerate(titles):
+        axes = _axes(panel)
+        number = axes["xaxis"].removeprefix("x")
+        layout[f"xaxis{number}"] = {"title": {"text": x}}
+        left = {"title": {"text": y if panel % across == 0 else ""}}
+        layout[f"yaxis{number}"] = left | ({"autorange": "reversed"} if reverse else {})
+        layout["annotations"].append(
+            {"text": escape(title), "showarrow": False, "x": 0.5, "y": 1.02, "yanchor": "bottom"}
+            | {"xref": f"{axes['xaxis']} domain", "yref": f"{axes['yaxis']} domain"}
+        )
+    return layout

@@ -1,0 +1,157 @@
+"""From a `Page` to the text of one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from agr.report.html import charts, escapes
+from agr.report.html.browser import browser
+from agr.report.html.contract import Claim, Page, Table
+from agr.report.html.numbers import orders
+from agr.utils.errors import ConfigError
+
+MOST_BYTES = 20_000_000
+# Nothing is fetched from anywhere, and of scripts only the page's own runs; the two libraries that
+# it unpacks are blobs.
+POLICY = (
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; font-src data:; "
+    "script-src '{digest}' blob:; base-uri 'none'; form-action 'none'"
+)
+SECTIONS = (
+    *(("tables", "Tables"), ("claims", "Claims"), ("figures", "Figures")),
+    *(("charts", "Charts"), ("browser", "Images"), ("leaderboards", "Leaderboards")),
+    *(("further", "Differences between attacks"), ("provenance", "Provenance")),
+)
+# How a verdict begins, its sign and its style: never colour alone.
+VERDICTS = (
+    *(("supported", "✓", "yes"), ("contradicted", "✗", "no"), ("undecided", "?", "open")),
+    ("incomplete", "…", "open"),
+)
+NOT_JUDGED = "not judged"
+
+
+class Td(NamedTuple):
+    """A cell: its text, what it is sorted by, and how it looks."""
+
+    text: str
+    order: str | None
+    strong: bool
+
+
+class Grid(NamedTuple):
+    """A table's rows and columns, ready to be written."""
+
+    columns: list[tuple[str, bool]]  # title, and whether it holds numbers
+    rows: list[list[Td]]
+
+
+class Anchors:
+    """Ids for things that have a name: the same thing has the same id, and no two share one."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, Any] = {name: None for name, _ in SECTIONS}
+
+    def of(self, thing: Any) -> str:
+        """The id of a thing."""
+        for anchor, known in self.taken.items():
+            if known is thing:
+                return anchor
+        anchor = escapes.anchor(thing.name, self.taken)
+        self.taken[anchor] = thing
+        return anchor
+
+
+def render(page: Page, most_bytes: int = MOST_BYTES) -> str:
+    """One self-contained HTML file of at most `most_bytes` (in UTF-8)."""
+    text = _filled(page, None)
+    if page.shots:
+        left = most_bytes - escapes.size(text)
+        text = _filled(page, browser(page.shots, page.classes, left))
+    if escapes.size(text) > most_bytes:
+        raise ConfigError(
+            f"the page is {escapes.size(text):,} bytes, more than the {most_bytes:,} that it may "
+            "have, though its image browser is as small as it can be: allow more, or show fewer "
+            "figures, charts or tables"
+        )
+    return text.encode("utf-8", "replace").decode()  # a lone surrogate can't be in a file
+
+
+def _filled(page: Page, shots: dict[str, Any] | None) -> str:
+    script = escapes.own("page.js")
+    return _environment().get_template("page.html.j2").render(
+        page=page,
+        sections=[(name, title) for name, title in SECTIONS if _has(page, name)],
+        columns=_columns(page.claims),
+        shots=shots,
+        script=script,
+        style=escapes.own("style.css"),
+        policy=POLICY.format(digest=escapes.digest(script)),
+        chart_table=charts.table,
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("agr.report.html", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "anchor": Anchors().of, "grid": grid, "verdict": verdict, "json": escapes.data_block,
+        "plain": charts.plain, "data_url": escapes.data_url,
+    }  # fmt: skip
+    environment.globals |= {"packed": _packed, "shipped_style": _shipped_style}
+    return environment
+
+
+def _packed(package: str, path: str) -> Markup:
+    return Markup(escapes.packed(escapes.shipped(package, path)))
+
+
+def _shipped_style(package: str, path: str) -> Markup:
+    return Markup(escapes.shipped(package, path).replace("</", r"<\/"))
+
+
+def _has(page: Page, section: str) -> bool:
+    """Whether there is anything to show in a section."""
+    content = {"browser": page.shots, "provenance": True}
+    return bool(content.get(section) or getattr(page, section, ()))
+
+
+def _columns(claims: Sequence[Claim]) -> list[str]:
+    """The columns of the grid of verdicts, in order of first use."""
+    return list(dict.fromkeys(column for claim in claims for column in claim.verdicts))
+
+
+def verdict(text: str | None) -> tuple[str, str, str]:
+    """A verdict's text, sign and style."""
+    said = text or NOT_JUDGED
+    for begins, sign, style in VERDICTS:
+        if said.lower().startswith(begins):
+            return said, sign, style
+    return said, "·", "none"
+
+
+def grid(table: Table) -> Grid:
+    """A table with the keys by which it is sorted."""
+    width = len(table.header)
+    for i, row in enumerate(table.rows):
+        if len(row) != width:
+            raise ValueError(
+                f"table {table.name}: row {i} has {len(row)} cells and the header has {width}"
+            )
+    keys = [orders([row[j] for row in table.rows]) for j in range(width)]
+    return Grid(
+        columns=[(title, keys[j] is not None) for j, title in enumerate(table.header)],
+        rows=[[_cell(table, i, j, keys[j]) for j in range(width)] for i in range(len(table.rows))],
+    )
+
+
+def _cell(table: Table, i: int, j: int, keys: list[str] | None) -> Td:
+    return Td(table.rows[i][j], keys[i] if keys else None, (i, j) in table.emphasised)

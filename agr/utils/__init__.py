@@ -1,0 +1,1 @@
+"""Tools that know nothing of attacks, networks or cells."""

@@ -1,0 +1,82 @@
+"""Files of the Hugging Face hub: from its cache, or fetched where they are missing."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from agr.utils.errors import ConfigError, first_line
+
+HUB = "hub:"  # before owner/name, in NetworkConfig.weights
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # on the hub, the better one first
+
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+
+
+class NotOnHub(ConfigError):
+    """A file that is neither in the hub's cache nor to be had from here."""
+
+    def __init__(self, place: str, hub_id: str, name: str, reason: str, instead: str):
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        self.hub_id, self.cache, self.reason = hub_id, HF_HUB_CACHE, reason
+        copy = f"models--{hub_id.replace('/', '--')}"
+        super().__init__(
+            f"{place}: {name} of {hub_id} is not in the hub cache {HF_HUB_CACHE} and can't be "
+            f"fetched ({reason}): run `hf download {hub_id} {WEIGHT_FILES[0]} config.json` where "
+            f"it can be, and copy {copy} from that cache into this one{instead}"
+        )
+
+
+def hub_file(hub_id: str, names: tuple[str, ...], place: str, instead: str = "") -> Path:
+    """The first of the files `names` that the hub's repository has: cached, or fetched now.
+
+    Raises ConfigError; its text begins with `place` and ends with `instead`.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    folder = constants.HF_HUB_CACHE
+    try:
+        cached = [try_to_load_from_cache(hub_id, name, cache_dir=folder) for name in names]
+    except HFValidationError as e:
+        raise ConfigError(f"{place}: {hub_id} is no hub id: write owner/name") from e
+    for found in cached:
+        if isinstance(found, str) and Path(found).is_file():
+            return Path(found)
+    reason = _unreachable()
+    for name in names if not reason else ():
+        found_now, reason = _download(hub_id, name)
+        if found_now:
+            return found_now
+    raise NotOnHub(place, hub_id, names[0], reason, instead)
+
+
+def _download(hub_id: str, name: str) -> tuple[Path | None, str]:
+    """Fetch a file: its path, or None and why not."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(hub_id, name, cache_dir=constants.HF_HUB_CACHE)), ""
+    except LocalEntryNotFoundError as e:
+        return None, first_line(e.__cause__ or e)
+    except EntryNotFoundError:
+        return None, f"it has no {name}"
+    except (HfHubHTTPError, OSError) as e:
+        return None, first_line(e)
+
+
+@lru_cache(maxsize=1)
+def _unreachable() -> str:
+    """Why the hub can't be reached from here, or nothing: asked once, it takes long to give up."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return "offline: HF_HUB_OFFLINE is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception as e:
+        return f"{constants.ENDPOINT} cannot be reached: {first_line(e)}"
+    return ""

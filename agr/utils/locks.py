@@ -1,0 +1,179 @@
+"""Locks between processes, also of several machines on a shared file system.
+
+A lock is a file that its holder touches every `BEAT` seconds (filelock's SoftFileLease), since on
+some shared file systems the system's own locks are known to one machine only. A holder that died on
+this machine is known by its process. One that died elsewhere is known by a file that nobody has
+touched for `LEASE` seconds *of the watcher's own clock*: no two clocks are ever compared.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import psutil
+from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
+
+from agr.utils.errors import ConfigError
+
+BEATS = 12  # in a lease
+NOT_SET = "120"  # s: file systems may show changes of other machines up to a minute late
+
+
+def _seconds() -> float:
+    try:
+        return float(os.environ.get("AGR_LEASE_SECONDS", NOT_SET))
+    except ValueError:
+        return 0.0
+
+
+LEASE = _seconds()
+BEAT = LEASE / BEATS
+GLANCE = 0.5  # seconds in which the lock of a process that died on this machine is taken over
+
+
+class Busy(ConfigError):
+    """A lock that another living process holds."""
+
+
+class Holder(NamedTuple):
+    """The process that made a lock."""
+
+    host: str
+    pid: int
+    lease: float = LEASE  # s
+
+    @property
+    def here(self) -> bool:
+        """Whether it is, or was, a process of this machine (and of this container)."""
+        return self.host == this_host()
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[SoftFileLease]:
+    """Hold the lock `path`, which may be that of a dead process.
+
+    Args:
+        path: of the lock; its folder must be there.
+        wait: for a living holder to let go; else it is `Busy`, and a holder elsewhere is watched
+            until it stirs or `LEASE` seconds are over.
+
+    The lock is lost, and `lease.compromise` says so, if this process itself stands still for
+    longer. Raises Busy and ConfigError.
+    """
+    if not 0 < LEASE < float("inf"):
+        raise ConfigError(
+            f"AGR_LEASE_SECONDS={os.environ['AGR_LEASE_SECONDS']} is no number of seconds: give "
+            f"one above 0, or none, which is {NOT_SET}"
+        )
+    lease = SoftFileLease(path, lease_duration=LEASE, heartbeat_interval=BEAT)
+    try:
+        _acquire(lease, path, wait)
+    except LeaseSettingsMismatch as e:
+        raise ConfigError(
+            f"{path} was made with another AGR_LEASE_SECONDS than {LEASE:g}: give all processes "
+            "the same"
+        ) from e
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _acquire(lease: SoftFileLease, path: Path, wait: bool) -> None:
+    seen, since, told = beat(path), time.monotonic(), False
+    while True:
+        with suppress(Timeout):
+            lease.acquire(timeout=GLANCE, poll_interval=GLANCE / 10)
+            return
+        who = holder(path)
+        if who is None and (now := _of_nobody(path)) != seen:
+            seen, since = now, time.monotonic()
+        elif who and not wait and (who.here or beat(path) != seen):
+            raise Busy(f"{who} is at work")
+        elif who is None and seen and time.monotonic() - since > LEASE:
+            path.unlink(missing_ok=True)
+        if not told and time.monotonic() - since > 5:
+            told = True
+            whom = who or f"whoever made {path}"
+            print(f"note: waiting for {whom}, or {LEASE:g} s if it is dead", file=sys.stderr)
+
+
+def _of_nobody(path: Path) -> int | None:
+    """When a lock that names nobody was touched last; None: it is gone.
+
+    It is being made, or who made it was killed in between. Raises ConfigError.
+    """
+    touched = beat(path)
+    if touched is None and os.path.lexists(path):
+        raise ConfigError(f"{path} can't be read: remove it if whoever made it is gone")
+    return touched
+
+
+def check_ours(lease: SoftFileLease, what: str) -> None:
+    """Raise ConfigError if another process has taken a lock over.
+
+    filelock's own word for it (`lease.compromise`) comes up to two beats late.
+    """
+    owner = lease.owner
+    if owner is None or owner.token != lease.token:
+        raise ConfigError(
+            f"{what}: this process stood still so long that another one took over: it goes on there"
+        )
+
+
+@cache
+def this_host() -> str:
+    """This machine as locks name it; a container has a name of its own."""
+    with TemporaryDirectory() as place, SoftFileLease(Path(place) / "lock") as lease:
+        owner = lease.owner
+        assert owner is not None
+        return str(owner.hostname)
+
+
+def holder(path: Path) -> Holder | None:
+    """Who made the lock `path`; None where there is no lock. It may be dead: see `alive`."""
+    owner = SoftFileLease(path, lease_duration=LEASE).owner
+    return owner and Holder(owner.hostname, owner.pid, owner.lease_duration or LEASE)
+
+
+def beat(path: Path) -> int | None:
+    """When the lock was touched last, by the clock of its file system; None: there is no lock."""
+    try:
+        # Opened, since a shared file system may answer an old state to who only asks for it.
+        with path.open("rb") as f:
+            return os.fstat(f.fileno()).st_mtime_ns
+    except OSError:
+        return None
+
+
+def alive(paths: list[Path]) -> dict[Path, Holder]:
+    """The locks that a living process holds.
+
+    A process of this machine is looked up. The locks of others are watched for a little more than
+    one beat, all at once; there is no wait where there are none.
+    """
+    held = {path: who for path in paths if (who := holder(path))}
+    found = {path: who for path, who in held.items() if who.here and _runs(who.pid)}
+    elsewhere = {path: beat(path) for path, who in held.items() if not who.here}
+    if elsewhere:
+        time.sleep(1.5 / BEATS * max(held[path].lease for path in elsewhere))
+    stirred = {path for path, before in elsewhere.items() if beat(path) not in (None, before)}
+    return found | {path: held[path] for path in stirred}
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,33 @@
+"""Settings of this process that have to be made before torch is loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from contextlib import suppress
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def set_up_process() -> None:
+    """What has to be set before torch is loaded."""
+    # OpenMP's threads wait by spinning, by default for so long that a busy machine runs many
+    # times slower. A short spin costs an idle machine nothing.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    # Without it matrix products on a GPU are not deterministic.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that it frees, for all that runs in it.
+
+    glibc gives it back at once, and each step asks for the same amount again: new pages cost a
+    tenth of a step and more. Elsewhere there is no mallopt.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        # Older ones take 32 MB at most. To keep the heap alone would be worse than nothing.
+        if mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 32 << 20):
+            mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)

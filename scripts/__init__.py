@@ -1,0 +1,1 @@
+"""Programs around the package: tables, figures, reports, the benchmark and the demo suite."""

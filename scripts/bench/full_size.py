@@ -1,0 +1,249 @@
+"""Ten-step attacks on full-size networks: the bare loop, the pipeline, the plain call, the peers.
+
+Networks have random weights and images are random: neither decides how long a step takes. That
+everyone computes the same is checked before anything is timed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agr.attacks import Attack
+from agr.attacks.build import load_attack
+from agr.attacks.engine import Item, craft
+from agr.config.compose import expand
+from agr.evaluation.determinism import settle
+from agr.evaluation.predictions import source_of
+from agr.models.network import Source
+from agr.models.tuning import tune
+from agr.utils.errors import ConfigError
+from agr.utils.pixels import LEVELS
+from scripts.bench.options import EPS, STEPS, Options
+from scripts.bench.peers import PEERS, Normalize, Task, in_precision, installed
+from scripts.bench.timing import Contender, Row, interleave, wait
+
+BARE, PIPELINE, CALL, TUNE = "bare loop", "agr, pipeline", "agr, plain call", "agr, tune"
+PLAIN, TUNED = ", plain network", ", tuned network"  # what a peer was given
+ATTACKS = ("ifgsm", "mifgsm")
+ALPHA = EPS / STEPS  # of every attack here, whatever its steps; 0-255 scale
+# After one step, outputs may differ where a gradient is so small that rounding decides its sign.
+AGREE = 0.98
+# Where next to nothing moves, everyone agrees.
+MOVED = 0.5
+SAME_1, SAME_ALL = "equal pixels, 1 step", f"equal pixels, {STEPS} steps"
+
+Work = Callable[[], Tensor]
+
+
+class Disagreement(ConfigError):
+    """A contender computes something else: to compare its time would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One network in the three forms that contenders get, and what is attacked."""
+
+    title: str
+    plain: nn.Module  # timm's, with its normalisation in front
+    tuned: nn.Module  # agr.models.tuning.tune of it
+    source: Source  # as the pipeline loads it
+    pixels: NDArray[np.uint8]  # (B, 3, H, W) uint8
+    x: Tensor  # the same in [0, 1], on the device
+    y: Tensor  # labels that are attacked
+    tune_seconds: float
+
+    def task(self, attack: str, steps: int, device: str) -> Task:
+        """What the peers are asked for."""
+        classes = self.plain(self.x[:1]).shape[1]
+        shape = tuple(self.x.shape[1:])
+        return Task(
+            attack, EPS / LEVELS, ALPHA / LEVELS, steps, shape, classes, len(self.x), device
+        )
+
+
+def measure(options: Options) -> Iterator[list[Row]]:
+    """The rows of the parts "limit" and "peers", whichever are asked for, network by network."""
+    torch.set_num_threads(options.threads)
+    for name in options.networks:
+        setup = prepare(name, options)
+        rows = []
+        if "peers" in options.parts:
+            rows.append(Row("peers", setup.title, TUNE, 0, setup.tune_seconds, len(setup.x)))
+        for attack in ATTACKS:
+            rows += _attack(setup, attack, options)
+        yield rows
+
+
+def prepare(name: str, options: Options) -> Setup:
+    """The network `name` of timm with random weights, and random images for it."""
+    torch.manual_seed(0)
+    body = timm.create_model(name).eval()
+    give_statistics(body, options.size)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pth"
+        torch.save(body.state_dict(), path)
+        words = ("suite=imagenet", f"source='{name}:{path}'", "select=source", f"outputs={folder}")
+        cell = expand(options.words(*words, f"slots={options.images}"))[0]
+        config = cell.suite.networks[cell.source]
+        config.size = options.size or config.size
+        source = source_of(cell, settle(cell, None), options.device)
+    whole = nn.Sequential(Normalize(config.mean, config.std), body).eval().to(options.device)
+    plain = in_precision(whole, options.precision)
+    shape = (options.images, 3, config.size, config.size)
+    pixels = np.random.default_rng(0).integers(0, LEVELS + 1, shape, dtype=np.uint8)
+    dtype = torch.float64 if options.precision == "fp64" else torch.float32
+    x = torch.from_numpy(pixels).to(options.device).to(dtype) / LEVELS
+    wait(options.device)
+    started = time.perf_counter()
+    tuned = tune(plain, x)
+    wait(options.device)
+    seconds = time.perf_counter() - started
+    with torch.no_grad():
+        # The least likely: of its own answer a network with random weights may be so sure that the
+        # gradient is zero, and everyone would agree.
+        y = tuned(x).argmin(1)
+    return Setup(f"{name}, {config.size} px", plain, tuned, source, pixels, x, y, seconds)
+
+
+@torch.no_grad()
+def give_statistics(body: nn.Module, size: int | None) -> None:
+    """Norms as a trained network has them, from noise, in place.
+
+    timm's have the scale 1 or 0 and no statistics: folding them would do nothing, and in a network
+    whose branches start at 0 most pixels have no gradient.
+    """
+    norms = [m for m in body.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        return
+    own: Any = body.default_cfg
+    size = size or int(own["input_size"][-1])
+    for norm in norms:
+        norm.weight.uniform_(0.5, 1.5)
+        norm.bias.normal_(std=0.1)
+        norm.momentum = 1.0  # of the next batch alone
+    body.train()
+    body(torch.randn(2, 3, size, size))
+    body.eval()
+
+
+def _attack(setup: Setup, attack: str, options: Options) -> list[Row]:
+    """One attack on one network: everyone's output compared, then everyone timed."""
+    setting = f"{setup.title}, {attack}"
+    single = {name: work() for name, work in _contenders(setup, attack, 1, options).items()}
+    single.pop(BARE, None)
+    shares = compare(setting, single, options.precision, setup.x)
+    works = _contenders(setup, attack, STEPS, options)
+    seen = {BARE: setup.source, PIPELINE: setup.source, CALL: setup.tuned}
+    contenders = [
+        Contender(name, work, len(setup.x), (seen.get(name, _given(name, setup)),))
+        for name, work in works.items()
+    ]
+    rows, made = interleave("peers", setting, contenders, options.rounds, device=options.device)
+    made.pop(BARE, None)
+    check_budget(setting, made, setup.x)
+    reference = made[PIPELINE]
+    for name, share in shares.items():
+        same = same_pixels(made[name], reference)
+        rows.append(Row("peers", setting, name, 0, value=share, unit=SAME_1))
+        rows.append(Row("peers", setting, name, 0, value=same, unit=SAME_ALL))
+    return [row._replace(part=_part(row.contender, options)) for row in rows]
+
+
+def _part(contender: str, options: Options) -> str:
+    own = contender in (BARE, PIPELINE) and "limit" in options.parts
+    return "limit" if own else "peers"
+
+
+def _given(name: str, setup: Setup) -> nn.Module:
+    return setup.plain if name.endswith(PLAIN) else setup.tuned
+
+
+def _contenders(setup: Setup, attack: str, steps: int, options: Options) -> dict[str, Work]:
+    """What each contender does with the images; the peers only where they are asked for."""
+    size = [f"attack.size={ALPHA}"]
+    piped = load_attack(attack, eps=EPS, steps=steps, overrides=size)
+    called = load_attack(attack, eps=EPS, steps=steps, overrides=size, quantize="off")
+    works: dict[str, Work] = {}
+    if "limit" in options.parts:
+        works[BARE] = partial(bare_loop, setup.source, setup.x, setup.y, steps)
+    works[PIPELINE] = partial(through_engine, piped, setup)
+    if "peers" in options.parts:
+        works[CALL] = partial(called, setup.tuned, setup.x, setup.y)
+        task = setup.task(attack, steps, options.device)
+        for given, network in ((PLAIN, setup.plain), (TUNED, setup.tuned)):
+            for library in installed(attack):
+                run = PEERS[attack][library](network, task)
+                works[library + given] = partial(run, setup.x, setup.y)
+    return works
+
+
+def bare_loop(network: Source, x: Tensor, y: Tensor, steps: int) -> Tensor:
+    """What no attack can do without: `steps` gradients, and one forward more. The last logits."""
+    x = x.contiguous(memory_format=network.memory_format)
+    for _ in range(steps):
+        point = x.detach().requires_grad_()
+        torch.autograd.grad(F.cross_entropy(network(point), y, reduction="sum"), point)
+    with torch.no_grad():
+        logits: Tensor = network(x)
+    return logits
+
+
+def through_engine(attack: Attack, setup: Setup) -> Tensor:
+    """The adversarial images (B, 3, H, W) in [0, 1] as the pipeline makes them."""
+    labels = setup.y.tolist()
+    items = [Item(i, p, labels[i]) for i, p in enumerate(setup.pixels)]
+    made = sorted(craft(attack, setup.source, items, len(items)), key=lambda m: m.item.tag)
+    pixels = torch.from_numpy(np.stack([m.image for m in made]))
+    return pixels.to(setup.x) / LEVELS
+
+
+# ---- whether everyone computes the same ----------------------------------------------------------
+
+
+def same_pixels(a: Tensor, b: Tensor) -> float:
+    """The share of values of two batches in [0, 1] that are equal to within half a step."""
+    return float(((a - b).abs() < ALPHA / LEVELS / 2).double().mean())
+
+
+def compare(setting: str, made: dict[str, Tensor], precision: str, x: Tensor) -> dict[str, float]:
+    """The share of pixels in which each contender's single step is ours.
+
+    Raises Disagreement below 0.98, or where there is next to no gradient. In bfloat16 the sign of
+    a gradient depends on the memory format, so that there the share is only reported.
+    """
+    reference = made[PIPELINE]
+    if same_pixels(reference, x) > 1 - MOVED:
+        raise Disagreement(f"{setting}: with random weights most gradients are zero: not timed")
+    shares = {name: same_pixels(images, reference) for name, images in made.items()}
+    for name, share in shares.items():
+        if share < AGREE and precision != "bf16":
+            raise Disagreement(
+                f"{setting}: after one step {name} agrees with ours in {share:.1%} of pixels "
+                f"(at least {AGREE:.0%} are asked for): not timed"
+            )
+    check_budget(setting, made, x)
+    return shares
+
+
+def check_budget(setting: str, made: dict[str, Tensor], x: Tensor) -> None:
+    """Raises Disagreement where images left the ball or [0, 1]."""
+    for name, images in made.items():
+        far = float((images - x).abs().max()) * LEVELS
+        low, high = float(images.min()), float(images.max())
+        if not (far <= EPS * (1 + 1e-5) and low >= 0 and high <= 1):
+            raise Disagreement(
+                f"{setting}: {name} leaves the budget of {EPS:g}: {far:.3f}, in [{low}, {high}]"
+            )
