@@ -17,7 +17,7 @@ import pytest
 
 from agr.config.schema import Data, Geometry, Suite
 from agr.data import cache as cache_module
-from agr.data import decode as stream_module
+from agr.data import loader as loader_module
 from agr.data.cache import PixelCache
 from agr.data.decode import BadImage, Pixels, load_image
 from agr.data.loader import stream
@@ -45,7 +45,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(entry.image_id)
         return load_image(entry, geometry)
 
-    monkeypatch.setattr(stream_module, "load_image", load)
+    monkeypatch.setattr(loader_module, "load_image", load)
     return names
 
 
@@ -237,7 +237,7 @@ def test_a_read_only_cache_is_read(
     said: list[str] = []
     cache = PixelCache(tmp_path / "cache", manifest, GEOMETRY, tell=said.append)
     monkeypatch.undo()
-    monkeypatch.setattr(stream_module, "load_image", None)
+    monkeypatch.setattr(loader_module, "load_image", None)
     assert same(run(manifest, cache), plain)
     assert len(said) == 1
     assert "Read-only file system" in said[0]

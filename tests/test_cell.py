@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import agr.data.decode
+import agr.data.loader
 from agr.config.cell import Cell
 from agr.config.schema import Geometry
 from agr.data.decode import BadImage, Pixels, load_image
@@ -146,7 +146,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, image_id: str) -> None:
             raise BadImage(f"{image_id}: no")
         return real(entry, geometry)
 
-    monkeypatch.setattr("agr.data.decode.load_image", load)
+    monkeypatch.setattr("agr.data.loader.load_image", load)
 
 
 def test_shards_that_choose_other_images_are_refused(
@@ -765,7 +765,7 @@ def test_the_second_cell_of_a_sweep_decodes_nothing(
         decoded.append(entry.image_id)
         return real(entry, geometry)
 
-    monkeypatch.setattr(agr.data.decode, "load_image", load)
+    monkeypatch.setattr(agr.data.loader, "load_image", load)
     words = (*VGG, "data.cache=true", "workers=2")
     plain = run_cell(demo_cell(tmp_path / "plain", *VGG, "attack=mifgsm")).read("rows")
     decoded.clear()

@@ -231,7 +231,7 @@ def test_a_pickled_job_is_found_under_its_name(tmp_path: Path) -> None:
 @pytest.fixture
 def interrupted_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A run that gets a signal, and more of them while it writes what is finished."""
-    import agr.run
+    import agr.jobs.session
 
     said: list[str] = []
 
@@ -246,7 +246,7 @@ def interrupted_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             os.kill(os.getpid(), number)
             said.append("written")
 
-    monkeypatch.setattr(agr.run, "run_words", run_words)
+    monkeypatch.setattr(agr.jobs.session, "run_words", run_words)
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR2)}
     yield said
     for n, handler in before.items():
@@ -273,10 +273,10 @@ def test_a_job_out_of_time_writes_before_it_is_requeued(interrupted_run: list[st
 
 
 def test_a_job_leaves_signals_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    import agr.run
+    import agr.jobs.session
 
     ran = []
-    monkeypatch.setattr(agr.run, "run_words", ran.append)
+    monkeypatch.setattr(agr.jobs.session, "run_words", ran.append)
     before = signal.getsignal(signal.SIGTERM)
     Job(["eps=2"])()
     assert ran == [["eps=2"]]

@@ -281,7 +281,8 @@ def test_pillows_warnings_do_not_reach_the_user(tmp_path: Path) -> None:
         from pathlib import Path
         from agr.config.schema import Geometry
         from agr.data.manifest import Entry
-        from agr.data.decode import BadImage, stream
+        from agr.data.decode import BadImage
+        from agr.data.loader import stream
         paths = sorted(Path(sys.argv[1]).iterdir())
         found = stream([Entry(p.stem, p, 0) for p in paths], Geometry(8), workers=2)
         for entry, what in found:
@@ -366,7 +367,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
         from agr.config.schema import Data, Geometry, Suite
         from agr.data.cache import PixelCache
         from agr.data.manifest import Manifest, read_manifest
-        from agr.data.decode import stream
+        from agr.data.loader import stream
 
         def peak():  # MB; ru_maxrss would begin with the parent's
             lines = Path("/proc/self/status").read_text().splitlines()

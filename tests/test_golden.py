@@ -193,9 +193,8 @@ def error_of(words: Sequence[str], capture: Callable[[], str]) -> str:
     before, sys.argv = sys.argv, ["agr", *words]
     full = os.environ.pop("HYDRA_FULL_ERROR", None)
     try:
-        main()
-    except SystemExit as e:
-        assert e.code == 2
+        with pytest.raises(SystemExit, match="2"):
+            main()
     finally:
         sys.argv = before
         os.environ.pop("HYDRA_FULL_ERROR", None)

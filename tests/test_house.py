@@ -1,4 +1,4 @@
-"""The house: imports go down only, reports need no torch, files fit in the head, the demo is light."""
+"""The house: imports go down, reports need no torch, files stay short, the demo stays light."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from agr.attacks import Attack
 from agr.attacks.ball import Linf
 from agr.attacks.engine import Calls, Item, craft
 from agr.attacks.stop import OnceFooled
-from agr.config import registry as pretrained
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.registry import describe
@@ -29,6 +28,7 @@ from agr.models.network import Ensemble, Network, load_network
 from agr.models.weights import weights_file
 from agr.report.notes import closing
 from agr.report.tables import write_tables
+from agr.utils import hub as hub_module
 from agr.utils.errors import ConfigError
 from agr.utils.hub import hub_file
 from tests.conftest import demo_cell, small_model
@@ -41,9 +41,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache on a machine without a network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    pretrained._unreachable.cache_clear()
+    hub_module._unreachable.cache_clear()
     yield tmp_path / "hub"
-    pretrained._unreachable.cache_clear()
+    hub_module._unreachable.cache_clear()
 
 
 def cache(hub: Path, hub_id: str, name: str) -> Path:
@@ -290,7 +290,7 @@ def test_what_the_network_can_fetch_is_fetched(hub: Path, monkeypatch: pytest.Mo
         path.touch()
         return str(path)
 
-    monkeypatch.setattr(pretrained, "_unreachable", lru_cache(lambda: ""))
+    monkeypatch.setattr(hub_module, "_unreachable", lru_cache(lambda: ""))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
     names = ("model.safetensors", "pytorch_model.bin")
     assert hub_file("a/b", names, "here") == hub / "pytorch_model.bin"
