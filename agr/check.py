@@ -15,20 +15,20 @@ import textwrap
 from collections.abc import Sequence
 
 from agr.config.compose import expand
-from agr.config.overrides import words
+from agr.config.overrides import with_experiment
 from agr.evaluation.preflight import (
     Line,
     _many,
     lines,
 )
-from agr.jobs.session import script
+from agr.jobs.console import script
 
 WIDTH = 110
 
 
 def main(arguments: Sequence[str]) -> bool:
     """Print the page; whether all is well."""
-    asked = words(arguments, "experiment=paper")
+    asked = with_experiment(arguments, "experiment=paper")
     cells = expand(asked)
     sources = ", ".join(dict.fromkeys(c.title(c.source) for c in cells))
     print(

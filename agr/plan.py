@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from agr.config.compose import expand
-from agr.config.overrides import sweep_words
+from agr.config.overrides import sweep_overrides
 from agr.evaluation.estimate import (
     _seconds_per_tick,
     at_most,
     duration,
 )
-from agr.jobs.session import script
+from agr.jobs.console import script
 from agr.records.progress import progress
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
@@ -28,7 +28,7 @@ from agr.utils.errors import ConfigError
 
 def main(arguments: Sequence[str]) -> None:
     """Print one line per cell and the sum."""
-    cells = expand(sweep_words(arguments))
+    cells = expand(sweep_overrides(arguments))
     costs: dict[tuple[str, ...], float | ConfigError] = {}
     rows, total, foreign = [], 0.0, 0
     for cell in cells:

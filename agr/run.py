@@ -8,119 +8,50 @@ For example:
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-import traceback
-from dataclasses import dataclass, field
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from agr.config.cell import Cell
-from agr.config.compose import check_words, expand
-from agr.config.load import to_cell
-from agr.config.overrides import (
-    COMPOSED,
-    flags_first,
-    split_shards,
-)
+from agr.config.compose import check_overrides, compose_cells
+from agr.config.overrides import RUNNING_FLAGS, flags_first, split_shards
 from agr.config.schema import conf_dir
-from agr.jobs.session import (
-    check_all,
-    guard,
-    run,
-)
-from agr.utils.errors import ConfigError, first_line, one_line
-from agr.utils.process import (
-    NO_SPACE,
-    keep_freed_memory,
-    set_up_process,
-)
-
-
-@dataclass
-class Sweep:
-    """What this process was started for, and what of it isn't done."""
-
-    cells: int  # 0 where command-line flags keep `main` from knowing
-    undone: list[str] = field(default_factory=list)
-
-
-# None in a process of a launcher, which gets `job` without `main`.
-_sweep: Sweep | None = None
-
-
-@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
-def job(config: DictConfig) -> None:
-    """Run one cell and show its table."""
-
-    def work() -> None:
-        cell = to_cell(config, HydraConfig.get().overrides.task)
-        if _sweep is None or _sweep.cells < 2:
-            run(cell)
-        else:
-            _run_one_of(_sweep, cell)
-
-    if _sweep is None:
-        set_up_process()
-        keep_freed_memory()
-        work()  # the launcher carries an error home
-    else:
-        guard(work)  # here, before Hydra adds lines of its own
-
-
-def _run_one_of(sweep: Sweep, cell: Cell) -> None:
-    """Run a cell of a sweep, which goes on if this one can't be done."""
-    try:
-        run(cell, f"[{HydraConfig.get().job.num + 1}/{sweep.cells}] ")
-        return
-    except ConfigError as e:
-        print(f"error: {one_line(f'{cell.name}: {first_line(e)}')}", file=sys.stderr)
-    except Exception as e:
-        if isinstance(e, OSError) and e.errno in (*NO_SPACE, errno.EROFS):
-            raise  # such a disk won't do for the others either
-        print(f"error: {cell.name}\n{traceback.format_exc()}", file=sys.stderr)
-    sweep.undone.append(cell.name)
+from agr.jobs.console import guard
+from agr.jobs.launcher import check_submitit, launcher_of
+from agr.jobs.session import check_all, run_all
+from agr.jobs.sweep import sweep
 
 
 def main() -> None:
-    """The entry point: wrong input ends with one line and exit code 2."""
-    shown_whole = "HYDRA_FULL_ERROR" in os.environ
+    """Run the command: wrong input ends with one line and exit code 2."""
+    full = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and we say it in one line
-    guard(_main, full=shown_whole)
+    guard(_main, full=full)
 
 
 def _main() -> None:
-    global _sweep
-    _sweep = Sweep(0)
-    given = flags_first(sys.argv[1:])
-    flags = {word.partition("=")[0] for word in given if word.startswith("-")}
-    sys.argv[1:] = split_shards(given)  # Hydra reads them again
-    if flags <= {*COMPOSED}:
-        cells = expand(sys.argv[1:])
-        check_all(cells)
-        from agr.jobs.sweep import launcher_of, sweep  # what --help can do without
+    arguments = flags_first(sys.argv[1:])
+    flags = {word.partition("=")[0] for word in arguments if word.startswith("-")}
+    if not flags <= {*RUNNING_FLAGS}:  # help, or a config that is shown
+        check_overrides(arguments)
+        sys.argv[1:] = split_shards(arguments)
+        _show()
+        return
+    named = check_submitit(arguments)
+    composition = compose_cells(arguments, multirun=named or bool(flags & {"-m", "--multirun"}))
+    launcher = launcher_of(composition.config)
+    done = check_all(composition.cells)
+    if launcher:
+        raise SystemExit(sweep(launcher, arguments, composition.cells))
+    if code := run_all(composition.cells, done):
+        raise SystemExit(code)
 
-        if launcher := launcher_of(given):
-            raise SystemExit(sweep(launcher, given, cells))
-        _sweep.cells = len(cells)
-    else:  # help, or a config that is shown
-        check_words(given)
-    job()
-    if _sweep.undone:
-        print(
-            f"{len(_sweep.undone)} of {_sweep.cells} cells are not done, and why stands above; the "
-            f"same command does what is missing: {', '.join(_sweep.undone)}",
-            file=sys.stderr,
-        )
-        raise SystemExit(1)
+
+@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
+def _show(config: DictConfig) -> None:
+    """Have Hydra serve --help, --cfg, --info and completion, after which it calls nothing."""
 
 
 if __name__ == "__main__":
-    # Not `main()` of this module, which is called __main__ here: what a cluster job unpickles
-    # must be found under its real name.
-    from agr.run import main as entry
-
-    entry()
+    main()

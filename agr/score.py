@@ -16,9 +16,9 @@ from typing import Any
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.load import stored_cell
-from agr.config.overrides import pairs
+from agr.config.overrides import parse_pairs
 from agr.config.schema import Config
-from agr.jobs.session import script
+from agr.jobs.console import script
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 
@@ -73,7 +73,7 @@ def _today(suite: str) -> Config | None:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the words, score, and show each cell's table."""
-    asked = pairs(arguments)
+    asked = parse_pairs(arguments)
     if set(asked) - {"outputs", "targets", "data"} or not asked.get("targets"):
         raise ConfigError(
             "give targets=[name,...], outputs=folder if it isn't outputs, data.root=… if the "

@@ -20,8 +20,8 @@ from tabulate import tabulate
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.overrides import sweep_words, without_shards
-from agr.jobs.session import script
+from agr.config.overrides import sweep_overrides, without_shards
+from agr.jobs.console import script
 from agr.records.progress import progress
 from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line, printable
@@ -41,7 +41,7 @@ class State(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Print one line per cell, the sum, and the command that fills the gaps."""
-    asked = without_shards(sweep_words(arguments))
+    asked = without_shards(sweep_overrides(arguments))
     cells = list({cell.folder: cell for cell in expand(asked)}.values())
     running = alive([path for cell in cells for path in Records(cell.folder).lock_files()])
     states = [state_of(cell, running) for cell in cells]
@@ -83,7 +83,7 @@ def _row(cell: Cell, state: State) -> list[object]:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", "agr.run", *sweep_words(arguments)])
+    return shlex.join(["python", "-m", "agr.run", *sweep_overrides(arguments)])
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agr.config.overrides import pairs
-from agr.jobs.session import script
+from agr.config.overrides import parse_pairs
+from agr.jobs.console import script
 from agr.records.audit import (
     Report,
     check_records,
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _asked(arguments: Sequence[str]) -> dict[str, Any]:
-    given = pairs(arguments)
+    given = parse_pairs(arguments)
     if not {*given} <= {*DEFAULTS}:
         raise ConfigError(f"{' '.join(arguments)}: give only {', '.join(sorted(DEFAULTS))}")
     asked = DEFAULTS | given

@@ -9,17 +9,17 @@ ones are run first. For example:
 
 import sys
 
-from agr.jobs.request import asked_for
-from agr.jobs.session import script
+from agr.jobs.console import script
+from agr.jobs.request import parse_request
 from agr.report.claims.page import judge_claims, write_claims
 from agr.report.outcomes import Outcomes
 
 
 def main() -> None:
     """Write the page of claims and print it."""
-    asked = asked_for(sys.argv[1:])
-    verdicts = judge_claims(Outcomes(asked.cells), asked.claims)
-    paths = write_claims(asked.cells, verdicts, asked.folder("claims"))
+    request = parse_request(sys.argv[1:])
+    verdicts = judge_claims(Outcomes(request.cells), request.claims)
+    paths = write_claims(request.cells, verdicts, request.folder("claims"))
     print(paths[0].read_text(encoding="utf-8"))
     print("written:", *paths)
 

@@ -9,17 +9,17 @@ given. With --run the missing ones are run first. For example:
 
 import sys
 
-from agr.jobs.request import asked_for
-from agr.jobs.session import script
+from agr.jobs.console import script
+from agr.jobs.request import parse_request
 from agr.report.figures import Drawing, write_figures
 from agr.report.outcomes import Outcomes
 
 
 def main() -> None:
     """Draw and write."""
-    asked = asked_for(sys.argv[1:], sweeps=True)
-    drawing = Drawing(Outcomes(asked.cells), asked.sweeps)
-    paths = write_figures(drawing, asked.folder("figures"), asked.command("make_figures"))
+    request = parse_request(sys.argv[1:], sweeps=True)
+    drawing = Drawing(Outcomes(request.cells), request.sweeps)
+    paths = write_figures(drawing, request.folder("figures"), request.command("make_figures"))
     for path in paths:
         if path.suffix == ".txt":
             print(path.read_text(encoding="utf-8"))

@@ -11,20 +11,21 @@ from collections.abc import Sequence
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.overrides import without_flags, words
-from agr.jobs.request import ITSELF
-from agr.jobs.session import run_first, script
+from agr.config.overrides import with_experiment, without_flags
+from agr.jobs.console import script
+from agr.jobs.request import RUN_FLAG
+from agr.jobs.session import run_first
 from agr.report.leaderboard import check_leaderboard, write_leaderboards
 from agr.report.tables import tables_folder
 
 
 def main() -> None:
     """Run what is missing if asked to, write the leaderboards and print the Markdown ones."""
-    given = [word for word in sys.argv[1:] if word != ITSELF]
-    asked = without_flags(words(given, "experiment=leaderboard"))
+    given = [word for word in sys.argv[1:] if word != RUN_FLAG]
+    asked = without_flags(with_experiment(given, "experiment=leaderboard"))
     cells = expand(asked)
     untargeted = check_leaderboard(cells)
-    if ITSELF in sys.argv[1:]:
+    if RUN_FLAG in sys.argv[1:]:
         run(asked, untargeted)
     paths = write_leaderboards(cells, tables_folder(cells, asked))
     for path in paths:
@@ -40,7 +41,7 @@ def run(asked: Sequence[str], cells: Sequence[Cell]) -> None:
     doesn't look into hydra.searchpath, would miss.
     """
     attacks = dict.fromkeys(
-        word.partition("=")[2] for c in cells for word in c.words if word.startswith("attack=")
+        word.partition("=")[2] for c in cells for word in c.overrides if word.startswith("attack=")
     )
     rest = [word for word in asked if not word.startswith("attack=")]
     run_first([*rest, f"attack={','.join(attacks)}"])

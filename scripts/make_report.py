@@ -9,16 +9,16 @@ over eps, or of the words that are given. With --run the missing ones are run fi
 
 import sys
 
-from agr.jobs.request import asked_for
-from agr.jobs.session import script
+from agr.jobs.console import script
+from agr.jobs.request import parse_request
 from agr.report.report import gather, write_report
 
 
 def main() -> None:
     """Read the records and write."""
-    asked = asked_for(sys.argv[1:], sweeps=True)
-    found = gather(asked.cells, asked.sweeps, asked.claims, asked.command)
-    print("written:", *write_report(found, asked.folder("report")))
+    request = parse_request(sys.argv[1:], sweeps=True)
+    found = gather(request.cells, request.sweeps, request.claims, request.command)
+    print("written:", *write_report(found, request.folder("report")))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ counts other images.
 import sys
 
 from agr.config.compose import expand
-from agr.config.overrides import without_shards, words
-from agr.jobs.session import script
+from agr.config.overrides import with_experiment, without_shards
+from agr.jobs.console import script
 from agr.report.tables import tables_folder, write_tables
 
 
 def main() -> None:
     """Write the tables and print the Markdown ones."""
-    asked = without_shards(words(sys.argv[1:], "experiment=paper"))
+    asked = without_shards(with_experiment(sys.argv[1:], "experiment=paper"))
     cells = expand(asked)
     paths = write_tables(cells, tables_folder(cells, asked))
     for path in paths:

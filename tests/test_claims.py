@@ -17,7 +17,7 @@ from scipy import stats
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import PACKAGE
-from agr.jobs.request import asked_for
+from agr.jobs.request import parse_request
 from agr.report.claims.judge import Judge, Judgement
 from agr.report.claims.page import PAPER, comparisons, judge_claims, page, reasons, write_claims
 from agr.report.claims.spec import load_claims
@@ -356,16 +356,16 @@ def test_what_is_wrong_is_said_before_anything_is_run(
     monkeypatch.setattr("agr.jobs.request.run_first", ran.append)
     words = ["--run", f"outputs={tmp_path}", "n_images=2", "norm=linf", "source=vgg16"]
     with pytest.raises(ConfigError, match="claims=nonsense"):
-        asked_for([*words, "claims=nonsense"])
+        parse_request([*words, "claims=nonsense"])
     with pytest.raises(ConfigError, match="is there twice"):
-        asked_for([*words, "seed=0,1"])
+        parse_request([*words, "seed=0,1"])
     assert ran == []
-    asked = asked_for([*words, "attack=agr,ifgsm"], sweeps=True)
+    asked = parse_request([*words, "attack=agr,ifgsm"], sweeps=True)
     assert [w[0] for w in ran] == ["experiment=report", "experiment=eps_linf"]
     assert len(asked.cells) == 2
     assert {c.config.eps for c in asked.sweeps} == {1, 2, 4, 6, 10, 16}
     assert f"outputs={tmp_path}" in asked.command("make_report")
-    divided = asked_for([*words, "attack=agr", "shards=3"])
+    divided = parse_request([*words, "attack=agr", "shards=3"])
     assert "shards=3" in ran[-1]  # the work is divided, what is shown is not
     assert [cell.config.shard for cell in divided.cells] == ["0/1"]
     assert "shards" not in str(divided.folder("report"))

@@ -20,12 +20,13 @@ import agr.jobs.pools
 import agr.jobs.sweep
 import agr.jobs.tasks
 from agr.config.cell import Cell
-from agr.config.compose import expand
+from agr.config.compose import compose_cells, expand
 from agr.config.overrides import split_shards
 from agr.evaluation.runner import run_cell
-from agr.jobs.pools import LocalPool, SlurmPool, parts, words_of
+from agr.jobs.launcher import Launcher, check_submitit, launcher_of
+from agr.jobs.pools import LocalJobPool, SlurmJobPool, batches, overrides_of
 from agr.jobs.slurm_job import Job
-from agr.jobs.sweep import Launcher, launcher_of, sweep
+from agr.jobs.sweep import sweep
 from agr.jobs.tasks import Task, different, failure_of, report, shortened, undone
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
@@ -64,6 +65,12 @@ def test_wrong_shards_are_one_line(words: list[str], said: str) -> None:
     assert "\n" not in str(e.value)
 
 
+def launcher_in(arguments: list[str]) -> Launcher | None:
+    """The launcher that a command line names, as the command finds it."""
+    check_submitit(arguments)
+    return launcher_of(compose_cells(arguments).config)
+
+
 @pytest.fixture
 def on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name, **_: f"/usr/bin/{name}")
@@ -71,16 +78,16 @@ def on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("on_a_cluster")
 def test_words_choose_the_launcher() -> None:
-    assert launcher_of(["-m", "eps=2,4"]) is None
-    assert launcher_of(["-m", "hydra/launcher=basic"]) is None
+    assert launcher_in(["-m", "eps=2,4"]) is None
+    assert launcher_in(["-m", "hydra/launcher=basic"]) is None
     words = ["-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "outputs=x", "shards=2"]
-    found = launcher_of([*words, "eps=2,4"])
+    found = launcher_in([*words, "eps=2,4"])
     assert found is not None
     assert found.kind == "slurm"
     assert found.params["partition"] == "gpu"
     assert found.params["submitit_folder"] == "x/sweep/.submitit/%j"
     assert found.params["additional_parameters"] == {"requeue": True}
-    local = launcher_of(["hydra/launcher=local"])
+    local = launcher_in(["hydra/launcher=local"])
     assert local is not None
     assert local.kind == "local"
 
@@ -102,17 +109,17 @@ def test_words_choose_the_launcher() -> None:
 )
 def test_a_wrong_launcher_is_one_line(word: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as e:
-        launcher_of([*["hydra/launcher=slurm"] * ("hydra/launcher" not in word), word])
+        launcher_in([*["hydra/launcher=slurm"] * ("hydra/launcher" not in word), word])
     assert "\n" not in str(e.value)
 
 
 def test_a_launcher_that_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name, **_: None)
     with pytest.raises(ConfigError, match="there is no srun here"):
-        launcher_of(["hydra/launcher=slurm"])
+        launcher_in(["hydra/launcher=slurm"])
     monkeypatch.setattr("agr.jobs.launcher.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'needs submitit: pip install "agr\[slurm\]"'):
-        launcher_of(["hydra/launcher=slurm"])
+        launcher_in(["hydra/launcher=slurm"])
 
 
 def test_nothing_heavy_is_imported() -> None:
@@ -142,7 +149,7 @@ class NowherePool:
     def begin(self, tasks: list[Task]) -> None:
         self.begun += tasks
 
-    def over(self, tasks: list[Task]) -> list[Task]:
+    def ended(self, tasks: list[Task]) -> list[Task]:
         if self.interrupt:
             raise KeyboardInterrupt
         return tasks[:1]
@@ -158,7 +165,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> NowherePool:
     def failure(task: Task) -> str | None:
         return "Slurm says CANCELLED" if task in pool.begun[: pool.undone] else None
 
-    monkeypatch.setattr(agr.jobs.sweep, "SlurmPool", lambda launcher: pool)
+    monkeypatch.setattr(agr.jobs.sweep, "SlurmJobPool", lambda launcher: pool)
     monkeypatch.setattr(agr.jobs.sweep, "failure_of", failure)
     return pool
 
@@ -176,8 +183,8 @@ def test_finished_cells_are_left_out(
     pool.undone = 1
     assert sweep(Launcher("slurm", {}), ["-m", *words], cells) == 1
     assert [t.cell.config.shard for t in pool.begun] == ["1/2", "0/2", "0/2", "1/2"]
-    assert pool.begun[0].words[-2:] == ["eps=2", "shard=1/2"]
-    assert not any("launcher" in word for t in pool.begun for word in t.words)
+    assert pool.begun[0].overrides[-2:] == ["eps=2", "shard=1/2"]
+    assert not any("launcher" in word for t in pool.begun for word in t.overrides)
     out = capsys.readouterr().out
     assert "6 jobs: 2 finished before, 4 to do" in out
     assert "python -m agr.status -m eps=2,4,8 shards=2\n" in out
@@ -206,10 +213,10 @@ def test_a_cell_is_submitted_once_and_no_shard_without_images(tmp_path: Path) ->
 def test_arrays_are_no_larger_than_the_cluster_takes(tmp_path: Path) -> None:
     (cell,) = cells_in(tmp_path)
     tasks = [Task(cell) for _ in range(10)]
-    assert [len(part) for part in parts(tasks, 4)] == [4, 4, 2]
-    assert [t for part in parts(tasks, 4) for t in part] == tasks
-    assert [len(part) for part in parts(tasks, 10)] == [10]
-    assert parts([], 4) == []
+    assert [len(part) for part in batches(tasks, 4)] == [4, 4, 2]
+    assert [t for part in batches(tasks, 4) for t in part] == tasks
+    assert [len(part) for part in batches(tasks, 10)] == [10]
+    assert batches([], 4) == []
 
 
 # ---- the job -------------------------------------------------------------------------------------
@@ -220,12 +227,12 @@ def test_a_pickled_job_is_found_under_its_name(tmp_path: Path) -> None:
 
     job = Job(["eps=2", "shard=3/8"])
     DelayedSubmission(job).dump(tmp_path / "job.pkl")
-    assert words_of(tmp_path / "job.pkl") == ("eps=2", "shard=3/8")
+    assert overrides_of(tmp_path / "job.pkl") == ("eps=2", "shard=3/8")
     assert b"agr.jobs.slurm_job" in (tmp_path / "job.pkl").read_bytes()
     assert job.checkpoint().function == job
-    assert words_of(tmp_path / "none.pkl") == ()
+    assert overrides_of(tmp_path / "none.pkl") == ()
     (tmp_path / "other.pkl").write_bytes(pickle.dumps("other"))
-    assert words_of(tmp_path / "other.pkl") == ()
+    assert overrides_of(tmp_path / "other.pkl") == ()
 
 
 @pytest.fixture
@@ -235,7 +242,7 @@ def interrupted_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     said: list[str] = []
 
-    def run_words(words: list[str]) -> None:
+    def run_overrides(words: list[str]) -> None:
         number = int(words[0])
         try:
             os.kill(os.getpid(), number)
@@ -246,7 +253,7 @@ def interrupted_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             os.kill(os.getpid(), number)
             said.append("written")
 
-    monkeypatch.setattr(agr.jobs.session, "run_words", run_words)
+    monkeypatch.setattr(agr.jobs.session, "run_overrides", run_overrides)
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR2)}
     yield said
     for n, handler in before.items():
@@ -276,7 +283,7 @@ def test_a_job_leaves_signals_as_they_were(monkeypatch: pytest.MonkeyPatch) -> N
     import agr.jobs.session
 
     ran = []
-    monkeypatch.setattr(agr.jobs.session, "run_words", ran.append)
+    monkeypatch.setattr(agr.jobs.session, "run_overrides", ran.append)
     before = signal.getsignal(signal.SIGTERM)
     Job(["eps=2"])()
     assert ran == [["eps=2"]]
@@ -299,15 +306,15 @@ def task(tmp_path: Path) -> Task:
 def answers(monkeypatch: pytest.MonkeyPatch, *said: dict[str, tuple[str, str]] | None) -> None:
     """What squeue says, time after time, to one who asks without waiting."""
     left = list(said)
-    monkeypatch.setattr(agr.jobs.pools, "look", lambda: left.pop(0))
+    monkeypatch.setattr(agr.jobs.pools, "poll_slurm", lambda: left.pop(0))
     monkeypatch.setattr(agr.jobs.pools, "GLANCE", 0.0)
     monkeypatch.setattr(agr.jobs.pools, "AGAIN", 0.0)
     monkeypatch.setattr(agr.jobs.pools, "OFTEN", 0.0)
 
 
-def slurm_pool() -> SlurmPool:
+def slurm_pool() -> SlurmJobPool:
     params = {"cpus_per_task": 2, "setup": None, "additional_parameters": {"requeue": False}}
-    return SlurmPool(Launcher("slurm", params))
+    return SlurmJobPool(Launcher("slurm", params))
 
 
 def test_a_job_is_over_when_slurm_says_so_twice(
@@ -318,7 +325,7 @@ def test_a_job_is_over_when_slurm_says_so_twice(
     held = {"7_0": ("PENDING", "JobHeldAdmin")}
     answers(monkeypatch, *on, over, on[0], None, over, held, held, {}, None, over)
     pool = slurm_pool()
-    assert [bool(pool.over([task])) for _ in range(13)] == [False] * 12 + [True]
+    assert [bool(pool.ended([task])) for _ in range(13)] == [False] * 12 + [True]
     assert task.state == "Slurm says CANCELLED"
     said = capsys.readouterr().out
     assert said.count("Slurm has job 7_0, if not others, wait: JobHeldAdmin") == 1
@@ -328,8 +335,8 @@ def test_a_job_is_over_when_slurm_says_so_twice(
 def test_a_forgotten_job_is_over(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, {}, {})
     pool = slurm_pool()
-    assert pool.over([task]) == []
-    assert pool.over([task]) == [task]
+    assert pool.ended([task]) == []
+    assert pool.ended([task]) == [task]
     assert failure_of(task) == "the job is gone, and left no result"
 
 
@@ -337,7 +344,7 @@ def test_a_result_ends_a_job(task: Task, monkeypatch: pytest.MonkeyPatch) -> Non
     answers(monkeypatch, {"7_0": ("RUNNING", "None")})
     assert task.paths is not None
     task.paths.result_pickle.write_bytes(pickle.dumps(("success", None)))
-    assert slurm_pool().over([task]) == [task]
+    assert slurm_pool().ended([task]) == [task]
     assert failure_of(task) == "the job ended well, but rows are missing"
 
 
@@ -384,7 +391,8 @@ def test_what_is_missing_is_what_a_run_would_do(tmp_path: Path) -> None:
 
 
 def test_a_traceback_begins_with_what_is_ours() -> None:
-    ours = f'  File "{agr.jobs.slurm_job.__file__}", line 5, in __call__\n    run_words(self.words)'
+    file, call = agr.jobs.slurm_job.__file__, "run_overrides(self.overrides)"
+    ours = f'  File "{file}", line 5, in __call__\n    {call}'
     text = f'Traceback (most recent call last):\n  File "submitit.py"\n{ours}\nValueError: no\n'
     assert shortened(text) == f"Traceback (most recent call last):\n{ours}\nValueError: no"
     mended = f"{text}agr.utils.errors.ConfigError: network vgg16: there is no weight file: fetch it"
@@ -406,7 +414,7 @@ def test_the_report_names_cell_reason_command_and_log(task: Task) -> None:
         "agr linf 10 vgg16, job 7_0:",
         "  Traceback",
         "  ValueError: no",
-        f"  its command: python -m agr.run {' '.join(task.words)}",
+        f"  its command: python -m agr.run {' '.join(task.overrides)}",
         f"  its log: {task.paths.stdout}",
         "",
         "1 of 2 jobs failed; the same command does what is missing",
@@ -440,16 +448,16 @@ def test_processes_are_as_many_at_once_as_there_are_cores(
             return made[-1:]
 
     monkeypatch.setattr(agr.jobs.pools, "executor_of", lambda launcher: Executor())
-    pool = LocalPool(Launcher("local", {"cpus_per_task": 2, "submitit_folder": "x/%j"}))
+    pool = LocalJobPool(Launcher("local", {"cpus_per_task": 2, "submitit_folder": "x/%j"}))
     tasks = [Task(cell) for cell in cells_in(tmp_path, "eps=2,4,6,8,10")]
     pool.begin(tasks)
     left, most = list(tasks), 0
     while left:
-        for over in pool.over(left):
+        for over in pool.ended(left):
             left.remove(over)
         most = max(most, sum(bool(t.process) for t in left))
     assert (len(made), most) == (5, 2)
-    assert LocalPool(Launcher("local", {"cpus_per_task": 64})).at_once == 1
+    assert LocalJobPool(Launcher("local", {"cpus_per_task": 64})).at_once == 1
 
 
 # ---- real jobs -----------------------------------------------------------------------------------
@@ -501,7 +509,7 @@ class Submitted:
     def cell(self, job_id: str) -> Cell:
         if job_id not in self.cells:
             path = self.place / "out/sweep/.submitit" / job_id / f"{job_id}_submitted.pkl"
-            self.cells[job_id] = expand(words_of(path))[0]
+            self.cells[job_id] = expand(overrides_of(path))[0]
         return self.cells[job_id]
 
     def begun(self, node: str) -> str | None:
@@ -623,7 +631,7 @@ def test_a_sweep_survives_what_happens_on_a_cluster(
     for cell in expand(alone):
         expected = rows_of(cell)
         assert len(expected) == 96 * 3
-        survived = rows_of(expand([*cell.words, f"outputs={tmp_path / 'out'}"])[0])
+        survived = rows_of(expand([*cell.overrides, f"outputs={tmp_path / 'out'}"])[0])
         assert_same_bits(survived, expected)
 
 

@@ -29,7 +29,7 @@ def one_by_one(cells: list[Cell]) -> list[Cell]:
     plain = []
     for cell in cells:
         with initialize_config_dir(conf_dir(), version_base="1.3"):
-            plain.append(to_cell(compose("config", list(cell.words)), cell.words))
+            plain.append(to_cell(compose("config", list(cell.overrides)), cell.overrides))
     return plain
 
 
@@ -83,7 +83,7 @@ def test_the_cells_of_an_experiment() -> None:
 @pytest.mark.slow
 def test_the_cells_of_a_users_sweep(own: Path, words: list[str]) -> None:
     cells = expand(["--config-dir", str(own), "-m", *words])
-    assert all(f"hydra.searchpath=[{own}]" in c.words for c in cells)
+    assert all(f"hydra.searchpath=[{own}]" in c.overrides for c in cells)
     same(cells)
     if len(cells) > 1:
         assert len({str(c.config) for c in cells}) == len(cells)

@@ -89,7 +89,7 @@ def attacks_of(cells: list[Cell]) -> list[str]:
 
 
 def files_of(cells: list[Cell]) -> list[str]:
-    return [w.partition("=")[2] for c in cells for w in c.words if w.startswith("attack=")]
+    return [w.partition("=")[2] for c in cells for w in c.overrides if w.startswith("attack=")]
 
 
 def ours() -> list[str]:

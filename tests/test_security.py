@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 
 from agr.config.cell import Cell
-from agr.config.compose import expand
+from agr.config.compose import compose_cells, expand
 from agr.config.schema import Data, NetworkConfig, Suite
 from agr.data.decode import load_image
 from agr.data.manifest import read_manifest
@@ -109,7 +109,7 @@ def test_pickles_are_loaded_in_two_places_only() -> None:
         for path in PACKAGE.rglob("*.py")
     }
     assert {name: n for name, n in found.items() if n} == {
-        "config/compose.py": 2, "jobs/pools.py": 1, "jobs/tasks.py": 1,
+        "config/compose.py": 1, "jobs/pools.py": 1, "jobs/tasks.py": 1,
     }  # fmt: skip
 
 
@@ -310,3 +310,33 @@ def test_an_image_whose_name_steers_a_terminal_is_named_harmlessly(
         run_cell(cell)
     assert "\x1b" not in str(e.value)
     assert r"\x1b[31mred" in str(e.value)
+
+
+# ---- how Hydra runs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["--info"], ["--hydra-help"]])
+def test_hydras_own_flags_run_no_code_of_a_config_file(flags: list[str], tmp_path: Path) -> None:
+    """Hydra sets logging up for these, which calls whatever class the config names."""
+    handler = {"()": "subprocess.getoutput", "cmd": "touch mark"}
+    logging = {"version": 1, "handlers": {"x": handler}, "root": {"handlers": ["x"]}}
+    folder = tmp_path / "their" / "experiment"
+    folder.mkdir(parents=True)
+    text = yaml.safe_dump({"hydra": {"hydra_logging": logging, "job_logging": logging}})
+    (folder / "theirs.yaml").write_text(f"# @package _global_\n{text}")
+    command = [sys.executable, "-m", "agr.run", *flags, "--config-dir=their", "experiment=theirs"]
+    plain = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=plain)
+    assert not (tmp_path / "mark").exists()
+    assert done.returncode == 2, done.stdout
+    assert "stands in a config file" in done.stderr
+
+
+def test_lines_of_a_shell_for_a_launcher_are_the_users_own(tmp_path: Path) -> None:
+    """A cluster runs a launcher's `setup` before each job."""
+    (tmp_path / "experiment").mkdir()
+    text = yaml.safe_dump({"hydra": {"launcher": {"setup": ["touch mark"]}}})
+    (tmp_path / "experiment" / "theirs.yaml").write_text(f"# @package _global_\n{text}")
+    overrides = [f"hydra.searchpath=[{tmp_path}]", "hydra/launcher=slurm", "experiment=theirs"]
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.setup stands in a config file"):
+        compose_cells(overrides)

@@ -12,7 +12,7 @@ import pytest
 
 from agr.config.overrides import without_shards
 from agr.evaluation.runner import run_cell
-from agr.jobs.session import run_words
+from agr.jobs.session import run_overrides
 from agr.records.store import Records
 from agr.status import main, state_of
 from agr.utils.locks import Holder, this_host
@@ -99,7 +99,7 @@ def test_failures_are_over_once_the_cell_is_done(
     records.note_failure("3/8", {"error": "ValueError: no"})
     (records.folder / "failed-1of8.json").write_text("[1]")
     assert [*records.failures()] == ["3/8"]
-    run_words(words)
+    run_overrides(words)
     assert records.failures() == {}
 
 

@@ -25,7 +25,7 @@ class Cell:
     """A checked config and what follows from it."""
 
     config: Config
-    words: tuple[str, ...] = ()  # the command line that it was composed from
+    overrides: tuple[str, ...] = ()  # of the command line that it was composed from
 
     @property
     def suite(self) -> Suite:
@@ -232,13 +232,13 @@ class Cell:
         return self.suite_folder / "data"
 
     @property
-    def attack_words(self) -> list[str]:
+    def attack_overrides(self) -> list[str]:
         """The words that change the attack from what its file says."""
-        return [w for w in self.words if w.lstrip("+~").startswith("attack.")]
+        return [w for w in self.overrides if w.lstrip("+~").startswith("attack.")]
 
     def command(self) -> str:
         """The command that runs this cell."""
-        return shlex.join(["python", "-m", "agr.run", *self.words])
+        return shlex.join(["python", "-m", "agr.run", *self.overrides])
 
 
 def _numbers_of(network: NetworkConfig) -> dict[str, Any]:

@@ -1,109 +1,134 @@
-"""The cells that a command line means: Hydra's composing, done once for what cells share."""
+"""The cells that a command line means: composed by Hydra, once for what the cells share."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
+import re
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from agr.config.cell import Cell
 from agr.config.load import to_cell
 from agr.config.messages import explain
 from agr.config.overrides import split_shards, without_flags
 from agr.config.schema import conf_dir
-from agr.config.security import check_hydra, check_params, check_yaml, wrong_yaml
+from agr.config.security import check_hydra, check_swept, read_yaml
 from agr.utils.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hydra._internal.config_repository import ConfigRepository
     from hydra.core.config_loader import ConfigLoader
-    from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.object_type import ObjectType
     from hydra.core.override_parser.types import Override
-    from hydra.plugins.config_source import ConfigResult
 
-MOST_CELLS = 10_000  # of one sweep
+MOST_CELLS = 10_000  # in one sweep
+# Overrides of Hydra's own node that a run reads.
+HYDRA_KEYS = re.compile(r"hydra(/launcher|\.(launcher|searchpath|sweep|sweeper|mode)\b)")
+
+
+class Composition(NamedTuple):
+    """A composed command line."""
+
+    cells: list[Cell]
+    config: DictConfig  # of the overrides that don't sweep, with Hydra's own node `hydra`
 
 
 def expand(overrides: Sequence[str]) -> list[Cell]:
-    """The cells of a command line: one, or one for each point of its sweep and each shard.
+    """Return the cells of a command line, as `compose_cells` does."""
+    return compose_cells(overrides).cells
 
-    `overrides` are Hydra's words ("attack=ifgsm,agr", "experiment=paper"). Raises ConfigError.
+
+def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composition:
+    """Compose the cells of a command line: one per point of its sweep and shard.
+
+    Args:
+        overrides: Hydra's, such as "attack=ifgsm,agr" or "experiment=paper".
+        multirun: allow a sweep; without it only an experiment's file can ask for one.
+
+    Raises:
+        ConfigError: with one line, for whatever a run could not work with.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    try:
-        with _hydra() as loader:
-            given = split_shards(without_flags(overrides))
-            parser = OverridesParser.create(_searching(loader, given))
-            words = parser.parse_overrides(given)
-            _check_groups(loader, words)
-            composer = _Composer(loader, words)
-            full = composer.whole(composer.plain)
-            words += parser.parse_overrides(_swept_by_file(full, words))
-            _check_number(words)
-            points = BasicSweeper.split_arguments(words, None)[0]
-            if not points:
-                raise ConfigError(f"{' '.join(given)} means no cell: a sweep over nothing is in it")
-            if len(composer.plain) == len(words):  # no sweep: it is composed already
-                return [to_cell(_without_hydra(full), points[0])]
-            return [to_cell(composer.compose(point), point) for point in points]
-    except ConfigError:
-        raise
-    except Exception as e:
-        raise ConfigError(explain(e)) from e
+    with _explained(), _hydra() as loader:
+        given = split_shards(without_flags(overrides))
+        composer = _Composer(loader, given)
+        _check_hydra_overrides(composer.parsed)
+        config = composer.compose_whole(composer.plain)
+        parsed = composer.parsed + composer.parse(_swept_by_file(config, composer.parsed))
+        sweeps = [o for o in parsed if o.is_sweep_override()]
+        _check_sweeps(sweeps, multirun=multirun or str(config.hydra.mode) == "RunMode.MULTIRUN")
+        if not sweeps:
+            (point,) = _points(parsed)
+            return Composition([to_cell(_without_hydra(config), point)], config)
+        cells = [to_cell(composer.compose(point), point) for point in _points(parsed)]
+        if not cells:
+            raise ConfigError(f"{' '.join(given)} means no cell: a sweep over nothing is in it")
+        return Composition(cells, config)
 
 
-def check_words(overrides: Sequence[str]) -> None:
-    """Refuse what `expand` would refuse of how Hydra runs, where no cell is to be run.
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a config file that says how Hydra runs, where no cell is to be run.
 
-    Raises ConfigError.
+    Hydra's own flags (--help, --cfg …) set its logging up, which can call anything.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    try:
-        with _hydra() as loader:
-            given = [word for word in without_flags(overrides) if not word.startswith("-")]
-            parser = OverridesParser.create(_searching(loader, given))
-            composer = _Composer(loader, parser.parse_overrides(given))
-            if composer.foreign:
-                composer.whole(composer.plain)
-    except ConfigError:
-        raise
-    except Exception as e:
-        raise ConfigError(explain(e)) from e
+    with _explained(), _hydra() as loader:
+        given = [word for word in without_flags(overrides) if not word.startswith("-")]
+        composer = _Composer(loader, given)
+        if composer.foreign:
+            composer.compose_whole(composer.plain)
 
 
-def _check_groups(loader: ConfigLoader, words: Sequence[Override]) -> None:
-    """Raise ConfigError for a word of a group of files that chooses none."""
-    for o in words:
-        if o.is_delete() or o.is_sweep_override() or isinstance(o.value(), str | list | dict):
-            continue
-        if loader.repository.group_exists(o.key_or_group):  # type: ignore[attr-defined]
-            key = o.key_or_group or "KEY"
-            raise ConfigError(f"{o.input_line} chooses no file: write {key}=NAME")
+def _check_hydra_overrides(parsed: Sequence[Override]) -> None:
+    for o in parsed:
+        if o.is_hydra_override() and not HYDRA_KEYS.match(o.key_or_group):
+            raise ConfigError(
+                f"{o.input_line} has no effect on a run: of Hydra it reads hydra/launcher, "
+                "hydra.launcher, hydra.searchpath and hydra.sweep; leave it out"
+            )
 
 
-def _swept_by_file(full: DictConfig, words: Sequence[Override]) -> list[str]:
-    """What the file of an experiment sweeps over, where no word says otherwise."""
-    given = {o.key_or_group for o in words}
-    params = full.hydra.sweeper.params or {}
-    check_params(list(params))
-    return [f"{k}={v}" for k, v in params.items() if k not in given]
+def _points(parsed: Sequence[Override]) -> list[list[str]]:
+    """The overrides of each point of a sweep, in the order in which Hydra's own sweeper goes."""
+    axes: dict[str, list[str]] = {}
+    for o in parsed:
+        key = o.get_key_element()
+        swept = o.sweep_string_iterator() if o.is_sweep_override() else None
+        values = [o.get_value_element_as_str()] if swept is None else swept
+        axes[key] = [f"{key}={value}" for value in values]
+    return [list(point) for point in itertools.product(*axes.values())]
 
 
-def _check_number(words: Sequence[Override]) -> None:
-    """Raise ConfigError for a sweep that would take for ever to write down."""
-    cells = math.prod(_values(o) for o in words if o.is_sweep_override())
+def _swept_by_file(config: DictConfig, parsed: Sequence[Override]) -> list[str]:
+    """Sweeps of an experiment's file over keys that no override sets."""
+    given = {o.key_or_group for o in parsed}
+    params = config.hydra.sweeper.params or {}
+    check_swept(list(params))
+    return [f"{key}={value}" for key, value in params.items() if key not in given]
+
+
+def _check_sweeps(sweeps: Sequence[Override], *, multirun: bool) -> None:
+    for o in sweeps:
+        if not multirun:
+            raise ConfigError(
+                f"Ambiguous value for argument '{o.input_line}': to sweep over its values put -m "
+                "first; a list is [a,b]"
+            )
+        if o.is_hydra_override():
+            key, _, value = (o.input_line or "").partition("=")
+            quoted = shlex.quote(f"{key}='{value}'")
+            raise ConfigError(
+                f"{o.input_line} is a sweep, and one launcher starts all jobs: give one value; "
+                f"quote it if the comma belongs to it, {quoted}"
+            )
+    cells = math.prod(map(_size, sweeps))
     if cells > MOST_CELLS:
         raise ConfigError(
             f"the sweep has {cells:,.0f} cells, and at most {MOST_CELLS:,} are made at once: "
@@ -111,88 +136,126 @@ def _check_number(words: Sequence[Override]) -> None:
         )
 
 
-def _values(override: Override) -> float:
-    """How many values a word sweeps over."""
+def _size(override: Override) -> float:
+    """Number of values that an override sweeps over, without writing them down."""
     from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
     sweep = override.value()
     if isinstance(sweep, RangeSweep):
-        ends = float(sweep.start or 0), float(sweep.stop or 0)
-        return max(0.0, (ends[1] - ends[0]) / float(sweep.step or 1))
+        start, stop = float(sweep.start or 0), float(sweep.stop or 0)
+        return max(0.0, (stop - start) / float(sweep.step or 1))
     return len(sweep.list) if isinstance(sweep, ChoiceSweep) else 1
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
-    with open_dict(config):
-        del config["hydra"]
-    return config
+    bare = config.copy()
+    with open_dict(bare):
+        del bare["hydra"]
+    return bare
 
 
 class _Composer:
-    """Hydra's `compose` for the many command lines of a sweep.
+    """Hydra's `compose` for the many points of a sweep.
 
     Hydra needs 0.1 s to read and merge the files that a command line chooses, and next to nothing
     to set single keys. So what files make is kept, here and no longer, and keys are set in copies.
     """
 
-    def __init__(self, loader: ConfigLoader, words: Sequence[Override]):
+    def __init__(self, loader: ConfigLoader, overrides: Sequence[str]):
         from hydra.core.object_type import ObjectType
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        self.plain = [o.input_line for o in words if not o.is_sweep_override() and o.input_line]
-        hydra_words = [o.input_line for o in words if o.is_hydra_override() and o.input_line]
-        self.about_hydra = [word for word in self.plain if word in hydra_words]
-        searched = [word for word in self.plain if word.startswith("hydra.")]
-        self.foreign = any(word.startswith("hydra.searchpath=") for word in searched)
-        self._groups = set(loader.get_group_options("", ObjectType.GROUP, "config", searched))
-        parser = OverridesParser.create(loader)
-        self._parsed = cache(lambda word: parser.parse_overrides([word])[0])
+        self._searched = [word for word in overrides if word.startswith("hydra.searchpath=")]
+        self.foreign = bool(self._searched)
+        self._loader = loader
+        self._parser = OverridesParser.create(cast("ConfigLoader", self))
+        self._parse_one = cache(lambda word: self._parser.parse_overrides([word])[0])
+        self._groups = set(self.get_group_options("", ObjectType.GROUP))
         self._merged: dict[tuple[str, ...], bytes] = {}  # pickled, since that copies quickest
+        self.parsed = self.parse(overrides)
+        self._check_groups()
+        self.plain = [o.input_line or "" for o in self.parsed if not o.is_sweep_override()]
 
-    def compose(self, words: Sequence[str]) -> DictConfig:
-        """The config of a command line without sweeps."""
-        from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    def get_group_options(self, group: str, results_filter: ObjectType) -> list[str]:
+        """Options of a group, as the parser asks for glob(…): Hydra forgets the user's folders."""
+        return self._loader.get_group_options(group, results_filter, "config", self._searched)
 
-        files = tuple(word for word in words if self._chooses_files(word))
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """Parse overrides; a glob among them is not yet expanded."""
+        return self._parser.parse_overrides(list(overrides))
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Compose one point of the sweep, without Hydra's node."""
+        parsed = [self._parse_one(word) for word in overrides]
+        files = tuple(word for word, o in zip(overrides, parsed, strict=True) if self._chooses(o))
         if files not in self._merged:
-            self._merged[files] = pickle.dumps(_without_hydra(self.whole(files)))
+            self._merged[files] = pickle.dumps(_without_hydra(self.compose_whole(files)))
         config: DictConfig = pickle.loads(self._merged[files])
-        keys = [self._parsed(word) for word in words if word not in files]
-        ConfigLoaderImpl._apply_overrides_to_config(keys, config)
+        keys = [o for o in parsed if not self._chooses(o)]
+        try:
+            if any(o.is_add() or o.is_force_add() or o.is_delete() or o.package for o in keys):
+                raise OmegaConfBaseException
+            for o in keys:
+                OmegaConf.update(config, o.key_or_group, o.value(), merge=True)
+        except OmegaConfBaseException:  # more than setting keys, or wrong: Hydra says what
+            return _without_hydra(self.compose_whole(overrides))
         return config
 
-    def whole(self, words: Sequence[str]) -> DictConfig:
-        """The config of some words with its node `hydra`, which is checked. Raises ConfigError."""
+    def compose_whole(self, overrides: Sequence[str]) -> DictConfig:
+        """Compose overrides by Hydra alone, with its node, which is checked."""
         from hydra import compose
 
-        full: DictConfig = compose("config", list(words), return_hydra_config=True)
-        check_hydra(_raw(full.hydra), self._said, full.allow or ())
-        return full
+        try:
+            config: DictConfig = compose("config", list(overrides), return_hydra_config=True)
+        except UnicodeDecodeError:  # which doesn't name its file
+            self._read_all()
+            raise
+        if self.foreign:
+            own = [word for word in overrides if self._parse_one(word).is_hydra_override()]
+            by_user = compose("config", own, return_hydra_config=True)
+            check_hydra(_container(config.hydra), _container(by_user.hydra))
+        return config
 
-    @cached_property
-    def _said(self) -> dict[str, Any] | None:
-        """The node `hydra` as the words say it; None where all files are ours."""
-        from hydra import compose
+    def _read_all(self) -> None:
+        """Read all config files of the user's folders. Raises ConfigError for the first bad one."""
+        folders: Any = [self._parse_one(word).value() for word in self._searched]
+        for folder in itertools.chain(*folders):
+            for path in sorted(Path(folder.removeprefix("file://")).rglob("*.yaml")):
+                read_yaml(path)
 
-        if not self.foreign:
-            return None
-        return _raw(compose("config", self.about_hydra, return_hydra_config=True).hydra)
-
-    def _chooses_files(self, word: str) -> bool:
-        """Whether a word is about Hydra or a group of files; the others set keys."""
-        override = self._parsed(word)
+    def _chooses(self, override: Override) -> bool:
+        """True if an override chooses files or is about Hydra; the others set keys."""
         group = override.key_or_group.partition("/")[0]
         is_group = group in self._groups and not isinstance(override.value(), dict)
         return is_group or override.is_hydra_override()
 
+    def _check_groups(self) -> None:
+        for o in self.parsed:
+            if o.is_delete() or o.is_sweep_override() or isinstance(o.value(), str | list | dict):
+                continue
+            group = o.key_or_group
+            if not group or group in self._groups or group.startswith("hydra/"):
+                raise ConfigError(f"{o.input_line} chooses no file: write {group or 'KEY'}=NAME")
 
-def _raw(node: DictConfig) -> dict[str, Any]:
+
+def _container(node: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(node, resolve=False)  # type: ignore[return-value]
 
 
 @contextmanager
+def _explained() -> Iterator[None]:
+    """Raise one line as ConfigError for whatever Hydra or OmegaConf raises inside."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as e:
+        raise ConfigError(explain(e)) from e
+
+
+@contextmanager
 def _hydra() -> Iterator[ConfigLoader]:
-    """Hydra over our configs, whatever Hydra application this process may be."""
+    """Initialise Hydra over our configs, whatever Hydra application this process may be."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -202,60 +265,6 @@ def _hydra() -> Iterator[ConfigLoader]:
         with warnings.catch_warnings(), initialize_config_dir(conf_dir(), version_base="1.3"):
             # a folder of configs that isn't there
             warnings.filterwarnings("error", "provider=hydra.searchpath", UserWarning)
-            loader = instance.config_loader()
-            loader.repository = _reading_once(loader.get_search_path())  # type: ignore[attr-defined]
-            yield loader
+            yield instance.config_loader()
     finally:
         instance.hydra = outer
-
-
-def _searching(loader: ConfigLoader, words: Sequence[str]) -> ConfigLoader:
-    """`loader` as glob(...) asks it: Hydra's own looks for files without the words' folders."""
-    paths = [word for word in words if word.startswith("hydra.searchpath=")]
-
-    class Searching:
-        def get_group_options(self, group: str, results_filter: ObjectType) -> list[str]:
-            return loader.get_group_options(group, results_filter, "config", paths)
-
-    return cast("ConfigLoader", Searching())
-
-
-def _reading_once(search_path: ConfigSearchPath) -> ConfigRepository:
-    """Hydra's repository of config files, which reads and parses each of them once."""
-    from hydra._internal.config_repository import ConfigRepository
-    from hydra.core.object_type import ObjectType
-
-    class ReadingOnce(ConfigRepository):
-        # of the class, since Hydra works with a deep copy of the repository for each config
-        read: ClassVar[dict[tuple[str, ...], bytes]] = {}
-
-        def load_config(self, config_path: str) -> ConfigResult | None:
-            key = (config_path, *(source.path for source in self.sources))
-            if key not in self.read:
-                file = self._foreign_file(config_path)
-                if file:
-                    check_yaml(file)
-                with _naming(file):
-                    self.read[key] = pickle.dumps(super().load_config(config_path))
-            return pickle.loads(self.read[key])  # whoever gets it changes it
-
-        def _foreign_file(self, config_path: str) -> Path | None:
-            source = self._find_object_source(config_path, ObjectType.CONFIG)
-            if source is None or source.scheme() != "file" or source.path == conf_dir():
-                return None
-            return Path(source.path) / source._normalize_file_name(config_path)
-
-    return ReadingOnce(search_path)
-
-
-@contextmanager
-def _naming(file: Path | None) -> Iterator[None]:
-    """Say which file it is that Hydra can't make sense of."""
-    try:
-        yield
-    except Exception as e:
-        if file is None or isinstance(e, RecursionError):
-            raise
-        if isinstance(e, yaml.YAMLError):
-            raise wrong_yaml(file, e) from e
-        raise ConfigError(f"{file}: {explain(e)}") from e

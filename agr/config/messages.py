@@ -7,9 +7,11 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
 
 from agr.config.schema import Config, conf_dir
+from agr.config.security import yaml_problem
 from agr.utils.errors import first_line, nearest
 
 # A parameter of an attack's part, such as attack.chain.momentum.decay
@@ -61,9 +63,11 @@ WAYS_OUT = {
 
 def explain(e: BaseException) -> str:
     """One line for what Hydra or OmegaConf raised, with the nearest names where a name is wrong."""
-    for teller in (_unknown_file, _unreadable_word, _too_deep, _missing_value, _unknown_key):
-        if said := teller(e):
-            return said
+    for teller in (
+        _wrong_yaml, _unknown_file, _unreadable_word, _too_deep, _missing_value, _unknown_key,
+    ):  # fmt: skip
+        if message := teller(e):
+            return message
     cause = e.__cause__ or e
     key = _key_of(e)
     if str(cause).startswith("Ambiguous value"):
@@ -71,6 +75,11 @@ def explain(e: BaseException) -> str:
     if "ListConfig" in str(cause) and "to string" not in str(cause):
         return _with_place(e, key, _list_or_keys(key, in_file=bool(IN_FILE.match(str(e)))))
     return _with_place(e, key, _with_way_out(_plain(e)))
+
+
+def _wrong_yaml(e: BaseException) -> str:
+    wrong = next((x for x in (e, e.__cause__) if isinstance(x, yaml.YAMLError)), None)
+    return yaml_problem(wrong) if wrong else ""
 
 
 def _unknown_file(e: BaseException) -> str:
@@ -91,7 +100,8 @@ def _unknown_file(e: BaseException) -> str:
     if group == "attack":  # Hydra lists the first level only
         inner_files = Path(conf_dir(), group).glob("*/*.yaml")
         known += [f"{path.parent.name}/{path.stem}" for path in inner_files]
-    return f"{group}={name} is unknown: {nearest(name, [k for k in known if k[:1] != '_'])}"
+    known = [k for k in known if not k.startswith(("_", "submitit_"))]  # pieces of others
+    return f"{group}={name} is unknown: {nearest(name, known)}"
 
 
 def _unreadable_word(e: BaseException) -> str:
@@ -132,6 +142,9 @@ def _unknown_key(e: BaseException) -> str:
             f"them): give a part as a whole, '{slot}={{_target_:…}}', one that replaces another "
             f"with ++ before it"
         )
+    if key.startswith("hydra.launcher."):
+        name = key.rpartition(".")[2]
+        return f"{key} is no key of the launcher: {nearest(name, map(str, cause.parent_node))}"  # type: ignore[attr-defined]
     way = nearest(key, _all_keys(Config), "python -m agr.run --cfg job shows all")
     if ADDED.fullmatch(key):
         way = f"correct the name, or add it as +{key}=…"

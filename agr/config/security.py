@@ -1,8 +1,6 @@
-"""What a config file from elsewhere may not do, and which flags of Hydra's are not for us.
+"""Limits of config files from elsewhere: they run no code, and don't say how Hydra runs.
 
-Hydra makes what `hydra.callbacks` names, sets logging up with whatever classes it finds, and a
-launcher may run lines of a shell. So how Hydra runs is for the command line to say, and whatever
-it calls must be Hydra's own or of a package that `allow` names. See SECURITY.md.
+See SECURITY.md.
 """
 
 from __future__ import annotations
@@ -18,67 +16,10 @@ from agr.config.schema import Config
 from agr.config.targets import package_of, targets_of
 from agr.utils.errors import ConfigError, first_line
 
-# ---- files --------------------------------------------------------------------------------------
-
-LARGEST_FILE = 1 << 20  # bytes; a suite of a hundred networks has 50,000
-MOST_VALUES = 100_000  # once aliases are written out, which can double a file with each line
-DEEPEST = 50
-
-
-def check_yaml(path: Path) -> None:
-    """Raise ConfigError for a file of configs that can't be read, or only for ever."""
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise ConfigError(f"{path} has {size:,} bytes, which are too many for a config")
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        if root is not None and _values(root, {}, 0) > MOST_VALUES:
-            raise ConfigError(
-                f"{path} has more than {MOST_VALUES:,} values once its aliases (*name) are "
-                "written out: take them out"
-            )
-    except UnicodeDecodeError as e:
-        raise ConfigError(f"{path} is no text in UTF-8 ({first_line(e)}): save it as such") from e
-    except yaml.YAMLError as e:
-        raise wrong_yaml(path, e) from e
-    except RecursionError as e:
-        raise ConfigError(
-            f"{path} is nested more than {DEEPEST} levels deep: make it flatter"
-        ) from e
-    except _Circle:
-        raise ConfigError(f"{path}: an alias (*name) stands inside of what it means") from None
-
-
-def wrong_yaml(path: Path, e: yaml.YAMLError) -> ConfigError:
-    """What is wrong with a file, and in which line."""
-    if isinstance(e, yaml.reader.ReaderError):
-        return ConfigError(f"{path} is no YAML ({e.reason}): mend it")
-    mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None)
-    line = f" line {mark.line + 1}" if mark else ""
-    return ConfigError(f"{path}{line}: {problem or first_line(e)}: mend it")
-
-
-class _Circle(Exception):
-    """A value that holds itself."""
-
-
-def _values(node: yaml.Node, known: dict[int, int], depth: int) -> int:
-    """How many values a node holds; a node that is seen again counts again."""
-    if known.get(id(node)) == -1:
-        raise _Circle
-    if depth > DEEPEST:
-        raise RecursionError
-    if id(node) not in known:
-        known[id(node)] = -1  # it is being counted
-        inner = [n for pair in node.value for n in (pair if isinstance(pair, tuple) else [pair])]
-        inner = inner if isinstance(node, yaml.CollectionNode) else []
-        known[id(node)] = 1 + sum(_values(n, known, depth + 1) for n in inner)
-    return known[id(node)]
-
-
-# ---- parts --------------------------------------------------------------------------------------
-
 HOME = "agr"  # the package whose parts a config may always name
+# What Hydra writes itself, and what an experiment's file is there to say.
+FREE = {"hydra.mode", "hydra.overrides", "hydra.runtime", "hydra.sweeper.params"}
+FREE |= {f"hydra.job.{key}" for key in ("name", "config_name", "override_dirname", "id", "num")}
 
 
 def check_target(key: str, target: str, module: str, allow: Container[str]) -> None:
@@ -105,78 +46,36 @@ def check_parts(c: Config) -> None:
             check_target(f"defenses.{name}", target, "agr.models.defenses", ())
 
 
-# ---- how Hydra runs -----------------------------------------------------------------------------
+def check_hydra(composed: Mapping[str, Any], by_user: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a config file says how Hydra runs.
 
-# What Hydra writes itself, and what an experiment is there to say.
-FREE = {"hydra.mode", "hydra.overrides", "hydra.runtime", "hydra.sweeper.params"}
-FREE |= {f"hydra.job.{key}" for key in ("name", "config_name", "override_dirname", "id", "num")}
-CALLED = ("_target_", "()", "class")  # by Hydra, and by logging.config
-OWN = ("hydra._internal.core_plugins.", "hydra.experimental.callbacks.", "hydra_plugins.")
-LOGGING = ("logging.", "hydra._internal.logging_config.")
-STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-
-
-def check_hydra(
-    found: Mapping[str, Any], said: Mapping[str, Any] | None, allow: Container[str]
-) -> None:
-    """Raise ConfigError for code that Hydra would run and that the user hasn't allowed.
+    Hydra's own flags set up the logging that the node names, and a launcher runs lines of a shell:
+    both could run code.
 
     Args:
-        found: the node `hydra` of a composed config, not resolved.
-        said: the same from the words about Hydra alone; what differs is from a config file. None
-            where there are no files but our own.
-        allow: packages whose code may run.
+        composed: the node `hydra` of a composed config, not resolved.
+        by_user: the same, composed from the user's own overrides of Hydra alone.
     """
-    if said is not None:
-        for place in _differing(found, said, "hydra"):
-            raise ConfigError(
-                f"{place} stands in a config file, and how Hydra runs is for the command line to "
-                "say: take it out there, and give the word yourself if you trust it"
-            )
-    for place, target in _called(found, "hydra"):
-        if not _is_own(place, target) and package_of(target) not in allow:
-            raise ConfigError(
-                f"{place}={target} is neither Hydra's nor of an installed plugin of Hydra's: take "
-                f"it away, or allow=[{package_of(target)}] its package"
-            )
+    for place in _differing(composed, by_user, "hydra"):
+        raise ConfigError(
+            f"{place} stands in a config file, and how Hydra runs is for the command line to "
+            "say: take it out there, and give the word yourself if you trust it"
+        )
 
 
-def _differing(found: Any, said: Any, place: str) -> Iterator[str]:
+def _differing(a: Any, b: Any, place: str) -> Iterator[str]:
     """The places where two nodes differ, but for FREE ones."""
-    if place in FREE or found == said:
+    if place in FREE or a == b:
         return
-    if isinstance(found, Mapping) and isinstance(said, Mapping):
-        for key in {**found, **said}:
-            yield from _differing(found.get(key), said.get(key), f"{place}.{key}")
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in {**a, **b}:
+            yield from _differing(a.get(key), b.get(key), f"{place}.{key}")
     else:
         yield place
 
 
-def _called(node: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Whatever a node has Python look up by name, and where."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key in CALLED:
-                yield f"{place}.{key}", str(value)
-            else:
-                yield from _called(value, f"{place}.{key}")
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from _called(value, f"{place}[{i}]")
-    elif isinstance(node, str) and node.startswith(("ext://", "cfg://")):
-        yield place, node
-
-
-def _is_own(place: str, target: str) -> bool:
-    if place.startswith(("hydra.job_logging", "hydra.hydra_logging")):
-        return target in STREAMS or (
-            target.startswith(LOGGING) and not target.startswith("logging.config")
-        )
-    return target.startswith(OWN)
-
-
-def check_params(keys: Sequence[str]) -> None:
-    """Raise ConfigError for what the sweep of an experiment's file may not sweep over."""
+def check_swept(keys: Sequence[str]) -> None:
+    """Raise ConfigError for keys that the file of an experiment may not sweep over."""
     for key in keys:
         if re.match(r"[+~]*(allow|hydra)\b", key):
             raise ConfigError(
@@ -185,4 +84,20 @@ def check_params(keys: Sequence[str]) -> None:
             )
 
 
-# ---- flags --------------------------------------------------------------------------------------
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file, as plain values only. Raises ConfigError with the file and line."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path} is no text in UTF-8 ({first_line(e)}): save it as such") from e
+    except yaml.YAMLError as e:
+        raise ConfigError(yaml_problem(e, str(path))) from e
+
+
+def yaml_problem(e: yaml.YAMLError, name: str = "") -> str:
+    """Text of an error in a YAML file; the error itself knows the name of a file it was given."""
+    if isinstance(e, yaml.reader.ReaderError):
+        return f"{name or e.name} is no YAML ({e.reason}): mend it"
+    mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None)
+    line = f" line {mark.line + 1}" if mark else ""
+    return f"{name or (mark.name if mark else 'a file')}{line}: {problem or first_line(e)}: mend it"

@@ -1,54 +1,58 @@
-"""The words of a sweep that say how it is run, and submitit's executor made from them."""
+"""Launchers of a sweep's jobs, and submitit's executor made from one."""
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agr.config.messages import explain
-from agr.config.overrides import split_shards, without_flags
-from agr.config.schema import conf_dir
+from omegaconf import DictConfig, OmegaConf
+
 from agr.utils.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor
 
+KINDS = {"SlurmLauncher": "slurm", "LocalLauncher": "local", "BasicLauncher": None}
 # Slurm looks at time limits every 30 s, so its signal comes up to 30 s too early; and a job that is
 # signalled before Python is up dies of it.
 EARLY_SECONDS = 50
 
 
-def of_launcher(word: str) -> bool:
-    """Whether a word says how jobs are started, and not what they do."""
-    return word.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher"))
-
-
 class Launcher(NamedTuple):
-    """How jobs are started: the composed `hydra.launcher`."""
+    """A way to start jobs: the composed `hydra.launcher`."""
 
     kind: str  # "slurm" or "local"
     params: dict[str, Any]  # the keys of SlurmQueueConf or LocalQueueConf
 
 
-def launcher_of(words: Sequence[str]) -> Launcher | None:
-    """The launcher that the words of a command line name, checked.
+def of_launcher(override: str) -> bool:
+    """True if an override says how jobs are started, and not what they do."""
+    return override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher"))
 
-    None where they name none, or one that Hydra is to call (joblib). Raises ConfigError, also if
-    this machine can't submit to it.
+
+def check_submitit(arguments: Sequence[str]) -> bool:
+    """Return whether a launcher is named. Raises ConfigError if it is ours and lacks submitit."""
+    named = [word.lstrip("+") for word in arguments if of_launcher(word) and "hydra/" in word]
+    for word in named:
+        if word.partition("=")[2] in ("slurm", "local") and find_spec("submitit") is None:
+            raise ConfigError(f'{word} needs submitit: pip install "agr[slurm]"')
+    return bool(named)
+
+
+def launcher_of(config: DictConfig) -> Launcher | None:
+    """Return the launcher of a composed config, with Hydra's node; None: this process runs all.
+
+    Raises ConfigError for what can't be submitted, also if this machine can't submit to it.
     """
-    given = [w.lstrip("+") for w in without_flags(words)]
-    name = next((w.partition("=")[2] for w in given if w.startswith("hydra/launcher=")), None)
-    if name is None:
-        return None
-    if name in ("slurm", "local") and find_spec("submitit") is None:
-        raise ConfigError(f'hydra/launcher={name} needs submitit: pip install "agr[slurm]"')
-    params = _composed(words)
-    kinds = {"SlurmLauncher": "slurm", "LocalLauncher": "local"}
-    kind = kinds.get(params.pop("_target_").rpartition(".")[2])
+    params: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    name = config.hydra.runtime.choices["hydra/launcher"]
+    target = str(params.pop("_target_")).rpartition(".")[2]
+    if target not in KINDS:
+        raise ConfigError(f"hydra/launcher={name} is not for agr: use slurm or local")
+    kind = KINDS[target]
     if kind is None:
         return None
     _check_params(kind, params)
@@ -60,57 +64,12 @@ def launcher_of(words: Sequence[str]) -> Launcher | None:
     return Launcher(kind, params)
 
 
-def _composed(words: Sequence[str]) -> dict[str, Any]:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    plain = _without_sweeps(words)
-    try:
-        with initialize_config_dir(conf_dir(), version_base="1.3"):
-            full = compose("config", plain, return_hydra_config=True)
-        return dict(OmegaConf.to_container(full.hydra.launcher, resolve=True))  # type: ignore[arg-type]
-    except Exception as e:
-        raise _explained(e) from e
-
-
-def _explained(e: Exception) -> ConfigError:
-    """One line for what Hydra raised; it names what launchers and their keys there are."""
-    group, _, name = str(getattr(e, "missing_cfg_file", "")).rpartition("/")
-    if group == "hydra/launcher":
-        known = [k for k in getattr(e, "options", None) or [] if not k.startswith("submitit_")]
-        return ConfigError(f"hydra/launcher={name} is unknown: {nearest(name, known)}")
-    cause = e.__cause__ or e
-    key = str(getattr(cause, "full_key", ""))
-    if key.startswith("hydra.launcher.") and "not in" in str(cause):
-        return _unknown(key.rpartition(".")[2], "slurm")
-    return ConfigError(explain(e))
-
-
-def _without_sweeps(words: Sequence[str]) -> list[str]:
-    """The words that don't sweep. Raises ConfigError if those of the launcher do."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        parsed = OverridesParser.create().parse_overrides(split_shards(without_flags(words)))
-    except HydraException as e:
-        raise ConfigError(explain(e)) from e
-    for word in (o.input_line or "" for o in parsed if o.is_sweep_override()):
-        key, _, value = word.partition("=")
-        if of_launcher(word):
-            quoted = shlex.quote(f"{key}='{value}'")
-            raise ConfigError(
-                f"{word} is a sweep, and one launcher starts all jobs: give one value; quote it "
-                f"if the comma belongs to it, {quoted}"
-            )
-    return [o.input_line for o in parsed if o.input_line and not o.is_sweep_override()]
-
-
 def _check_params(kind: str, params: dict[str, Any]) -> None:
     """Raise ConfigError for what can't be submitted."""
     for key in params:
         if key not in _keys(kind):  # it came with a + before it
-            raise _unknown(key, kind)
+            close = nearest(key, _keys(kind))
+            raise ConfigError(f"hydra.launcher.{key} is no key of the launcher: {close}")
     for key in ("nodes", "tasks_per_node"):
         if params[key] != 1:
             raise ConfigError(
@@ -126,13 +85,8 @@ def _check_params(kind: str, params: dict[str, Any]) -> None:
         )
 
 
-def _unknown(key: str, kind: str) -> ConfigError:
-    close = nearest(key, _keys(kind))
-    return ConfigError(f"hydra.launcher.{key} is no key of the launcher: {close}")
-
-
 def _keys(kind: str) -> list[str]:
-    """The keys of hydra-submitit-launcher's schema: "base" are those that both kinds have."""
+    """Keys of hydra-submitit-launcher's schema: "base" are those that both kinds have."""
     from hydra_plugins.hydra_submitit_launcher import config  # type: ignore[import-untyped]
 
     names = {"base": "BaseQueueConf", "slurm": "SlurmQueueConf", "local": "LocalQueueConf"}
@@ -140,7 +94,7 @@ def _keys(kind: str) -> list[str]:
 
 
 def executor_of(launcher: Launcher) -> AutoExecutor:
-    """submitit's executor with the launcher's parameters."""
+    """Build submitit's executor with the launcher's parameters."""
     import submitit
 
     given, kind = dict(launcher.params), launcher.kind

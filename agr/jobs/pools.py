@@ -1,4 +1,4 @@
-"""Where jobs run: a Slurm cluster, or this machine."""
+"""Pools of jobs: on a Slurm cluster, or on this machine."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ HINTS = {
     "OUT_OF_MEMORY": ": give a larger hydra.launcher.mem_gb",
     "TIMEOUT": ": give a larger hydra.launcher.timeout_min",
 }
-LOOKS = 2  # in a row that must find a job over: one that is requeued may seem so for a moment
-GLANCE = 2.0  # seconds between looks for results, which cost the cluster nothing
+POLLS = 2  # in a row that must find a job over: one that is requeued may seem so for a moment
+GLANCE = 2.0  # seconds between checks for results, which cost the cluster nothing
 AGAIN, OFTEN, SELDOM = 3.0, 5.0, 30.0  # seconds between questions to Slurm
 GRACE = 20.0  # seconds for processes of this machine to write what is finished
 
 
-class Pool(Protocol):
-    """Where jobs run."""
+class JobPool(Protocol):
+    """Jobs that run somewhere."""
 
     def begin(self, tasks: Sequence[Task]) -> None:
         """Submit what isn't on its way already, and say so. Raises ConfigError."""
 
-    def over(self, tasks: Sequence[Task]) -> list[Task]:
-        """Wait a little; those of `tasks` whose job is over."""
+    def ended(self, tasks: Sequence[Task]) -> list[Task]:
+        """Poll once, and return the tasks whose jobs have ended."""
 
     def leave(self, tasks: Sequence[Task]) -> None:
-        """The user waits no longer for `tasks`."""
+        """Stop waiting for `tasks`, as the user asks."""
 
 
-class SlurmPool:
+class SlurmJobPool:
     """Jobs of a Slurm cluster, in arrays."""
 
     def __init__(self, launcher: Launcher):
@@ -64,7 +64,7 @@ class SlurmPool:
         p = p | {"setup": setup + (p["setup"] or []), "additional_parameters": more}
         self.launcher = launcher._replace(params=p)
         self.next, self.pause = 0.0, OFTEN
-        self.told: set[str] = set()
+        self._noted: set[str] = set()
 
     def begin(self, tasks: Sequence[Task]) -> None:
         """Submit what no earlier submission has on its way, in as few arrays as Slurm takes.
@@ -78,20 +78,20 @@ class SlurmPool:
             print(
                 f"{count(earlier, 'job')} of an earlier submission on their way: waiting for them"
             )
-        for part in parts(new, _array_size()):
-            self._submit(executor, part)
+        for batch in batches(new, _array_size()):
+            self._submit(executor, batch)
         print("Ctrl-C leaves the jobs running; the same command again does only what is missing")
 
     def _find_earlier(self, tasks: Sequence[Task]) -> None:
         from submitit.core.utils import JobPaths
 
-        listed = look()
+        listed = poll_slurm()
         if listed is None:
             raise ConfigError("Slurm doesn't answer (squeue fails): try again when it does")
-        by_words = {tuple(task.words): task for task in tasks}
+        by_overrides = {tuple(task.overrides): task for task in tasks}
         for job_id, (state, _) in listed.items():
             paths = JobPaths(self.launcher.params["submitit_folder"], job_id=job_id)
-            task = by_words.get(words_of(paths.submitted_pickle))
+            task = by_overrides.get(overrides_of(paths.submitted_pickle))
             if task and not OVER.fullmatch(state):
                 task.id, task.paths = job_id, paths
 
@@ -114,31 +114,31 @@ class SlurmPool:
         folder = self.launcher.params["submitit_folder"].replace("%j", f"{number}*")
         print(f"job {number}: {count(len(tasks), 'job')} submitted, logs in {folder}", flush=True)
 
-    def over(self, tasks: Sequence[Task]) -> list[Task]:
-        """Those with a result, and those that Slurm twice called over or didn't list."""
+    def ended(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return tasks with a result, and those that Slurm twice called over or didn't list."""
         time.sleep(GLANCE)
         if time.monotonic() >= self.next:
             self._ask(tasks)
-            self.next = time.monotonic() + (AGAIN if any(t.looks for t in tasks) else self.pause)
-        return [t for t in tasks if t.looks >= LOOKS or (not t.waits and t.has_result())]
+            self.next = time.monotonic() + (AGAIN if any(t.polls for t in tasks) else self.pause)
+        return [t for t in tasks if t.polls >= POLLS or (not t.waits and t.has_result())]
 
     def _ask(self, tasks: Sequence[Task]) -> None:
         self.pause = min(1.5 * self.pause, SELDOM)
-        listed = look()
+        listed = poll_slurm()
         if listed is None:
-            self._say_once("Slurm doesn't answer", "waiting for it")
+            self._note_once("Slurm doesn't answer", "waiting for it")
             return
         for task in tasks:
             state, reason = listed.get(task.id, ("", ""))
-            task.looks = task.looks + 1 if not state or OVER.fullmatch(state) else 0
+            task.polls = task.polls + 1 if not state or OVER.fullmatch(state) else 0
             task.state = f"Slurm says {state}{HINTS.get(state, '')}" if state else task.state
             task.waits = state == "PENDING"
             if task.waits and reason not in ORDINARY:
-                self._say_once(reason, f"Slurm has job {task.id}, if not others, wait: {reason}")
+                self._note_once(reason, f"Slurm has job {task.id}, if not others, wait: {reason}")
 
-    def _say_once(self, about: str, text: str) -> None:
-        if about not in self.told:
-            self.told.add(about)
+    def _note_once(self, about: str, text: str) -> None:
+        if about not in self._noted:
+            self._noted.add(about)
             print(f"note: {text}", flush=True)
 
     def leave(self, tasks: Sequence[Task]) -> None:
@@ -150,11 +150,11 @@ class SlurmPool:
             print(f"the jobs go on: scancel {' '.join(ids)} stops them", flush=True)
 
 
-def look() -> dict[str, tuple[str, str]] | None:
-    """The (state, reason) of all jobs of this user that Slurm knows, by id ("12", "12_3").
+def poll_slurm() -> dict[str, tuple[str, str]] | None:
+    """Ask Slurm for the (state, reason) of all jobs of this user, by id ("12", "12_3").
 
-    None if Slurm doesn't answer. Not through sacct, since many clusters keep no accounts, and not
-    by id, since squeue fails for one that it has forgotten.
+    Returns None if Slurm doesn't answer. Not through sacct, since many clusters keep no accounts,
+    and not by id, since squeue fails for one that it has forgotten.
     """
     command = ["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T|%r"]
     try:
@@ -167,33 +167,33 @@ def look() -> dict[str, tuple[str, str]] | None:
     return {job_id: (state, reason) for job_id, state, reason in rows}
 
 
-def parts(tasks: Sequence[Task], most: int) -> list[Sequence[Task]]:
-    """`tasks` in their order, in lists of at most `most`."""
+def batches(tasks: Sequence[Task], most: int) -> list[Sequence[Task]]:
+    """Split `tasks`, in their order, into lists of at most `most`."""
     return [tasks[i : i + most] for i in range(0, len(tasks), most)]
 
 
 def _array_size() -> int:
-    """How many jobs the cluster takes in one array."""
+    """Number of jobs that the cluster takes in one array."""
     try:
-        said = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
+        answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
     except OSError:
         return ARRAY_SIZE
-    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", said.stdout, re.MULTILINE)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.stdout, re.MULTILINE)
     return max(1, int(match[1])) if match else ARRAY_SIZE
 
 
-def words_of(pickled: Path) -> tuple[str, ...]:
-    """The words of a job that submitit keeps in `pickled`; none if there is no job of ours."""
+def overrides_of(pickled: Path) -> tuple[str, ...]:
+    """Return the overrides of a job that submitit keeps in `pickled`; () if it is none of ours."""
     if not pickled.exists():
         return ()
     try:
-        return tuple(pickle.loads(pickled.read_bytes()).function.words)
+        return tuple(pickle.loads(pickled.read_bytes()).function.overrides)
     except Exception:  # of another version of something: what pickle then raises is anyone's guess
         return ()
 
 
 def _jobs(tasks: Sequence[Task], launcher: Launcher) -> list[Job]:
-    return [Job(task.words, launcher.params["cpus_per_task"]) for task in tasks]
+    return [Job(task.overrides, launcher.params["cpus_per_task"]) for task in tasks]
 
 
 def _give(task: Task, job: object) -> None:
@@ -221,7 +221,7 @@ def _outside_a_job() -> Iterator[None]:
         yield
 
 
-class LocalPool:
+class LocalJobPool:
     """Processes of this machine, as many at once as it has cores for."""
 
     def __init__(self, launcher: Launcher):
@@ -229,14 +229,14 @@ class LocalPool:
         self.at_once = max(1, _cores() // (launcher.params["cpus_per_task"] or 1))
 
     def begin(self, tasks: Sequence[Task]) -> None:
-        """Say what will run: `over` starts processes as others end."""
+        """Say what will run: `ended` starts processes as others end."""
         self.executor = executor_of(self.launcher)
         folder = self.launcher.params["submitit_folder"].replace("%j", "*")
         print(f"{count(len(tasks), 'job')}, {self.at_once} at once, logs in {folder}")
         print("Ctrl-C stops them; the same command again does only what is missing", flush=True)
 
-    def over(self, tasks: Sequence[Task]) -> list[Task]:
-        """Those whose process has ended; others are started in their places."""
+    def ended(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return tasks whose process has ended, and start others in their places."""
         running = [task for task in tasks if task.process]
         waiting = [task for task in tasks if not task.process]
         for task in waiting[: max(0, self.at_once - len(running))]:
@@ -258,7 +258,7 @@ class LocalPool:
 
 @contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Have processes started here not hear Ctrl-C, after which submitit gives them one second."""
+    """Have processes started inside ignore Ctrl-C, after which submitit gives them one second."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -267,6 +267,6 @@ def _deaf_children() -> Iterator[None]:
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What the programs of scripts/ are asked for: which cells, and where what they write goes."""
+"""Requests of the programs in scripts/: cells to show, what to run first, where to write."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.overrides import without_flags, without_shards, words
+from agr.config.overrides import MULTIRUN, with_experiment, without_flags, without_shards
 from agr.jobs.session import run_first
 from agr.report.claims.spec import load_claims
 from agr.report.outcomes import Outcomes
@@ -17,57 +17,57 @@ from agr.report.tables import tables_folder
 from agr.utils.errors import ConfigError
 
 CLAIMS = "agr_paper"
-ITSELF = "--run"  # the flag of ours: run what is missing first
-# What a sweep over eps says itself, or has no use for.
-OF_SWEEPS = ("experiment=", "norm=", "eps=", "targets=")
+RUN_FLAG = "--run"  # run what is missing first
+# Set by a sweep over eps itself, or of no use to it.
+SET_BY_SWEEPS = ("experiment=", "norm=", "eps=", "targets=")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The cells that figures, claims and the report show, and the words that mean them."""
+class Request:
+    """The cells that figures, claims and the report show, and the overrides that mean them."""
 
-    words: list[str]
+    overrides: list[str]
     cells: list[Cell]
     claims: str
     sweeps: list[Cell] = field(default_factory=list)  # the same attacks over eps
 
     def folder(self, kind: str) -> Path:
-        """Where what is made of these cells goes: outputs/SUITE/KIND/…"""
-        return tables_folder(self.cells, self.words, kind)
+        """Folder for what is made of these cells: outputs/SUITE/KIND/…"""
+        return tables_folder(self.cells, self.overrides, kind)
 
     def command(self, script: str) -> str:
-        """The command that makes it again."""
-        return shlex.join(["python", f"scripts/{script}.py", ITSELF, *self.words])
+        """The shell command that reproduces this output."""
+        return shlex.join(["python", f"scripts/{script}.py", RUN_FLAG, *self.overrides])
 
 
-def asked_for(arguments: Sequence[str], *, sweeps: bool = False) -> Asked:
-    """What a program's words ask for, by default experiment=report; run first where they say --run.
+def parse_request(arguments: Sequence[str], *, sweeps: bool = False) -> Request:
+    """Parse a program's arguments, by default experiment=report, and run first what --run asks for.
 
-    With `sweeps`, the sweeps over eps of experiment=eps_NORM as well, unless another experiment is
-    named. Raises ConfigError.
+    With `sweeps`, the request has the sweeps over eps of experiment=eps_NORM too, unless another
+    experiment is named. Raises ConfigError.
     """
-    given = [word for word in arguments if word not in (ITSELF, "-m", "--multirun")]
+    given = [word for word in arguments if word not in (RUN_FLAG, *MULTIRUN)]
     claims = [word.partition("=")[2] for word in given if word.startswith("claims=")]
     if len(claims) > 1:
         raise ConfigError(f"claims={','.join(claims)}: one file at a time")
     given = [word for word in given if not word.startswith("claims=")]
-    divided = without_flags(words(given, "experiment=report"))  # perhaps into shards
-    asked = without_shards(divided)
-    cells = expand(asked)
+    divided = without_flags(with_experiment(given, "experiment=report"))  # perhaps into shards
+    overrides = without_shards(divided)
+    cells = expand(overrides)
     name = claims[0] if claims else CLAIMS
-    load_claims(name)  # what is wrong with either is said before anything is run
+    load_claims(name)  # an error of either shows before anything is run
     Outcomes(cells)
-    over_eps = _over_eps(divided, cells) if sweeps and "experiment=report" in asked else []
-    if ITSELF in arguments:
+    over_eps = _over_eps(divided, cells) if sweeps and "experiment=report" in overrides else []
+    if RUN_FLAG in arguments:
         for each in (divided, *over_eps):
             run_first(each)
-    shown = asked if name == CLAIMS else [*asked, f"claims={name}"]
+    shown = overrides if name == CLAIMS else [*overrides, f"claims={name}"]
     swept = [cell for each in over_eps for cell in expand(without_shards(each))]
-    return Asked(shown, cells, name, swept)
+    return Request(shown, cells, name, swept)
 
 
-def _over_eps(asked: Sequence[str], cells: Sequence[Cell]) -> list[list[str]]:
-    """The words of a sweep over eps for every norm of `cells`."""
-    rest = [word for word in asked if not word.startswith(OF_SWEEPS)]
+def _over_eps(overrides: Sequence[str], cells: Sequence[Cell]) -> list[list[str]]:
+    """Overrides of a sweep over eps for every norm of `cells`."""
+    rest = [word for word in overrides if not word.startswith(SET_BY_SWEEPS)]
     norms = dict.fromkeys(cell.config.norm.name for cell in cells)
     return [[f"experiment=eps_{norm}", *rest] for norm in norms]

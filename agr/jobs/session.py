@@ -1,4 +1,4 @@
-"""Running the cells of a command: checks before, errors and signals, the closing table."""
+"""The cells of a command, run one after another in this process."""
 
 from __future__ import annotations
 
@@ -6,57 +6,112 @@ import datetime
 import errno
 import os
 import secrets
-import shlex
 import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from typing import Any
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.messages import explain
 from agr.config.schema import Config
+from agr.records.precision import compare, twin
+from agr.records.progress import finished
+from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line, one_line
 from agr.utils.locks import Busy
-from agr.utils.signals import Terminated, stoppable
-
-if TYPE_CHECKING:
-    from agr.records.store import Records
 from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
 
 
-def run_words(words: Sequence[str]) -> None:
-    """Run the one cell that `words` mean, as a job on a cluster does.
+def check_all(cells: Sequence[Cell]) -> list[bool]:
+    """Check every cell before the first one runs, and return which ones are finished already.
 
-    Another process that runs it is waited for. Raises what goes wrong, which is noted beside the
+    Shards of a cell are checked once. Raises ConfigError.
+    """
+    from agr.evaluation.inputs import check_inputs
+
+    wholes = {repr(cell.whole.config): cell.whole for cell in cells}
+    missing = {
+        key: cell for key, cell in wholes.items() if not finished(cell, Records(cell.folder))
+    }
+    for cell in missing.values():
+        check_inputs(cell)  # before torch and timm are loaded, which takes seconds
+    if missing:
+        from agr.evaluation.crafting import attack_of, check_defenses
+
+        for cell in missing.values():
+            attack_of(cell)
+            check_defenses(cell)
+    return [
+        repr(cell.whole.config) not in missing
+        or (cell.shard[1] > 1 and finished(cell, Records(cell.folder)))
+        for cell in cells
+    ]
+
+
+def run_all(cells: Sequence[Cell], done: Sequence[bool]) -> int:
+    """Run the cells of a sweep that aren't `done`, and return the command's exit code.
+
+    A cell that can't be run doesn't keep the others from running: the code is then 1. A single
+    cell's error is raised as `run` raises it.
+    """
+    if len(cells) == 1:
+        run(cells[0], done=done[0])
+        return 0
+    undone = []
+    for i, cell in enumerate(cells, 1):
+        try:
+            run(cell, done=done[i - 1], place=f"[{i}/{len(cells)}] ")
+        except ConfigError as e:
+            print(f"error: {one_line(f'{cell.name}: {first_line(e)}')}", file=sys.stderr)
+            undone.append(cell.name)
+        except Exception as e:
+            if isinstance(e, OSError) and e.errno in (*NO_SPACE, errno.EROFS):
+                raise  # such a disk won't do for the others either
+            print(f"error: {cell.name}\n{traceback.format_exc()}", file=sys.stderr)
+            undone.append(cell.name)
+    if undone:
+        print(
+            f"{len(undone)} of {len(cells)} cells are not done, and why stands above; the "
+            f"same command does what is missing: {', '.join(undone)}",
+            file=sys.stderr,
+        )
+    return int(bool(undone))
+
+
+def run_overrides(overrides: Sequence[str]) -> None:
+    """Run the one cell that `overrides` mean, as a job on a cluster does.
+
+    Waits for another process that runs it. Raises what goes wrong, which is noted beside the
     records.
     """
     set_up_process()
     keep_freed_memory()
-    (cell,) = expand(words)
-    run(replace(cell, config=replace(cell.config, wait=True, progress=False)))
+    (cell,) = expand(overrides)
+    cell = replace(cell, config=replace(cell.config, wait=True, progress=False))
+    run(cell, done=finished(cell, Records(cell.folder)))
 
 
-def run(cell: Cell, place: str = "") -> None:
-    """Run one cell and show its table; `place` says which of a sweep it is.
+def run_first(overrides: Sequence[str]) -> None:
+    """Run a sweep in a process of its own, whose error ends this one too."""
+    code = subprocess.run([sys.executable, "-m", "agr.run", *overrides]).returncode
+    if code:
+        raise SystemExit(code)
+
+
+def run(cell: Cell, *, done: bool, place: str = "") -> None:
+    """Run one cell unless it is `done`, and show its table; `place` is its place in the sweep.
 
     What goes wrong is noted beside the records, for `agr.status`. Raises ConfigError, Busy if
-    another process is at work on it, and whatever a part of one's own raises.
+    another process is at work on it, and whatever a user's own part raises.
     """
-    from agr.records.progress import finished
-    from agr.records.store import Records
-
     shard, records = cell.config.shard, Records(cell.folder)
     try:
-        _run(cell, records, place)
+        _run(cell, records, done, place)
     except Busy:
         raise
     except Exception as e:
@@ -70,20 +125,14 @@ def run(cell: Cell, place: str = "") -> None:
             records.note_failure(other, None)
 
 
-def _run(cell: Cell, records: Records, place: str) -> None:
-    from agr.records.precision import compare, twin
-    from agr.records.progress import finished
-
+def _run(cell: Cell, records: Records, done: bool, place: str) -> None:
     _greet(cell, place)
     _check_writable(cell)
-    done = finished(cell, records)
     if done:
         print("finished before: nothing to run")
-        _compare(cell)
+        _check_unchanged(cell, records)
     else:
-        from agr.evaluation.runner import (
-            run_cell,  # torch and timm: seconds that a finished cell needn't wait
-        )
+        from agr.evaluation.runner import run_cell
 
         run_cell(cell)
     exact = twin(cell)
@@ -98,102 +147,27 @@ def _run(cell: Cell, records: Records, place: str) -> None:
 
 
 def _failure(e: Exception) -> dict[str, Any]:
-    """What is kept of an error: its line, and where and in which job it was."""
-    job_id = os.environ.get("SLURM_JOB_ID")
+    """Note of an error: its line, and where and in which job it was."""
     lines = traceback.format_exception(e)
     return {
         "error": f"{type(e).__name__}: {first_line(e)}"[:1000],
         "traceback": [] if isinstance(e, ConfigError) else "".join(lines)[-20_000:].splitlines(),
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "where": f"process {os.getpid()} on {socket.gethostname()}",
-        "job": job_id,
+        "job": os.environ.get("SLURM_JOB_ID"),
     }
 
 
-def check_all(cells: Sequence[Cell]) -> None:
-    """Check every cell of a sweep before the first one runs, once for all its shards.
+def _check_unchanged(cell: Cell, records: Records) -> None:
+    """Compare a finished cell's records with what it would read now. Raises ConfigError."""
+    from agr.evaluation.inputs import check_inputs, check_unchanged
 
-    Raises ConfigError.
-    """
-    from agr.attacks.build import build_attack
-    from agr.evaluation.inputs import check_inputs
-    from agr.records.progress import finished
-    from agr.records.store import Records
-
-    different = {repr(cell.config): cell for cell in (cell.whole for cell in cells)}.values()
-    missing = [cell for cell in different if not finished(cell, Records(cell.folder))]
-    for cell in missing:
-        check_inputs(cell)  # before torch and timm are loaded, which takes seconds
-    for cell in missing:
-        if cell.library is None:
-            build_attack(cell.config, cell.eps_scale)  # needs torch, but not timm
-    for cell in missing:
-        from agr.evaluation.crafting import attack_of, check_defenses
-
-        attack_of(cell)
-        check_defenses(cell)
-
-
-def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = True) -> None:
-    """Run `work`; what a user can mend ends with one line on stderr and exit code 2.
-
-    SIGTERM and Ctrl-C end it with what is finished written, and with the way to go on. `full`:
-    with Python's traceback instead.
-    """
-    set_up_process()
-    if keep_memory:
-        keep_freed_memory()
     try:
-        with stoppable():
-            work()
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ConfigError, HydraException, OmegaConfBaseException, OSError) as e:
-        if full:
-            raise
-        print(f"error: {one_line(_said(e))}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt as e:
-        by, code = ("SIGTERM", 143) if isinstance(e, Terminated) else ("Ctrl-C", 130)
-        print(
-            f"stopped by {by}: what was finished is kept; the same command goes on: {_command()}",
-            file=sys.stderr,
-        )
-        raise SystemExit(code) from None
-
-
-def _said(e: BaseException) -> str:
-    wrong = e.__cause__ if isinstance(e.__cause__, ConfigError) else e
-    if isinstance(wrong, ConfigError):
-        return str(wrong)  # whole: a line break in it is a name's, and written out
-    return _of_system(wrong) if isinstance(wrong, OSError) else explain(wrong)
-
-
-def _of_system(e: OSError) -> str:
-    """What the system refused, and the way out where it is known."""
-    place = Path(str(e.filename)).parent if e.filename else "a disk"
-    if e.errno in NO_SPACE:
-        return (
-            f"no space is left in {place}: what was finished is kept; make room, and the same "
-            f"command goes on: {_command()}"
-        )
-    if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return (
-            f"{e.filename or place} cannot be read or written ({e.strerror}): what was finished is "
-            f"kept; once it can, the same command goes on: {_command()}"
-        )
-    where = e.filename2 or e.filename
-    if where:
-        return (
-            f"{where}: {e.strerror}: move what is in the way, or name another place (outputs=…, "
-            "data.root=…)"
-        )
-    return first_line(e)
-
-
-def _command() -> str:
-    """The command that this process was started with."""
-    return shlex.join(["python", *sys.orig_argv[1:]])
+        inputs = check_inputs(cell)
+    except ConfigError as e:  # the records are worth showing without images and weights
+        print(f"not compared with its images and weights: {e}")
+    else:
+        check_unchanged(cell, records.run() or {}, inputs)
 
 
 def _greet(cell: Cell, place: str) -> None:
@@ -206,34 +180,21 @@ def _greet(cell: Cell, place: str) -> None:
         f"\n{place}{c.attack.title} on {cell.title(cell.source)}, {c.norm.name} eps {eps}, "
         f"T = {c.steps}, {c.n_images} images, targets {targets}"
     )
-    if unusual := _unusual(cell):
-        print(unusual)
+    if settings := _unusual_settings(cell):
+        print(settings)
     if cell.suite.notice:
         print(cell.suite.notice)
 
 
-def _compare(cell: Cell) -> None:
-    """Compare what is there with what a finished cell was made from. Raises ConfigError."""
-    from agr.evaluation.inputs import check_inputs, check_unchanged
-    from agr.records.store import Records
-
-    try:
-        inputs = check_inputs(cell)
-    except ConfigError as e:  # the records are worth showing without images and weights
-        print(f"not compared with its images and weights: {e}")
-    else:
-        check_unchanged(cell, Records(cell.folder).run() or {}, inputs)
-
-
-def _unusual(cell: Cell) -> str:
-    """What else tells this cell from others on screen, where it isn't as by default."""
-    c, plain = cell.config, Config()
-    said = ["targeted: success is the wanted label"] if c.attack.targeted else []
-    said += [f"mean of {c.ensemble}"] if len(cell.sources) > 1 else []
-    said += [w for w in cell.attack_words if not w.startswith("attack.targeted=")]
+def _unusual_settings(cell: Cell) -> str:
+    """Settings that aren't the default, for the header line."""
+    c, default = cell.config, Config()
+    settings = ["targeted: success is the wanted label"] if c.attack.targeted else []
+    settings += [f"mean of {c.ensemble}"] if len(cell.sources) > 1 else []
+    settings += [o for o in cell.attack_overrides if not o.startswith("attack.targeted=")]
     keys = ("select", "seed", "shard", "success", "quantize", "denominator")
-    said += [f"{k}={getattr(c, k)}" for k in keys if getattr(c, k) != getattr(plain, k)]
-    return ", ".join(said)
+    settings += [f"{k}={getattr(c, k)}" for k in keys if getattr(c, k) != getattr(default, k)]
+    return ", ".join(settings)
 
 
 def _check_writable(cell: Cell) -> None:
@@ -247,18 +208,3 @@ def _check_writable(cell: Cell) -> None:
         raise ConfigError(
             f"outputs={cell.config.outputs} cannot be written ({e.strerror}): name another folder"
         ) from e
-
-
-def script(work: Callable[[], None], text: str | None) -> None:
-    """Run a script's `work`, or print its text where the user asks for help."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print((text or "").strip())
-    else:
-        guard(work)
-
-
-def run_first(asked: Sequence[str]) -> None:
-    """Run the sweep `asked` in a process of its own, whose error ends this one too."""
-    code = subprocess.run([sys.executable, "-m", "agr.run", *asked]).returncode
-    if code:
-        raise SystemExit(code)

@@ -1,4 +1,4 @@
-"""What one job does, and what it does when it is told to stop."""
+"""One job of a sweep, and how it stops."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ class Stopped(BaseException):
 
 @dataclass(frozen=True)
 class Job:
-    """One cell's shard, by the words of its command line."""
+    """One cell's shard, given by the overrides of its command line."""
 
-    words: list[str]
+    overrides: list[str]
     cpus: int | None = None  # its share of the machine
 
     def __call__(self) -> None:
-        """Run it. Raises what goes wrong, and SystemExit if the job is stopped.
+        """Run the cell. Raises what goes wrong, and SystemExit if the job is stopped.
 
         What is finished is written first. Only then is it submitit's turn, whose handler of USR2
         puts the job back into the queue: Slurm kills a job as soon as it is requeued.
         """
         if self.cpus:  # torch asks here, and would else take every core of a shared machine
             os.environ.setdefault("OMP_NUM_THREADS", str(self.cpus))
-        from agr.jobs.session import run_words
+        from agr.jobs.session import run_overrides
 
         requeue = signal.getsignal(signal.SIGUSR2)
         try:
             with stopping():
-                run_words(self.words)
+                run_overrides(self.overrides)
         except Stopped as e:
             if e.number == signal.SIGUSR2 and callable(requeue):
                 requeue(e.number, None)  # raises SystemExit, or that it was once too often
             raise SystemExit(128 + e.number) from None
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit puts back into the queue: the records know what is done."""
+        """Return what submitit puts back into the queue: the records know what is done."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

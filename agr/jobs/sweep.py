@@ -14,19 +14,25 @@ from collections.abc import Sequence
 
 from agr.config.cell import Cell
 from agr.config.overrides import without_flags
-from agr.jobs.launcher import Launcher, launcher_of, of_launcher
-from agr.jobs.pools import LocalPool, Pool, SlurmPool
+from agr.jobs.launcher import Launcher, of_launcher
+from agr.jobs.pools import JobPool, LocalJobPool, SlurmJobPool
 from agr.jobs.tasks import Task, count, different, failure_of, report, undone
 
-__all__ = ["Launcher", "launcher_of", "sweep"]
 
+def sweep(launcher: Launcher, arguments: Sequence[str], cells: Sequence[Cell]) -> int:
+    """Submit what is missing of a sweep, wait for it, and return the command's exit code.
 
-def sweep(launcher: Launcher, words: Sequence[str], cells: Sequence[Cell]) -> int:
-    """Submit what is missing of a sweep, and wait for it.
+    Args:
+        launcher: of the jobs.
+        arguments: of the command line.
+        cells: the checked cells and shards that it means.
 
-    `cells` are the cells and shards that the command line `words` means, checked. Returns the
-    command's exit code: 1 if anything failed or is missing. Raises ConfigError for what is refused
-    before it is submitted, and KeyboardInterrupt if the user stops waiting.
+    Returns:
+        1 if anything failed or is missing, else 0.
+
+    Raises:
+        ConfigError: for what is refused before it is submitted.
+        KeyboardInterrupt: the user stops waiting.
     """
     cells = different(cells)
     tasks = [Task(cell) for cell in undone(cells)]
@@ -34,8 +40,8 @@ def sweep(launcher: Launcher, words: Sequence[str], cells: Sequence[Cell]) -> in
     if not tasks:
         print(f"{count(len(cells), 'job')}: {before}, nothing is missing, none submitted")
         return 0
-    pool: Pool = SlurmPool(launcher) if launcher.kind == "slurm" else LocalPool(launcher)
-    shown = [word for word in without_flags(words) if not of_launcher(word)]
+    pool: JobPool = SlurmJobPool(launcher) if launcher.kind == "slurm" else LocalJobPool(launcher)
+    shown = [word for word in without_flags(arguments) if not of_launcher(word)]
     print(f"{count(len(cells), 'job')}: {before}, {len(tasks)} to do; all of them on one page:")
     print(shlex.join(["python", "-m", "agr.status", "-m", *shown]), flush=True)
     try:
@@ -48,11 +54,11 @@ def sweep(launcher: Launcher, words: Sequence[str], cells: Sequence[Cell]) -> in
     return int(any(task.failure for task in tasks))
 
 
-def _wait(pool: Pool, tasks: Sequence[Task]) -> None:
+def _wait(pool: JobPool, tasks: Sequence[Task]) -> None:
     """Wait for all jobs, and say of each how it ended."""
     left = list(tasks)
     while left:
-        for task in pool.over(left):
+        for task in pool.ended(left):
             left.remove(task)
             task.over, task.failure = True, failure_of(task)
             word = "failed" if task.failure else "done"

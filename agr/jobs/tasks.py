@@ -1,4 +1,4 @@
-"""Which cells of a sweep need a job, and what became of it."""
+"""The cells of a sweep that need a job, and the outcome of each job."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ class Task:
     process: Any = None  # submitit's, of a job on this machine
     state: str = ""  # what was said of the job last
     waits: bool = False  # in the queue
-    looks: int = 0  # that found the job over, in a row
+    polls: int = 0  # that found the job over, in a row
     over: bool = False
     failure: str | None = None  # why it wasn't done
 
     @property
     def name(self) -> str:
-        """On screen: what tells it from the others of most sweeps."""
+        """Name on screen: what differs in most sweeps."""
         c = self.cell.config
         shard = f" shard {c.shard}" if self.cell.shard[1] > 1 else ""
         return f"{c.attack.name} {c.norm.name} {c.eps:g} {self.cell.source}{shard}"
 
     @property
-    def words(self) -> list[str]:
-        """Of its command line, without those for the launcher."""
-        return [word for word in self.cell.words if not of_launcher(word)]
+    def overrides(self) -> list[str]:
+        """Overrides of its command line, without those for the launcher."""
+        return [word for word in self.cell.overrides if not of_launcher(word)]
 
     @property
     def log(self) -> str:
-        """Where the job's errors stand."""
+        """Path of the log file with the job's errors."""
         if self.paths is None:
             return "none"
         return str(self.paths.stderr if self.paths.stderr.exists() else self.paths.stdout)
 
     def has_result(self) -> bool:
-        """Whether submitit has left the job's result."""
+        """Return whether submitit has left the job's result."""
         if self.paths is None:
             return False
         refresh(self.paths.folder)
@@ -64,13 +64,13 @@ class Task:
 
 
 def different(cells: Iterable[Cell]) -> list[Cell]:
-    """`cells` without those that are the same, and without shards that have no images."""
+    """Drop cells that are there twice, and shards without images."""
     once = {(str(cell.folder), repr(cell.config)): cell for cell in cells}
     return [cell for cell in once.values() if wanted_positions(cell, Records(cell.folder))]
 
 
 def undone(cells: Iterable[Cell]) -> list[Cell]:
-    """Those of `cells` (and shards) that lack something, a comparison with fp32 included.
+    """Return the cells (and shards) that lack something, a comparison with fp32 included.
 
     A cell's records are read once for all of its shards. Raises ConfigError for a run.json that
     can't be read.
@@ -88,7 +88,7 @@ def undone(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def _missing(cell: Cell, lost: Collection[int] = ()) -> set[int]:
-    """The positions of a cell's shard that lack something, but for the `lost` ones."""
+    """Positions of a cell's shard that lack something, without the `lost` ones."""
     records = Records(cell.folder)
     run, wanted = records.run(), wanted_positions(cell, records) - {*lost}
     if run is None or (twin(cell) and "against_fp32" not in run):
@@ -98,7 +98,7 @@ def _missing(cell: Cell, lost: Collection[int] = ()) -> set[int]:
 
 
 def failure_of(task: Task) -> str | None:
-    """Why the job of a task, which is over, did not do it; None if it did."""
+    """Return why the ended job of a task did not finish its cell; None if it did."""
     outcome, text = _result(task.paths.result_pickle) if task.paths else ("", "")
     if outcome == "error":
         return shortened(text)
@@ -115,7 +115,7 @@ def failure_of(task: Task) -> str | None:
 
 
 def _result(path: Path) -> tuple[str, str]:
-    """submitit's ("success", …) or ("error", traceback); ("", "") if the job left none."""
+    """Read submitit's ("success", …) or ("error", traceback); ("", "") if the job left none."""
     refresh(path.parent)
     try:
         outcome, value = pickle.loads(path.read_bytes())
@@ -125,7 +125,7 @@ def _result(path: Path) -> tuple[str, str]:
 
 
 def refresh(folder: Path) -> None:
-    """Have a shared file system say what is in `folder` now, rather than a minute ago."""
+    """Make a shared file system show what is in `folder` now, rather than a minute ago."""
     try:
         folder.chmod(folder.stat().st_mode & 0o7777)
     except OSError:  # not ours, or not there
@@ -133,7 +133,7 @@ def refresh(folder: Path) -> None:
 
 
 def shortened(traceback: str) -> str:
-    """A traceback from our part on; of an error of ours or submitit's, only what it says."""
+    """Cut a traceback to our part; of an error of ours or submitit's, keep only its text."""
     lines = traceback.strip().splitlines()
     if lines and re.match(r"(agr|submitit)(\.\w+)+: ", lines[-1]):
         return lines[-1].partition(": ")[2]
@@ -142,25 +142,25 @@ def shortened(traceback: str) -> str:
 
 
 def report(tasks: Sequence[Task]) -> str:
-    """What became of the tasks; of those that failed why, their commands and log files."""
+    """Summarise the ended tasks; failed ones with the reason, the command and the log file."""
     failed = [task for task in tasks if task.failure]
     if not failed:
         return f"{count(len(tasks), 'job')} done"
     first = {task.failure: task for task in reversed(failed)}
-    parts = [_about(task, first[task.failure]) for task in failed]
+    failures = [_about(task, first[task.failure]) for task in failed]
     end = (
         f"{len(failed)} of {count(len(tasks), 'job')} failed; the same command does what is missing"
     )
-    return "\n\n".join(["", *parts, end])
+    return "\n\n".join(["", *failures, end])
 
 
 def _about(task: Task, first: Task) -> str:
-    """A failed task; why is told once, of the `first` that failed so."""
+    """Describe a failed task; a reason that several share is told once, of the `first`."""
     why = (task.failure or "").splitlines()
     lines = [
         f"{task.name}, job {task.id or 'none'}:",
         *(why if task is first or len(why) == 1 else [f"{why[-1]} (as {first.name})"]),
-        f"its command: {shlex.join(['python', '-m', 'agr.run', *task.words])}",
+        f"its command: {shlex.join(['python', '-m', 'agr.run', *task.overrides])}",
         f"its log: {task.log}",
     ]
     return "\n  ".join(lines)

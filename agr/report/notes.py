@@ -35,7 +35,7 @@ def setting(cells: Sequence[Cell]) -> list[str]:
     modes = {x.config.ensemble for x in cells if len(x.sources) > 1}
     if modes:
         notes.append(f"ensembles average their members' {' or '.join(sorted(modes))}")
-    changed = {word for x in cells for word in x.attack_words}
+    changed = {word for x in cells for word in x.attack_overrides}
     if changed:
         notes.append(f"attacks changed by {' '.join(sorted(changed))}")
     scaled = {

@@ -97,7 +97,7 @@ def as_in_paper(cell: Cell) -> bool:
     """Whether the paper's printed values belong beside this cell: its eps, T and goal."""
     c = cell.config
     as_printed = c.eps == PAPER_EPS[c.norm.name] and c.steps == PAPER_STEPS
-    return as_printed and not cell.attack_words
+    return as_printed and not cell.attack_overrides
 
 
 def selected(cell: Cell) -> pd.DataFrame | None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import shutil
 import sys
 
-from agr.jobs.session import guard
+from agr.jobs.console import guard
 from agr.utils.process import keep_freed_memory
 from scripts.bench.options import PARTS, Options, read
 

@@ -23,7 +23,7 @@ from agr.attacks.engine import craft
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.evaluation.runner import run_cell
-from agr.jobs.session import guard
+from agr.jobs.console import guard
 from scripts.bench.demo import Bench, demo_cell, opened, ours, quiet
 from scripts.bench.options import DEMO_SOURCES, Options
 from scripts.bench.timing import Contender, Row, interleave
@@ -65,7 +65,7 @@ def _in_new_process(options: Options, n: int) -> dict[str, Any]:
         # One memory format for all: each process would try for itself.
         more = ("attack=ifgsm", f"n_images={n}", "memory_format=channels_last")
         cell = demo_cell(options, *own, *more, outputs=Path(folder))
-        words = [sys.executable, "-m", "scripts.bench.growth", *cell.words]
+        words = [sys.executable, "-m", "scripts.bench.growth", *cell.overrides]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout))
 

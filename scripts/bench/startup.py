@@ -34,7 +34,7 @@ def startup(options: Options) -> Iterator[list[Row]]:
     commands = {
         HELP: [*run, "--help"],
         CONFIG: [*run, "--cfg", "job"],
-        FINISHED: [*run, *cells[0].words],
+        FINISHED: [*run, *cells[0].overrides],
     }
     if SCRIPT.exists():  # it is part of the checkout, not of the package
         commands[f"{TABLES}, {len(cells)} finished"] = [sys.executable, str(SCRIPT), *asked]

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 from agr.config.messages import explain
 from agr.config.schema import PACKAGE, conf_dir
-from agr.config.security import check_yaml
+from agr.config.security import read_yaml
 from agr.report.outcomes import Place, check_measure
 from agr.utils.errors import ConfigError, first_line, nearest
 
@@ -126,10 +125,9 @@ def load_claims(name: str) -> tuple[Claims, dict[str, pd.DataFrame]]:
     Raises ConfigError.
     """
     path = find_claims(name)
-    check_yaml(path)
+    content = _literal(read_yaml(path) or {})
     try:
-        told = OmegaConf.merge(OmegaConf.structured(Claims), _literal(_yaml(path)))
-        claims: Any = OmegaConf.to_object(told)
+        claims: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Claims), content))
     except ConfigKeyError as e:
         key = str(e.full_key).rpartition(".")[2]
         way = nearest(key, KNOWN_KEYS)
@@ -166,10 +164,6 @@ def _check_whole(claims: Claims, printed: Mapping[str, pd.DataFrame], path: Path
                     f"{path}: readings: {title}: {played} is no attack of these claims: "
                     f"{nearest(played, known)}"
                 )
-
-
-def _yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
 def _literal(node: Any) -> Any:

@@ -1,0 +1,91 @@
+"""A command at its console: errors of one line, clean stops, and --help of programs not Hydra's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from agr.config.messages import explain
+from agr.utils.errors import ConfigError, first_line, one_line
+from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
+from agr.utils.signals import Terminated, stoppable
+
+
+def script(work: Callable[[], None], text: str | None) -> None:
+    """Run a program's `work`, or print its `text` where the user asks for help."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print((text or "").strip())
+    else:
+        guard(work)
+
+
+def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = True) -> None:
+    """Run `work`; what a user can mend ends with one line on stderr and exit code 2.
+
+    SIGTERM and Ctrl-C end it with what is finished written, and with the way to go on.
+
+    Args:
+        work: the program.
+        full: show Python's traceback instead of one line.
+        keep_memory: have the process keep the memory that it frees.
+    """
+    set_up_process()
+    if keep_memory:
+        keep_freed_memory()
+    try:
+        with stoppable():
+            work()
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ConfigError, HydraException, OmegaConfBaseException, OSError) as e:
+        if full:
+            raise
+        print(f"error: {one_line(_message(e))}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt as e:
+        by, code = ("SIGTERM", 143) if isinstance(e, Terminated) else ("Ctrl-C", 130)
+        print(
+            f"stopped by {by}: what was finished is kept; the same command goes on: {_command()}",
+            file=sys.stderr,
+        )
+        raise SystemExit(code) from None
+
+
+def _message(e: BaseException) -> str:
+    error = e.__cause__ if isinstance(e.__cause__, ConfigError) else e
+    if isinstance(error, ConfigError):
+        return str(error)  # whole: a line break in it is a name's, and written out
+    return _system_message(error) if isinstance(error, OSError) else explain(error)
+
+
+def _system_message(e: OSError) -> str:
+    """Name what the system refused, and the way out where it is known."""
+    place = Path(str(e.filename)).parent if e.filename else "a disk"
+    if e.errno in NO_SPACE:
+        return (
+            f"no space is left in {place}: what was finished is kept; make room, and the same "
+            f"command goes on: {_command()}"
+        )
+    if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return (
+            f"{e.filename or place} cannot be read or written ({e.strerror}): what was finished is "
+            f"kept; once it can, the same command goes on: {_command()}"
+        )
+    if where := e.filename2 or e.filename:
+        return (
+            f"{where}: {e.strerror}: move what is in the way, or name another place (outputs=…, "
+            "data.root=…)"
+        )
+    return first_line(e)
+
+
+def _command() -> str:
+    """Command that this process was started with."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
