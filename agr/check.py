@@ -1,11 +1,10 @@
-"""Whether this machine can do a run, on one page, before the run.
+"""Check that this machine can do a run, before the run.
 
 python -m agr.check [experiment=paper] [suite=imagenet] [key=value ...]
 
-The words are those of `python -m agr.run -m`; without experiment=… the cells of the paper's tables
-are meant, narrowed by the words. Every line is "ok", or a "problem" with its way out;
-the exit code is 0 if all are ok, else 1. Nothing is crafted or recorded, but for how each network
-is best computed.
+Takes the overrides of `python -m agr.run -m`; without experiment=… it checks the cells of the
+paper's tables, narrowed by the overrides. Each line is "ok", or a "problem" with the way out; the
+exit code is 0 if all are ok, else 1. Nothing is attacked and no records are written.
 """
 
 from __future__ import annotations
@@ -16,37 +15,33 @@ from collections.abc import Sequence
 
 from agr.config.compose import expand
 from agr.config.overrides import with_experiment
-from agr.evaluation.preflight import (
-    Line,
-    _many,
-    lines,
-)
+from agr.evaluation.preflight import Line, lines
 from agr.jobs.console import script
+from agr.jobs.tasks import count
 
-WIDTH = 110
+WIDTH = 110  # of the page, characters
 
 
 def main(arguments: Sequence[str]) -> bool:
-    """Print the page; whether all is well."""
-    asked = with_experiment(arguments, "experiment=paper")
-    cells = expand(asked)
+    """Print the page, and return whether all is well."""
+    cells = expand(with_experiment(arguments, "experiment=paper"))
     sources = ", ".join(dict.fromkeys(c.title(c.source) for c in cells))
     print(
-        f"{_many(len(cells), 'cell')} of suite={cells[0].suite.name} on {sources}, "
+        f"{count(len(cells), 'cell')} of suite={cells[0].suite.name} on {sources}, "
         f"{cells[0].config.n_images:,} images each\n"
     )
     good = True
     for line in lines(cells):
         good &= line.fine
-        print(_text(line), flush=True)
+        print(_folded(line), flush=True)
     print("\nall is well" if good else "\nnot ready: see the problems above")
     if cells[0].suite.notice:
         print(cells[0].suite.notice)
     return good
 
 
-def _text(line: Line) -> str:
-    """The line, folded below itself where it is long."""
+def _folded(line: Line) -> str:
+    """Format a line; a long one is folded below itself."""
     head = f"{'ok' if line.fine else 'problem':8} {line.about:18} "
     fold = textwrap.TextWrapper(
         WIDTH, subsequent_indent=" " * len(head), break_long_words=False, break_on_hyphens=False
@@ -54,20 +49,5 @@ def _text(line: Line) -> str:
     return fold.fill(head + line.said)
 
 
-# ---- images --------------------------------------------------------------------------------------
-
-
-# ---- networks ------------------------------------------------------------------------------------
-
-
-# ---- the machine ---------------------------------------------------------------------------------
-
-
-def page(arguments: Sequence[str]) -> None:
-    """`main` as a command: exit code 1 if there is a problem."""
-    if not main(arguments):
-        raise SystemExit(1)
-
-
 if __name__ == "__main__":
-    script(lambda: page(sys.argv[1:]), __doc__)
+    script(lambda: sys.exit(not main(sys.argv[1:])), __doc__)

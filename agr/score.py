@@ -26,9 +26,9 @@ from agr.utils.errors import ConfigError
 def saved_cells(
     outputs: str, targets: list[str], moved: dict[str, Any] | None = None
 ) -> list[Cell]:
-    """The cells below `outputs` with saved adversarial images, with `targets` as their targets.
+    """Find the cells below `outputs` with saved adversarial images, and give them `targets`.
 
-    `moved` holds keys of `data` whose values aren't any more as they were when the cells were run.
+    `moved` holds keys of `data` whose values have changed since the cells were run.
 
     Networks and defenses are the cell's own, and beyond them those of today's configs, so that a
     target can be newer than the cell; targets may also be any of timm's tags.
@@ -45,7 +45,7 @@ def saved_cells(
         stored = (records.run() or {}).get("config")
         if not isinstance(stored, dict) or "name" not in stored.get("suite", {}):
             raise ConfigError(f"{path} has no config of a cell: restore it, or move it away")
-        now = _today(stored["suite"]["name"])
+        now = _current(stored["suite"]["name"])
         cell = stored_cell(
             stored,
             path.parent,
@@ -64,7 +64,8 @@ def saved_cells(
     return cells
 
 
-def _today(suite: str) -> Config | None:
+def _current(suite: str) -> Config | None:
+    """Today's config of a suite, or None where only a user's folder has it."""
     try:
         return expand([f"suite={suite}"])[0].config
     except ConfigError:  # a suite of --config-dir: the cell's own copy of it serves
@@ -72,15 +73,15 @@ def _today(suite: str) -> Config | None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the words, score, and show each cell's table."""
-    asked = parse_pairs(arguments)
-    if set(asked) - {"outputs", "targets", "data"} or not asked.get("targets"):
+    """Parse the arguments, score, and show each cell's table."""
+    given = parse_pairs(arguments)
+    if set(given) - {"outputs", "targets", "data"} or not given.get("targets"):
         raise ConfigError(
             "give targets=[name,...], outputs=folder if it isn't outputs, data.root=… if the "
             "images have moved, and nothing else"
         )
-    targets = asked["targets"] if isinstance(asked["targets"], list) else [asked["targets"]]
-    cells = saved_cells(str(asked.get("outputs", "outputs")), targets, asked.get("data"))
+    targets = given["targets"] if isinstance(given["targets"], list) else [given["targets"]]
+    cells = saved_cells(str(given.get("outputs", "outputs")), targets, given.get("data"))
 
     from agr.evaluation.runner import run_cell
     from agr.report.notes import closing
@@ -92,19 +93,19 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _able(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells that can be scored; the others are named. Raises ConfigError if there is none."""
+    """Return the cells that can be scored, and name the others. Raises ConfigError if none can."""
     from agr.evaluation.inputs import check_inputs
 
-    able, wrong = [], []
+    able, errors = [], []
     for cell in cells:
         try:
             check_inputs(cell)
             able.append(cell)
         except ConfigError as e:
-            wrong.append(e)
+            errors.append(e)
             print(f"left out: {cell.name}: {e}")
-    if wrong and not able:
-        raise wrong[0]
+    if errors and not able:
+        raise errors[0]
     return able
 
 

@@ -1,10 +1,10 @@
-"""How far a sweep is: cells done, running, failed and missing, and the command for what is missing.
+"""Show how far a sweep is: cells done, running, failed or missing, and the command for the rest.
 
 python -m agr.status [experiment=paper] [key=value ...]
 
-Without experiment=… the cells of the paper's tables are meant, narrowed by the words; with -m the
-words are those of a sweep of one's own, as `agr.run -m` takes them. What runs is known by its
-locks, on whatever machine; records say what is done, whatever a cluster says of jobs.
+Without experiment=… it shows the cells of the paper's tables, narrowed by the overrides; with -m it
+takes the overrides of any sweep, as `agr.run -m` does. Locks tell what runs, on whatever machine;
+records tell what is done, whatever a cluster says of its jobs.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from agr.utils.locks import Holder, alive
 LONGEST = 100  # characters of an error in the table
 
 
-class State(NamedTuple):
-    """How far a cell is."""
+class CellStatus(NamedTuple):
+    """Progress of a cell, and who runs it or what went wrong."""
 
     word: str  # done | done, 2 lost | running | failed | damaged | missing
     missing: int  # images
@@ -41,45 +41,45 @@ class State(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Print one line per cell, the sum, and the command that fills the gaps."""
-    asked = without_shards(sweep_overrides(arguments))
-    cells = list({cell.folder: cell for cell in expand(asked)}.values())
+    overrides = without_shards(sweep_overrides(arguments))
+    cells = list({cell.folder: cell for cell in expand(overrides)}.values())
     running = alive([path for cell in cells for path in Records(cell.folder).lock_files()])
-    states = [state_of(cell, running) for cell in cells]
-    rows = [_row(cell, state) for cell, state in zip(cells, states, strict=True)]
+    statuses = [status_of(cell, running) for cell in cells]
+    rows = [_row(cell, status) for cell, status in zip(cells, statuses, strict=True)]
     header = ["attack", "norm, eps", "source", "seed", "state", "images", ""]
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
-    count = Counter(state.word for state in states)
+    count = Counter(status.word for status in statuses)
     print(f"\n{len(cells)} cells: {', '.join(f'{n} {word}' for word, n in count.items())}")
-    for cell, state in zip(cells, states, strict=True):
-        if state.word == "failed":
+    for cell, status in zip(cells, statuses, strict=True):
+        if status.word == "failed":
             print(f"failed: {cell.folder}/failed-*.json has it whole; alone: {cell.command()}")
-    if any(state.missing for state in states):
+    if any(status.missing for status in statuses):
         print(f"what is missing: {_command(arguments)}")
 
 
-def state_of(cell: Cell, running: Mapping[Path, Holder]) -> State:
-    """How far a cell is; `running` are the locks that a living process holds."""
+def status_of(cell: Cell, running: Mapping[Path, Holder]) -> CellStatus:
+    """Return how far a cell is; `running` are the locks that a living process holds."""
     records = Records(cell.folder)
     try:
         word, missing, wanted = progress(cell, records)
     except ConfigError as e:
-        return State("damaged", cell.config.n_images, cell.config.n_images, first_line(e))
+        return CellStatus("damaged", cell.config.n_images, cell.config.n_images, first_line(e))
     if not missing:
-        return State(word, missing, wanted, "")
+        return CellStatus(word, missing, wanted, "")
     if holders := [str(running[path]) for path in records.lock_files() if path in running]:
-        return State("running", missing, wanted, ", ".join(sorted(set(holders))))
+        return CellStatus("running", missing, wanted, ", ".join(sorted(set(holders))))
     if failures := records.failures():
         shard, failure = next(iter(failures.items()))
         place = "" if shard == "0/1" else f"shard {shard}: "
-        return State("failed", missing, wanted, f"{place}{failure['error']}"[:LONGEST])
-    return State("damaged" if word == "damaged" else "missing", missing, wanted, "")
+        return CellStatus("failed", missing, wanted, f"{place}{failure['error']}"[:LONGEST])
+    return CellStatus("damaged" if word == "damaged" else "missing", missing, wanted, "")
 
 
-def _row(cell: Cell, state: State) -> list[object]:
+def _row(cell: Cell, status: CellStatus) -> list[object]:
     c = cell.config
     place = [c.attack.name, f"{c.norm.name} {c.eps:g}", cell.title(cell.source), c.seed]
-    images = f"{state.wanted - state.missing} of {state.wanted}"
-    return [*place, state.word, images, printable(state.more)]
+    images = f"{status.wanted - status.missing} of {status.wanted}"
+    return [*place, status.word, images, printable(status.more)]
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Check records again: files, cells, rates, and on request images that are crafted once more.
+"""Check records again: files, rows and rates, and on request images that are crafted once more.
 
 python -m agr.verify [outputs=outputs] [cells=agr-linf-*] [images=20] [seed=0] [allow=[my_parts]]
 
@@ -30,8 +30,8 @@ DEFAULTS: dict[str, Any] = {"outputs": "outputs", "cells": "*", "images": 0, "se
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Check, print a line per cell and what is wrong, and exit by it."""
-    asked = _asked(arguments)
+    """Check, print a line per cell and its problems, and exit with 1 if there are any."""
+    asked = _parse(arguments)
     folders = _folders(Path(asked["outputs"]), asked["cells"])
     reports = []
     for folder in folders:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
                 Records(folder), asked["images"], asked["seed"], asked["allow"]
             )
             report.add(problems)
-        _tell(report)
+        _show(report)
         reports.append(report)
     wrong = sum(bool(report.problems) for report in reports)
     again = sum(report.again for report in reports)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(1)
 
 
-def _asked(arguments: Sequence[str]) -> dict[str, Any]:
+def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     given = parse_pairs(arguments)
     if not {*given} <= {*DEFAULTS}:
         raise ConfigError(f"{' '.join(arguments)}: give only {', '.join(sorted(DEFAULTS))}")
@@ -71,7 +71,7 @@ def _asked(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _folders(outputs: Path, pattern: str) -> list[Path]:
-    """The folders of cells below `outputs`, those of fp32 comparisons too."""
+    """Folders of cells below `outputs`, those of fp32 comparisons included."""
     if not outputs.is_dir():
         raise ConfigError(f"outputs={outputs} is no folder: give the root of the records")
     names = ("run.json", "rows-*.parquet")
@@ -85,7 +85,7 @@ def _folders(outputs: Path, pattern: str) -> list[Path]:
     return folders
 
 
-def _tell(report: Report) -> None:
+def _show(report: Report) -> None:
     rates = ", ".join(f"{target} {rate:.1f}" for target, rate in report.rates.items())
     again = f", {report.again} crafted again" if report.again else ""
     print(f"{report.name}: {report.images} images, {report.parts} parts{again}; ASR % {rates}")
@@ -93,9 +93,6 @@ def _tell(report: Report) -> None:
         print(f"  note: {note}")
     for problem in report.problems:
         print(f"  problem: {problem}")
-
-
-# ---- one cell ------------------------------------------------------------------------------------
 
 
 if __name__ == "__main__":

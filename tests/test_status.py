@@ -14,7 +14,7 @@ from agr.config.overrides import without_shards
 from agr.evaluation.runner import run_cell
 from agr.jobs.session import run_overrides
 from agr.records.store import Records
-from agr.status import main, state_of
+from agr.status import main, status_of
 from agr.utils.locks import Holder, this_host
 from tests.conftest import demo_cell
 
@@ -22,7 +22,7 @@ VGG = ("source=vgg16", "targets=[vgg16]", "n_images=4", "progress=false")
 SWEEP = ["-m", *VGG, "slots=8", "threads=1", "attack=agr,ifgsm,mifgsm,fgsm"]
 
 
-def test_every_state_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_status_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SWEEP, f"outputs={tmp_path}"]
     run_cell(demo_cell(tmp_path, *VGG, "attack=agr"))
     run_cell(demo_cell(tmp_path, *VGG, "attack=ifgsm", "n_images=1"))
@@ -67,15 +67,15 @@ def test_damaged_records_are_a_state(tmp_path: Path) -> None:
     part = records.parts("rows")[0]
     content = part.path.read_bytes()
     part.path.write_bytes(content[:-1])
-    assert state_of(cell, {}).word == "damaged"
+    assert status_of(cell, {}).word == "damaged"
     lock = records.lock_file("0/1")
     lock.touch()
-    assert state_of(cell, {lock: Holder("n1", 12)}).word == "running"
+    assert status_of(cell, {lock: Holder("n1", 12)}).word == "running"
     lock.unlink()
     part.path.write_bytes(content)
-    assert state_of(cell, {}).word == "done"
+    assert status_of(cell, {}).word == "done"
     records.run_file.write_text("{")
-    state = state_of(cell, {})
+    state = status_of(cell, {})
     assert state.word == "damaged"
     assert "run.json is damaged" in state.more
 
@@ -85,9 +85,9 @@ def test_what_is_lost_is_not_missing(tmp_path: Path) -> None:
     cell = demo_cell(tmp_path, *VGG, "attack=fgsm", "shard=0/2")
     records = run_cell(cell)
     whole = demo_cell(tmp_path, *VGG, "attack=fgsm")
-    assert state_of(whole, {})[:3] == ("missing", 2, 4)
+    assert status_of(whole, {})[:3] == ("missing", 2, 4)
     records.update_run(lambda run: run.update(lost=[1, 3]))
-    assert state_of(whole, {})[:3] == ("done, 2 lost", 0, 4)
+    assert status_of(whole, {})[:3] == ("done, 2 lost", 0, 4)
 
 
 def test_failures_are_over_once_the_cell_is_done(

@@ -29,22 +29,22 @@ class Cell:
 
     @property
     def suite(self) -> Suite:
-        """The images and networks."""
+        """Suite of images and networks."""
         return self.config.suite
 
     @property
     def sources(self) -> list[str]:
-        """The networks that the attack is crafted on: one, or the members of an ensemble."""
+        """Networks that the attack is crafted on: one, or the members of an ensemble."""
         source = self.config.source
         return [source] if isinstance(source, str) else list(source)
 
     @property
     def source(self) -> str:
-        """The name of what the attack is crafted on; an ensemble's is "inc_v3+inc_v4"."""
+        """Name of the source; an ensemble's is "inc_v3+inc_v4"."""
         return "+".join(self.sources)
 
     def white_box(self, target: str) -> bool:
-        """Whether the attack is crafted on this target, whatever its name.
+        """True if the attack is crafted on this target, by whatever name.
 
         A defended network is another one.
         """
@@ -54,15 +54,15 @@ class Cell:
 
     @property
     def group_name(self) -> str | None:
-        """The suite's name for the group of the first source; None if it stands in none."""
+        """The suite's name for the group of the first source; None if it belongs to none."""
         groups = self.suite.groups.items()
         return next((name for name, g in groups if self.sources[0] in g.networks), None)
 
     @cached_property
     def group(self) -> Group:
-        """The group of the first source, with the other sources.
+        """Group of the first source, with the other sources.
 
-        A network that stands in no group of the suite is a group of its own, in its own geometry.
+        A network that belongs to no group of the suite is a group of its own, in its own geometry.
         """
         first, name = self.sources[0], self.group_name
         alone = Group([first], self.suite.networks[first].geometry)
@@ -71,23 +71,23 @@ class Cell:
 
     @property
     def geometry(self) -> Geometry:
-        """The geometry of the adversarial images."""
+        """Geometry of the adversarial images."""
         return self.group.geometry
 
     @property
     def targets(self) -> list[str]:
-        """What is scored: networks, and defended ones as "vgg16/jpeg75"."""
+        """Names of the scored networks; a defended one is "vgg16/jpeg75"."""
         return list(dict.fromkeys(self.config.targets or self.group.networks))
 
     @property
     def selecting(self) -> list[str]:
-        """The networks that must classify an image correctly for it to be attacked."""
+        """Networks that must classify an image correctly for it to be attacked."""
         return {"none": [], "source": self.sources, "group": list(self.group.networks)}[
             self.config.select
         ]
 
     def title(self, name: str) -> str:
-        """What a target or the source is called in tables and on screen."""
+        """Title of a target or the source, in tables and on screen."""
         if name == self.source and len(self.sources) > 1:
             return " + ".join(self.title(member) for member in self.sources)
         bare, defenses = undefended(name, self.config.defenses)
@@ -95,58 +95,58 @@ class Cell:
 
     @property
     def networks(self) -> list[str]:
-        """The names of all networks that the cell works with, without their defenses."""
+        """Names of all networks of the cell, without their defenses."""
         targets = [undefended(t, self.config.defenses)[0] for t in self.targets]
         return list(dict.fromkeys([*self.sources, *self.selecting, *targets]))
 
     @property
     def classes(self) -> int:
-        """How many classes the source knows, and with it every network of the cell."""
+        """Number of classes of the source, and with it of every network of the cell."""
         return self.suite.networks[self.sources[0]].classes
 
     def network_digest(self, target: str) -> str:
-        """Of everything that the config says of a target and its defenses."""
+        """Hash of a target's network and defense configs."""
         name, defenses = undefended(target, self.config.defenses)
         parts = [self.config.defenses[d] for d in defenses]
         return digest([_numbers_of(self.suite.networks[name]), *parts])
 
     @property
     def success(self) -> str:
-        """What counts as success: "label", "changed" or "targeted"."""
+        """Success criterion: "label", "changed" or "targeted"."""
         return self.config.success or ("targeted" if self.config.attack.targeted else "label")
 
     @property
     def shard(self) -> tuple[int, int]:
-        """(i, k): every k-th position of the selection, from the i-th, is this run's: `mine`."""
+        """Shard (i, k): every k-th position of the selection, from the i-th (see `mine`)."""
         i, k = self.config.shard.split("/")
         return int(i), int(k)
 
     @property
     def whole(self) -> Cell:
-        """The cell with all its images, however the work on them is divided."""
+        """The cell with all its images, however they are divided into shards."""
         return replace(self, config=replace(self.config, shard="0/1"))
 
     @property
     def saves(self) -> int:
-        """Of how many images, the first of the selection, the pixels are kept."""
+        """Number of adversarial images to save, from the start of the selection."""
         kept, n = self.config.save_adversarials, self.config.n_images
         return n * kept if isinstance(kept, bool) else min(n, kept)
 
     @property
     def library(self) -> dict[str, Any] | None:
-        """The config of another library's attack (agr.attacks.library), or None: it is composed."""
+        """Config of another library's attack (agr.attacks.library); None for a composed one."""
         return self.config.attack.library
 
     @property
     def smallest(self) -> bool:
-        """Whether the attack looks for the smallest perturbation: eps decides on its success only.
+        """True if the attack minimises the perturbation: eps then only decides about success.
 
         Other attacks stay within eps.
         """
         return self.library is not None and not self.library.get("budget", True)
 
     def mine(self, position: int) -> bool:
-        """Whether a position of the selection is this run's shard's.
+        """True if a position of the selection belongs to this run's shard.
 
         Chunks of a library's attack stay together.
         """
@@ -155,17 +155,17 @@ class Cell:
 
     @property
     def chunk(self) -> int:
-        """Images that are attacked together, by position, as far as results are concerned."""
+        """Number of images whose results depend on each other: a library's batch, else 1."""
         return 1 if self.library is None else self.library.get("chunk", CHUNK)
 
     @property
     def eps_effective(self) -> float:
-        """`eps` on the 0-255 scale after the suite's rescaling of L2 budgets."""
+        """`eps` on the 0-255 scale, after the suite's rescaling of L2 budgets."""
         return self.config.eps * self.eps_scale
 
     @property
     def eps_scale(self) -> float:
-        """What the suite multiplies budgets and step sizes of this norm with."""
+        """Factor of the suite for budgets and step sizes of this norm."""
         reference = self.suite.l2_reference
         if self.config.norm.name != "l2" or reference is None:
             return 1.0
@@ -173,7 +173,7 @@ class Cell:
 
     @cached_property
     def attack_hash(self) -> str:
-        """Of the attack's parts and parameters; names, the budget and empty slots don't count."""
+        """Hash of the attack's parts and parameters (not of names, the budget or empty slots)."""
         parts = asdict(self.config.attack) | {"steps": self.config.steps}
         for name in ("views", "chain"):  # their order counts
             parts[name] = [[k, part] for k, part in parts[name].items() if part is not None]
@@ -184,13 +184,13 @@ class Cell:
 
     @cached_property
     def foreign(self) -> list[str]:
-        """The packages, of those that the user allows, whose parts the attack has."""
+        """Packages that the user allows and whose parts the attack has."""
         named = {package_of(target) for target in targets_of(asdict(self.config.attack))}
         return sorted(named & {*self.config.allow})
 
     @cached_property
     def id(self) -> str:
-        """Of everything that decides the numbers; not how, where or for which targets it runs."""
+        """Hash of everything that affects results (not of targets, device or sharding)."""
         names_of = {*self.sources, *self.selecting}
         networks = {n: _numbers_of(self.suite.networks[n]) for n in names_of}
         ensemble = {"ensemble": self.config.ensemble} if len(self.sources) > 1 else {}
@@ -212,37 +212,37 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Readable and unique: the name of the cell's folder."""
+        """Readable and unique name of the cell's folder."""
         c = self.config
         return f"{slug(c.attack.name)}-{c.norm.name}-{c.eps:g}-{slug(self.source)}-{self.id}"
 
     @property
     def suite_folder(self) -> Path:
-        """Where all that runs of the suite write stands."""
+        """Folder of everything that runs of the suite write."""
         return Path(self.config.outputs) / self.suite.name
 
     @property
     def folder(self) -> Path:
-        """Where the cell's records stand."""
+        """Folder of the cell's records."""
         return self.suite_folder / self.name
 
     @property
     def data_folder(self) -> Path:
-        """Where the index of the images and their decoded copies are kept."""
+        """Folder of the index of the images and of their decoded copies."""
         return self.suite_folder / "data"
 
     @property
     def attack_overrides(self) -> list[str]:
-        """The words that change the attack from what its file says."""
+        """Overrides that change the attack from what its file says."""
         return [w for w in self.overrides if w.lstrip("+~").startswith("attack.")]
 
     def command(self) -> str:
-        """The command that runs this cell."""
+        """The shell command that runs this cell."""
         return shlex.join(["python", "-m", "agr.run", *self.overrides])
 
 
 def _numbers_of(network: NetworkConfig) -> dict[str, Any]:
-    """What decides a network's answers; of its weights the hash counts, not the place."""
+    """Fields that decide a network's predictions; of its weights the hash counts, not the place."""
     known = asdict(network) | {"weights": Path(network.weights).name}
     idle = ("title", "tag", "top1", "crop", "interpolation", "mode")
     return {k: v for k, v in known.items() if k not in idle}

@@ -10,7 +10,7 @@ from agr.config.security import check_target
 from agr.config.targets import package_of, targets_of
 from agr.utils.errors import ConfigError, first_line, nearest
 
-# What the parts of a slot's module must have, `agr.attacks.parts` says why.
+# Members that the parts of a slot's module must have; `agr.attacks.parts` says why.
 METHODS = {
     "start": ["__call__"],
     "loss": ["__call__"],
@@ -23,7 +23,7 @@ METHODS = {
 
 
 def make_part(key: str, module: str, node: Any, allow: Collection[str] = ()) -> Any:
-    """The part that a node describes.
+    """Build the part that a config node describes.
 
     Only parts of the key's module are ever made, and those of packages that the user allows: a
     config may come from anywhere, and must not be able to run any function it likes.
@@ -55,13 +55,13 @@ def make_part(key: str, module: str, node: Any, allow: Collection[str] = ()) -> 
 
 
 def _parts_of(module: str) -> list[str]:
-    """The names of the parts that a module has."""
+    """Names of the parts in a module."""
     names = vars(importlib.import_module(module))
     return [name for name in names if _is_part(f"{module}.{name}", module)]
 
 
 def _is_part(target: str, module: str) -> bool:
-    """Whether a target is a public class of the module, not something that it has imported."""
+    """True if a target is a public class of the module, not something that it imports."""
     home, _, name = target.rpartition(".")
     if home != module or name.startswith("_"):
         return False

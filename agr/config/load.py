@@ -17,26 +17,27 @@ from agr.config.validation import check_cell, check_library_steps, reject_unknow
 from agr.utils.errors import ConfigError, first_line
 
 
-def to_cell(config: DictConfig, words: Iterable[str] = ()) -> Cell:
-    """Check a config, composed from `words`, and make it a cell.
+def to_cell(config: DictConfig, overrides: Iterable[str] = ()) -> Cell:
+    """Check a config, composed from `overrides`, and make it a cell.
 
     Raises ConfigError, with one line, for whatever a run could not work with.
     """
     reject_unknown_keys(config, Config, "")
-    words = tuple(words)
-    _check_allow(config, words)
+    overrides = tuple(overrides)
+    _check_allow(config, overrides)
     if OmegaConf.is_missing(config.attack, "name"):
         raise ConfigError(
             "the attack has no name: it is a piece of attacks (a file that begins with _), or a "
             "file that lacks name: and title:"
         )
     check_library_steps(config)
-    return _checked(config, words)
+    return _checked(config, overrides)
 
 
-def _checked(config: DictConfig, words: Sequence[str]) -> Cell:
+def _checked(config: DictConfig, overrides: Sequence[str]) -> Cell:
     try:
-        cell = Cell(OmegaConf.to_object(with_networks(config)), tuple(words))  # type: ignore[arg-type]
+        written: Any = OmegaConf.to_object(with_networks(config))
+        cell = Cell(written, tuple(overrides))
     except ConfigError:
         raise
     except Exception as e:
@@ -46,7 +47,7 @@ def _checked(config: DictConfig, words: Sequence[str]) -> Cell:
 
 
 def stored_cell(stored: Mapping[str, Any], folder: Path, **changes: Any) -> Cell:
-    """The cell that a run.json in `folder` was written for, from its "config".
+    """Return the cell that a run.json in `folder` was written for, from its "config".
 
     `changes` are keys of the config, of which `networks` and `defenses` are what else there is to
     be known beside the cell's own. None of the code that it allows is run here.
@@ -78,9 +79,9 @@ def stored_cell(stored: Mapping[str, Any], folder: Path, **changes: Any) -> Cell
     return cell
 
 
-def _check_allow(config: DictConfig, words: Sequence[str]) -> None:
-    """A config file may come from anywhere: whose code is run is for the user alone to say."""
-    if config.allow and not any(word.lstrip("+").startswith("allow=") for word in words):
+def _check_allow(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse `allow` from a config file: whose code may run is for the user alone to say."""
+    if config.allow and not any(word.lstrip("+").startswith("allow=") for word in overrides):
         raise ConfigError(
             f"allow={list(config.allow)} stands in a config file, which can't allow itself to run "
             "code: if you trust it, give the word yourself"

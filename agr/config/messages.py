@@ -1,4 +1,4 @@
-"""One line for what Hydra or OmegaConf raised: the thing, the value and the way out."""
+"""Errors of Hydra and OmegaConf in one line: the thing, the value and the way out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agr.utils.errors import first_line, nearest
 PART_KEY = re.compile(r"attack\.((start|loss|step|stop|library)\.|(views|chain)\.\w+\.)")
 IN_FILE = re.compile(r"In '(?P<file>[^']+)': (?:\w+ raised while composing config:\s*)?")
 FULL_KEY = re.compile(r"full_key: (\S+)")
-# Names that a file or a word with + can add to.
+# Keys below which a file, or an override with +, can add names.
 ADDED = re.compile(
     r"(suite\.(networks|groups)|suite\.networks\.[^.]+\.arguments|defenses|attack\.(views|chain))"
     r"\.[^.]+"
@@ -32,7 +32,7 @@ LIST_OR_KEYS = (
     "a list stands where named keys are meant, or the other way round: a list is written [a,b], "
     "named keys {a: b}"
 )
-# What a message ends with, by the words that it has.
+# Ends of messages, by a text that they contain.
 WAYS_OUT = {
     "converted to Float": "give a number",
     "converted to Integer": "give a whole number, in digits",
@@ -62,7 +62,7 @@ WAYS_OUT = {
 
 
 def explain(e: BaseException) -> str:
-    """One line for what Hydra or OmegaConf raised, with the nearest names where a name is wrong."""
+    """Return one line for an error of Hydra or OmegaConf, with the nearest known names."""
     for teller in (
         _wrong_yaml, _unknown_file, _unreadable_word, _too_deep, _missing_value, _unknown_key,
     ):  # fmt: skip
@@ -83,7 +83,7 @@ def _wrong_yaml(e: BaseException) -> str:
 
 
 def _unknown_file(e: BaseException) -> str:
-    """A file that a word or another file names and that isn't there."""
+    """Explain a missing file that an override or another file names."""
     if not isinstance(e, MissingConfigException):
         return ""
     inner = NO_SUCH_FILE.search(str(e))
@@ -152,7 +152,7 @@ def _unknown_key(e: BaseException) -> str:
 
 
 def _key_of(e: BaseException) -> str | None:
-    """The key that an error is about."""
+    """Key that an error is about, or None."""
     cause = e.__cause__ or e
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     found = FULL_KEY.search(str(cause))
@@ -168,11 +168,11 @@ def _list_or_keys(key: str | None, *, in_file: bool) -> str:
 
 
 def _with_place(e: BaseException, key: str | None, text: str) -> str:
-    """`text` behind the file and the key that it is about, where it names neither."""
+    """Put the file and the key before `text`, unless it names them."""
     named = not key or key in text or "Error merging override" in text
-    said = text if named else f"{key}: {text}"
+    line = text if named else f"{key}: {text}"
     file = IN_FILE.match(str(e))
-    return f"{file['file']}.yaml: {said}" if file else said
+    return f"{file['file']}.yaml: {line}" if file else line
 
 
 def _with_way_out(text: str) -> str:
@@ -181,7 +181,7 @@ def _with_way_out(text: str) -> str:
 
 
 def _plain(e: BaseException) -> str:
-    """The lines of an error and its cause that say something."""
+    """Join the informative lines of an error and its cause."""
     text = f"{e}\n{e.__cause__ or ''}"
     text = RAISED.sub("", IN_FILE.sub("", text, count=1)).replace('"', "")
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,27 +1,44 @@
-"""Networks by their names; names and hashes of things."""
+"""Networks by their names: written out in a config, and checked."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from agr.config.schema import NetworkConfig
+from agr.config.schema import MODES, RESIZING, Geometry, NetworkConfig
 from agr.utils.errors import ConfigError, nearest
+
+LARGEST_SIDE = 16_384  # pixels; one image of it has 800 million values
+MOST_CLASSES = 10_000_000
+# Arguments of timm.create_model, and of what it calls, about where weights come from.
+WEIGHT_ARGUMENTS = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_model_args",
+    "checkpoint_path",
+    "cache_dir",
+    "num_classes",
+    "model_name",
+    "scriptable",
+    "exportable",
+)
 
 
 def same_network(a: NetworkConfig, b: NetworkConfig) -> bool:
-    """Whether two entries are one network, by whatever names."""
+    """True if two entries are one network, by whatever names."""
     idle = ("title", "tag", "top1", "sha256")
     return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(a) if f.name not in idle)
 
 
 def undefended(target: str, defenses: Iterable[str]) -> tuple[str, list[str]]:
-    """A target's network and its defenses, in their order: "vgg16/jpeg75" is vgg16 and jpeg75."""
+    """Split a target into its network and its defenses: "vgg16/jpeg75" is vgg16 and [jpeg75]."""
     name = target
     found: list[str] = []
     while "/" in name and name.rpartition("/")[2] in defenses:
@@ -31,10 +48,10 @@ def undefended(target: str, defenses: Iterable[str]) -> tuple[str, list[str]]:
 
 
 def with_networks(config: DictConfig) -> DictConfig:
-    """`config`, with every network that it names written out.
+    """Write out every network that a config names.
 
-    What the suite doesn't say of a network comes from agr.config.registry, which has to load
-    timm for it; so suites write out the networks that are used every day. Raises ConfigError.
+    Fields that the suite leaves out come from agr.config.registry, which has to load timm; so
+    suites write out the networks that are used every day. Raises ConfigError.
     """
     known = config.suite.networks
     named = _named_networks(config)
@@ -73,7 +90,7 @@ def with_networks(config: DictConfig) -> DictConfig:
 
 
 def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
-    """(where it stands in the config, name) of sources and targets, without defenses."""
+    """Pairs (place in the config, name) of sources and targets, without defenses."""
     source, targets = config.source, config.targets
     sources = [source] if isinstance(source, str) else source
     if not isinstance(sources, list | ListConfig) or not all(isinstance(s, str) for s in sources):
@@ -94,8 +111,55 @@ def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
 
 
 def _refuse_mistyped_defense(place: str, name: str, config: DictConfig) -> None:
-    """Raise ConfigError where the last part of a name stands behind a network, as a defense."""
+    """Raise ConfigError if the last part of a name looks like a mistyped defense of a network."""
     network, slash, defense = name.rpartition("/")
     bare = undefended(network, config.defenses)[0]
     if slash and (bare in config.suite.networks or Path(bare.partition(":")[2]).is_file()):
         raise ConfigError(f"{place}: {defense} is no defense: {nearest(defense, config.defenses)}")
+
+
+def check_geometry(of: str, g: Geometry) -> None:
+    """Raise ConfigError for an image geometry that can't be; `of` says whose it is."""
+    if g.mode not in MODES:
+        raise ConfigError(f"{of}: geometry.mode={g.mode} is unknown: {nearest(g.mode, MODES)}")
+    if g.interpolation not in RESIZING:
+        raise ConfigError(
+            f"{of}: geometry.interpolation={g.interpolation} is unknown: "
+            f"{nearest(g.interpolation, RESIZING)}"
+        )
+    if not (0 < g.crop <= 1 and 1 <= g.size <= LARGEST_SIDE * g.crop):
+        raise ConfigError(
+            f"{of}: geometry size={g.size} crop={g.crop} cannot be: give 1 to {LARGEST_SIDE} px, "
+            "and a share of 0 to 1"
+        )
+
+
+def check_network(name: str, n: NetworkConfig) -> None:
+    """Raise ConfigError for an entry of the suite's networks that can't be."""
+    if n.resize not in RESIZING:
+        raise ConfigError(
+            f"network {name}: resize={n.resize} is unknown: {nearest(str(n.resize), RESIZING)}"
+        )
+    numbers = [*n.mean, *n.std]
+    if len(n.mean) != 3 or len(n.std) != 3 or not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"network {name}: mean={n.mean} std={n.std}: give three, std above 0")
+    if not all(s > 0 for s in n.std):
+        raise ConfigError(f"network {name}: std={n.std}: give three numbers above 0")
+    if n.width is not None and not 0 < n.width <= 1:
+        raise ConfigError(f"network {name}: width={n.width} is no share of the width: 0 to 1")
+    check_geometry(f"network {name}", n.geometry)
+    if not 2 <= n.classes <= MOST_CLASSES:
+        raise ConfigError(f"network {name}: classes={n.classes} cannot be: give 2 or more")
+    if n.width is not None and n.arguments:
+        raise ConfigError(f"network {name}: a slim copy (width) takes no arguments: leave them out")
+    _check_arguments(name, n.arguments)
+
+
+def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments with which timm would fetch or load weights: `weights` alone names them."""
+    for key in arguments:
+        if key in WEIGHT_ARGUMENTS:
+            raise ConfigError(
+                f"network {name}: arguments.{key} would have timm load another file: leave it out, "
+                "and name the file as weights"
+            )

@@ -1,4 +1,4 @@
-"""Networks by their name outside a suite, and where their weights are.
+"""Networks by their name outside a suite.
 
 A name is a tag of timm ("vit_base_patch16_224.augreg2_in21k_ft_in1k", with or without "timm/"
 before it), a hub id ("hf-hub:owner/name" or "owner/name"), or an architecture with a local file
@@ -32,7 +32,7 @@ OF_TIMM = "see timm.list_models()"
 
 
 def is_tag(name: str) -> bool:
-    """Whether `name` has the form of one of the names above; timm need not know it yet."""
+    """True if `name` has the form of one of the names above; timm need not know it yet."""
     if "/" in name or ":" in name:
         return True
     import timm
@@ -41,7 +41,7 @@ def is_tag(name: str) -> bool:
 
 
 def check_architecture(name: str, place: str) -> None:
-    """Raise ConfigError unless timm has it; timm would fetch hub:owner/name, or read a folder."""
+    """Raise ConfigError unless timm has an architecture: it would fetch hub ids or read folders."""
     import timm
 
     if not timm.is_model(name):
@@ -51,7 +51,7 @@ def check_architecture(name: str, place: str) -> None:
 
 
 def known_to_timm() -> list[str]:
-    """The architectures of timm, by name."""
+    """Names of timm's architectures."""
     import timm
 
     names: list[str] = timm.list_models()
@@ -59,7 +59,7 @@ def known_to_timm() -> list[str]:
 
 
 def describe(name: str, place: str) -> dict[str, Any]:
-    """The fields of a NetworkConfig for `name`; `place` begins the text of an error.
+    """Return the fields of a NetworkConfig for `name`; `place` begins the text of an error.
 
     Raises ConfigError if timm and the hub don't know it, or if it is no classifier of square
     RGB images.
@@ -83,7 +83,7 @@ def describe(name: str, place: str) -> dict[str, Any]:
 
 
 def _registered(tag: str) -> dict[str, Any] | None:
-    """What timm's registry holds of a tag."""
+    """Entry of a tag in timm's registry, or None."""
     from timm.models import get_pretrained_cfg
 
     try:
@@ -106,7 +106,7 @@ def _from_registry(tag: str, place: str) -> dict[str, Any]:
 
 
 def _tags_of(tag: str) -> list[str]:
-    """The tags that timm has of a tag's architecture."""
+    """Tags that timm has for a tag's architecture."""
     from timm.models import list_pretrained
 
     names: list[str] = list_pretrained(f"{tag.partition('.')[0]}.*")
@@ -133,7 +133,7 @@ def _from_hub(hub_id: str, place: str) -> dict[str, Any]:
 
 
 def _fields(found: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """From timm's pretrained config to ours, with timm's defaults for what it leaves out."""
+    """Translate timm's pretrained config into ours, with timm's defaults for what it leaves out."""
     from timm.models import PretrainedCfg
 
     found = asdict(PretrainedCfg()) | {k: v for k, v in found.items() if v is not None}

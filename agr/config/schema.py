@@ -1,7 +1,4 @@
-"""The schema of a config: what every key is called, its type and its meaning.
-
-Imports neither torch nor timm, like all that stands on it alone.
-"""
+"""Schema of a config: name, type and meaning of every key. Imports neither torch nor timm."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ CHUNK = 32  # images that another library's attack gets at once, unless its conf
 
 @dataclass
 class Geometry:
-    """How a file becomes the image that is attacked: resized to size/crop, centre cut out."""
+    """Geometry of attacked images: a file is resized to size/crop, and its centre is cut out."""
 
     size: int = MISSING  # pixels, height and width
     crop: float = 1.0
@@ -30,7 +27,7 @@ class Geometry:
 
 @dataclass
 class Data:
-    """Where images and labels are; agr.data.manifest recognises the layout."""
+    """Places of images and labels; agr.data.manifest recognises the layout."""
 
     root: str | None = None  # a folder, an uncompressed tar or a CSV
     labels: str | None = None  # file of labels; null: looked for beside the images
@@ -39,7 +36,7 @@ class Data:
 
 @dataclass
 class NetworkConfig:
-    """One network. Where it has a `tag`, timm's registry or the hub gives what is left out."""
+    """One network. With a `tag`, timm's registry or the hub gives what is left out."""
 
     title: str | None = None  # in tables
     tag: str | None = None  # as agr.config.registry reads it: vgg16.tv_in1k, hf-hub:owner/name
@@ -60,7 +57,7 @@ class NetworkConfig:
     top1: float | None = None  # published, percent, in its own geometry
 
     def __post_init__(self) -> None:
-        # None until here: what a suite says of a network must be told from what it leaves out
+        # None until here: a suite's own values must be told from what it leaves out
         self.resize = self.resize or "bilinear"
         self.crop = 1.0 if self.crop is None else self.crop
         self.interpolation = self.interpolation or "bilinear"
@@ -68,7 +65,7 @@ class NetworkConfig:
 
     @property
     def geometry(self) -> Geometry:
-        """Of images crafted on it where it stands in no group."""
+        """Image geometry for a network that belongs to no group."""
         return Geometry(self.size, self.crop or 0.0, str(self.interpolation), str(self.mode))
 
 
@@ -126,7 +123,7 @@ class Norm:
 
 @dataclass
 class Check:
-    """How thorough `python -m agr.check` is."""
+    """Effort of `python -m agr.check`."""
 
     images: int = 500  # for the accuracy of each network
     seconds: float = 20.0  # for the estimate of the run time, all sources together
@@ -134,7 +131,7 @@ class Check:
 
 @dataclass
 class Config:
-    """The knobs of a run, as in conf/config.yaml."""
+    """Settings of a run, as in conf/config.yaml."""
 
     suite: Suite = field(default_factory=Suite)
     data: Data = field(default_factory=Data)
@@ -208,6 +205,6 @@ OmegaConf.register_new_resolver("agr.assets", lambda path: str(PACKAGE / "assets
 
 
 def conf_dir() -> str:
-    """The folder of configs: inside an installed package, or at the top of a checkout."""
+    """Folder of configs: inside an installed package, or at the top of a checkout."""
     inside = PACKAGE / "conf"
     return str(inside if inside.is_dir() else PACKAGE.parent / "conf")

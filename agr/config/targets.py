@@ -12,7 +12,7 @@ from agr.utils.hashing import digest
 
 
 def targets_of(node: Any) -> Iterator[str]:
-    """Everything that instantiating a config node would call, however deep."""
+    """Yield every `_target_` of a config node, however deep."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield str(node["_target_"])
@@ -24,12 +24,12 @@ def targets_of(node: Any) -> Iterator[str]:
 
 
 def package_of(target: str) -> str:
-    """The top-level package that a `_target_` stands in."""
+    """Top-level package of a `_target_`."""
     return target.partition(".")[0]
 
 
 def code_of(package: str) -> str:
-    """A hash of a package's Python files, "" if it isn't found; nothing of it is run."""
+    """Hash of a package's Python files, "" if it isn't found; nothing of it is run."""
     spec = PathFinder.find_spec(package)
     if spec is None or spec.origin is None:
         return ""

@@ -1,27 +1,23 @@
-"""What a config must be before anything is run, and the words for what it is not."""
+"""Validate a composed config; every error names key, value and fix."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from agr.config.networks import same_network
+from agr.config.networks import LARGEST_SIDE, check_geometry, check_network, same_network
 from agr.config.schema import (
     CHOICES,
-    MODES,
-    RESIZING,
     STEP_FRACTION,
     STEP_RULES,
     Config,
-    Geometry,
-    NetworkConfig,
 )
 from agr.config.security import check_parts
 from agr.utils.errors import UNSHOWN, ConfigError, nearest, printable
@@ -30,7 +26,7 @@ from agr.utils.pixels import LEVELS
 if TYPE_CHECKING:
     from agr.config.cell import Cell
 
-# What whole numbers can be: more than this is a slip, and would fill the memory or a column.
+# Limits of whole numbers: more than this is a slip, and would fill the memory or a column.
 RANGES = {
     "steps": (1, 100_000),
     "n_images": (1, 1_000_000_000),
@@ -47,18 +43,11 @@ SECONDS = {"part_seconds": 0, "check.seconds": 0}
 DEVICE = re.compile(r"auto|cpu|mps|xpu|cuda(:\d{1,3})?", re.ASCII)
 LONGEST_PART = 255  # bytes, of a path: more is refused by file systems
 LONGEST_NAME = 100  # bytes, of what is the name of a folder
-LARGEST_SIDE = 16_384  # pixels; one image of it has 800 million values
-MOST_CLASSES = 10_000_000
-# Of timm.create_model and what it calls: where weights come from, and of what kind they are.
-WEIGHT_ARGUMENTS = (
-    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args"),
-    *("checkpoint_path", "cache_dir", "num_classes", "model_name", "scriptable", "exportable"),
-)
 SHARD = re.compile(r"\d{1,9}/\d{1,9}", re.ASCII)
 
 
 def check_cell(cell: Cell) -> None:
-    """Raise ConfigError, with one line, for whatever a run could not work with."""
+    """Check all of a cell's config. Raises ConfigError, with one line, for what can't be run."""
     _check_text(cell.config)
     check_parts(cell.config)
     _check_choices(cell.config)
@@ -67,7 +56,7 @@ def check_cell(cell: Cell) -> None:
 
 
 def reject_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
-    """`+key=value` slips past Hydra's own check; a key that nothing reads must be an error."""
+    """Raise ConfigError for a key that nothing reads: `+key=value` slips past Hydra's own check."""
     known = {f.name for f in fields(schema)}
     for key in map(str, node):
         if key not in known:
@@ -84,7 +73,7 @@ def reject_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
 
 
 def _check_text(c: Config) -> None:
-    """Names go into tables, terminals and names of files."""
+    """Check every text: it may reach tables, terminals and names of files."""
     for key, text in _texts(c):
         if text == MISSING:
             raise ConfigError(f"{key} is missing: leave ~{key} out, or give a value")
@@ -102,7 +91,7 @@ def _check_text(c: Config) -> None:
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """All texts of a config, names of keys too, and where each stands."""
+    """Yield (key, text) for all texts of a config, names of keys included."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, list | tuple):
@@ -116,7 +105,7 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def check_file_name(key: str, name: str) -> None:
-    """Raise ConfigError for a name that can't be that of a folder in the outputs, or leads out."""
+    """Raise ConfigError for a name that can't be a folder's in the outputs, or leads out."""
     if not re.fullmatch(r"[^./\\][^/\\]*", name) or len(name.encode()) > LONGEST_NAME:
         raise ConfigError(
             f"{key}={name} is the name of a folder: give one of 1 to {LONGEST_NAME} letters, "
@@ -148,9 +137,9 @@ def _check_names(cell: Cell) -> None:
                 f"suite.groups names {name}: {nearest(name, c.suite.networks)} (suite.networks)"
             )
     for name, group in c.suite.groups.items():
-        _check_geometry(f"group {name}", group.geometry)
+        check_geometry(f"group {name}", group.geometry)
     for name, network in c.suite.networks.items():
-        _check_network(name, network)
+        check_network(name, network)
     for a, b in combinations(cell.sources, 2):
         if same_network(c.suite.networks[a], c.suite.networks[b]):
             raise ConfigError(f"source={c.source}: {a} and {b} are one network: name others")
@@ -187,7 +176,7 @@ def _check_names(cell: Cell) -> None:
 
 
 def _check_library(c: Config) -> None:
-    """What has no effect on another library's attack must be an error."""
+    """Raise ConfigError for what has no effect on another library's attack."""
     a = c.attack
     filled = [f"attack.{name}" for name in ("start", "loss", "step", "stop") if getattr(a, name)]
     for group in ("views", "chain"):
@@ -210,7 +199,7 @@ def _check_library(c: Config) -> None:
 
 
 def check_library_steps(config: DictConfig) -> None:
-    """Raise ConfigError for steps that another library's attack never hears of."""
+    """Raise ConfigError for `steps` that don't reach another library's attack."""
     if not isinstance(config.attack.library, DictConfig) or config.steps == 1:
         return
     if "${steps}" not in json.dumps(OmegaConf.to_container(config.attack.library, resolve=False)):
@@ -220,53 +209,8 @@ def check_library_steps(config: DictConfig) -> None:
         )
 
 
-def _check_geometry(of: str, g: Geometry) -> None:
-    if g.mode not in MODES:
-        raise ConfigError(f"{of}: geometry.mode={g.mode} is unknown: {nearest(g.mode, MODES)}")
-    if g.interpolation not in RESIZING:
-        raise ConfigError(
-            f"{of}: geometry.interpolation={g.interpolation} is unknown: "
-            f"{nearest(g.interpolation, RESIZING)}"
-        )
-    if not (0 < g.crop <= 1 and 1 <= g.size <= LARGEST_SIDE * g.crop):
-        raise ConfigError(
-            f"{of}: geometry size={g.size} crop={g.crop} cannot be: give 1 to {LARGEST_SIDE} px, "
-            "and a share of 0 to 1"
-        )
-
-
-def _check_network(name: str, n: NetworkConfig) -> None:
-    if n.resize not in RESIZING:
-        raise ConfigError(
-            f"network {name}: resize={n.resize} is unknown: {nearest(str(n.resize), RESIZING)}"
-        )
-    numbers = [*n.mean, *n.std]
-    if len(n.mean) != 3 or len(n.std) != 3 or not all(map(math.isfinite, numbers)):
-        raise ConfigError(f"network {name}: mean={n.mean} std={n.std}: give three, std above 0")
-    if not all(s > 0 for s in n.std):
-        raise ConfigError(f"network {name}: std={n.std}: give three numbers above 0")
-    if n.width is not None and not 0 < n.width <= 1:
-        raise ConfigError(f"network {name}: width={n.width} is no share of the width: 0 to 1")
-    _check_geometry(f"network {name}", n.geometry)
-    if not 2 <= n.classes <= MOST_CLASSES:
-        raise ConfigError(f"network {name}: classes={n.classes} cannot be: give 2 or more")
-    if n.width is not None and n.arguments:
-        raise ConfigError(f"network {name}: a slim copy (width) takes no arguments: leave them out")
-    _check_arguments(name, n.arguments)
-
-
-def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
-    """What timm would fetch or load on its own is for `weights` alone to say."""
-    for key in arguments:
-        if key in WEIGHT_ARGUMENTS:
-            raise ConfigError(
-                f"network {name}: arguments.{key} would have timm load another file: leave it out, "
-                "and name the file as weights"
-            )
-
-
 def check_eps(eps: float) -> None:
-    """Raise ConfigError for what is no budget in any norm."""
+    """Raise ConfigError for a value that is no budget in any norm."""
     if not (math.isfinite(eps) and eps >= 0):
         raise ConfigError(f"eps={eps} is no budget: give a number that is 0 or more")
 

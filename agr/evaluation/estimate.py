@@ -9,26 +9,29 @@ from agr.utils.errors import ConfigError
 PROBE_SECONDS = 5.0  # per source
 
 
-def at_most(cell: Cell, missing: int, tick: float) -> float:
-    """Seconds that `missing` images of a cell take at most, at `tick` seconds per image and step.
+def at_most(cell: Cell, missing: int, step: float) -> float:
+    """Seconds that `missing` images of a cell take at most, at `step` seconds per image and step.
 
-    Scoring and clean answers are at most two passes per target, each no dearer than a tick.
+    Scoring and clean predictions are at most two passes per target, each no dearer than a step.
     """
     steps = cell.config.steps * _gradients(cell)
-    return missing * (steps + 1 + 2 * len(cell.targets)) * tick
+    return missing * (steps + 1 + 2 * len(cell.targets)) * step
 
 
 def _gradients(cell: Cell) -> int:
-    """Gradients that a step takes at most."""
+    """Number of gradients that a step takes at most."""
     from agr.attacks.build import build_attack
 
     return build_attack(cell.config).gradients
 
 
-def _seconds_per_tick(
+def seconds_per_step(
     cell: Cell, costs: dict[tuple[str, ...], float | ConfigError]
 ) -> float | ConfigError:
-    """Seconds per image of one forward and gradient on the source, or why they aren't known."""
+    """Seconds per image of a forward and gradient on the source, or why they aren't known.
+
+    `costs` remembers them for the next cell of the same source.
+    """
     c = cell.config
     key = (cell.source, c.precision, c.memory_format)
     if key not in costs:
@@ -51,7 +54,7 @@ def _probe(cell: Cell) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words."""
+    """Format seconds: "12 s", "3.4 min"; "-" for none."""
     if not seconds:
         return "-"
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
