@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-# The words after these go to the programs: make tables SUITE=demo ARGS="seed=1 n_images=200"
+# ARGS are overrides for the programs: make tables SUITE=demo ARGS="seed=1 n_images=200"
 SUITE ?= demo
 EXPERIMENT ?= paper
 CLAIMS ?= agr_paper
@@ -14,60 +14,60 @@ CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo ready plan status verify tables leaderboard figures claims report bench attacks-page test test-all check clean
 
-help: ## list what can be made
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/.done ## make .venv and install the project with its test tools
+setup: $(VENV)/.done ## create .venv and install the project with its test tools
 
-demo: setup ## the main job on the embedded demo suite: AGR on Inception-v3, L-infinity 10
+demo: setup ## run the main job on the embedded demo suite: AGR on Inception-v3, L-infinity 10
 	$(RUN) -m agr.run attack=agr norm=linf source=inc_v3 $(ARGS)
 
-ready: setup ## whether this machine can do the run: data, weights, memory, disk, time
+ready: setup ## check this machine for the run: data, weights, memory, disk, time
 	@$(RUN) -m agr.check $(CELLS)
 
-plan: setup ## list the cells of the tables: which are done, how long the others will take
+plan: setup ## list the cells of the tables: which are done, and how long the others will take
 	@$(RUN) -m agr.plan $(CELLS)
 
-status: setup ## which cells of the tables are done, running, failed or missing
+status: setup ## show which cells of the tables are done, running, failed or missing
 	@$(RUN) -m agr.status $(CELLS)
 
-verify: setup ## check all records again: make verify ARGS="images=20" crafts some images once more
+verify: setup ## check all records again; ARGS="images=20" also crafts 20 images per cell again
 	@$(RUN) -m agr.verify $(ARGS)
 
-tables: setup ## run every missing cell of the paper's Tables 1-3 and render them
+tables: setup ## run the missing cells of the paper's Tables 1-3 and render the tables
 	$(RUN) -m agr.run $(CELLS)
 	$(RUN) scripts/make_tables.py $(CELLS)
 
-leaderboard: setup ## run every untargeted attack of conf/attack and list them by mean transfer
+leaderboard: setup ## run every untargeted attack of conf/attack and rank them by mean transfer
 	$(RUN) scripts/make_leaderboard.py --run suite=$(SUITE) $(ARGS)
 
-figures: setup ## run every missing cell of experiment=report and the sweeps over eps, draw the figures
+figures: setup ## run the missing cells of experiment=report and its sweeps over eps, draw the figures
 	$(RUN) scripts/make_figures.py --run suite=$(SUITE) $(ARGS)
 
-claims: setup ## run every missing cell of experiment=report, judge the paper's claims (CLAIMS=my.yaml)
+claims: setup ## run the missing cells of experiment=report, judge a paper's claims (CLAIMS=my.yaml)
 	$(RUN) scripts/make_claims.py --run claims=$(CLAIMS) suite=$(SUITE) $(ARGS)
 
-report: setup ## all of it (188 cells) on one HTML page, as text for a pull request, and as LaTeX
+report: setup ## put all of it (188 cells) on one HTML page, and as Markdown and LaTeX
 	$(RUN) scripts/make_report.py --run claims=$(CLAIMS) suite=$(SUITE) $(ARGS)
 
-bench: setup ## speed beside a bare loop and other libraries: make bench ARGS="--parts stops"
+bench: setup ## measure speed against a bare loop and other libraries; ARGS="--parts stops" for one part
 	$(RUN) -m scripts.bench $(ARGS)
 
-attacks-page: setup ## write docs/attacks.md anew: attacks, parts, what they are checked against
+attacks-page: setup ## write docs/attacks.md again: attacks, parts, and their oracles
 	$(RUN) scripts/make_attacks_page.py
 
-test: setup ## the fast tests
+test: setup ## run the fast tests
 	$(RUN) -m pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)
 
-test-all: setup ## all tests, whole runs included
+test-all: setup ## run all tests, whole runs included
 	$(RUN) -m pytest -n 2 --dist loadgroup $(ARGS)
 
-check: setup ## ruff and mypy
+check: setup ## run ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-clean: ## remove .venv and caches; outputs stay
+clean: ## remove .venv and caches; keep outputs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # torchattacks without its dependencies: it pins an old `requests` that hub clients refuse.
