@@ -23,6 +23,7 @@ from agr.config.messages import explain
 from agr.config.overrides import split_shards, without_flags
 from agr.config.schema import conf_dir
 from agr.config.security import check_hydra, check_swept, read_yaml
+from agr.config.validation import reject_unknown_keys
 from agr.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
         _check_sweeps(sweeps, multirun=multirun or str(config.hydra.mode) == "RunMode.MULTIRUN")
         if not sweeps:
             (point,) = _points(parsed)
-            return Composition([to_cell(_without_hydra(config), point)], config)
+            return Composition([to_cell(_without_hydra(config.copy()), point)], config)
         cells = [to_cell(composer.compose(point), point) for point in _points(parsed)]
         if not cells:
             raise ConfigError(f"{' '.join(given)} means no cell: a sweep over nothing is in it")
@@ -148,10 +149,9 @@ def _size(override: Override) -> float:
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
-    bare = config.copy()
-    with open_dict(bare):
-        del bare["hydra"]
-    return bare
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 class _Composer:
@@ -210,6 +210,7 @@ class _Composer:
         except UnicodeDecodeError:  # which doesn't name its file
             self._read_all()
             raise
+        reject_unknown_keys(config)
         if self.foreign:
             own = [word for word in overrides if self._parse_one(word).is_hydra_override()]
             by_user = compose("config", own, return_hydra_config=True)

@@ -13,7 +13,7 @@ from agr.config.cell import Cell
 from agr.config.messages import explain
 from agr.config.networks import with_networks
 from agr.config.schema import Config
-from agr.config.validation import check_cell, check_library_steps, reject_unknown_keys
+from agr.config.validation import check_cell, check_library_steps
 from agr.utils.errors import ConfigError, first_line
 
 
@@ -22,7 +22,6 @@ def to_cell(config: DictConfig, overrides: Iterable[str] = ()) -> Cell:
 
     Raises ConfigError, with one line, for whatever a run could not work with.
     """
-    reject_unknown_keys(config, Config, "")
     overrides = tuple(overrides)
     _check_allow(config, overrides)
     if OmegaConf.is_missing(config.attack, "name"):

@@ -55,10 +55,12 @@ def check_cell(cell: Cell) -> None:
     _check_numbers(cell)
 
 
-def reject_unknown_keys(node: DictConfig, schema: Any, prefix: str) -> None:
+def reject_unknown_keys(node: DictConfig, schema: Any = Config, prefix: str = "") -> None:
     """Raise ConfigError for a key that nothing reads: `+key=value` slips past Hydra's own check."""
     known = {f.name for f in fields(schema)}
     for key in map(str, node):
+        if key == "hydra" and not prefix:
+            continue
         if key not in known:
             raise ConfigError(f"{prefix}{key} is no key of the config: {nearest(key, known)}")
         inner: Any = None if OmegaConf.is_missing(node, key) else node._get_node(key)
