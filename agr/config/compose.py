@@ -207,7 +207,7 @@ class _Composer:
 
         try:
             config: DictConfig = compose("config", list(overrides), return_hydra_config=True)
-        except UnicodeDecodeError:  # which doesn't name its file
+        except (ValueError, RecursionError):  # of a file that it doesn't name, perhaps
             self._read_all()
             raise
         reject_unknown_keys(config)

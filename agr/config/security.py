@@ -92,6 +92,8 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} is no text in UTF-8 ({first_line(e)}): save it as such") from e
     except yaml.YAMLError as e:
         raise ConfigError(yaml_problem(e, str(path))) from e
+    except (ValueError, RecursionError) as e:  # a number of 5,000 digits, a thousand brackets
+        raise ConfigError(f"{path}: {first_line(e)}: mend it") from e
 
 
 def yaml_problem(e: yaml.YAMLError, name: str = "") -> str:
