@@ -1,8 +1,8 @@
 """Judge a paper's claims: python scripts/make_claims.py [--run] [claims=agr_paper] [key=value ...].
 
-`claims` is a file of conf/claims or a path (docs/claims.md). They are judged on what the paper
-prints and on the cells of experiment=report, or of the words that are given. With --run the missing
-ones are run first. For example:
+`claims` names a file of conf/claims, or is a path (docs/claims.md). Each claim is judged on the
+paper's printed tables, and on the cells of experiment=report or those that the overrides mean. With
+--run, missing cells are run first. For example:
 
     python scripts/make_claims.py --run n_images=100 norm=linf
 """

@@ -1,8 +1,8 @@
 """Draw the figures: python scripts/make_figures.py [--run] [key=value ...].
 
-Figures 1 and 3 to 6 of the paper and further ones, as PNG and PDF with their data and command
-beside them, from the cells of experiment=report and sweeps over eps, or of the words that are
-given. With --run the missing ones are run first. For example:
+Writes Figures 1 and 3 to 6 of the paper, and further ones, as PNG and PDF with their data and
+command beside them: from the cells of experiment=report and its sweeps over eps, or from those that
+the overrides mean. With --run, missing cells are run first. For example:
 
     python scripts/make_figures.py --run attack=ifgsm,mifgsm,agr norm=linf source=inc_v3
 """

@@ -1,7 +1,7 @@
-"""All attacks by mean transfer: python scripts/make_leaderboard.py [--run] [key=value ...].
+"""Rank all attacks by mean transfer: python scripts/make_leaderboard.py [--run] [key=value ...].
 
 Shows the cells of experiment=leaderboard: every untargeted attack of conf/attack, and of attack/ in
-a folder of yours (--config-dir=my). With --run it runs the missing ones first. For example:
+your own folder (--config-dir=my). With --run, missing cells are run first. For example:
 
     python scripts/make_leaderboard.py --run n_images=20 norm=l2 attack=ifgsm,agr
 """

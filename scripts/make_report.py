@@ -1,8 +1,9 @@
 """Write the report: python scripts/make_report.py [--run] [claims=agr_paper] [key=value ...].
 
-report.html (one file that needs no network), results.md (for a pull request), tables.tex (compiles
-alone and inside of a paper) and differences.csv, from the cells of experiment=report and sweeps
-over eps, or of the words that are given. With --run the missing ones are run first. For example:
+Writes report.html (one file that needs no network), results.md (for a pull request), tables.tex
+(a document of its own, or \\input into a paper) and differences.csv: from the cells of
+experiment=report and its sweeps over eps, or from those that the overrides mean. With --run,
+missing cells are run first. For example:
 
     python scripts/make_report.py --run n_images=100 norm=linf
 """

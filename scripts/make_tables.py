@@ -1,8 +1,8 @@
 """Render Tables 1-3 from records: python scripts/make_tables.py [experiment=paper] [key=value ...].
 
-The words are those of the run whose cells are shown: seed=0,1,2 shows means and spreads,
-experiment=readings adds AGR's readings and the stopped baselines, denominator=target-correct
-counts other images.
+Takes the overrides of the run whose cells it shows: seed=0,1,2 shows means and spreads over seeds,
+experiment=readings adds AGR's readings and the stopped baselines, denominator=target-correct counts
+only images that the target classifies correctly.
 """
 
 import sys
