@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,11 +13,9 @@ from agr.attacks.draws import key_of
 from agr.attacks.engine import Item
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.schema import NetworkConfig
 from agr.data.decode import load_image
 from agr.evaluation.inputs import find_images
-from agr.models.network import Network, choose_tuning, load_network
-from agr.models.tuning import Tuning
+from agr.models.network import Network, load_network
 from agr.utils.hashing import draw
 
 EPS = 10 / 255
@@ -47,22 +43,6 @@ def images(n: int = 6, seed: int = 1, size: int = 12, dtype: torch.dtype = torch
     torch.manual_seed(seed)
     levels = torch.randint(-20, 276, (n, 3, size, size)).clamp(0, 255)
     return levels.to(dtype) / 255
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _tried_once() -> Iterator[None]:
-    """How a network is best computed is tried once per process, not once per outputs folder."""
-    found: dict[str, Tuning] = {}
-
-    def choose(name: str, config: NetworkConfig, **how: Any) -> Tuning:
-        key = repr((name, config, how))
-        if key not in found:
-            found[key] = choose_tuning(name, config, **how)
-        return found[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agr.evaluation.determinism.choose_tuning", choose)
-        yield
 
 
 @pytest.fixture

@@ -19,7 +19,14 @@ from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.runner import run_cell
 from agr.models import network as zoo
 from agr.models import tuning
-from agr.models.tuning import CannotFold, Tuning, faster_format, fold_batch_norms, tune
+from agr.models.tuning import (
+    CannotFold,
+    Tuning,
+    faster_format,
+    fold_batch_norms,
+    preferred_format,
+    tune,
+)
 from tests.conftest import demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16,vgg19]", "select=source")
@@ -141,6 +148,52 @@ def test_the_clearly_faster_format_is_chosen(
     assert turns[:4] == [True, False, True, False]
 
 
+RULE = {
+    "inception_v3": "channels_last",
+    "vgg16": "channels_last",
+    "resnet18": "channels_last",
+    "densenet121": "channels_last",
+    "mobilenetv2_100": "channels_last",
+    "regnety_004": "channels_last",
+    "convnext_atto": "channels_last",
+    "efficientnet_lite0": "channels_last",
+    "vit_tiny_patch16_224": "contiguous",
+    "swin_tiny_patch4_window7_224": "contiguous",
+    "mixer_s32_224": "contiguous",
+    "resmlp_12_224": "contiguous",
+}
+
+
+@pytest.mark.parametrize("name", RULE)
+def test_the_format_of_a_network_is_a_rule(name: str) -> None:
+    """Set from the figures of docs/performance.md: no clock has a part in it."""
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    assert preferred_format(network) == RULE[name]
+
+
+def test_no_clock_is_read_for_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any) -> float:
+        raise AssertionError("a gradient was timed")
+
+    monkeypatch.setattr(zoo, "gradient_seconds", never)
+    monkeypatch.setattr(tuning, "gradient_seconds", never)
+    monkeypatch.setattr("agr.evaluation.determinism._tunings", {})
+    settle(demo_cell(tmp_path, *VGG), None)
+    assert not (demo_cell(tmp_path, *VGG).suite_folder / "tuning.json").exists()
+    with pytest.raises(AssertionError, match="timed"):
+        settle(demo_cell(tmp_path, *VGG, "memory_format=try"), None)
+
+
+def test_tune_takes_a_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = seen(2, 32).float()
+    model = timm.create_model("resnet18", num_classes=7).eval()
+    monkeypatch.setattr(tuning, "faster_format", lambda network, x: "contiguous")
+    for given, used in (("auto", True), ("channels_last", True), ("try", False)):
+        weight = agr.tune(model, x, given).conv1.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) is used
+
+
 # ---- chosen once ---------------------------------------------------------------------------------
 
 
@@ -148,6 +201,7 @@ def test_the_clearly_faster_format_is_chosen(
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The networks that were tried, in turn."""
     names: list[str] = []
+    monkeypatch.setattr("agr.evaluation.determinism._tunings", {})
 
     def choose(name: str, *args: Any, **kwargs: Any) -> Tuning:
         names.append(name)
@@ -158,20 +212,23 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_network_is_tried_once_for_all_cells(tried: list[str], tmp_path: Path) -> None:
-    cell = demo_cell(tmp_path, *VGG, "n_images=2")
+@pytest.mark.parametrize("how", ["auto", "try"])
+def test_a_tuning_is_chosen_once_for_all_cells(how: str, tried: list[str], tmp_path: Path) -> None:
+    words = (*VGG, f"memory_format={how}")
+    cell = demo_cell(tmp_path, *words, "n_images=2")
     first = settle(cell, None)
     assert tried == ["vgg16", "vgg19"]
     assert {t.folded for t in first.networks.values()} == {False}  # plain VGGs have no norms
-    assert settle(demo_cell(tmp_path, *VGG, "attack=fgsm"), None) == first
-    assert settle(demo_cell(tmp_path, *VGG, "source=vgg19"), None) == first
+    assert settle(demo_cell(tmp_path, *words, "attack=fgsm"), None) == first
+    assert settle(demo_cell(tmp_path, *words, "source=vgg19"), None) == first
     assert len(tried) == 2
     for word in ("memory_format=contiguous", "fold=false", "precision=fp64", "threads=2"):
-        settle(demo_cell(tmp_path, *VGG, word), None, ["vgg16"])
+        settle(demo_cell(tmp_path, *words, word), None, ["vgg16"])
     assert len(tried) == 6  # each is another question
-    (cell.suite_folder / "tuning.json").write_text("{")  # damaged: tried again
-    settle(cell, None)
-    assert len(tried) == 8
+    if how == "try":
+        (cell.suite_folder / "tuning.json").write_text("{")  # damaged: tried again
+        settle(cell, None)
+        assert len(tried) == 8
 
 
 def test_a_trial_that_fails_keeps_nobody_waiting(
@@ -180,7 +237,7 @@ def test_a_trial_that_fails_keeps_nobody_waiting(
     def fail(*args: Any, **kwargs: Any) -> Tuning:
         raise RuntimeError("no")
 
-    cell = demo_cell(tmp_path, *VGG)
+    cell = demo_cell(tmp_path, *VGG, "memory_format=try")
     with monkeypatch.context() as patch:
         patch.setattr("agr.evaluation.determinism.choose_tuning", fail)
         with pytest.raises(RuntimeError) as held:
@@ -191,7 +248,7 @@ def test_a_trial_that_fails_keeps_nobody_waiting(
 
 def test_a_place_that_cannot_be_written_is_done_without(tried: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert settle(demo_cell(tmp_path / "file", *VGG), None, ["vgg16"]).networks
+    assert settle(demo_cell(tmp_path / "file", *VGG, "memory_format=try"), None, ["vgg16"]).networks
     assert tried == ["vgg16"]
 
 
@@ -221,7 +278,7 @@ def test_norms_that_stay_are_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         raise CannotFold("its logits would differ by 3e-05 of the largest")
 
     monkeypatch.setattr(zoo, "fold_batch_norms", refuse)
-    monkeypatch.setattr("agr.evaluation.determinism.choose_tuning", zoo.choose_tuning)
+    monkeypatch.setattr("agr.evaluation.determinism._tunings", {})
     said: list[str] = []
     words = ("source=res152", "targets=[res152]", "select=source", "n_images=2")
     run_cell(demo_cell(tmp_path, *words), said.append)

@@ -153,7 +153,7 @@ class Config:
     quantize: str = "always"  # always | end | off
     slots: int | None = None
     width: int | None = None  # images per scoring batch
-    memory_format: str = "auto"  # auto: the faster one of each network | channels_last | contiguous
+    memory_format: str = "auto"  # auto: by the network | channels_last | contiguous | try: timed
     fold: bool = True  # batch norms go into the convolutions before them
     precision: str = "fp32"  # fp32 | tf32 | bf16 | fp64
     fp32_images: int = 64  # done in fp32 as well, to compare, where precision is tf32 or bf16
@@ -181,7 +181,7 @@ CHOICES = {
     "denominator": ("all", "target-correct", "all-correct"),
     "quantize": ("always", "end", "off"),
     "ensemble": ("logits", "losses"),
-    "memory_format": ("auto", "channels_last", "contiguous"),
+    "memory_format": ("auto", "channels_last", "contiguous", "try"),
     "precision": ("fp32", "tf32", "bf16", "fp64"),
     "attack.label": ("truth", "prediction"),
     "attack.target": (None, "random", "least_likely", "file"),

@@ -1,8 +1,9 @@
 """The numeric identity: whatever decides the last bits of a cell's numbers.
 
 It is chosen once, kept in the cell's run.json, used again on resume and by every shard, and never
-mixed: another machine or setting is refused, with the way out. What has to be tried, such as a
-network's memory format, is tried once for all cells of an outputs folder.
+mixed: another machine or setting is refused, with the way out. No choice depends on a clock, but
+for memory_format=try. That trial, and the number of slots that fit into a GPU's free memory, are
+made once for all cells of an outputs folder.
 """
 
 from __future__ import annotations
@@ -165,15 +166,18 @@ def load(cell: Cell, name: str, numeric: Numeric, device: str) -> Network:
     )
 
 
+_tunings: dict[str, Tuning] = {}  # of this process: a sweep has many cells and few networks
+
+
 def _tuning(cell: Cell, name: str, numeric: Numeric) -> Tuning:
-    """The tuning of a network, tried unless another cell has tried it."""
+    """Return the tuning of a network: by rule, or by a trial once per outputs folder."""
     c, config = cell.config, cell.suite.networks[name]
     asked = [c.memory_format, c.fold, c.precision]
     machine = [numeric.threads, numeric.device, numeric.torch]
-    network = [cell.network_digest(name), check_weights(name, config)]
+    key = digest([[cell.network_digest(name), check_weights(name, config)], asked, machine])
 
-    def choose() -> dict[str, Any]:
-        chosen = choose_tuning(
+    def choose() -> Tuning:
+        return choose_tuning(
             name,
             config,
             memory_format=c.memory_format,
@@ -181,9 +185,12 @@ def _tuning(cell: Cell, name: str, numeric: Numeric) -> Tuning:
             precision=c.precision,
             device=device_of(cell),
         )
-        return asdict(chosen)
 
-    return Tuning(**_once(cell, digest([network, asked, machine]), choose, _is_tuning))
+    if c.memory_format == "try":  # two trials could end differently: the first one counts
+        return Tuning(**_once(cell, key, lambda: asdict(choose()), _is_tuning))
+    if key not in _tunings:
+        _tunings[key] = choose()
+    return _tunings[key]
 
 
 def _once(

@@ -53,7 +53,7 @@ def check_unchanged(cell: Cell, run: dict[str, Any], inputs: Inputs) -> None:
         if asked is not None and stored.get(key, asked) != asked:
             refuse(cell, key, stored[key], asked)
     for tuning in stored.get("networks", {}).values():
-        if c.memory_format not in ("auto", tuning["memory_format"]):
+        if c.memory_format not in ("auto", "try", tuning["memory_format"]):
             refuse(cell, "memory_format", tuning["memory_format"], c.memory_format)
         if tuning["folded"] and not c.fold:
             refuse(cell, "fold", True, False)

@@ -29,6 +29,7 @@ from agr.models.tuning import (
     fold_batch_norms,
     gradient_seconds,
     in_format,
+    preferred_format,
 )
 from agr.models.weights import check_weights, weights_file
 from agr.utils.errors import ConfigError
@@ -170,9 +171,17 @@ def load_network(
 def choose_tuning(
     name: str, config: NetworkConfig, *, memory_format: str, fold: bool, precision: str, device: str
 ) -> Tuning:
-    """How the network `name` is best computed at its own size on this machine, by short trials.
+    """Choose the tuning of the network `name` at its own size.
 
-    `memory_format` is "auto" or a name, which is then taken; without `fold` batch norms stay.
+    Args:
+        name: of the network, for messages.
+        config: its entry in the suite.
+        memory_format: "auto" follows the rule of `preferred_format`, "try" times both formats on
+            this machine, a name is taken as it is.
+        fold: fold batch norms, unless a self-check in float64 forbids it.
+        precision: as in the config.
+        device: of the trial.
+
     Raises ConfigError as `load_network` does.
     """
     body, why = _body(name, config).to(DTYPES[precision]), ""
@@ -185,6 +194,8 @@ def choose_tuning(
         except CannotFold as e:
             folded, why = False, str(e)
     if memory_format == "auto":
+        memory_format = preferred_format(body)
+    elif memory_format == "try":
         body = body.requires_grad_(False).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             memory_format = _trial(body, noise.to(device))

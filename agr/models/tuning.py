@@ -1,4 +1,4 @@
-"""Networks that answer the same and faster: batch norms folded, the better memory format.
+"""Tuning of networks: the same logits faster, by folded batch norms and the better memory format.
 
 fast = tune(model, x)  # any classifier of images; `x` is a batch as it will see them
 """
@@ -30,7 +30,7 @@ SAME = 1e-9
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a network is computed; it decides the last bits of its answers."""
+    """Memory format and folding of a network, which decide the last bits of its logits."""
 
     memory_format: str
     folded: bool  # batch norms are folded into the convolutions before them
@@ -41,34 +41,52 @@ class CannotFold(ValueError):
     """A network's batch norms can't be folded; the text says why."""
 
 
-def tune(model: nn.Module, x: Tensor) -> nn.Module:
-    """A copy of `model` that answers the same, faster: frozen, folded, in the better format.
+def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
+    """Return a copy of `model` with the same logits, faster: frozen, folded, in another format.
 
     Args:
         model: a classifier in evaluation mode; (B, 3, H, W) to logits.
-        x: a batch as it will see them, on the model's device and in its dtype. The memory format
-            is the faster one for a forward and input gradient of this shape.
+        x: a batch as it will see them, on the model's device and in its dtype.
+        memory_format: "auto" follows the rule of `preferred_format`; "try" times both formats on
+            `x`; or "channels_last" or "contiguous".
 
     Where batch norms can't be folded they stay: a self-check compares the logits in float64.
     """
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     with suppress(CannotFold):
         fast = fold_batch_norms(fast, x[:1])
-    return in_format(fast, faster_format(fast, x))
+    if memory_format == "auto":
+        memory_format = preferred_format(fast)
+    return in_format(fast, faster_format(fast, x) if memory_format == "try" else memory_format)
 
 
 # ---- memory format -------------------------------------------------------------------------------
 
 
+def preferred_format(network: nn.Module) -> str:
+    """Return the memory format of a network by its modules: "channels_last" if it convolves.
+
+    A network with two or more convolutions larger than 1x1 computes a forward and input gradient
+    1.2 to 1.8 times as fast in channels_last (Inceptions, VGGs, ResNets, DenseNet, MobileNet,
+    RegNet, ConvNeXt; full-size, and at 64 and 80 px). One that only embeds patches by a
+    convolution (ViT, Swin, Mixer) runs about equally fast in both: docs/performance.md. The input
+    size made no difference, so it has no part in the rule.
+    """
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    spatial = [m for m in convolutions if max(m.kernel_size) > 1]
+    return "channels_last" if len(spatial) > 1 else "contiguous"
+
+
 def in_format(network: nn.Module, memory_format: str) -> nn.Module:
-    """The network with its weights in the memory format, changed in place."""
+    """Put the network's weights into the memory format, in place, and return it."""
     return network.to(memory_format=MEMORY_FORMATS[memory_format])
 
 
 def faster_format(network: nn.Module, x: Tensor) -> str:
-    """The name of the memory format in which a forward and gradient of batch `x` takes less time.
+    """Return the memory format in which a forward and gradient of batch `x` takes less time.
 
-    "channels_last" where they are about equal. The network is left in one of them.
+    "channels_last" where they are about equal. The network is left in one of them. The answer
+    depends on the machine and its load.
     """
     found: dict[str, list[float]] = {name: [] for name in MEMORY_FORMATS}
     for _ in range(1 + ROUNDS):  # in turns: a machine's speed drifts; the first pays for set-up
@@ -81,7 +99,7 @@ def faster_format(network: nn.Module, x: Tensor) -> str:
 
 
 def gradient_seconds(network: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    """Seconds of one forward over batch `x` and the gradient with respect to it."""
+    """Seconds of a forward over batch `x` and the gradient with respect to it."""
     point = x.detach().requires_grad_()
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
@@ -95,10 +113,10 @@ def gradient_seconds(network: Callable[[Tensor], Tensor], x: Tensor) -> float:
 
 @torch.no_grad()
 def fold_batch_norms(network: nn.Module, x: Tensor, *, check: bool = True) -> nn.Module:
-    """A copy of `network` with its batch norms folded into the convolutions before them.
+    """Return a copy of `network` with its batch norms folded into the convolutions before them.
 
-    Which convolution is before a norm is found by running `x`, images (B, 3, H, W), so that
-    any network will do. Norms that follow something else stay as they are.
+    The convolution before a norm is found by running `x`, images (B, 3, H, W), so that any
+    network will do. Norms that follow something else stay as they are.
 
     Raises CannotFold if there is nothing to fold, or, with `check`, if the copy's logits for `x`
     differ in float64 by more than rounding.
@@ -167,7 +185,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def _rest(norm: nn.BatchNorm2d) -> nn.Module:
-    """What a norm does besides: timm's `BatchNormAct2d` carries dropout and activation."""
+    """Return what a norm does besides: timm's `BatchNormAct2d` carries dropout and activation."""
     parts = [getattr(norm, name, nn.Identity()) for name in ("drop", "act")]
     parts = [part for part in parts if not isinstance(part, nn.Identity)]
     return parts[0] if len(parts) == 1 else nn.Sequential(*parts) if parts else nn.Identity()
