@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from agr.config.compose import expand
 from agr.config.overrides import with_experiment
-from agr.evaluation.preflight import Line, lines
+from agr.evaluation.capacity import Line
+from agr.evaluation.preflight import lines
 from agr.jobs.console import script
 from agr.jobs.tasks import count
 

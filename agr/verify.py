@@ -19,10 +19,7 @@ from typing import Any
 
 from agr.config.overrides import parse_pairs
 from agr.jobs.console import script
-from agr.records.audit import (
-    Report,
-    check_records,
-)
+from agr.records.audit import Report, check_records
 from agr.records.store import DAMAGED, Records
 from agr.utils.errors import ConfigError
 

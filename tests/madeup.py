@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from agr.config.cell import Cell
-from agr.records.store import ROWS, Records
+from agr.records.schema import ROWS
+from agr.records.store import Records
 
 
 def record(

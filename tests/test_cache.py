@@ -20,8 +20,9 @@ from agr.data import cache as cache_module
 from agr.data import loader as loader_module
 from agr.data.cache import PixelCache
 from agr.data.decode import BadImage, Pixels, load_image
+from agr.data.index import Entry, Manifest
 from agr.data.loader import stream
-from agr.data.manifest import Entry, Manifest, read_manifest
+from agr.data.manifest import read_manifest
 from agr.utils.errors import ConfigError
 from tests import standins
 

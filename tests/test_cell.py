@@ -21,7 +21,7 @@ import agr.data.loader
 from agr.config.cell import Cell
 from agr.config.schema import Geometry
 from agr.data.decode import BadImage, Pixels, load_image
-from agr.data.manifest import Entry
+from agr.data.index import Entry
 from agr.evaluation.crafting import attack_of
 from agr.evaluation.determinism import settle
 from agr.evaluation.inputs import check_inputs, check_unchanged, find_images
@@ -31,7 +31,8 @@ from agr.evaluation.runner import run_cell
 from agr.evaluation.selection import select
 from agr.models.network import load_network
 from agr.records.progress import finished, todo
-from agr.records.store import ADVERSARIALS, ROWS, TRACE, Damaged, Records
+from agr.records.schema import ADVERSARIALS, ROWS, TRACE
+from agr.records.store import Damaged, Records
 from agr.report.notes import closing
 from agr.score import saved_cells
 from agr.utils.errors import ConfigError

@@ -15,7 +15,7 @@ import torch
 import agr.check
 from agr.config.compose import expand
 from agr.config.schema import NetworkConfig
-from agr.data.manifest import Entry, Manifest
+from agr.data.index import Entry, Manifest
 from agr.evaluation.estimate import at_most
 from agr.evaluation.profiling import PEAK, step_bytes, step_seconds
 from agr.report.statistics import wilson
@@ -187,13 +187,13 @@ def test_saved_images_and_the_cache_are_counted(
     assert f"cache of 64 px {1000 * (3 * 64 * 64 + 8) / 1e6:.1f} MB" in fine["disk"]
     cell = expand([*QUICK, "save_adversarials=true"])[0]
     plain = expand([*QUICK])[0]
-    extra = agr.evaluation.preflight._record_bytes(cell) - agr.evaluation.preflight._record_bytes(
+    extra = agr.evaluation.capacity._record_bytes(cell) - agr.evaluation.capacity._record_bytes(
         plain
     )
     assert extra == 400 * 3 * 3 * 64 * 64  # clean and adversarial, and a PNG
     some = expand([*QUICK, "save_adversarials=24"])[0]
     assert (
-        agr.evaluation.preflight._record_bytes(some) - agr.evaluation.preflight._record_bytes(plain)
+        agr.evaluation.capacity._record_bytes(some) - agr.evaluation.capacity._record_bytes(plain)
         == 24 * extra / 400
     )
 

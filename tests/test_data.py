@@ -21,8 +21,9 @@ from PIL import Image
 from agr.config.schema import Data, Geometry, Suite
 from agr.data import layouts
 from agr.data.decode import BadImage, Pixels, load_image
+from agr.data.index import Entry, Manifest
 from agr.data.loader import stream
-from agr.data.manifest import Entry, Manifest, read_manifest
+from agr.data.manifest import read_manifest
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from tests import standins

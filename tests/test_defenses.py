@@ -21,16 +21,8 @@ from torch.nn import functional as F
 
 from agr.config.schema import NetworkConfig, conf_dir
 from agr.evaluation.scoring import image_hash
-from agr.models.defenses import (
-    BitDepth,
-    DefendedNetwork,
-    Defense,
-    Jpeg,
-    Median,
-    RandomResizePad,
-    content_keys,
-    mean_answer,
-)
+from agr.models.defended import DefendedNetwork, content_keys, mean_answer
+from agr.models.defenses import BitDepth, Defense, Jpeg, Median, RandomResizePad
 from agr.models.logits import NO_ANSWER, predict
 from agr.models.network import Network
 from tests.conftest import CLASSES, images

@@ -22,7 +22,7 @@ from agr.evaluation.profiling import step_bytes
 from agr.evaluation.provenance import open_lab
 from agr.evaluation.runner import run_cell
 from agr.models import network as zoo
-from agr.models.defenses import DefendedNetwork
+from agr.models.defended import DefendedNetwork
 from agr.models.network import Network
 from agr.records.precision import compare, twin
 from agr.records.store import Records

@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 
 from agr.config.cell import Cell
 from agr.evaluation.inputs import find_images
-from agr.records.store import KEYS, Records
+from agr.records.schema import KEYS
+from agr.records.store import Records
 from tests.conftest import assert_same_bits, demo_cell, foreign_lock
 
 pytestmark = pytest.mark.slow

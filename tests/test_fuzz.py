@@ -23,9 +23,11 @@ from agr.config.load import stored_cell
 from agr.config.overrides import flags_first
 from agr.config.schema import PACKAGE, Config, Data, Geometry, Suite
 from agr.data.decode import BadImage, load_image
-from agr.data.labels import META, TRUTH, parse_devkit, parse_solution, parse_val_txt, unpack_devkit
+from agr.data.devkit import META, TRUTH, parse_devkit, unpack_devkit
+from agr.data.index import Entry, Manifest
+from agr.data.labels import parse_solution, parse_val_txt
 from agr.data.layouts import LONGEST_ID, NIPS
-from agr.data.manifest import Entry, Manifest, read_manifest
+from agr.data.manifest import read_manifest
 from agr.records.store import Records
 from agr.utils.errors import LONGEST_LINE, UNSHOWN, ConfigError, one_line
 from tests import standins

@@ -23,7 +23,8 @@ from agr.data import labels as labels_module
 from agr.data import manifest as manifest_module
 from agr.data import tar
 from agr.data.decode import BadImage, load_image
-from agr.data.manifest import Manifest, check_labels, read_manifest
+from agr.data.index import Manifest
+from agr.data.manifest import check_labels, read_manifest
 from agr.utils.errors import ConfigError
 from tests import standins
 from tests.standins import DEVKIT, Item

@@ -15,7 +15,8 @@ import pytest
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import conf_dir
-from agr.records.store import ROWS, Records
+from agr.records.schema import ROWS
+from agr.records.store import Records
 from agr.report.leaderboard import check_leaderboard, leaderboard, write_leaderboards
 from agr.report.statistics import bootstrap, wilson
 from agr.report.tables import tables_folder

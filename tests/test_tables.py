@@ -15,7 +15,8 @@ import pytest
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import PACKAGE
-from agr.records.store import ROWS, Records
+from agr.records.schema import ROWS
+from agr.records.store import Records
 from agr.report.notes import closing
 from agr.report.rates import rates, sizes
 from agr.report.statistics import wilson

@@ -16,7 +16,8 @@ from PIL import Image
 
 from agr.evaluation.runner import run_cell
 from agr.records.audit import check_records
-from agr.records.store import TABLES, Part, Records
+from agr.records.schema import TABLES
+from agr.records.store import Part, Records
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_named
 from agr.verify import main

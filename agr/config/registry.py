@@ -18,12 +18,7 @@ from typing import Any
 
 from agr.config.schema import MODES, RESIZING
 from agr.utils.errors import ConfigError, first_line, nearest
-from agr.utils.hub import (
-    HUB,
-    WEIGHT_SUFFIXES,
-    NotOnHub,
-    hub_file,
-)
+from agr.utils.hub import HUB, WEIGHT_SUFFIXES, NotOnHub, hub_file
 
 OF_TIMM = "see timm.list_models()"
 

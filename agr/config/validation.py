@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from agr.config.networks import LARGEST_SIDE, check_geometry, check_network, same_network
-from agr.config.schema import (
-    CHOICES,
-    STEP_FRACTION,
-    STEP_RULES,
-    Config,
-)
+from agr.config.schema import CHOICES, STEP_FRACTION, STEP_RULES, Config
 from agr.config.security import check_parts
 from agr.utils.errors import UNSHOWN, ConfigError, nearest, printable
 from agr.utils.pixels import LEVELS

@@ -24,7 +24,7 @@ from PIL import features
 
 from agr.config.schema import Geometry
 from agr.data.decode import Pixels
-from agr.data.manifest import Entry, Manifest
+from agr.data.index import Entry, Manifest
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.hashing import digest
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from agr.config.schema import Geometry
 from agr.data import tar
-from agr.data.manifest import Entry
+from agr.data.index import Entry
 from agr.utils.errors import first_line, printable
 
 Pixels = NDArray[np.uint8]  # (3, H, W)

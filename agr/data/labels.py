@@ -17,26 +17,17 @@ import csv
 import importlib.util
 import io
 import os
-import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
-from agr.data import tar
-from agr.data.snapshot import Look, absence, decode
-from agr.utils.errors import ConfigError, first_line
-
-Words = dict[str, str]  # image id -> synset or number
-
-SYNSET = re.compile(r"n\d{8}", re.ASCII)
-NUMBER = re.compile(r"\d{1,9}", re.ASCII)
-IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png"}
+from agr.data.devkit import DEVKIT, META, TRUTH, parse_devkit, unpack_devkit
+from agr.data.identifiers import NUMBER, SYNSET, RawLabels, id_of
+from agr.data.snapshot import FileSnapshot, absence, decode
+from agr.utils.errors import ConfigError
 
 SOLUTION, VAL_TXT = "LOC_val_solution.csv", "val.txt"
-DEVKIT, TRUTH, META = "ILSVRC2012_devkit_t12", "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
-LARGEST_DEVKIT = 1 << 26  # bytes, unpacked; it has 8 MB
 # Folders of the known layouts: above them labels are looked for too.
 INNER = {"val", "validation", "images", "ILSVRC2012_img_val", "CLS-LOC", "Data", "ILSVRC"}
 
@@ -46,7 +37,7 @@ class LabelSource(NamedTuple):
 
     title: str  # as in the name of a layout
     place: Path
-    read: Callable[[Look], Words]  # raises ConfigError
+    read: Callable[[FileSnapshot], RawLabels]  # raises ConfigError
 
 
 # ---- the order of the classes -------------------------------------------------------------------
@@ -59,10 +50,10 @@ def imagenet_synsets() -> tuple[str, ...]:
     if spec is None or spec.origin is None:
         raise ConfigError("suite.synsets=imagenet needs timm's list of synsets: install timm")
     path = Path(spec.origin).parent / "data" / "_info" / "imagenet_synsets.txt"
-    return tuple(Look().text(path).split())
+    return tuple(FileSnapshot().text(path).split())
 
 
-def class_order(found: Iterable[str], classes: int, synsets: str | None, where: str) -> Words:
+def class_order(found: Iterable[str], classes: int, synsets: str | None, where: str) -> RawLabels:
     """The class of each synset, as text, as numbers are in files of labels.
 
     Args:
@@ -125,32 +116,32 @@ def _hint(values: Iterable[int], classes: int) -> str:
 # ---- finding files of labels --------------------------------------------------------------------
 
 
-def find_sources(places: Sequence[Path], look: Look) -> list[LabelSource]:
+def find_sources(places: Sequence[Path], snapshot: FileSnapshot) -> list[LabelSource]:
     """The files of labels in and near some folders, the preferred one first."""
     folders = list(dict.fromkeys(f for place in places for f in _nearby(place)))
-    found = [_solution(f / SOLUTION) for f in folders if look.is_file(f / SOLUTION)]
-    found += [_val_txt(f / VAL_TXT) for f in folders if look.is_file(f / VAL_TXT)]
+    found = [_solution(f / SOLUTION) for f in folders if snapshot.is_file(f / SOLUTION)]
+    found += [_val_txt(f / VAL_TXT) for f in folders if snapshot.is_file(f / VAL_TXT)]
     for folder in folders:
         for inner in (folder, folder / "data", folder / DEVKIT, folder / DEVKIT / "data"):
-            if look.is_file(inner / TRUTH) and look.is_file(inner / META):
+            if snapshot.is_file(inner / TRUTH) and snapshot.is_file(inner / META):
                 found.append(_devkit(inner))
         packed = folder / f"{DEVKIT}.tar.gz"
-        found += [_packed_devkit(packed)] if look.is_file(packed) else []
+        found += [_packed_devkit(packed)] if snapshot.is_file(packed) else []
     return found
 
 
-def name_source(path: Path, look: Look) -> LabelSource:
+def name_source(path: Path, snapshot: FileSnapshot) -> LabelSource:
     """The file of labels that data.labels names, told by its content. Raises ConfigError."""
-    if look.is_folder(path):
-        inner = next((f for f in (path, path / "data") if look.is_file(f / TRUTH)), path)
-        return _truth_of(inner, path, look)
-    if not look.is_file(path):
+    if snapshot.is_folder(path):
+        inner = next((f for f in (path, path / "data") if snapshot.is_file(f / TRUTH)), path)
+        return _truth_of(inner, path, snapshot)
+    if not snapshot.is_file(path):
         raise ConfigError(f"data.labels={path} {absence(path)}: give a file of labels, or null")
     if path.name == TRUTH:
-        return _truth_of(path.parent, path, look)
+        return _truth_of(path.parent, path, snapshot)
     if path.name.endswith((".tar.gz", ".tgz", ".tar")):
         return _packed_devkit(path)
-    start = look.text(path).partition("\n")[0]
+    start = snapshot.text(path).partition("\n")[0]
     return _solution(path) if "PredictionString" in start else _val_txt(path)
 
 
@@ -163,9 +154,9 @@ def _nearby(place: Path) -> Iterator[Path]:
     yield place.parent
 
 
-def _truth_of(folder: Path, named: Path, look: Look) -> LabelSource:
+def _truth_of(folder: Path, named: Path, snapshot: FileSnapshot) -> LabelSource:
     for name in (TRUTH, META):
-        if not look.is_file(folder / name):
+        if not snapshot.is_file(folder / name):
             raise ConfigError(
                 f"data.labels={named}: there is no {name} in {folder}: give the devkit "
                 f"({DEVKIT}, its folder or .tar.gz)"
@@ -177,30 +168,30 @@ def _truth_of(folder: Path, named: Path, look: Look) -> LabelSource:
 
 
 def _solution(path: Path) -> LabelSource:
-    return LabelSource(SOLUTION, path, lambda look: parse_solution(look.text(path), path))
+    return LabelSource(SOLUTION, path, lambda snapshot: parse_solution(snapshot.text(path), path))
 
 
 def _val_txt(path: Path) -> LabelSource:
-    return LabelSource(path.name, path, lambda look: parse_val_txt(look.text(path), path))
+    return LabelSource(path.name, path, lambda snapshot: parse_val_txt(snapshot.text(path), path))
 
 
 def _devkit(folder: Path) -> LabelSource:
-    def read(look: Look) -> Words:
-        truth, meta = folder / TRUTH, look.read(folder / META)
-        return parse_devkit(look.text(truth), meta, truth)
+    def read(snapshot: FileSnapshot) -> RawLabels:
+        truth, meta = folder / TRUTH, snapshot.read(folder / META)
+        return parse_devkit(snapshot.text(truth), meta, truth)
 
     return LabelSource("the devkit's ground truth", folder / TRUTH, read)
 
 
 def _packed_devkit(path: Path) -> LabelSource:
-    def read(look: Look) -> Words:
-        inside = unpack_devkit(look.read(path), path)
+    def read(snapshot: FileSnapshot) -> RawLabels:
+        inside = unpack_devkit(snapshot.read(path), path)
         return parse_devkit(decode(inside[TRUTH], path), inside[META], path)
 
     return LabelSource("the devkit's ground truth", path, read)
 
 
-def parse_solution(text: str, path: Path) -> Words:
+def parse_solution(text: str, path: Path) -> RawLabels:
     """Kaggle's LOC_val_solution.csv. Raises ConfigError."""
     rows = csv.DictReader(io.StringIO(text))
     try:
@@ -212,72 +203,15 @@ def parse_solution(text: str, path: Path) -> Words:
     return _collect(pairs, path, first=2)
 
 
-def parse_val_txt(text: str, path: Path) -> Words:
+def parse_val_txt(text: str, path: Path) -> RawLabels:
     """Lines of an image and its class; spaces or tabs between them. Raises ConfigError."""
     lines = [line.rsplit(None, 1) for line in io.StringIO(text)]
     return _collect([[*line, ""][:2] if line else None for line in lines], path, first=1)
 
 
-def parse_devkit(truth: str, meta: bytes, path: Path) -> Words:
-    """The devkit's ground truth: line i is the ILSVRC id of image i. Raises ConfigError."""
-    synsets = ilsvrc_ids(meta, path)
-    words = {}
-    for i, line in enumerate(truth.split(), 1):
-        synset = synsets.get(int(line)) if NUMBER.fullmatch(line) else None
-        if synset is None:
-            raise ConfigError(f"{path} line {i}: {line!r} is no ILSVRC id of {META}: copy it again")
-        words[f"ILSVRC2012_val_{i:08d}"] = synset
-    return words
-
-
-def ilsvrc_ids(meta: bytes, path: Path) -> dict[int, str]:
-    """ILSVRC id -> synset, from the content of meta.mat. Raises ConfigError.
-
-    Only synsets without children are classes: the others are their groups in WordNet.
-    """
-    from scipy.io import loadmat
-
-    try:
-        rows = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
-        columns = (rows[name].tolist() for name in ("ILSVRC2012_ID", "WNID", "num_children"))
-        found = {int(i): str(name) for i, name, below in zip(*columns, strict=True) if not below}
-    except Exception as e:  # whatever scipy makes of bytes that are no such file
-        raise ConfigError(f"{path}: {META} cannot be read: {first_line(e)}: copy it again") from e
-    return {i: name for i, name in found.items() if SYNSET.fullmatch(name)}
-
-
-def unpack_devkit(content: bytes, path: Path) -> dict[str, bytes]:
-    """TRUTH and META out of the devkit's tar, in memory. Raises ConfigError."""
-    try:
-        if tar.packing(content) == "gzip":
-            content = _gunzip(content)
-        found = {
-            name: content[m.offset : m.offset + m.size]
-            for m in tar.members(lambda at, size: content[at : at + size], len(content))
-            if (name := PurePosixPath(m.name).name) in (TRUTH, META)
-        }
-    except zlib.error as e:
-        raise ConfigError(f"{path} cannot be unpacked ({first_line(e)}): copy it again") from e
-    except ValueError as e:
-        raise ConfigError(f"{path} {first_line(e)}: copy it again") from e
-    for name in (TRUTH, META):
-        if name not in found:
-            raise ConfigError(f"{path} has no {name} in it: give {DEVKIT}.tar.gz")
-    return found
-
-
-def _gunzip(content: bytes) -> bytes:
-    unpacker = zlib.decompressobj(wbits=31)  # 31: with gzip's header
-    plain = unpacker.decompress(content, LARGEST_DEVKIT)
-    if not unpacker.eof:
-        large = len(plain) >= LARGEST_DEVKIT
-        raise ValueError("unpacks to too much for a devkit" if large else "is cut off")
-    return plain
-
-
-def _collect(pairs: Iterable[Sequence[str] | None], path: Path, first: int) -> Words:
-    """Words by image id, from (name, word) in each line; None is an empty line."""
-    words: Words = {}
+def _collect(pairs: Iterable[Sequence[str] | None], path: Path, first: int) -> RawLabels:
+    """RawLabels by image id, from (name, word) in each line; None is an empty line."""
+    words: RawLabels = {}
     for line, pair in enumerate(pairs, first):
         if pair is None:
             continue
@@ -292,10 +226,3 @@ def _collect(pairs: Iterable[Sequence[str] | None], path: Path, first: int) -> W
             raise ConfigError(f"{path} line {line} names {image_id} a second time")
         words[image_id] = word
     return words
-
-
-def id_of(name: str) -> str:
-    """The image id of a file name: without folders and without an image's ending."""
-    base = name.rpartition("/")[2]
-    stem, dot, suffix = base.rpartition(".")
-    return stem if dot and f".{suffix}".lower() in IMAGE_SUFFIXES else base

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from agr.config.schema import Geometry
-from agr.data.manifest import Entry
+from agr.data.index import Entry
 
 if TYPE_CHECKING:
     from agr.data.cache import PixelCache

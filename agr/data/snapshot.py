@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from agr.utils.errors import ConfigError, first_line
 
-State = tuple[int, int]  # modified, in ns, and size in bytes
+FileStamp = tuple[int, int]  # modified, in ns, and size in bytes
 LARGEST = 1 << 28  # bytes of a file of labels; that of a million images has a tenth of it
 SETTLED = 2_000_000_000  # ns; clocks of file systems tick every 2 s at worst
 
@@ -21,14 +21,14 @@ class Listing(NamedTuple):
     files: list[str]  # and whatever else is no folder
 
 
-class Look:
+class FileSnapshot:
     """Looks at files and folders and notes the state in which each was seen first.
 
     A thing that is not there has a state too (None): once it appears, the note is out of date.
     """
 
     def __init__(self) -> None:
-        self.notes: dict[str, State | None] = {}
+        self.notes: dict[str, FileStamp | None] = {}
 
     def is_file(self, path: Path) -> bool:
         """Whether `path` is a regular file, or a link to one."""
@@ -97,7 +97,7 @@ def absence(path: Path) -> str:
     return f"is {_kind(found.st_mode)}" if found else "is not there"
 
 
-def unchanged(notes: dict[str, State | None]) -> bool:
+def unchanged(notes: dict[str, FileStamp | None]) -> bool:
     """Whether all is still as it was noted."""
     for path, state in notes.items():
         found = look_at(path)
@@ -127,3 +127,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads in a circle
         return False
+
+
+def expand_home(path: str) -> Path:
+    """Expand ~ in a path. Raises ConfigError."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:  # ~someone who is not known here
+        raise ConfigError(f"{path} has no home folder: {first_line(e)}") from e

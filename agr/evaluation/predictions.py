@@ -23,11 +23,12 @@ from agr.config.cell import Cell
 from agr.config.networks import undefended
 from agr.data.cache import PixelCache
 from agr.data.decode import BadImage, ChangedImage, Pixels
+from agr.data.index import Entry, Manifest, forget
 from agr.data.loader import stream
-from agr.data.manifest import Entry, Manifest, forget
 from agr.evaluation.determinism import Numeric, load
 from agr.evaluation.profiling import free_bytes, step_bytes
-from agr.models.defenses import DefendedNetwork, build_defenses
+from agr.models.defended import DefendedNetwork
+from agr.models.defenses import build_defenses
 from agr.models.logits import NO_ANSWER, confidence, joint, predict
 from agr.models.network import Ensemble, Network, Source
 from agr.models.weights import check_weights, weights_file

@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-import math
-import shutil
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from agr.config.cell import Cell
-from agr.config.schema import Geometry, NetworkConfig
-from agr.data.cache import PixelCache
+from agr.config.schema import NetworkConfig
 from agr.data.decode import BadImage
+from agr.data.index import Entry, Manifest
 from agr.data.loader import stream
-from agr.data.manifest import Entry, Manifest, check_labels
-from agr.evaluation.estimate import at_most, duration
+from agr.data.manifest import check_labels
+from agr.evaluation.capacity import Line, Machine, _disk, _many, _memory, _time
 from agr.evaluation.inputs import find_images
 from agr.models.weights import check_weights, weights_file
-from agr.records.progress import progress
-from agr.records.store import Records
 from agr.report.statistics import wilson
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from agr.utils.hub import NotOnHub
 
 if TYPE_CHECKING:
-    from agr.evaluation.determinism import Numeric
     from agr.models.network import Network
 
 LONGEST = 10  # of names in the second column
 ILSVRC_IMAGES = 50_000
-
-
-ROW_BYTES, TRACE_BYTES, ANSWER_BYTES = 100, 40, 50  # on disk, rounded up from runs on the demo
 CONFIDENCE = 0.999  # of accuracies: of many networks one would fail by chance at 95 %
-
-
-class Line(NamedTuple):
-    """One answer."""
-
-    fine: bool
-    about: str
-    said: str
-
-
-class Machine(NamedTuple):
-    """What the networks of the check run on."""
-
-    numeric: Numeric
-    device: str
 
 
 def lines(cells: Sequence[Cell]) -> Iterator[Line]:
@@ -266,106 +242,3 @@ def _accuracy(name: str, config: NetworkConfig, right: int, n: int) -> Line:
         f"top-1 {name}",
         f"{said}: labels in another order, other images, or other weights or preprocessing",
     )
-
-
-def _memory(sources: Sequence[Cell], machine: Machine) -> Iterator[Line]:
-    """Whether the slots fit beside the networks, which are loaded by now."""
-    import torch
-
-    from agr.evaluation.predictions import source_of
-    from agr.evaluation.profiling import free_bytes, step_bytes
-
-    needs = {}
-    for cell in sources:
-        network = source_of(cell, machine.numeric, machine.device)
-        needs[cell.source] = step_bytes(network, cell.geometry.size), _slots(cell)
-    worst = max(needs, key=lambda source: math.prod(needs[source]))
-    (need, slots), free = needs[worst], free_bytes(torch.device(machine.device))
-    total = slots * need
-    said = f"{worst}, {slots} slots: about {_gb(total)}, {_gb(free)} free"
-    way = f": use slots={max(1, int(free / need))} or fewer"
-    yield Line(total <= free, "memory", said + (way if total > free else ""))
-
-
-def _slots(cell: Cell) -> int:
-    """As many as a run of the cell has or would have; on a GPU they depend on the source."""
-    from agr.evaluation.determinism import settle
-
-    stored = (Records(cell.folder).run() or {}).get("numeric")
-    return settle(cell, stored, cell.sources).slots
-
-
-def _disk(cells: Sequence[Cell], images: Manifest | None) -> Iterator[Line]:
-    """Whether records, saved images and the cache of decoded images fit."""
-    need = sum(_record_bytes(cell) for cell in cells)
-    parts = [f"records {_gb(need)}"]
-    if cells[0].config.data.cache and images:
-        for geometry in _geometries(cells):
-            try:
-                cache = PixelCache(cells[0].data_folder, images, geometry)
-            except ConfigError as e:
-                yield Line(False, "disk", str(e))
-                return
-            need += cache.full_size - cache.used
-            parts.append(f"cache of {geometry.size} px {_gb(cache.full_size)}")
-    place = Path(cells[0].config.outputs)
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    said = f"{', '.join(parts)}; {_gb(free)} free for outputs={cells[0].config.outputs}"
-    way = ": name another folder, or leave out what is not needed"
-    yield Line(need <= free, "disk", said + ("" if need <= free else way))
-
-
-def _record_bytes(cell: Cell) -> float:
-    c = cell.config
-    image = ROW_BYTES * len(cell.targets) + ANSWER_BYTES * len(cell.networks)
-    image += TRACE_BYTES * (c.steps + 1) * c.trace
-    saved = 3 * 3 * cell.geometry.size**2  # two in Parquet, a PNG
-    return c.n_images * image + cell.saves * saved
-
-
-def _geometries(cells: Sequence[Cell]) -> list[Geometry]:
-    found: list[Geometry] = []
-    for cell in cells:
-        if cell.geometry not in found:
-            found.append(cell.geometry)
-    return found
-
-
-def _time(cells: Sequence[Cell], sources: Sequence[Cell], machine: Machine) -> Iterator[Line]:
-    """An estimate of the run time from steps that are tried on every source."""
-    from agr.evaluation.predictions import source_of
-    from agr.evaluation.profiling import step_seconds
-
-    ticks = {}
-    for cell in sources:
-        network = source_of(cell, machine.numeric, machine.device)
-        budget = cell.config.check.seconds / len(sources)
-        ticks[cell.source] = step_seconds(network, cell.geometry.size, _slots(cell), budget)
-    total, done, left_out, foreign = 0.0, 0, 0, 0
-    for cell in cells:
-        _, missing, _ = progress(cell, Records(cell.folder))
-        done += not missing
-        if missing and cell.library is not None:
-            foreign += 1
-        elif missing and cell.source in ticks:
-            total += at_most(cell, missing, ticks[cell.source])
-        else:
-            left_out += bool(missing)
-    left = len(cells) - done - left_out - foreign
-    said = [f"at most about {duration(total)} for {_many(left, 'cell')} here"] if left else []
-    said += [f"{done} done before"] if done else []
-    if foreign:
-        said.append(f"{_many(foreign, 'cell')} of other libraries' attacks, whose time isn't known")
-    if left_out:
-        said.append(f"{_many(left_out, 'cell')} without weights: see above")
-    yield Line(not left_out, "time", ", ".join(said))
-
-
-def _many(n: int, what: str) -> str:
-    return f"{n:,} {what}" + "s" * (n != 1)
-
-
-def _gb(n: float) -> str:
-    return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB"

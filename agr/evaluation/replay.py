@@ -21,7 +21,8 @@ from agr.evaluation.provenance import check_library_version
 from agr.evaluation.scoring import target_rows
 from agr.evaluation.selection import Chosen, select
 from agr.records.progress import Todo
-from agr.records.store import KEYS, TABLES, Records
+from agr.records.schema import KEYS, TABLES
+from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line
 
 

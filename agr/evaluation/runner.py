@@ -18,11 +18,7 @@ from agr.config.cell import Cell
 from agr.evaluation.crafting import attack_of, check_defenses, crafted, saved, whole_chunks
 from agr.evaluation.determinism import Numeric
 from agr.evaluation.predictions import Lab
-from agr.evaluation.provenance import (
-    _check_same_images,
-    _note,
-    open_lab,
-)
+from agr.evaluation.provenance import _check_same_images, _note, open_lab
 from agr.evaluation.scoring import adversarial_rows, target_rows, trace_rows
 from agr.evaluation.selection import Chosen, select
 from agr.records.progress import Todo, todo

@@ -8,12 +8,7 @@ from pathlib import Path
 
 from agr.config.schema import NetworkConfig
 from agr.utils.errors import ConfigError, first_line
-from agr.utils.hub import (
-    HUB,
-    WEIGHT_FILES,
-    WEIGHT_SUFFIXES,
-    hub_file,
-)
+from agr.utils.hub import HUB, WEIGHT_FILES, WEIGHT_SUFFIXES, hub_file
 
 
 def check_weights(name: str, config: NetworkConfig) -> str:

@@ -17,7 +17,8 @@ from PIL import Image
 
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
-from agr.records.store import DAMAGED, KEYS, TABLES, Records, image_of
+from agr.records.schema import KEYS, TABLES
+from agr.records.store import DAMAGED, Records, image_of
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.files import is_whole
 from agr.utils.pixels import LEVELS

@@ -26,94 +26,14 @@ import pyarrow.parquet as pq
 from filelock import SoftFileLease
 from numpy.typing import NDArray
 
+from agr.records.schema import _NULLABLE, KEYS, SCHEMA_VERSION, TABLES
 from agr.utils.errors import ConfigError
 from agr.utils.files import DRAFT, HASH_LENGTH, is_whole, read_text, write_json, write_named
 from agr.utils.locks import Busy, check_ours, locked
 from agr.utils.signals import unbroken
 
-SCHEMA_VERSION = 4
 IMAGES_AT_ONCE = 64
 DAMAGED = "damaged"  # a folder: parts that were set aside
-
-
-def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"meaning": meaning})
-
-
-# Unknown or absent values are null: a target label of an untargeted attack, a step of first
-# success where there is none, or where nobody looked (an attack whose gradients are elsewhere looks
-# at its iterates for a stop or a trace only). A prediction of -1 says that the logits were not
-# finite.
-ROWS = pa.schema(
-    [
-        _field("suite", pa.string(), "name of the suite"),
-        _field("cell", pa.string(), "identity of the cell (agr.config.cell.Cell.id)"),
-        _field("attack", pa.string(), "name of the attack"),
-        _field("attack_hash", pa.string(), "hash of its parts and parameters"),
-        _field("norm", pa.string(), "linf | l2"),
-        _field("eps", pa.float64(), "budget as asked for, 0-255 scale"),
-        _field("eps_effective", pa.float64(), "budget in effect, 0-255 scale"),
-        _field("steps", pa.int32(), "steps allowed, T"),
-        _field("seed", pa.int64(), "seed of the choice of images and target labels"),
-        _field("source", pa.string(), "network the image was crafted on; a+b: an ensemble"),
-        _field("target", pa.string(), "network that was scored; a/b: a with defense b"),
-        _field("white_box", pa.bool_(), "the target is the source, or one of its members"),
-        _field("position", pa.int32(), "place of the image in the selection, from 0"),
-        _field("image_id", pa.string(), "file name without its ending"),
-        _field("label", pa.int32(), "true class"),
-        _field("target_label", pa.int32(), "class a targeted attack wants"),
-        _field("adv_sha256", pa.string(), "of the scored image's bytes, (H, W, 3)"),
-        _field("clean_pred", pa.int32(), "target's class for the clean image"),
-        _field("clean_conf", pa.float32(), "its softmax probability"),
-        _field("adv_pred", pa.int32(), "target's class for the adversarial image"),
-        _field("adv_conf", pa.float32(), "its softmax probability"),
-        _field("source_clean_pred", pa.int32(), "source's class for the clean image"),
-        _field("source_clean_conf", pa.float32(), "its softmax probability"),
-        _field("source_adv_pred", pa.int32(), "source's class for the adversarial image"),
-        _field("source_adv_conf", pa.float32(), "its softmax probability"),
-        _field("success", pa.bool_(), "as the config's `success` says"),
-        _field("first_success_step", pa.int32(), "first iterate seen to fool the source, from 0"),
-        _field("steps_used", pa.int32(), "steps taken; null: another library's"),
-        _field("forwards", pa.int32(), "forward passes for this image, of every member"),
-        _field("backwards", pa.int32(), "gradients for this image, of every member"),
-        _field("linf", pa.float64(), "max |v|, images in [0, 1]"),
-        _field("l2", pa.float64(), "||v||_2, images in [0, 1]"),
-        _field("mean_abs", pa.float64(), "mean |v|, images in [0, 1]"),
-        _field("rel_l2", pa.float64(), "||v||_2 / ||x||_2"),
-        _field("cosine", pa.float64(), "cosine similarity of clean and adversarial image"),
-    ]
-)
-TRACE = pa.schema(
-    [
-        _field("position", pa.int32(), "place of the image in the selection"),
-        _field("image_id", pa.string(), "file name without its ending"),
-        _field("step", pa.int32(), "iterate; 0 is the clean image, the last one is scored"),
-        _field("fooled", pa.bool_(), "whether the source was fooled by it"),
-        _field("l2", pa.float64(), "||v||_2, images in [0, 1]"),
-        _field("cosine", pa.float64(), "cosine similarity with the clean image"),
-    ]
-)
-ADVERSARIALS = pa.schema(
-    [
-        _field("position", pa.int32(), "place of the image in the selection"),
-        _field("image_id", pa.string(), "file name without its ending"),
-        _field("label", pa.int32(), "true class"),
-        _field("target_label", pa.int32(), "class a targeted attack wants"),
-        _field("adv_sha256", pa.string(), "of `pixels`"),
-        _field("height", pa.int32(), "pixels"),
-        _field("width", pa.int32(), "pixels"),
-        _field("pixels", pa.binary(), "uint8, (height, width, 3)"),
-        _field("clean_pixels", pa.binary(), "of the clean image, in the same geometry"),
-        _field("steps_used", pa.int32(), "as in the rows"),
-        _field("first_success_step", pa.int32(), "as in the rows"),
-        _field("forwards", pa.int32(), "as in the rows"),
-        _field("backwards", pa.int32(), "as in the rows"),
-    ]
-)
-# Rows come last: a part counts once its rows are there.
-TABLES = {"trace": TRACE, "adversarials": ADVERSARIALS, "rows": ROWS}
-
-KEYS = {"trace": ["position", "step"], "adversarials": ["position"], "rows": ["position", "target"]}
 
 
 class Damaged(ConfigError):
@@ -411,6 +331,3 @@ def image_of(row: Mapping[str, Any], column: str = "pixels") -> NDArray[np.uint8
     """An image of a row of "adversarials", (height, width, 3)."""
     flat = np.frombuffer(row[column], np.uint8)
     return flat.reshape(row["height"], row["width"], 3)
-
-
-_NULLABLE = {pa.int32(): pd.Int32Dtype()}

@@ -11,9 +11,7 @@ from tabulate import tabulate
 from agr.config.cell import Cell
 from agr.records.precision import compared
 from agr.records.store import Records
-from agr.report.formats import (
-    NO_RUN,
-)
+from agr.report.formats import NO_RUN
 from agr.report.rates import needed, rate, selected
 from agr.utils.errors import printable
 

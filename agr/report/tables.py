@@ -13,19 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from agr.config.cell import Cell
-from agr.report.formats import (
-    NO_RUN,
-    Block,
-    Sheet,
-    Text,
-    write_sheets,
-)
-from agr.report.notes import (
-    all_unanswered,
-    missing,
-    setting,
-    wrong_when_clean,
-)
+from agr.report.formats import NO_RUN, Block, Sheet, Text, write_sheets
+from agr.report.notes import all_unanswered, missing, setting, wrong_when_clean
 from agr.report.rates import NUMBER_OF, needed, norm_title, rates_and_sizes, selected
 from agr.utils.hashing import slug
 

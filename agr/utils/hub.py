@@ -9,8 +9,6 @@ from agr.utils.errors import ConfigError, first_line
 
 HUB = "hub:"  # before owner/name, in NetworkConfig.weights
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # on the hub, the better one first
-
-
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 

@@ -1,0 +1,180 @@
+"""CSVs that list images: filename,label[,target][,sha256], and the NIPS 2017 one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from agr.data.identifiers import NUMBER, SYNSET
+from agr.data.layouts import NIPS, ImageFile, Images, check_ids, find_images, in_tar
+from agr.data.snapshot import FileSnapshot, absence, look_at
+from agr.utils.errors import ConfigError, first_line
+
+SUFFIXES_IN_TURN = (".png", ".jpg", ".JPEG", ".jpeg")
+READ_TOO = ("target", "TargetClass", "sha256")  # columns of a CSV that may be there
+
+
+class CsvRow(NamedTuple):
+    """A line of a CSV of images."""
+
+    image_id: str
+    name: str  # relative to the images' folder
+    label: str  # a class number or a synset
+    target: str | None
+    sha256: str | None
+
+
+class CsvTable(NamedTuple):
+    """A CSV of images."""
+
+    layout: str  # "csv" | "NIPS 2017 csv"
+    rows: list[CsvRow]
+
+
+def find_table(root: Path, labels: Path | None, snapshot: FileSnapshot) -> Path | None:
+    """The CSV that lists the images, if one does: data.root, data.labels, or root/images.csv."""
+    if root.suffix.lower() == ".csv":
+        if labels:
+            raise ConfigError(f"data.root={root} has its own labels: set data.labels=null")
+        return root
+    if labels and snapshot.is_file(labels) and labels.suffix.lower() == ".csv":
+        return labels if "PredictionString" not in _columns(snapshot.text(labels)) else None
+    beside = (root.parent if root.name == "images" else root) / NIPS
+    if labels or not snapshot.is_file(beside):
+        return None
+    return beside if "TrueLabel" in _columns(snapshot.text(beside)) else None
+
+
+def read_table(path: Path, snapshot: FileSnapshot) -> CsvTable:
+    """A CSV of filename,label[,target][,sha256], or the NIPS 2017 one. Raises ConfigError."""
+    text = snapshot.text(path)
+    nips = "TrueLabel" in _columns(text)
+    wanted = ("ImageId", "TrueLabel") if nips else ("filename", "label")
+    rows = csv.DictReader(io.StringIO(text))
+    found = []
+    try:
+        _check_columns(list(rows.fieldnames or ()), wanted, path)
+        for row in rows:
+            if None in row:  # where DictReader puts fields that no column has
+                raise _WrongRow(
+                    "it has more fields than there are columns: quote those with commas"
+                )
+            found.append(_nips_row(row) if nips else _row(row))
+    except (csv.Error, _WrongRow) as e:
+        raise ConfigError(f"{path} line {rows.line_num}: {first_line(e)}") from e
+    return CsvTable("NIPS 2017 csv" if nips else "csv", found)
+
+
+def _check_columns(names: Sequence[str], wanted: Sequence[str], path: Path) -> None:
+    """Raise ConfigError unless every column that is read is there once."""
+    for name in wanted:
+        if name not in names:
+            raise ConfigError(
+                f"{path} has no column {name}: its first line must name {' and '.join(wanted)}"
+            )
+    for name in (*wanted, *READ_TOO):
+        if names.count(name) > 1:
+            raise ConfigError(f"{path} has the column {name} twice: take one away")
+
+
+def images_of(table: CsvTable, path: Path, root: Path, snapshot: FileSnapshot) -> list[ImageFile]:
+    """The images of a CSV, in its order. Raises ConfigError if none of them is there.
+
+    Names are relative to `root`, or to the CSV's folder where root is the CSV; where that leads to
+    no file, or root is a tar, the images of the layout at `root` count by their ids.
+    """
+    if root != path and snapshot.is_file(root):
+        return _by_id(table, path, in_tar(root, snapshot))
+    if root != path and not snapshot.is_folder(root):
+        raise ConfigError(f"data.root={root} {absence(root)}: give the folder or tar of the images")
+    base = path.parent if root == path else root
+    if table.layout == "csv":
+        paths = [base / row.name for row in table.rows]
+    else:
+        paths = _nips_paths(table, [path.parent / "images", base, base / "images"], snapshot)
+    found = [None if row.sha256 else look_at(p) for row, p in zip(table.rows, paths, strict=True)]
+    if paths and not any(found) and not any(map(look_at, paths)):
+        try:
+            return _by_id(table, path, find_images(base, snapshot))
+        except ConfigError as e:
+            raise ConfigError(
+                f"{path}: none of its {len(paths)} images is there, as {paths[0]}: give their "
+                "folder as data.root"
+            ) from e
+    return [
+        ImageFile(row.image_id, p, f and f.st_size)
+        for row, p, f in zip(table.rows, paths, found, strict=True)
+    ]
+
+
+def _by_id(table: CsvTable, path: Path, images: Images) -> list[ImageFile]:
+    """The images that a CSV names, out of those of a layout. Raises ConfigError if one lacks."""
+    check_ids((i.image_id for i in images.images), str(images.place))
+    there = {i.image_id: i for i in images.images}
+    absent = [row.name for row in table.rows if not _meant(row, there.get(row.image_id))]
+    if absent:
+        raise ConfigError(
+            f"{path}: {absent[0]} is not in {images.place} ({len(absent)} such): correct the "
+            "names, or give the folder of the images as data.root"
+        )
+    return [there[row.image_id] for row in table.rows]
+
+
+def _meant(row: CsvRow, image: ImageFile | None) -> bool:
+    """Whether a row means this image: by its id, and by its folders where it names them."""
+    if image is None or image.offset is not None:
+        return image is not None
+    parts = PurePosixPath(row.name).parts
+    return len(parts) == 1 or image.path.parts[-len(parts) :] == parts
+
+
+class _WrongRow(ValueError):
+    """A line of a CSV that can't be; its text says why."""
+
+
+def _columns(text: str) -> list[str]:
+    """The names in a CSV's first line; none where there is no such line."""
+    try:
+        return next(csv.reader(io.StringIO(text.partition("\n")[0])), [])
+    except csv.Error:
+        return []
+
+
+def _row(row: dict[str, str]) -> CsvRow:
+    name, label = row["filename"], row["label"]
+    target, sha256 = row.get("target") or None, (row.get("sha256") or "").lower() or None
+    if not name or not all(_is_class(word) for word in (label, target or "0")):
+        also = f", target {target!r}" if target else ""
+        raise _WrongRow(f"{name!r}, label {label!r}{also}: give a file name and a class number")
+    if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise _WrongRow(f"{name!r}: {sha256!r} is no sha256")
+    return CsvRow(PurePosixPath(name).stem, name, label, target, sha256)
+
+
+def _nips_row(row: dict[str, str]) -> CsvRow:
+    """Classes count from 1 in the NIPS 2017 data set."""
+    name, label, target = row["ImageId"], row["TrueLabel"], row.get("TargetClass") or None
+    for word in (label, target or label):
+        if not word or not NUMBER.fullmatch(word) or int(word) < 1:
+            raise _WrongRow(f"{name!r}, class {word!r}: give a number from 1 on")
+    return CsvRow(name, name, str(int(label) - 1), target and str(int(target) - 1), None)
+
+
+def _is_class(word: str | None) -> bool:
+    return bool(word and (NUMBER.fullmatch(word) or SYNSET.fullmatch(word)))
+
+
+def _nips_paths(table: CsvTable, folders: list[Path], snapshot: FileSnapshot) -> list[Path]:
+    """The file of each ImageId, which has no ending; where there is none, what was looked for."""
+    files: dict[str, Path] = {}
+    for folder in dict.fromkeys(f for f in folders if snapshot.is_folder(f)):
+        names = snapshot.list(folder).files
+        for suffix in SUFFIXES_IN_TURN:
+            for name in names:
+                if name.endswith(suffix):
+                    files.setdefault(name.removesuffix(suffix), folder / name)
+    return [files.get(row.name, folders[0] / f"{row.name}.png") for row in table.rows]
