@@ -132,7 +132,7 @@ def test_too_many_slots_and_a_full_disk(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", ["total", "used", "free"])
-    monkeypatch.setattr("agr.evaluation.preflight.shutil.disk_usage", lambda path: usage(10, 0, 10))
+    monkeypatch.setattr("agr.evaluation.capacity.shutil.disk_usage", lambda path: usage(10, 0, 10))
     monkeypatch.setattr("agr.evaluation.profiling.free_bytes", lambda device: 50_000_000)
     fine, wrong = page(tmp_path, capsys, "slots=4000", "width=8")
     assert set(wrong) == {"memory", "disk"}

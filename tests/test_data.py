@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from agr.config.schema import Data, Geometry, Suite
-from agr.data import layouts
+from agr.data import csv_lists
 from agr.data.decode import BadImage, Pixels, load_image
 from agr.data.index import Entry, Manifest
 from agr.data.loader import stream
@@ -455,7 +455,7 @@ def test_hashes_in_a_csv_save_looking_at_files(
         looked.append(path)
         return path.stat()
 
-    monkeypatch.setattr(layouts, "look_at", look_at)
+    monkeypatch.setattr(csv_lists, "look_at", look_at)
     (tmp_path / "a.png").write_bytes(b"")
     rows = "".join(f"{n}.png,1,{'0' * 64}\n" for n in "abcdef")
     (tmp_path / "val.csv").write_text(f"filename,label,sha256\n{rows}")

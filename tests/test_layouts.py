@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from agr.config.schema import Data, Geometry, NetworkConfig, Suite
+from agr.data import index as index_module
 from agr.data import labels as labels_module
 from agr.data import manifest as manifest_module
 from agr.data import tar
@@ -708,7 +709,7 @@ class Count:
             return make(*args)
 
         monkeypatch.setattr(manifest_module, "_index", counted)
-        monkeypatch.setattr(manifest_module, "LARGE", 1)
+        monkeypatch.setattr(index_module, "LARGE", 1)
 
     def of(self, work: Callable[[], object]) -> int:
         before = self.made
@@ -724,7 +725,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Count:
 @pytest.fixture(params=["in memory", "on disk"])
 def forget(request: pytest.FixtureRequest) -> Callable[[], None]:
     """As a new process would, or not."""
-    return manifest_module._remembered.clear if request.param == "on disk" else lambda: None
+    return index_module._remembered.clear if request.param == "on disk" else lambda: None
 
 
 def age(root: Path) -> None:
@@ -770,7 +771,7 @@ def test_small_and_fresh_trees_are_not_kept(
     for _ in range(2):  # changed a moment ago: a further change could have the same time
         assert count.of(lambda: read(root, keep=keep)) == 1
     age(tmp_path)
-    monkeypatch.setattr(manifest_module, "LARGE", len(ITEMS) + 1)
+    monkeypatch.setattr(index_module, "LARGE", len(ITEMS) + 1)
     for _ in range(2):
         assert count.of(lambda: read(root, keep=keep)) == 1
     assert not keep.exists()
@@ -849,7 +850,7 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, count: Count) -> None:
         damaged.append(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
     for content in damaged:
         path.write_bytes(content)
-        manifest_module._remembered.clear()
+        index_module._remembered.clear()
         assert read(root, keep=keep) == first
     assert [p.name for p in keep.iterdir()] == [path.name]
     (root / "n01440764").mkdir()
@@ -867,7 +868,7 @@ def test_an_index_that_cannot_be_kept_is_no_error(
     age(tmp_path)
     (tmp_path / "file").write_text("")
     assert len(read(root, keep=tmp_path / "file" / "keep").entries) == len(ITEMS)
-    manifest_module._remembered.clear()
+    index_module._remembered.clear()
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")

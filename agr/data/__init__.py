@@ -1,1 +1,1 @@
-"""Images: which there are, how they are decoded, and how the demo's are made."""
+"""Images: found, labelled, decoded and cached."""

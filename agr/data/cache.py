@@ -38,7 +38,7 @@ def _tell(text: str) -> None:
 
 
 class PixelCache:
-    """The images of a manifest in one geometry; may be used by several threads and processes.
+    """Cache of a manifest's images in one geometry, for several threads and processes.
 
     Args:
         folder: where the file is or will be made.
@@ -84,14 +84,14 @@ class PixelCache:
             return 0
 
     def describe(self) -> str:
-        """A line that announces what the cache takes."""
+        """Return a line that announces the size of the cache."""
         return (
             f"decoded images are kept: up to {_size(self.full_size)} for {len(self._rows):,} "
             f"images of {self.geometry.size} px in {self.path.parent}"
         )
 
     def get(self, entry: Entry) -> Pixels | None:
-        """The pixels of an image, (3, H, W), or None if they are not there or damaged."""
+        """Return the pixels of an image, (3, H, W), or None if they are not there or damaged."""
         row = self._rows.get(entry.image_id)
         if row is None or self._file is None:
             return None
@@ -131,7 +131,7 @@ class PixelCache:
             )
 
     def _open(self) -> int | None:
-        """The file's descriptor; None if there is no file and none can be made."""
+        """Open the file; None if there is none and none can be made."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -155,7 +155,7 @@ class PixelCache:
 
 
 def _checksum(entry: Entry, pixels: bytes) -> bytes:
-    """Of an image's pixels and id, CHECK bytes."""
+    """Checksum of an image's pixels and id, CHECK bytes."""
     value = zlib.crc32(pixels, zlib.crc32(entry.image_id.encode()))
     return (value + WRITTEN).to_bytes(CHECK, "little")
 

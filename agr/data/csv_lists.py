@@ -36,7 +36,7 @@ class CsvTable(NamedTuple):
 
 
 def find_table(root: Path, labels: Path | None, snapshot: FileSnapshot) -> Path | None:
-    """The CSV that lists the images, if one does: data.root, data.labels, or root/images.csv."""
+    """Find the CSV that lists the images, if any: data.root, data.labels, or root/images.csv."""
     if root.suffix.lower() == ".csv":
         if labels:
             raise ConfigError(f"data.root={root} has its own labels: set data.labels=null")
@@ -50,7 +50,7 @@ def find_table(root: Path, labels: Path | None, snapshot: FileSnapshot) -> Path 
 
 
 def read_table(path: Path, snapshot: FileSnapshot) -> CsvTable:
-    """A CSV of filename,label[,target][,sha256], or the NIPS 2017 one. Raises ConfigError."""
+    """Read a CSV of filename,label[,target][,sha256], or the NIPS 2017 one. Raises ConfigError."""
     text = snapshot.text(path)
     nips = "TrueLabel" in _columns(text)
     wanted = ("ImageId", "TrueLabel") if nips else ("filename", "label")
@@ -82,7 +82,7 @@ def _check_columns(names: Sequence[str], wanted: Sequence[str], path: Path) -> N
 
 
 def images_of(table: CsvTable, path: Path, root: Path, snapshot: FileSnapshot) -> list[ImageFile]:
-    """The images of a CSV, in its order. Raises ConfigError if none of them is there.
+    """Find the images of a CSV, in its order. Raises ConfigError if none of them is there.
 
     Names are relative to `root`, or to the CSV's folder where root is the CSV; where that leads to
     no file, or root is a tar, the images of the layout at `root` count by their ids.
@@ -112,7 +112,7 @@ def images_of(table: CsvTable, path: Path, root: Path, snapshot: FileSnapshot) -
 
 
 def _by_id(table: CsvTable, path: Path, images: Images) -> list[ImageFile]:
-    """The images that a CSV names, out of those of a layout. Raises ConfigError if one lacks."""
+    """Pick the images that a CSV names from a layout's. Raises ConfigError if one is missing."""
     check_ids((i.image_id for i in images.images), str(images.place))
     there = {i.image_id: i for i in images.images}
     absent = [row.name for row in table.rows if not _meant(row, there.get(row.image_id))]
@@ -125,7 +125,7 @@ def _by_id(table: CsvTable, path: Path, images: Images) -> list[ImageFile]:
 
 
 def _meant(row: CsvRow, image: ImageFile | None) -> bool:
-    """Whether a row means this image: by its id, and by its folders where it names them."""
+    """True if a row means this image: by its id, and by its folders where it names them."""
     if image is None or image.offset is not None:
         return image is not None
     parts = PurePosixPath(row.name).parts
@@ -133,11 +133,11 @@ def _meant(row: CsvRow, image: ImageFile | None) -> bool:
 
 
 class _WrongRow(ValueError):
-    """A line of a CSV that can't be; its text says why."""
+    """A malformed line of a CSV; the text says why."""
 
 
 def _columns(text: str) -> list[str]:
-    """The names in a CSV's first line; none where there is no such line."""
+    """Column names in a CSV's first line; none where there is no such line."""
     try:
         return next(csv.reader(io.StringIO(text.partition("\n")[0])), [])
     except csv.Error:
@@ -156,7 +156,7 @@ def _row(row: dict[str, str]) -> CsvRow:
 
 
 def _nips_row(row: dict[str, str]) -> CsvRow:
-    """Classes count from 1 in the NIPS 2017 data set."""
+    """Parse a line of the NIPS 2017 CSV, in which classes count from 1."""
     name, label, target = row["ImageId"], row["TrueLabel"], row.get("TargetClass") or None
     for word in (label, target or label):
         if not word or not NUMBER.fullmatch(word) or int(word) < 1:
@@ -169,7 +169,7 @@ def _is_class(word: str | None) -> bool:
 
 
 def _nips_paths(table: CsvTable, folders: list[Path], snapshot: FileSnapshot) -> list[Path]:
-    """The file of each ImageId, which has no ending; where there is none, what was looked for."""
+    """Find the file of each ImageId, which has no ending; else name the expected one."""
     files: dict[str, Path] = {}
     for folder in dict.fromkeys(f for f in folders if snapshot.is_folder(f)):
         names = snapshot.list(folder).files

@@ -1,4 +1,4 @@
-"""Files to uint8 images in a geometry, decoded ahead by threads, in order."""
+"""Decoding of image files into uint8 images of a geometry."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Changed(ValueError):
 
 
 def load_image(entry: Entry, geometry: Geometry) -> Pixels:
-    """One image in `geometry`: the pixels that timm's evaluation transform makes, (3, H, W).
+    """Load one image in `geometry`: the pixels of timm's evaluation transform, (3, H, W).
 
     The shorter side (mode "squash": each side) goes to floor(size / crop), then the centre is cut
     out. As in timm, the orientation that EXIF gives is not applied. Raises BadImage.
@@ -68,7 +68,7 @@ def load_image(entry: Entry, geometry: Geometry) -> Pixels:
 
 
 def _content(entry: Entry) -> bytes:
-    """The bytes of an image's file. Raises ValueError if they are not those that were indexed."""
+    """Read an image's file. Raises ValueError if it is not as it was indexed."""
     if entry.size is not None and entry.size > LARGEST:
         raise ValueError(f"{entry.size:,} bytes are too many")
     with _opened(entry.path) as file:
@@ -90,7 +90,7 @@ def _content(entry: Entry) -> bytes:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """A regular file; a pipe would have us wait for its other end, a device might never end."""
+    """Open a regular file: a pipe would make us wait for its other end, a device for ever."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
@@ -112,7 +112,7 @@ def _reason(e: Exception) -> str:
 
 
 def _decode(content: bytes, geometry: Geometry) -> Pixels:
-    """The pixels of a file's content, (3, H, W). Raises ValueError, and whatever decoders raise."""
+    """Decode a file's content, (3, H, W). Raises ValueError, and whatever decoders raise."""
     with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
         if math.prod(opened.size) > MOST_PIXELS:
             raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
@@ -129,7 +129,7 @@ def _decode(content: bytes, geometry: Geometry) -> Pixels:
 
 
 def _resized(size: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
-    """(width, height) before the crop, as torchvision rounds them."""
+    """Size (width, height) before the crop, as torchvision rounds it."""
     (width, height), shorter = size, math.floor(geometry.size / geometry.crop)
     if geometry.mode == "squash":
         return shorter, shorter

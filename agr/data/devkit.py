@@ -15,7 +15,7 @@ LARGEST_DEVKIT = 1 << 26  # bytes, unpacked; it has 8 MB
 
 
 def parse_devkit(truth: str, meta: bytes, path: Path) -> RawLabels:
-    """The devkit's ground truth: line i is the ILSVRC id of image i. Raises ConfigError."""
+    """Parse the devkit's ground truth: line i is the ILSVRC id of image i. Raises ConfigError."""
     synsets = ilsvrc_ids(meta, path)
     words = {}
     for i, line in enumerate(truth.split(), 1):
@@ -27,7 +27,7 @@ def parse_devkit(truth: str, meta: bytes, path: Path) -> RawLabels:
 
 
 def ilsvrc_ids(meta: bytes, path: Path) -> dict[int, str]:
-    """ILSVRC id -> synset, from the content of meta.mat. Raises ConfigError.
+    """Map ILSVRC ids to synsets, from the content of meta.mat. Raises ConfigError.
 
     Only synsets without children are classes: the others are their groups in WordNet.
     """
@@ -43,7 +43,7 @@ def ilsvrc_ids(meta: bytes, path: Path) -> dict[int, str]:
 
 
 def unpack_devkit(content: bytes, path: Path) -> dict[str, bytes]:
-    """TRUTH and META out of the devkit's tar, in memory. Raises ConfigError."""
+    """Unpack TRUTH and META from the devkit's tar, in memory. Raises ConfigError."""
     try:
         if tar.packing(content) == "gzip":
             content = _gunzip(content)

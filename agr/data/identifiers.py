@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 
 def id_of(name: str) -> str:
-    """The image id of a file name: without folders and without an image's ending."""
+    """Image id of a file name: without folders and without an image's ending."""
     base = name.rpartition("/")[2]
     stem, dot, suffix = base.rpartition(".")
     return stem if dot and f".{suffix}".lower() in IMAGE_SUFFIXES else base

@@ -67,12 +67,12 @@ class Manifest:
 
     @property
     def is_large(self) -> bool:
-        """Whether it takes so long to make that it is worth keeping."""
+        """True if making it takes so long that it is worth keeping."""
         return len(self.entries) >= LARGE
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all ids, labels, targets, and hashes of files, or else their sizes."""
+        """Hash of all ids, labels, targets, and of the files' hashes or else sizes."""
         lines = []
         for e in self.entries:
             content = e.sha256 or (-1 if e.size is None else e.size)
@@ -82,13 +82,13 @@ class Manifest:
 
 
 def _places(data: Data) -> list[str]:
-    """What tells the places in a config from all others: as given, and where they lead."""
+    """Places in a config, as given and as real paths: what tells one data set from others."""
     given = [place for place in (data.root, data.labels) if place]
     return [str(data.root), str(data.labels), *(os.path.realpath(expand_home(p)) for p in given)]
 
 
 def _recall(keep: Path, key: str) -> Manifest | None:
-    """The index of this key, if there is one and what it was made from is unchanged."""
+    """Return the index of this key, if there is one and what it was made from is unchanged."""
     for path in [] if key in _remembered else keep.glob(f"index-{key}-*.parquet"):
         with suppress(OSError):
             content = path.read_bytes()
@@ -126,7 +126,7 @@ def _remember(key: str, notes: Notes, manifest: Manifest) -> None:
 
 
 def _pack(notes: Notes, manifest: Manifest) -> bytes:
-    """An index as the content of a Parquet file."""
+    """Pack an index as the content of a Parquet file."""
     about = {
         "layout": manifest.layout,
         "place": str(manifest.place),

@@ -1,4 +1,4 @@
-"""Of which class images are: the files that say so, and the order of the classes.
+"""Image labels: supported label files and class order.
 
 A file of labels gives each image id a *word*, a synset ("n01440764") or a number ("0"); `number`
 makes classes of words. What is understood, in the order in which it is preferred when several are
@@ -33,7 +33,7 @@ INNER = {"val", "validation", "images", "ILSVRC2012_img_val", "CLS-LOC", "Data",
 
 
 class LabelSource(NamedTuple):
-    """A file that says of which class images are."""
+    """A file of labels."""
 
     title: str  # as in the name of a layout
     place: Path
@@ -45,7 +45,7 @@ class LabelSource(NamedTuple):
 
 @lru_cache(maxsize=1)
 def imagenet_synsets() -> tuple[str, ...]:
-    """The synsets of ImageNet-1k in the order of timm's classes, without importing timm."""
+    """Synsets of ImageNet-1k in the order of timm's classes, without importing timm."""
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:
         raise ConfigError("suite.synsets=imagenet needs timm's list of synsets: install timm")
@@ -54,7 +54,7 @@ def imagenet_synsets() -> tuple[str, ...]:
 
 
 def class_order(found: Iterable[str], classes: int, synsets: str | None, where: str) -> RawLabels:
-    """The class of each synset, as text, as numbers are in files of labels.
+    """Map each synset to its class, as text, as numbers are in files of labels.
 
     Args:
         found: the synsets that are there; other words don't count.
@@ -87,7 +87,7 @@ def class_order(found: Iterable[str], classes: int, synsets: str | None, where: 
 def number(
     words: Mapping[str, str], classes: int, order: Mapping[str, str], where: str
 ) -> dict[str, int]:
-    """The class of each image, from its word and `class_order`.
+    """Number the class of each image, by its raw label and `class_order`.
 
     Raises ConfigError for a word that is no class of 0..classes-1, and names its image.
     """
@@ -107,7 +107,7 @@ def number(
 
 
 def _hint(values: Iterable[int], classes: int) -> str:
-    """What is wrong with numbers that run from 1."""
+    """Hint for one-based labels, or ""."""
     values = set(values)
     one_based = max(values) == classes and 0 not in values
     return ": the labels seem to count from 1, write one less each" if one_based else ""
@@ -117,7 +117,7 @@ def _hint(values: Iterable[int], classes: int) -> str:
 
 
 def find_sources(places: Sequence[Path], snapshot: FileSnapshot) -> list[LabelSource]:
-    """The files of labels in and near some folders, the preferred one first."""
+    """Find the files of labels in and near some folders, the preferred one first."""
     folders = list(dict.fromkeys(f for place in places for f in _nearby(place)))
     found = [_solution(f / SOLUTION) for f in folders if snapshot.is_file(f / SOLUTION)]
     found += [_val_txt(f / VAL_TXT) for f in folders if snapshot.is_file(f / VAL_TXT)]
@@ -131,7 +131,7 @@ def find_sources(places: Sequence[Path], snapshot: FileSnapshot) -> list[LabelSo
 
 
 def name_source(path: Path, snapshot: FileSnapshot) -> LabelSource:
-    """The file of labels that data.labels names, told by its content. Raises ConfigError."""
+    """Return the file of labels that data.labels names, told by its content. Raises ConfigError."""
     if snapshot.is_folder(path):
         inner = next((f for f in (path, path / "data") if snapshot.is_file(f / TRUTH)), path)
         return _truth_of(inner, path, snapshot)
@@ -146,7 +146,7 @@ def name_source(path: Path, snapshot: FileSnapshot) -> LabelSource:
 
 
 def _nearby(place: Path) -> Iterator[Path]:
-    """A folder and the one above it; from inside of a known layout, further up."""
+    """Yield a folder and the one above it; from inside a known layout, further up."""
     place = Path(os.path.abspath(place))
     yield place
     while place.name in INNER:
@@ -192,7 +192,7 @@ def _packed_devkit(path: Path) -> LabelSource:
 
 
 def parse_solution(text: str, path: Path) -> RawLabels:
-    """Kaggle's LOC_val_solution.csv. Raises ConfigError."""
+    """Parse Kaggle's LOC_val_solution.csv. Raises ConfigError."""
     rows = csv.DictReader(io.StringIO(text))
     try:
         if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
@@ -204,13 +204,13 @@ def parse_solution(text: str, path: Path) -> RawLabels:
 
 
 def parse_val_txt(text: str, path: Path) -> RawLabels:
-    """Lines of an image and its class; spaces or tabs between them. Raises ConfigError."""
+    """Parse lines of an image and its class, separated by spaces or tabs. Raises ConfigError."""
     lines = [line.rsplit(None, 1) for line in io.StringIO(text)]
     return _collect([[*line, ""][:2] if line else None for line in lines], path, first=1)
 
 
 def _collect(pairs: Iterable[Sequence[str] | None], path: Path, first: int) -> RawLabels:
-    """RawLabels by image id, from (name, word) in each line; None is an empty line."""
+    """Collect raw labels by image id, from (name, label) in each line; None is an empty line."""
     words: RawLabels = {}
     for line, pair in enumerate(pairs, first):
         if pair is None:

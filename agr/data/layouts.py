@@ -61,7 +61,7 @@ class Images(NamedTuple):
 
 
 def find_images(root: Path, snapshot: FileSnapshot) -> Images:
-    """The images at `root`, a folder or a tar. Raises ConfigError if there are none we know."""
+    """Find the images at `root`, a folder or a tar. Raises ConfigError if there are none."""
     if snapshot.is_file(root):
         return in_tar(root, snapshot)
     if not snapshot.is_folder(root):
@@ -85,7 +85,7 @@ def find_images(root: Path, snapshot: FileSnapshot) -> Images:
 
 
 def in_synset_folders(place: Path, listing: Listing, snapshot: FileSnapshot) -> Images:
-    """Images in folders named nXXXXXXXX."""
+    """List images in folders named nXXXXXXXX."""
     images: list[ImageFile] = []
     synsets = sorted(name for name in listing.folders if SYNSET.fullmatch(name))
     for synset in synsets:
@@ -96,7 +96,7 @@ def in_synset_folders(place: Path, listing: Listing, snapshot: FileSnapshot) -> 
 
 
 def in_one_folder(place: Path, listing: Listing) -> Images:
-    """Images side by side."""
+    """List images side by side."""
     images: list[ImageFile] = []
     for name in filter(is_image, listing.files):
         images += _file(place, name, _class_in_name(name))
@@ -104,7 +104,7 @@ def in_one_folder(place: Path, listing: Listing) -> Images:
 
 
 def in_tar(path: Path, snapshot: FileSnapshot) -> Images:
-    """Images in an uncompressed tar, side by side or in synset folders; read where they are.
+    """List images in an uncompressed tar, side by side or in synset folders; read in place.
 
     Only the last two parts of a member's name are looked at, and none ever serves as a path.
     """
@@ -121,12 +121,12 @@ def in_tar(path: Path, snapshot: FileSnapshot) -> Images:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name is an image's; hidden files, as macOS leaves them, are none."""
+    """True if a file's name is an image's; hidden files, as macOS leaves them, are none."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def check_ids(ids: Iterable[str], where: str) -> None:
-    """See that ids are unique and can be names of files. Raises ConfigError."""
+    """Raise ConfigError unless ids are unique and can be names of files."""
     seen = set()
     for image_id in ids:
         if not image_id.isprintable() or not re.fullmatch(r"[^./\\][^/\\]*", image_id):
@@ -146,14 +146,14 @@ def _class_in_name(name: str) -> str | None:
 
 
 def _flat(layout: str, place: Path, images: list[ImageFile]) -> Images:
-    """Flat images; the classes in their names count if all have one."""
+    """Return flat images; the classes in their names count if all have one."""
     if images and all(i.synset for i in images):
         return Images(f"{layout} with synsets in their names", place, images)
     return Images(layout, place, [i._replace(synset=None) for i in images])
 
 
 def _file(folder: Path, name: str, synset: str | None) -> Iterator[ImageFile]:
-    """The image of a file; a link that leads nowhere is one too, and reported when it is read."""
+    """Yield the image of a file; a dangling link is one too, and reported when it is read."""
     path = folder / name
     found = look_at(path)
     if found is None or stat.S_ISREG(found.st_mode):
@@ -161,7 +161,7 @@ def _file(folder: Path, name: str, synset: str | None) -> Iterator[ImageFile]:
 
 
 def _packed(path: Path, descriptor: int) -> Iterator[ImageFile]:
-    """Raises ConfigError for what is no uncompressed tar, or no whole one."""
+    """Yield the images of a tar. Raises ConfigError unless it is uncompressed and whole."""
 
     def read(at: int, size: int) -> bytes:
         return os.pread(descriptor, size, at)
@@ -182,7 +182,7 @@ def _packed(path: Path, descriptor: int) -> Iterator[ImageFile]:
 
 
 def _nothing(root: Path, listing: Listing) -> str:
-    """What was looked for in `root`, and what is there instead."""
+    """Say what was looked for in `root`, and what is there instead."""
     there = sorted(f"{name}/" for name in listing.folders) + sorted(listing.files)
     shown = ", ".join(there[:5]) + (f" … ({len(there)} in all)" if len(there) > 5 else "")
     packed = [name for name in there if re.search(r"val.*\.(tar\.\w+|tgz|zip|tar)$", name)]

@@ -21,7 +21,7 @@ AHEAD = 64  # decoded images waiting at most: memory doesn't grow with the numbe
 def stream(
     entries: Iterable[Entry], geometry: Geometry, workers: int, cache: PixelCache | None = None
 ) -> Iterator[tuple[Entry, Pixels | BadImage]]:
-    """Each entry with its image, or with what is wrong with it, in the order given.
+    """Yield each entry with its image, or with the error of its file, in the order given.
 
     With a `cache`, which must be of the same geometry, what it has is not decoded again.
     """

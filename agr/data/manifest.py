@@ -1,4 +1,4 @@
-"""Which images there are: ids, files and labels, in a fixed order, before any is opened.
+"""Manifest of the images: ids, files and labels, in a fixed order, before any is opened.
 
 `agr.data.layouts` finds the images and `agr.data.labels` their classes; here they meet, are
 checked, and the outcome is kept for the next run.
@@ -45,7 +45,7 @@ class Comparison(NamedTuple):
 
 
 def read_manifest(data: Data, suite: Suite, classes: int, keep: Path | None = None) -> Manifest:
-    """The images and labels at `data.root`, in whichever known layout they are.
+    """Read the manifest of the images at `data.root`, in whichever known layout they are.
 
     Args:
         data: where images and labels are.
@@ -97,7 +97,7 @@ def check_labels(data: Data, suite: Suite, manifest: Manifest) -> list[Compariso
 
 
 def _other_sources(data: Data, manifest: Manifest, snapshot: FileSnapshot) -> list[LabelSource]:
-    """Names of folders and files, and files of labels, but for the one the manifest is from."""
+    """Other sources of labels than the manifest's: names of folders and files, and label files."""
     names: RawLabels = {}
     for e in manifest.entries:
         folder = e.path.parent.name if e.offset is None else ""
@@ -152,7 +152,7 @@ def _index(data: Data, synsets: str | None, classes: int, snapshot: FileSnapshot
 def _from_table(
     path: Path, root: Path, synsets: str | None, classes: int, snapshot: FileSnapshot
 ) -> Manifest:
-    """The images that a CSV lists."""
+    """Build the manifest of the images that a CSV lists."""
     table = read_table(path, snapshot)
     if not table.rows:
         raise ConfigError(f"{path} names no image: check the path")
@@ -176,7 +176,7 @@ def _from_table(
 def _source(
     found: Images, root: Path, named: Path | None, snapshot: FileSnapshot
 ) -> LabelSource | None:
-    """The file of labels for images; None where names of folders or files say their classes."""
+    """Choose the file of labels; None where names of folders or files are the labels."""
     if named:
         return name_source(named, snapshot)
     if any(i.synset for i in found.images):
@@ -192,7 +192,7 @@ def _source(
 
 
 def _labels(words: RawLabels, classes: int, synsets: str | None, where: str) -> dict[str, int]:
-    """The classes of a file of labels, whose synsets are ordered among themselves."""
+    """Number the labels of a file, whose synsets are ordered among themselves."""
     return number(words, classes, class_order(words.values(), classes, synsets, where), where)
 
 

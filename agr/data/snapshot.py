@@ -1,4 +1,4 @@
-"""Looking at files and folders, with a note of what was seen: an index is good while that lasts."""
+"""Snapshots of files and folders: an index is valid while what it was made from is unchanged."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SETTLED = 2_000_000_000  # ns; clocks of file systems tick every 2 s at worst
 
 
 class Listing(NamedTuple):
-    """What is in a folder, hidden things left out."""
+    """Content of a folder, hidden things left out."""
 
     folders: list[str]
     files: list[str]  # and whatever else is no folder
 
 
 class FileSnapshot:
-    """Looks at files and folders and notes the state in which each was seen first.
+    """Reader of files and folders that notes the stamp with which each was seen first.
 
     A thing that is not there has a state too (None): once it appears, the note is out of date.
     """
@@ -31,17 +31,17 @@ class FileSnapshot:
         self.notes: dict[str, FileStamp | None] = {}
 
     def is_file(self, path: Path) -> bool:
-        """Whether `path` is a regular file, or a link to one."""
+        """Return whether `path` is a regular file, or a link to one."""
         found = self._see(path)
         return found is not None and stat.S_ISREG(found.st_mode)
 
     def is_folder(self, path: Path) -> bool:
-        """Whether `path` is a folder, or a link to one."""
+        """Return whether `path` is a folder, or a link to one."""
         found = self._see(path)
         return found is not None and stat.S_ISDIR(found.st_mode)
 
     def read(self, path: Path) -> bytes:
-        """The content of a file. Raises ConfigError."""
+        """Read a file. Raises ConfigError."""
         found = self._see(path)
         if found and not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"{path} is {_kind(found.st_mode)}: give a file")
@@ -56,11 +56,11 @@ class FileSnapshot:
             raise ConfigError(f"{path} cannot be read: {e.strerror or first_line(e)}") from e
 
     def text(self, path: Path) -> str:
-        """The content of a text file, without a byte order mark. Raises ConfigError."""
+        """Read a text file, without its byte order mark. Raises ConfigError."""
         return decode(self.read(path), path)
 
     def list(self, folder: Path) -> Listing:
-        """What is in a folder. Raises ConfigError."""
+        """List a folder. Raises ConfigError."""
         self._see(folder)
         found = Listing([], [])
         try:
@@ -73,7 +73,7 @@ class FileSnapshot:
         return found
 
     def settled(self, now: int) -> bool:
-        """Whether all was last changed so long before `now` (ns) that any change would show."""
+        """True if all changed last so long before `now` (ns) that any later change would show."""
         times = [state[0] for state in self.notes.values() if state]
         return max(times, default=0) < now - SETTLED
 
@@ -84,7 +84,7 @@ class FileSnapshot:
 
 
 def look_at(path: Path | str) -> os.stat_result | None:
-    """What the system says of a file or folder, None if it is not there or hidden from us."""
+    """Stat a file or folder; None if it is not there or hidden from us."""
     try:
         return os.stat(path)
     except (OSError, ValueError):  # a name with a NUL byte is a ValueError
@@ -92,13 +92,13 @@ def look_at(path: Path | str) -> os.stat_result | None:
 
 
 def absence(path: Path) -> str:
-    """What is wrong with a path that leads to no file or folder."""
+    """Say what is wrong with a path that leads to no file or folder."""
     found = look_at(path)
     return f"is {_kind(found.st_mode)}" if found else "is not there"
 
 
 def unchanged(notes: dict[str, FileStamp | None]) -> bool:
-    """Whether all is still as it was noted."""
+    """True if all is still as it was noted."""
     for path, state in notes.items():
         found = look_at(path)
         if (found and (found.st_mtime_ns, found.st_size)) != state:
@@ -107,7 +107,7 @@ def unchanged(notes: dict[str, FileStamp | None]) -> bool:
 
 
 def decode(content: bytes, path: Path) -> str:
-    """The text of a file, its lines ending as they do here. Raises ConfigError."""
+    """Decode a text file, its lines ending in \\n. Raises ConfigError."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
@@ -116,7 +116,7 @@ def decode(content: bytes, path: Path) -> str:
 
 
 def _kind(mode: int) -> str:
-    """What a thing is that is no file: one that is read from may never come to an end."""
+    """Name the kind of a thing that is no file: reading it may never come to an end."""
     if stat.S_ISDIR(mode):
         return "a folder"
     return "a pipe" if stat.S_ISFIFO(mode) else "a device"

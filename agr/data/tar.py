@@ -1,4 +1,4 @@
-"""Where in a tar the members' bytes are; they are read in place, nothing is ever extracted.
+"""Members of a tar, found to be read in place: nothing is ever extracted.
 
 Members are walked header by header instead of with `tarfile.open`, which takes a damaged header in
 the middle for the end of the tar, and does not end on a size below zero.
@@ -41,7 +41,7 @@ class Member(NamedTuple):
 
 
 def members(read: Read, end: int) -> Iterator[Member]:
-    """The regular files of an uncompressed tar of `end` bytes, in its order.
+    """Yield the regular files of an uncompressed tar of `end` bytes, in its order.
 
     Raises ValueError, with what is wrong and where, for a tar that is cut off or damaged; what was
     found before is no whole list then.
@@ -69,7 +69,7 @@ def members(read: Read, end: int) -> Iterator[Member]:
 
 
 def size_at(header: bytes) -> int | None:
-    """The size of the regular file with this header (512 bytes), None if it is no such header."""
+    """Size of the regular file with this header (512 bytes); None if it is no such header."""
     try:
         info = _header(header, 0)
     except ValueError:
@@ -78,7 +78,7 @@ def size_at(header: bytes) -> int | None:
 
 
 def packing(start: bytes) -> str | None:
-    """How a file with these first bytes is compressed, None if it is not."""
+    """Compression of a file with these first bytes, or None."""
     return next((name for magic, name in PACKED.items() if start.startswith(magic)), None)
 
 
@@ -92,7 +92,7 @@ def _header(block: bytes, at: int) -> tarfile.TarInfo:
 
 
 def _long_name(header: tarfile.TarInfo, read: Read, start: int) -> str | None:
-    """The name of the next member, from a header that holds it in its content."""
+    """Read the name of the next member from a header that holds it in its content."""
     if header.size > LONGEST_NAME:
         raise ValueError(f"is damaged at byte {start:,}: a name of {header.size:,} bytes")
     content = read(start, header.size)
@@ -102,7 +102,7 @@ def _long_name(header: tarfile.TarInfo, read: Read, start: int) -> str | None:
 
 
 def _pax_path(content: bytes, start: int) -> str | None:
-    """The path of a pax header, which is a run of records '<length> <key>=<value>\\n'."""
+    """Read the path of a pax header, which is a run of records '<length> <key>=<value>\\n'."""
     at, path = 0, None
     while at < len(content):
         length = re.match(rb"(\d{1,7}) ", content[at : at + 8])

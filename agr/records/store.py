@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from agr.records.schema import _NULLABLE, KEYS, SCHEMA_VERSION, TABLES
 from agr.utils.errors import ConfigError
-from agr.utils.files import DRAFT, HASH_LENGTH, is_whole, read_text, write_json, write_named
+from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole, read_text, write_json, write_named
 from agr.utils.locks import Busy, check_ours, locked
 from agr.utils.signals import unbroken
 
@@ -54,7 +54,9 @@ class Part(NamedTuple):
         return self.shard, self.number
 
 
-PART = re.compile(rf"({'|'.join(TABLES)})-(\d+of\d+)-(\d{{5,}})-[0-9a-f]{{{HASH_LENGTH}}}\.parquet")
+PART = re.compile(
+    rf"({'|'.join(TABLES)})-(\d+of\d+)-(\d{{5,}})-[0-9a-f]{{{CHECKSUM_LENGTH}}}\.parquet"
+)
 
 
 def part_of(path: Path) -> Part | None:
@@ -324,7 +326,7 @@ def _plain(shard: str) -> str:
 
 def _digest(run: Mapping[str, Any]) -> str:
     text = json.dumps(run, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+    return hashlib.sha256(text.encode()).hexdigest()[:CHECKSUM_LENGTH]
 
 
 def image_of(row: Mapping[str, Any], column: str = "pixels") -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""What a wrong input is answered with: one line that names the thing, the value and the way out."""
+"""Errors of wrong input: one line that names the thing, the value and the way out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ConfigError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
-    """Words that help to correct `name`: the closest of the `known` names, or else all of them.
+    """Suggest how to correct `name`: by the closest of the `known` names, or else all of them.
 
     `otherwise` stands in for a list that is too long for a line.
     """
@@ -31,17 +31,17 @@ def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
 
 
 def first_line(e: BaseException) -> str:
-    """The first line of an error's text."""
+    """Return the first line of an error's text."""
     return (str(e).strip() or type(e).__name__).splitlines()[0]
 
 
 def printable(text: str) -> str:
-    r"""A text for a terminal or a table: what can't be shown is written out, as \x1b or \n."""
+    r"""Write out what a terminal or a table can't show, as \x1b or \n."""
     return UNSHOWN.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
 def one_line(text: str) -> str:
-    """A message as one line of bearable length: its beginning, and its end with the way out."""
+    """Fit a message into one bearable line: its beginning, and its end with the way out."""
     line = printable(text.strip())
     if len(line) <= LONGEST_LINE:
         return line

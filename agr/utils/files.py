@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and files whose names tell whether they are what was written.
+"""Files that are whole or not there, and files whose names show whether they are intact.
 
 Whatever a run writes goes beside its place first and is renamed: a reader, a kill or a full disk
 never meets half a file. What disks do to files later shows in names that hold a hash.
@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-HASH_LENGTH = 16  # hex digits of a sha256
+CHECKSUM_LENGTH = 16  # hex digits of a sha256
 DRAFT = ".draft"
 
 
@@ -37,7 +37,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Have errors of the system name the file `path`: that of a full disk names none."""
+    """Make the system's errors name the file `path`: that of a full disk names none."""
     try:
         yield
     except OSError as e:
@@ -64,14 +64,14 @@ def write_named(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The text of a regular file: a pipe would have us wait. Raises OSError, ValueError."""
+    """Read the text of a regular file: a pipe would make us wait. Raises OSError, ValueError."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError(f"{path} is no regular file")
     return path.read_text(encoding="utf-8")
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file of `write_named` still holds what was written; False where it is gone.
+    """Return whether a file of `write_named` still holds what was written; False where it is gone.
 
     Raises OSError, with the file's name, where it can't be read just now.
     """
@@ -88,8 +88,8 @@ def is_whole(path: Path) -> bool:
 @lru_cache(maxsize=4096)
 def _hash_of(path: Path, changed: int, size: int) -> str:
     with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()[:HASH_LENGTH]
+        return hashlib.file_digest(f, "sha256").hexdigest()[:CHECKSUM_LENGTH]
 
 
 def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:HASH_LENGTH]
+    return hashlib.sha256(content).hexdigest()[:CHECKSUM_LENGTH]

@@ -7,24 +7,24 @@ import json
 import re
 from typing import Any
 
-HASH_LENGTH = 10
+DIGEST_LENGTH = 10
 SLUG_LENGTH = 80  # bytes: names of files have 255, and one is made of several
 
 
 def digest(value: Any) -> str:
-    """A short hash of plain data, the same in every process."""
+    """Hash plain data into a few hex digits, the same in every process."""
     text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 def draw(*key: object) -> int:
-    """A uniform 64-bit number that is a function of `key` alone."""
+    """Draw a uniform 64-bit number that is a function of `key` alone."""
     text = ":".join(map(str, key)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 def slug(name: str) -> str:
-    """A name as a part of a file's name: no separators, and not too long."""
+    """Turn a name into a part of a file's name: no separators, and not too long."""
     plain = re.sub(r"[^\w.+=,-]+", "_", name)
     if len(plain.encode()) <= SLUG_LENGTH:
         return plain

@@ -28,7 +28,7 @@ class NotOnHub(ConfigError):
 
 
 def hub_file(hub_id: str, names: tuple[str, ...], place: str, instead: str = "") -> Path:
-    """The first of the files `names` that the hub's repository has: cached, or fetched now.
+    """Find the first of the files `names` in the hub's repository: cached, or fetched now.
 
     Raises ConfigError; its text begins with `place` and ends with `instead`.
     """
@@ -52,7 +52,7 @@ def hub_file(hub_id: str, names: tuple[str, ...], place: str, instead: str = "")
 
 
 def _download(hub_id: str, name: str) -> tuple[Path | None, str]:
-    """Fetch a file: its path, or None and why not."""
+    """Fetch a file, and return its path, or None and the reason."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
@@ -68,7 +68,7 @@ def _download(hub_id: str, name: str) -> tuple[Path | None, str]:
 
 @lru_cache(maxsize=1)
 def _unreachable() -> str:
-    """Why the hub can't be reached from here, or nothing: asked once, it takes long to give up."""
+    """Return why the hub can't be reached, or "": asked once, since giving up takes long."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:

@@ -52,7 +52,7 @@ class Holder(NamedTuple):
 
     @property
     def here(self) -> bool:
-        """Whether it is, or was, a process of this machine (and of this container)."""
+        """True if it is, or was, a process of this machine (and of this container)."""
         return self.host == this_host()
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ def _acquire(lease: SoftFileLease, path: Path, wait: bool) -> None:
 
 
 def _of_nobody(path: Path) -> int | None:
-    """When a lock that names nobody was touched last; None: it is gone.
+    """Time of the last touch of a lock that names nobody; None: it is gone.
 
     It is being made, or who made it was killed in between. Raises ConfigError.
     """
@@ -134,7 +134,7 @@ def check_ours(lease: SoftFileLease, what: str) -> None:
 
 @cache
 def this_host() -> str:
-    """This machine as locks name it; a container has a name of its own."""
+    """Name of this machine in locks; a container has its own."""
     with TemporaryDirectory() as place, SoftFileLease(Path(place) / "lock") as lease:
         owner = lease.owner
         assert owner is not None
@@ -142,13 +142,13 @@ def this_host() -> str:
 
 
 def holder(path: Path) -> Holder | None:
-    """Who made the lock `path`; None where there is no lock. It may be dead: see `alive`."""
+    """Return the maker of a lock, perhaps dead (see `alive`); None where there is no lock."""
     owner = SoftFileLease(path, lease_duration=LEASE).owner
     return owner and Holder(owner.hostname, owner.pid, owner.lease_duration or LEASE)
 
 
 def beat(path: Path) -> int | None:
-    """When the lock was touched last, by the clock of its file system; None: there is no lock."""
+    """Time of the lock's last touch, by the clock of its file system; None: there is no lock."""
     try:
         # Opened, since a shared file system may answer an old state to who only asks for it.
         with path.open("rb") as f:
@@ -158,7 +158,7 @@ def beat(path: Path) -> int | None:
 
 
 def alive(paths: list[Path]) -> dict[Path, Holder]:
-    """The locks that a living process holds.
+    """Return the locks that living processes hold.
 
     A process of this machine is looked up. The locks of others are watched for a little more than
     one beat, all at once; there is no wait where there are none.

@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def set_up_process() -> None:
-    """What has to be set before torch is loaded."""
+    """Set environment variables that torch reads when it is loaded."""
     # OpenMP's threads wait by spinning, by default for so long that a busy machine runs many
     # times slower. A short spin costs an idle machine nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
@@ -21,7 +21,7 @@ def set_up_process() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep the memory that it frees, for all that runs in it.
+    """Make this process keep the memory that it frees.
 
     glibc gives it back at once, and each step asks for the same amount again: new pages cost a
     tenth of a step and more. Elsewhere there is no mallopt.

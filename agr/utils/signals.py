@@ -1,4 +1,4 @@
-"""Being stopped: SIGTERM ends a run as Ctrl-C does, and neither cuts a write in two."""
+"""Signals: SIGTERM ends a run as Ctrl-C does, and neither cuts a write in two."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Have SIGTERM raise `Terminated` in the block, once.
+    """Make SIGTERM raise `Terminated` in the block, once.
 
     Slurm sends it twice: the second one would meet what the first began, the writing of what is
     finished. Does nothing outside the main thread.
@@ -41,7 +41,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def unbroken() -> Iterator[None]:
-    """Have signals that end a run wait for the end of the block."""
+    """Make signals that end a run wait for the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
