@@ -20,7 +20,7 @@ from agr.data import cache as cache_module
 from agr.data import loader as loader_module
 from agr.data.cache import PixelCache
 from agr.data.decode import BadImage, Pixels, load_image
-from agr.data.index import Entry, Manifest
+from agr.data.entries import Entry, Manifest
 from agr.data.loader import stream
 from agr.data.manifest import read_manifest
 from agr.utils.errors import ConfigError
@@ -140,7 +140,7 @@ def test_a_row_that_was_written_by_half_does_not_count(
             raise OSError(errno.EIO, "Input/output error")
         return write(fd, content[:500], at)
 
-    cache = PixelCache(tmp_path / "cache", manifest, GEOMETRY, tell=print)
+    cache = PixelCache(tmp_path / "cache", manifest, GEOMETRY)
     monkeypatch.setattr(os, "pwrite", piecewise)
     pixels = [load_image(e, GEOMETRY) for e in manifest.entries[:2]]
     for entry, image in zip(manifest.entries, pixels, strict=False):
@@ -183,7 +183,10 @@ def test_a_full_disk_is_noted_once_and_the_run_goes_on(
 
 
 def test_threads_that_fail_at_once_note_it_once(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     all_there = threading.Barrier(3)
 
@@ -191,13 +194,12 @@ def test_threads_that_fail_at_once_note_it_once(
         all_there.wait(timeout=20)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    said: list[str] = []
-    cache = PixelCache(tmp_path / "cache", manifest, GEOMETRY, tell=said.append)
+    cache = PixelCache(tmp_path / "cache", manifest, GEOMETRY)
     monkeypatch.setattr(os, "pwrite", full)
     images = [(e, load_image(e, GEOMETRY)) for e in manifest.entries[:3]]
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda image: cache.put(*image), images))
-    assert len(said) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_disk_that_cannot_be_read_is_as_an_empty_cache(
@@ -213,17 +215,21 @@ def test_a_disk_that_cannot_be_read_is_as_an_empty_cache(
     assert same(run(manifest, cache), plain)
 
 
-def test_a_folder_that_cannot_be_made_is_noted(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_noted(
+    manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
-    said: list[str] = []
-    cache = PixelCache(tmp_path / "file" / "cache", manifest, GEOMETRY, tell=said.append)
+    cache = PixelCache(tmp_path / "file" / "cache", manifest, GEOMETRY)
     assert same(run(manifest, cache), run(manifest, None))
-    assert len(said) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
     assert cache.used == 0
 
 
 def test_a_read_only_cache_is_read(
-    manifest: Manifest, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As root opens files of any mode, a read-only disk is simulated."""
     plain = run(manifest, PixelCache(tmp_path / "cache", manifest, GEOMETRY))
@@ -235,13 +241,12 @@ def test_a_read_only_cache_is_read(
         return opened(path, flags, mode)
 
     monkeypatch.setattr(os, "open", read_only)
-    said: list[str] = []
-    cache = PixelCache(tmp_path / "cache", manifest, GEOMETRY, tell=said.append)
+    cache = PixelCache(tmp_path / "cache", manifest, GEOMETRY)
     monkeypatch.undo()
     monkeypatch.setattr(loader_module, "load_image", None)
     assert same(run(manifest, cache), plain)
-    assert len(said) == 1
-    assert "Read-only file system" in said[0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Read-only file system" in line
 
 
 def test_no_room_is_said_before_the_run(
@@ -323,7 +328,7 @@ def test_two_processes_fill_one_cache(manifest: Manifest, tmp_path: Path) -> Non
         from agr.config.schema import Data, Geometry, Suite
         from agr.data.cache import PixelCache
         from agr.data.manifest import read_manifest
-        from agr.data.decode import stream
+        from agr.data.loader import stream
         top = Path(sys.argv[1])
         manifest = read_manifest(Data(root=str(top)), Suite(name="s", groups={}, networks={}), 1000)
         geometry = Geometry(20, 0.875, "bicubic")

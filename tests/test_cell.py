@@ -21,7 +21,7 @@ import agr.data.loader
 from agr.config.cell import Cell
 from agr.config.schema import Geometry
 from agr.data.decode import BadImage, Pixels, load_image
-from agr.data.index import Entry
+from agr.data.entries import Entry
 from agr.evaluation.crafting import attack_of
 from agr.evaluation.determinism import settle
 from agr.evaluation.inputs import check_inputs, check_unchanged, find_images

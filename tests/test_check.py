@@ -15,7 +15,7 @@ import torch
 import agr.check
 from agr.config.compose import expand
 from agr.config.schema import NetworkConfig
-from agr.data.index import Entry, Manifest
+from agr.data.entries import Entry, Manifest
 from agr.evaluation.estimate import at_most
 from agr.evaluation.profiling import PEAK, step_bytes, step_seconds
 from agr.report.statistics import wilson

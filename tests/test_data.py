@@ -21,7 +21,7 @@ from PIL import Image
 from agr.config.schema import Data, Geometry, Suite
 from agr.data import csv_lists
 from agr.data.decode import BadImage, Pixels, load_image
-from agr.data.index import Entry, Manifest
+from agr.data.entries import Entry, Manifest
 from agr.data.loader import stream
 from agr.data.manifest import read_manifest
 from agr.utils.errors import ConfigError

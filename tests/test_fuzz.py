@@ -24,7 +24,7 @@ from agr.config.overrides import flags_first
 from agr.config.schema import PACKAGE, Config, Data, Geometry, Suite
 from agr.data.decode import BadImage, load_image
 from agr.data.devkit import META, TRUTH, parse_devkit, unpack_devkit
-from agr.data.index import Entry, Manifest
+from agr.data.entries import Entry, Manifest
 from agr.data.labels import parse_solution, parse_val_txt
 from agr.data.layouts import LONGEST_ID, NIPS
 from agr.data.manifest import read_manifest

@@ -24,7 +24,7 @@ from agr.data import labels as labels_module
 from agr.data import manifest as manifest_module
 from agr.data import tar
 from agr.data.decode import BadImage, load_image
-from agr.data.index import Manifest
+from agr.data.entries import Manifest
 from agr.data.manifest import check_labels, read_manifest
 from agr.utils.errors import ConfigError
 from tests import standins

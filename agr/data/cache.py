@@ -14,7 +14,6 @@ import sys
 import threading
 import weakref
 import zlib
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,17 +23,13 @@ from PIL import features
 
 from agr.config.schema import Geometry
 from agr.data.decode import Pixels
-from agr.data.index import Entry, Manifest
+from agr.data.entries import Entry, Manifest
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.hashing import digest
 
 VERSION = 1
 CHECK = 8  # bytes of the checksum
 WRITTEN = 1 << 32  # added to checksums: zeros, as a hole of the file has them, are none
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 class PixelCache:
@@ -45,24 +40,16 @@ class PixelCache:
         manifest: its fingerprint is part of the file's name. Where it has no hashes of files, an
             image that changes and keeps its size is not noticed.
         geometry: of the images.
-        tell: is given the line that says, once, why nothing more is kept.
 
     Raises ConfigError if the disk has no room for all rows.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        geometry: Geometry,
-        tell: Callable[[str], None] = _tell,
-    ):
+    def __init__(self, folder: Path, manifest: Manifest, geometry: Geometry):
         # other versions of the decoder may make other pixels
         decoder = [PIL.__version__, features.version("jpg"), features.version("libjpeg_turbo")]
         key = digest([VERSION, manifest.fingerprint, asdict(geometry), decoder])
         self.path = folder / f"pixels-{geometry.size}px-{key}.bin"
         self.geometry = geometry
-        self._tell: Callable[[str], None] | None = tell
         self._rows = {e.image_id: row for row, e in enumerate(manifest.entries)}
         self._shape = (3, geometry.size, geometry.size)
         self._row_size = 3 * geometry.size**2 + CHECK
@@ -72,12 +59,12 @@ class PixelCache:
 
     @property
     def full_size(self) -> int:
-        """Bytes, once every image is in."""
+        """Size in bytes once every image is in."""
         return self._row_size * len(self._rows)
 
     @property
     def used(self) -> int:
-        """Bytes on disk."""
+        """Bytes that the file takes on disk."""
         try:
             return self.path.stat().st_blocks * 512
         except OSError:
@@ -145,17 +132,19 @@ class PixelCache:
         return file
 
     def _give_up(self, e: OSError) -> None:
+        """Keep nothing more, and say so the first time."""
         with self._lock:
-            self._writable, tell, self._tell = False, self._tell, None
-        if tell:
-            tell(
+            first, self._writable = self._writable, False
+        if first:
+            print(
                 f"note: {self.path.parent}: {e.strerror or first_line(e)}; decoded images are no "
-                "longer kept, the run goes on"
+                "longer kept, the run goes on",
+                file=sys.stderr,
             )
 
 
 def _checksum(entry: Entry, pixels: bytes) -> bytes:
-    """Checksum of an image's pixels and id, CHECK bytes."""
+    """Checksum of an image's pixels and id, in CHECK bytes."""
     value = zlib.crc32(pixels, zlib.crc32(entry.image_id.encode()))
     return (value + WRITTEN).to_bytes(CHECK, "little")
 

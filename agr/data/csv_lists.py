@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from agr.data.identifiers import NUMBER, SYNSET
-from agr.data.layouts import NIPS, ImageFile, Images, check_ids, find_images, in_tar
-from agr.data.snapshot import FileSnapshot, absence, look_at
+from agr.data.entries import NUMBER, SYNSET
+from agr.data.layouts import NIPS, ImageFile, Images, check_ids, find_images
+from agr.data.snapshot import FileSnapshot, look_at
 from agr.utils.errors import ConfigError, first_line
 
 SUFFIXES_IN_TURN = (".png", ".jpg", ".JPEG", ".jpeg")
-READ_TOO = ("target", "TargetClass", "sha256")  # columns of a CSV that may be there
+OPTIONAL = ("target", "TargetClass", "sha256")  # columns
 
 
 class CsvRow(NamedTuple):
@@ -32,6 +32,7 @@ class CsvTable(NamedTuple):
     """A CSV of images."""
 
     layout: str  # "csv" | "NIPS 2017 csv"
+    path: Path
     rows: list[CsvRow]
 
 
@@ -53,81 +54,83 @@ def read_table(path: Path, snapshot: FileSnapshot) -> CsvTable:
     """Read a CSV of filename,label[,target][,sha256], or the NIPS 2017 one. Raises ConfigError."""
     text = snapshot.text(path)
     nips = "TrueLabel" in _columns(text)
-    wanted = ("ImageId", "TrueLabel") if nips else ("filename", "label")
-    rows = csv.DictReader(io.StringIO(text))
-    found = []
+    needed = ("ImageId", "TrueLabel") if nips else ("filename", "label")
+    reader = csv.DictReader(io.StringIO(text))
+    rows = []
     try:
-        _check_columns(list(rows.fieldnames or ()), wanted, path)
-        for row in rows:
-            if None in row:  # where DictReader puts fields that no column has
+        _check_columns(list(reader.fieldnames or ()), needed, path)
+        for fields in reader:
+            if None in fields:  # where DictReader puts fields that no column has
                 raise _WrongRow(
                     "it has more fields than there are columns: quote those with commas"
                 )
-            found.append(_nips_row(row) if nips else _row(row))
+            rows.append(_nips_row(fields) if nips else _row(fields))
     except (csv.Error, _WrongRow) as e:
-        raise ConfigError(f"{path} line {rows.line_num}: {first_line(e)}") from e
-    return CsvTable("NIPS 2017 csv" if nips else "csv", found)
+        raise ConfigError(f"{path} line {reader.line_num}: {first_line(e)}") from e
+    return CsvTable("NIPS 2017 csv" if nips else "csv", path, rows)
 
 
-def _check_columns(names: Sequence[str], wanted: Sequence[str], path: Path) -> None:
-    """Raise ConfigError unless every column that is read is there once."""
-    for name in wanted:
+def _check_columns(names: Sequence[str], needed: Sequence[str], path: Path) -> None:
+    """Raise ConfigError unless each needed column is there, and none that is read comes twice."""
+    for name in needed:
         if name not in names:
             raise ConfigError(
-                f"{path} has no column {name}: its first line must name {' and '.join(wanted)}"
+                f"{path} has no column {name}: its first line must name {' and '.join(needed)}"
             )
-    for name in (*wanted, *READ_TOO):
+    for name in (*needed, *OPTIONAL):
         if names.count(name) > 1:
             raise ConfigError(f"{path} has the column {name} twice: take one away")
 
 
-def images_of(table: CsvTable, path: Path, root: Path, snapshot: FileSnapshot) -> list[ImageFile]:
+def images_of(table: CsvTable, root: Path, snapshot: FileSnapshot) -> list[ImageFile]:
     """Find the images of a CSV, in its order. Raises ConfigError if none of them is there.
 
     Names are relative to `root`, or to the CSV's folder where root is the CSV; where that leads to
     no file, or root is a tar, the images of the layout at `root` count by their ids.
     """
-    if root != path and snapshot.is_file(root):
-        return _by_id(table, path, in_tar(root, snapshot))
-    if root != path and not snapshot.is_folder(root):
-        raise ConfigError(f"data.root={root} {absence(root)}: give the folder or tar of the images")
-    base = path.parent if root == path else root
+    if root != table.path and not snapshot.is_folder(root):
+        return _by_id(table, find_images(root, snapshot))
+    above = table.path.parent
+    base = above if root == table.path else root
     if table.layout == "csv":
         paths = [base / row.name for row in table.rows]
     else:
-        paths = _nips_paths(table, [path.parent / "images", base, base / "images"], snapshot)
-    found = [None if row.sha256 else look_at(p) for row, p in zip(table.rows, paths, strict=True)]
-    if paths and not any(found) and not any(map(look_at, paths)):
+        paths = _nips_paths(table, [above / "images", base, base / "images"], snapshot)
+    # A hash is checked when the image is read: its file need not be looked at before.
+    stats = [None if row.sha256 else look_at(p) for row, p in zip(table.rows, paths, strict=True)]
+    if paths and not any(stats) and not any(map(look_at, paths)):
         try:
-            return _by_id(table, path, find_images(base, snapshot))
+            return _by_id(table, find_images(base, snapshot))
         except ConfigError as e:
             raise ConfigError(
-                f"{path}: none of its {len(paths)} images is there, as {paths[0]}: give their "
-                "folder as data.root"
+                f"{table.path}: none of its {len(paths)} images is there, as {paths[0]}: give "
+                "their folder as data.root"
             ) from e
     return [
-        ImageFile(row.image_id, p, f and f.st_size)
-        for row, p, f in zip(table.rows, paths, found, strict=True)
+        ImageFile(row.image_id, path, stat and stat.st_size)
+        for row, path, stat in zip(table.rows, paths, stats, strict=True)
     ]
 
 
-def _by_id(table: CsvTable, path: Path, images: Images) -> list[ImageFile]:
+def _by_id(table: CsvTable, images: Images) -> list[ImageFile]:
     """Pick the images that a CSV names from a layout's. Raises ConfigError if one is missing."""
     check_ids((i.image_id for i in images.images), str(images.place))
-    there = {i.image_id: i for i in images.images}
-    absent = [row.name for row in table.rows if not _meant(row, there.get(row.image_id))]
+    by_id = {i.image_id: i for i in images.images}
+    absent = [row.name for row in table.rows if not _matches(row, by_id.get(row.image_id))]
     if absent:
         raise ConfigError(
-            f"{path}: {absent[0]} is not in {images.place} ({len(absent)} such): correct the "
+            f"{table.path}: {absent[0]} is not in {images.place} ({len(absent)} such): correct the "
             "names, or give the folder of the images as data.root"
         )
-    return [there[row.image_id] for row in table.rows]
+    return [by_id[row.image_id] for row in table.rows]
 
 
-def _meant(row: CsvRow, image: ImageFile | None) -> bool:
-    """True if a row means this image: by its id, and by its folders where it names them."""
-    if image is None or image.offset is not None:
-        return image is not None
+def _matches(row: CsvRow, image: ImageFile | None) -> bool:
+    """True if the folders that a row names, if any, are those of the image with its id."""
+    if image is None:
+        return False
+    if image.offset is not None:  # in a tar, whose folders don't count
+        return True
     parts = PurePosixPath(row.name).parts
     return len(parts) == 1 or image.path.parts[-len(parts) :] == parts
 
@@ -137,16 +140,16 @@ class _WrongRow(ValueError):
 
 
 def _columns(text: str) -> list[str]:
-    """Column names in a CSV's first line; none where there is no such line."""
+    """Return the column names in a CSV's first line; none where there is no such line."""
     try:
         return next(csv.reader(io.StringIO(text.partition("\n")[0])), [])
     except csv.Error:
         return []
 
 
-def _row(row: dict[str, str]) -> CsvRow:
-    name, label = row["filename"], row["label"]
-    target, sha256 = row.get("target") or None, (row.get("sha256") or "").lower() or None
+def _row(fields: dict[str, str]) -> CsvRow:
+    name, label = fields["filename"], fields["label"]
+    target, sha256 = fields.get("target") or None, (fields.get("sha256") or "").lower() or None
     if not name or not all(_is_class(word) for word in (label, target or "0")):
         also = f", target {target!r}" if target else ""
         raise _WrongRow(f"{name!r}, label {label!r}{also}: give a file name and a class number")
@@ -155,9 +158,10 @@ def _row(row: dict[str, str]) -> CsvRow:
     return CsvRow(PurePosixPath(name).stem, name, label, target, sha256)
 
 
-def _nips_row(row: dict[str, str]) -> CsvRow:
+def _nips_row(fields: dict[str, str]) -> CsvRow:
     """Parse a line of the NIPS 2017 CSV, in which classes count from 1."""
-    name, label, target = row["ImageId"], row["TrueLabel"], row.get("TargetClass") or None
+    name, label = fields["ImageId"], fields["TrueLabel"]
+    target = fields.get("TargetClass") or None
     for word in (label, target or label):
         if not word or not NUMBER.fullmatch(word) or int(word) < 1:
             raise _WrongRow(f"{name!r}, class {word!r}: give a number from 1 on")
@@ -169,7 +173,7 @@ def _is_class(word: str | None) -> bool:
 
 
 def _nips_paths(table: CsvTable, folders: list[Path], snapshot: FileSnapshot) -> list[Path]:
-    """Find the file of each ImageId, which has no ending; else name the expected one."""
+    """Find the file of each ImageId, which has no suffix; where there is none, expect a PNG."""
     files: dict[str, Path] = {}
     for folder in dict.fromkeys(f for f in folders if snapshot.is_folder(f)):
         names = snapshot.list(folder).files

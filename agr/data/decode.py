@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from agr.config.schema import Geometry
 from agr.data import tar
-from agr.data.index import Entry
+from agr.data.entries import Entry
 from agr.utils.errors import first_line, printable
 
 Pixels = NDArray[np.uint8]  # (3, H, W)
@@ -30,8 +30,8 @@ MOST_PIXELS = 89_478_485
 LARGEST = 1 << 28  # bytes of a file
 MOST_RESIZED = 1 << 25  # pixels, 128 MB: at 341 px a side ratio of 288
 
-# What Pillow has to say of a file becomes a BadImage or is of no account (broken EXIF). Filters are
-# the process's, and to set them around each file is not safe in threads.
+# Pillow's warnings of a file become a BadImage or don't matter (broken EXIF). Filters are the
+# process's, and setting them around each file is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -43,12 +43,8 @@ class ChangedImage(BadImage):
     """A file that isn't as it was indexed: the index should be made again."""
 
 
-class _Changed(ValueError):
-    pass
-
-
 def load_image(entry: Entry, geometry: Geometry) -> Pixels:
-    """Load one image in `geometry`: the pixels of timm's evaluation transform, (3, H, W).
+    """Load an image as timm's evaluation transform would: `geometry`'s pixels, (3, H, W).
 
     The shorter side (mode "squash": each side) goes to floor(size / crop), then the centre is cut
     out. As in timm, the orientation that EXIF gives is not applied. Raises BadImage.
@@ -59,7 +55,7 @@ def load_image(entry: Entry, geometry: Geometry) -> Pixels:
     except MemoryError:
         raise
     except Exception as e:  # decoders raise whatever they like
-        kind = ChangedImage if isinstance(e, _Changed) else BadImage
+        kind = ChangedImage if isinstance(e, ChangedImage) else BadImage
         reason = _reason(e).replace(f"{entry.path.parent}/", "")
         raise kind(printable(f"{name}: {reason}")) from e
 
@@ -68,7 +64,7 @@ def load_image(entry: Entry, geometry: Geometry) -> Pixels:
 
 
 def _content(entry: Entry) -> bytes:
-    """Read an image's file. Raises ValueError if it is not as it was indexed."""
+    """Read an image's file. Raises ChangedImage or ValueError if it is not as it was indexed."""
     if entry.size is not None and entry.size > LARGEST:
         raise ValueError(f"{entry.size:,} bytes are too many")
     with _opened(entry.path) as file:
@@ -79,7 +75,7 @@ def _content(entry: Entry) -> bytes:
         else:
             content = file.read((LARGEST if entry.size is None else entry.size) + 1)
     if entry.size is not None and len(content) != entry.size:
-        raise _Changed(f"it changed since it was indexed ({entry.size:,} bytes then)")
+        raise ChangedImage(f"it changed since it was indexed ({entry.size:,} bytes then)")
     if not content:
         raise ValueError("it is empty")
     if len(content) > LARGEST:
@@ -90,7 +86,7 @@ def _content(entry: Entry) -> bytes:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Open a regular file: a pipe would make us wait for its other end, a device for ever."""
+    """Open a regular file: reading a pipe or a device may never come to an end."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
@@ -112,7 +108,7 @@ def _reason(e: Exception) -> str:
 
 
 def _decode(content: bytes, geometry: Geometry) -> Pixels:
-    """Decode a file's content, (3, H, W). Raises ValueError, and whatever decoders raise."""
+    """Decode a file's content into pixels, (3, H, W). Raises ValueError and decoders' errors."""
     with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
         if math.prod(opened.size) > MOST_PIXELS:
             raise ValueError(f"{opened.width} x {opened.height} pixels are too many")

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from agr.data import tar
-from agr.data.identifiers import NUMBER, SYNSET, RawLabels
+from agr.data.entries import NUMBER, SYNSET, RawLabels
 from agr.utils.errors import ConfigError, first_line
 
 DEVKIT, TRUTH, META = "ILSVRC2012_devkit_t12", "ILSVRC2012_validation_ground_truth.txt", "meta.mat"

@@ -1,34 +1,30 @@
-"""The manifest of a data set, and the index in which that of a large one is kept on disk."""
+"""The index of a large data set, kept on disk and in memory for the next run."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agr.config.schema import Data
+from agr.config.schema import Data, Suite
+from agr.data.entries import Entry, Manifest
 from agr.data.snapshot import FileStamp, expand_home, unchanged
 from agr.utils.files import is_whole, write_named
+from agr.utils.hashing import digest
 
-INDEX_VERSION = 2
-LARGE = 2000  # images; what has fewer is indexed in no time, and never from what was kept
-
-
+VERSION = 3
+LARGE = 2000  # images; fewer are indexed in no time, and their index is never kept
 REMEMBERED = 4  # indices in this process
 COLUMNS = pa.schema(
     [
         ("image_id", pa.string()),
-        ("folder", pa.string()),
-        ("name", pa.string()),
+        ("path", pa.string()),
         ("label", pa.int32()),
         ("sha256", pa.string()),
         ("size", pa.int64()),
@@ -37,123 +33,80 @@ COLUMNS = pa.schema(
     ]
 )
 
+Stamps = dict[str, FileStamp | None]
 
-Notes = dict[str, FileStamp | None]
-
-
-_remembered: dict[str, tuple[Notes, Manifest]] = {}
+_remembered: dict[str, tuple[Stamps, Manifest]] = {}
 
 
-class Entry(NamedTuple):
-    """One image of a suite."""
-
-    image_id: str  # the file's name without its ending
-    path: Path  # the file, or the tar that holds it
-    label: int
-    sha256: str | None = None  # of the file, where the manifest knows it
-    size: int | None = None  # bytes, when it was indexed
-    offset: int | None = None  # where in the tar its bytes begin
-    target: int | None = None  # the label a targeted attack wants, where the manifest gives one
+def index_key(data: Data, suite: Suite, classes: int) -> str:
+    """Hash of what decides the index of a data set, places as given and as real paths."""
+    real = [os.path.realpath(expand_home(place)) for place in (data.root, data.labels) if place]
+    return digest([VERSION, suite.synsets, classes, str(data.root), str(data.labels), *real])
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """The images of a suite, in the order of their ids."""
-
-    layout: str  # what was recognised, in words
-    place: Path  # the folder, tar or CSV
-    entries: tuple[Entry, ...]
-    labels: Path | None = None  # the file that the labels are from; None: names of folders or files
-
-    @property
-    def is_large(self) -> bool:
-        """True if making it takes so long that it is worth keeping."""
-        return len(self.entries) >= LARGE
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of all ids, labels, targets, and of the files' hashes or else sizes."""
-        lines = []
-        for e in self.entries:
-            content = e.sha256 or (-1 if e.size is None else e.size)
-            target = "" if e.target is None else f",{e.target}"
-            lines.append(f"{e.image_id},{e.label},{content}{target}")
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _places(data: Data) -> list[str]:
-    """Places in a config, as given and as real paths: what tells one data set from others."""
-    given = [place for place in (data.root, data.labels) if place]
-    return [str(data.root), str(data.labels), *(os.path.realpath(expand_home(p)) for p in given)]
-
-
-def _recall(keep: Path, key: str) -> Manifest | None:
-    """Return the index of this key, if there is one and what it was made from is unchanged."""
-    for path in [] if key in _remembered else keep.glob(f"index-{key}-*.parquet"):
-        with suppress(OSError):
-            content = path.read_bytes()
-            if is_whole(path):  # else it is damaged, and made again
-                _remember(key, *_unpack(content))
+def recall(folder: Path, key: str) -> Manifest | None:
+    """Return the manifest kept under this key, if there is one and its sources are unchanged."""
     if key not in _remembered:
-        return None
-    notes, manifest = _remembered[key]
-    return manifest if unchanged(notes) else None
+        for path in _files(folder, key):
+            with suppress(OSError):
+                content = path.read_bytes()
+                if is_whole(path):  # else it is damaged, and made again
+                    _remember(key, *_unpack(content))
+    stamps, manifest = _remembered.get(key, ({}, None))
+    return manifest if unchanged(stamps) else None
 
 
-def _keep(keep: Path, key: str, notes: Notes, manifest: Manifest) -> None:
-    _remember(key, notes, manifest)
-    content = _pack(notes, manifest)
+def keep(folder: Path, key: str, stamps: Stamps, manifest: Manifest) -> None:
+    """Keep a manifest of many images, with the stamps of the files that it was made from."""
+    if len(manifest.entries) < LARGE:
+        return
+    _remember(key, stamps, manifest)
     with suppress(OSError):  # a full disk or a read-only folder: the next run makes it again
-        keep.mkdir(parents=True, exist_ok=True)
-        path = write_named(keep, f"index-{key}", ".parquet", content)
-        for older in keep.glob(f"index-{key}-*.parquet"):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = write_named(folder, f"index-{key}", ".parquet", _pack(stamps, manifest))
+        for older in _files(folder, key):
             if older != path:
                 older.unlink(missing_ok=True)
 
 
-def forget(keep: Path) -> None:
+def forget(folder: Path) -> None:
     """Drop the kept indices: a file is not as it was indexed, so the next run looks again."""
     _remembered.clear()
-    for path in keep.glob("index-*.parquet"):
+    for path in _files(folder):
         with suppress(OSError):
             path.unlink()
 
 
-def _remember(key: str, notes: Notes, manifest: Manifest) -> None:
+def _files(folder: Path, key: str = "*") -> list[Path]:
+    return list(folder.glob(f"index-{key}-*.parquet"))
+
+
+def _remember(key: str, stamps: Stamps, manifest: Manifest) -> None:
     while len(_remembered) >= REMEMBERED:
         del _remembered[next(iter(_remembered))]
-    _remembered[key] = notes, manifest
+    _remembered[key] = stamps, manifest
 
 
-def _pack(notes: Notes, manifest: Manifest) -> bytes:
+def _pack(stamps: Stamps, manifest: Manifest) -> bytes:
     """Pack an index as the content of a Parquet file."""
     about = {
         "layout": manifest.layout,
         "place": str(manifest.place),
         "labels": manifest.labels and str(manifest.labels),
-        "notes": notes,
+        "stamps": stamps,
     }
-    folders = {folder: str(folder) for folder in {e.path.parent for e in manifest.entries}}
-    rows = [(e.image_id, folders[e.path.parent], e.path.name, *e[2:]) for e in manifest.entries]
-    columns = [
-        pa.array(column, f.type) for column, f in zip(zip(*rows, strict=True), COLUMNS, strict=True)
-    ]
+    rows = [e._asdict() | {"path": str(e.path)} for e in manifest.entries]
     schema = COLUMNS.with_metadata({"about": json.dumps(about)})
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema), buffer)
+    pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
     return buffer.getvalue()
 
 
-def _unpack(content: bytes) -> tuple[Notes, Manifest]:
+def _unpack(content: bytes) -> tuple[Stamps, Manifest]:
     table = pq.read_table(io.BytesIO(content))
     about = json.loads(table.schema.metadata[b"about"])
-    notes = {place: state and (state[0], state[1]) for place, state in about["notes"].items()}
-    columns = [table[f.name].to_pylist() for f in COLUMNS]
-    folders = {folder: Path(folder) for folder in set(columns[1])}
-    paths = {place: folders[place[0]] / place[1] for place in set(zip(*columns[1:3], strict=True))}
-    entries = tuple(
-        Entry(image_id, paths[folder, name], *rest)
-        for image_id, folder, name, *rest in zip(*columns, strict=True)
-    )
+    stamps = {place: stamp and (stamp[0], stamp[1]) for place, stamp in about["stamps"].items()}
+    path_of = cache(Path)  # all images of a tar share its path
+    entries = tuple(Entry(**row | {"path": path_of(row["path"])}) for row in table.to_pylist())
     labels = about["labels"] and Path(about["labels"])
-    return notes, Manifest(about["layout"], Path(about["place"]), entries, labels)
+    return stamps, Manifest(about["layout"], Path(about["place"]), entries, labels)

@@ -1,14 +1,13 @@
 """Image labels: supported label files and class order.
 
-A file of labels gives each image id a *word*, a synset ("n01440764") or a number ("0"); `number`
-makes classes of words. What is understood, in the order in which it is preferred when several are
-found:
+A file of labels gives each image id a raw label, a synset ("n01440764") or a number ("0"); `number`
+makes classes of them. The supported files, the preferred ones first:
 
 - Kaggle's LOC_val_solution.csv: "ImageId,PredictionString", the first synset of each line;
 - val.txt: "name word" in each line, as in Caffe; the name with or without folder and ending;
 - the ILSVRC2012 devkit: ILSVRC2012_validation_ground_truth.txt and meta.mat, in a folder or in
-  ILSVRC2012_devkit_t12.tar.gz. Its numbers are ILSVRC's own ids, which are not the classes'
-  order: meta.mat says which synset each of them is.
+  ILSVRC2012_devkit_t12.tar.gz. Its numbers are ILSVRC's own ids, which are not in the order of the
+  classes: meta.mat maps each of them to a synset.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agr.data.devkit import DEVKIT, META, TRUTH, parse_devkit, unpack_devkit
-from agr.data.identifiers import NUMBER, SYNSET, RawLabels, id_of
+from agr.data.entries import NUMBER, SYNSET, RawLabels, id_of
 from agr.data.snapshot import FileSnapshot, absence, decode
 from agr.utils.errors import ConfigError
 
@@ -35,7 +34,7 @@ INNER = {"val", "validation", "images", "ILSVRC2012_img_val", "CLS-LOC", "Data",
 class LabelSource(NamedTuple):
     """A file of labels."""
 
-    title: str  # as in the name of a layout
+    title: str  # part of the layout's name
     place: Path
     read: Callable[[FileSnapshot], RawLabels]  # raises ConfigError
 
@@ -54,13 +53,13 @@ def imagenet_synsets() -> tuple[str, ...]:
 
 
 def class_order(found: Iterable[str], classes: int, synsets: str | None, where: str) -> RawLabels:
-    """Map each synset to its class, as text, as numbers are in files of labels.
+    """Map each synset to its class, a number as text, as in files of labels.
 
     Args:
-        found: the synsets that are there; other words don't count.
-        classes: how many the networks know.
-        synsets: "imagenet" for timm's order; None for the sorted order of what is there.
-        where: what the synsets were found in, for messages.
+        found: raw labels; only synsets count.
+        classes: number of classes that the networks know.
+        synsets: "imagenet" for timm's order; None for the sorted order of those found.
+        where: file or folder of the raw labels, for messages.
 
     Raises ConfigError for a synset that is no class, or for another number of them.
     """
@@ -85,15 +84,15 @@ def class_order(found: Iterable[str], classes: int, synsets: str | None, where: 
 
 
 def number(
-    words: Mapping[str, str], classes: int, order: Mapping[str, str], where: str
+    raw: Mapping[str, str], classes: int, order: Mapping[str, str], where: str
 ) -> dict[str, int]:
     """Number the class of each image, by its raw label and `class_order`.
 
-    Raises ConfigError for a word that is no class of 0..classes-1, and names its image.
+    Raises ConfigError for a raw label that is no class of 0..classes-1, and names its image.
     """
-    numbers = {word: order.get(word, word) for word in set(words.values())}
+    numbers = {word: order.get(word, word) for word in set(raw.values())}
     values = {word: int(n) for word, n in numbers.items() if NUMBER.fullmatch(n)}
-    for image_id, word in words.items():
+    for image_id, word in raw.items():
         if word not in values:
             raise ConfigError(
                 f"{where}: {image_id} has label {word!r}: give a class number or a synset"
@@ -103,7 +102,7 @@ def number(
                 f"{where}: {image_id} has label {numbers[word]}, the networks know 0 to "
                 f"{classes - 1}{_hint(values.values(), classes)}"
             )
-    return {image_id: values[word] for image_id, word in words.items()}
+    return {image_id: values[word] for image_id, word in raw.items()}
 
 
 def _hint(values: Iterable[int], classes: int) -> str:
@@ -131,7 +130,7 @@ def find_sources(places: Sequence[Path], snapshot: FileSnapshot) -> list[LabelSo
 
 
 def name_source(path: Path, snapshot: FileSnapshot) -> LabelSource:
-    """Return the file of labels that data.labels names, told by its content. Raises ConfigError."""
+    """Return the file of labels `path` of data.labels, by its content. Raises ConfigError."""
     if snapshot.is_folder(path):
         inner = next((f for f in (path, path / "data") if snapshot.is_file(f / TRUTH)), path)
         return _truth_of(inner, path, snapshot)
@@ -164,7 +163,7 @@ def _truth_of(folder: Path, named: Path, snapshot: FileSnapshot) -> LabelSource:
     return _devkit(folder)
 
 
-# ---- reading them -------------------------------------------------------------------------------
+# ---- reading files of labels --------------------------------------------------------------------
 
 
 def _solution(path: Path) -> LabelSource:
@@ -193,36 +192,35 @@ def _packed_devkit(path: Path) -> LabelSource:
 
 def parse_solution(text: str, path: Path) -> RawLabels:
     """Parse Kaggle's LOC_val_solution.csv. Raises ConfigError."""
+    labels: RawLabels = {}
     rows = csv.DictReader(io.StringIO(text))
     try:
         if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
             raise ConfigError(f"{path} has not the columns ImageId,PredictionString")
-        pairs = [(r["ImageId"], (r["PredictionString"] or "").partition(" ")[0]) for r in rows]
+        for line, row in enumerate(rows, 2):
+            word = (row["PredictionString"] or "").partition(" ")[0]
+            _add(labels, row["ImageId"], word, f"{path} line {line}")
     except csv.Error as e:
         raise ConfigError(f"{path} line {rows.line_num} cannot be read: {e}") from e
-    return _collect(pairs, path, first=2)
+    return labels
 
 
 def parse_val_txt(text: str, path: Path) -> RawLabels:
     """Parse lines of an image and its class, separated by spaces or tabs. Raises ConfigError."""
-    lines = [line.rsplit(None, 1) for line in io.StringIO(text)]
-    return _collect([[*line, ""][:2] if line else None for line in lines], path, first=1)
+    labels: RawLabels = {}
+    for line, content in enumerate(text.split("\n"), 1):
+        if words := content.rsplit(None, 1):
+            _add(labels, words[0], words[1] if len(words) == 2 else "", f"{path} line {line}")
+    return labels
 
 
-def _collect(pairs: Iterable[Sequence[str] | None], path: Path, first: int) -> RawLabels:
-    """Collect raw labels by image id, from (name, label) in each line; None is an empty line."""
-    words: RawLabels = {}
-    for line, pair in enumerate(pairs, first):
-        if pair is None:
-            continue
-        name, word = pair
-        if not name or not (SYNSET.fullmatch(word) or NUMBER.fullmatch(word)):
-            raise ConfigError(
-                f"{path} line {line}: {name!r}, label {word!r}: give an image and its class, a "
-                "number or a synset"
-            )
-        image_id = id_of(name.replace("\\", "/"))  # some lists were made on Windows
-        if image_id in words:
-            raise ConfigError(f"{path} line {line} names {image_id} a second time")
-        words[image_id] = word
-    return words
+def _add(labels: RawLabels, name: str, word: str, where: str) -> None:
+    """Add an image's class to `labels`. Raises ConfigError for what is no class, or is twice."""
+    if not name or not (SYNSET.fullmatch(word) or NUMBER.fullmatch(word)):
+        raise ConfigError(
+            f"{where}: {name!r}, label {word!r}: give an image and its class, a number or a synset"
+        )
+    image_id = id_of(name.replace("\\", "/"))  # some lists were made on Windows
+    if image_id in labels:
+        raise ConfigError(f"{where} names {image_id} a second time")
+    labels[image_id] = word

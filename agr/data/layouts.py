@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agr.data import tar
-from agr.data.identifiers import IMAGE_SUFFIXES, SYNSET, id_of
+from agr.data.entries import IMAGE_SUFFIXES, SYNSET, id_of
 from agr.data.snapshot import FileSnapshot, Listing, absence, look_at
 from agr.utils.errors import ConfigError, first_line
 
@@ -34,12 +34,12 @@ LEVELS = (
 TAR = "ILSVRC2012_img_val.tar"
 NIPS = "images.csv"
 VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}", re.ASCII)
-NAMED_CLASS = re.compile(r"_(n\d{8})$", re.ASCII)  # ILSVRC2012_val_00000001_n01751748.JPEG
+NAMED_CLASS = re.compile(r"_(n\d{8})$", re.ASCII)
 LONGEST_ID = 200  # bytes; file names have 255
 
 
 class ImageFile(NamedTuple):
-    """An image that was found."""
+    """An image in a folder or tar."""
 
     image_id: str
     path: Path  # the file, or the tar that holds it
@@ -51,13 +51,10 @@ class ImageFile(NamedTuple):
 class Images(NamedTuple):
     """The images of one layout."""
 
-    layout: str  # in words
+    layout: str  # a description, such as "flat files"
     place: Path  # the folder or tar
     images: list[ImageFile]
     synsets: list[str] | None = None  # of synset folders, empty ones too
-
-
-# ---- folders and tars ---------------------------------------------------------------------------
 
 
 def find_images(root: Path, snapshot: FileSnapshot) -> Images:
@@ -81,26 +78,21 @@ def find_images(root: Path, snapshot: FileSnapshot) -> Images:
             return in_tar(place / TAR, snapshot)
     for place in flat:  # other names; last, for a stray picture may lie beside a tar
         return in_one_folder(place, listings[place])
-    raise ConfigError(_nothing(root, listings[root]))
+    raise ConfigError(_no_images(root, listings[root]))
 
 
 def in_synset_folders(place: Path, listing: Listing, snapshot: FileSnapshot) -> Images:
     """List images in folders named nXXXXXXXX."""
     images: list[ImageFile] = []
-    synsets = sorted(name for name in listing.folders if SYNSET.fullmatch(name))
+    synsets = sorted(filter(SYNSET.fullmatch, listing.folders))
     for synset in synsets:
-        folder = place / synset
-        for name in filter(is_image, snapshot.list(folder).files):
-            images += _file(folder, name, synset)
+        images += _images(place / synset, snapshot.list(place / synset), synset)
     return Images("synset folders", place, images, synsets)
 
 
 def in_one_folder(place: Path, listing: Listing) -> Images:
-    """List images side by side."""
-    images: list[ImageFile] = []
-    for name in filter(is_image, listing.files):
-        images += _file(place, name, _class_in_name(name))
-    return _flat("flat files", place, images)
+    """List images that lie side by side."""
+    return _flat("flat files", place, list(_images(place, listing)))
 
 
 def in_tar(path: Path, snapshot: FileSnapshot) -> Images:
@@ -116,8 +108,7 @@ def in_tar(path: Path, snapshot: FileSnapshot) -> Images:
         raise ConfigError(f"{path} cannot be read: {e.strerror or first_line(e)}") from e
     if any(i.synset for i in images):
         return Images(f"{path.name} with synset folders", path, images)
-    named = [i._replace(synset=_class_in_name(i.image_id)) for i in images]
-    return _flat(path.name, path, named)
+    return _flat(path.name, path, images)
 
 
 def is_image(name: str) -> bool:
@@ -140,24 +131,26 @@ def check_ids(ids: Iterable[str], where: str) -> None:
         seen.add(image_id)
 
 
-def _class_in_name(name: str) -> str | None:
-    found = NAMED_CLASS.search(id_of(name))
+def class_in_name(image_id: str) -> str | None:
+    """Return the synset at the end of an image id, as in ILSVRC2012_val_00000001_n01751748."""
+    found = NAMED_CLASS.search(image_id)
     return found[1] if found else None
 
 
 def _flat(layout: str, place: Path, images: list[ImageFile]) -> Images:
     """Return flat images; the classes in their names count if all have one."""
-    if images and all(i.synset for i in images):
-        return Images(f"{layout} with synsets in their names", place, images)
-    return Images(layout, place, [i._replace(synset=None) for i in images])
+    named = [i._replace(synset=class_in_name(i.image_id)) for i in images]
+    if named and all(i.synset for i in named):
+        return Images(f"{layout} with synsets in their names", place, named)
+    return Images(layout, place, images)
 
 
-def _file(folder: Path, name: str, synset: str | None) -> Iterator[ImageFile]:
-    """Yield the image of a file; a dangling link is one too, and reported when it is read."""
-    path = folder / name
-    found = look_at(path)
-    if found is None or stat.S_ISREG(found.st_mode):
-        yield ImageFile(id_of(name), path, found and found.st_size, None, synset)
+def _images(folder: Path, listing: Listing, synset: str | None = None) -> Iterator[ImageFile]:
+    """Yield the images of a folder; dangling links too, which are reported when they are read."""
+    for name in filter(is_image, listing.files):
+        found = look_at(folder / name)
+        if found is None or stat.S_ISREG(found.st_mode):
+            yield ImageFile(id_of(name), folder / name, found and found.st_size, None, synset)
 
 
 def _packed(path: Path, descriptor: int) -> Iterator[ImageFile]:
@@ -169,8 +162,8 @@ def _packed(path: Path, descriptor: int) -> Iterator[ImageFile]:
     start = read(0, tar.BLOCK)
     packing = tar.packing(start)
     if packing or (start[257:262] != b"ustar" and not path.name.endswith(".tar")):
-        what = f"is compressed ({packing}): unpack it to a .tar" if packing else "is no tar"
-        raise ConfigError(f"{path} {what}; images are read in place from a folder, a tar or a CSV")
+        why = f"is compressed ({packing}): unpack it to a .tar" if packing else "is no tar"
+        raise ConfigError(f"{path} {why}; images are read in place from a folder, a tar or a CSV")
     try:
         for member in tar.members(read, os.fstat(descriptor).st_size):
             above, name = ("", *member.name.split("/"))[-2:]
@@ -181,8 +174,8 @@ def _packed(path: Path, descriptor: int) -> Iterator[ImageFile]:
         raise ConfigError(f"{path} {first_line(e)}: copy it again") from e
 
 
-def _nothing(root: Path, listing: Listing) -> str:
-    """Say what was looked for in `root`, and what is there instead."""
+def _no_images(root: Path, listing: Listing) -> str:
+    """Error text that says what was looked for in `root`, and what is there instead."""
     there = sorted(f"{name}/" for name in listing.folders) + sorted(listing.files)
     shown = ", ".join(there[:5]) + (f" … ({len(there)} in all)" if len(there) > 5 else "")
     packed = [name for name in there if re.search(r"val.*\.(tar\.\w+|tgz|zip|tar)$", name)]
@@ -192,6 +185,3 @@ def _nothing(root: Path, listing: Listing) -> str:
         f"ILSVRC2012_val_*.JPEG, {TAR} and {NIPS}, there and in {', '.join(LEVELS[1:6])} …; "
         f"there is {shown or 'nothing'}{hint}"
     )
-
-
-# ---- CSVs of images -----------------------------------------------------------------------------

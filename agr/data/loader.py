@@ -6,14 +6,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from agr.config.schema import Geometry
-from agr.data.index import Entry
-
-if TYPE_CHECKING:
-    from agr.data.cache import PixelCache
+from agr.data.cache import PixelCache
 from agr.data.decode import BadImage, Pixels, load_image
+from agr.data.entries import Entry
 
 AHEAD = 64  # decoded images waiting at most: memory doesn't grow with the number of images
 

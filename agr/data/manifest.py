@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agr.config.schema import Data, Suite
+from agr.data import index
 from agr.data.csv_lists import find_table, images_of, read_table
 from agr.data.devkit import DEVKIT
-from agr.data.identifiers import SYNSET, RawLabels
-from agr.data.index import INDEX_VERSION, Entry, Manifest, _keep, _places, _recall
+from agr.data.entries import SYNSET, Entry, Manifest, RawLabels
 from agr.data.labels import (
     SOLUTION,
     VAL_TXT,
@@ -24,10 +24,9 @@ from agr.data.labels import (
     name_source,
     number,
 )
-from agr.data.layouts import NAMED_CLASS, Images, check_ids, find_images
+from agr.data.layouts import Images, check_ids, class_in_name, find_images
 from agr.data.snapshot import FileSnapshot, expand_home
 from agr.utils.errors import ConfigError, first_line
-from agr.utils.hashing import digest
 
 
 class Comparison(NamedTuple):
@@ -51,7 +50,7 @@ def read_manifest(data: Data, suite: Suite, classes: int, keep: Path | None = No
         data: where images and labels are.
         suite: its `synsets` say in which order synsets are classes.
         classes: how many the networks know; labels are 0..classes-1.
-        keep: a folder where the index of a large tree or tar is kept. It is used again while the
+        keep: folder in which the index of a large tree or tar is kept. It is used again while the
             folders and files that it was made from have the same size and time of change; files
             of images are not looked at, so `load_image` compares their sizes.
 
@@ -61,13 +60,13 @@ def read_manifest(data: Data, suite: Suite, classes: int, keep: Path | None = No
         raise ConfigError(
             "there are no images: set data.root=… or the environment variable IMAGENET_DIR"
         )
-    key = digest([INDEX_VERSION, suite.synsets, classes, *_places(data)])
-    if keep and (kept := _recall(keep, key)):
+    key = index.index_key(data, suite, classes)
+    if keep and (kept := index.recall(keep, key)):
         return kept
     snapshot, start = FileSnapshot(), time.time_ns()
     manifest = _index(data, suite.synsets, classes, snapshot)
-    if keep and manifest.is_large and snapshot.settled(start):
-        _keep(keep, key, snapshot.notes, manifest)
+    if keep and snapshot.settled(start):
+        index.keep(keep, key, snapshot.stamps, manifest)
     return manifest
 
 
@@ -82,17 +81,13 @@ def check_labels(data: Data, suite: Suite, manifest: Manifest) -> list[Compariso
     for source in _other_sources(data, manifest, snapshot):
         title = f"{source.title} ({source.place})"
         try:
-            words = source.read(snapshot)
-            theirs = _labels(words, classes, suite.synsets, str(source.place))
+            theirs = _labels(source.read(snapshot), classes, suite.synsets, str(source.place))
         except ConfigError as e:
             compared.append(Comparison(title, 0, 0, first_line(e)))
             continue
         both = [i for i in mine if i in theirs]
-        wrong = [i for i in both if mine[i] != theirs[i]]
-        example = (
-            f"{wrong[0]} is {theirs[wrong[0]]} there, {mine[wrong[0]]} here" if wrong else None
-        )
-        compared.append(Comparison(title, len(both), len(wrong), example))
+        wrong = [f"{i} is {theirs[i]} there, {mine[i]} here" for i in both if mine[i] != theirs[i]]
+        compared.append(Comparison(title, len(both), len(wrong), wrong[0] if wrong else None))
     return compared
 
 
@@ -101,17 +96,17 @@ def _other_sources(data: Data, manifest: Manifest, snapshot: FileSnapshot) -> li
     names: RawLabels = {}
     for e in manifest.entries:
         folder = e.path.parent.name if e.offset is None else ""
-        named = NAMED_CLASS.search(e.image_id)
-        if SYNSET.fullmatch(folder) or named:
-            names[e.image_id] = named[1] if named else folder
-    found = []
+        synset = class_in_name(e.image_id) or folder
+        if SYNSET.fullmatch(synset):
+            names[e.image_id] = synset
+    sources = []
     if names and manifest.labels:
-        found.append(LabelSource("synsets in names", manifest.place, lambda _: names))
+        sources.append(LabelSource("synsets in names", manifest.place, lambda _: names))
     places = [manifest.place, manifest.place.parent, expand_home(data.root or "")]
     for source in find_sources([p for p in places if snapshot.is_folder(p)], snapshot):
         if not manifest.labels or source.place.resolve() != manifest.labels.resolve():
-            found.append(source)
-    return found
+            sources.append(source)
+    return sources
 
 
 # ---- making the index ---------------------------------------------------------------------------
@@ -120,30 +115,29 @@ def _other_sources(data: Data, manifest: Manifest, snapshot: FileSnapshot) -> li
 def _index(data: Data, synsets: str | None, classes: int, snapshot: FileSnapshot) -> Manifest:
     root = expand_home(data.root or "")
     named = expand_home(data.labels) if data.labels else None
-    if table := find_table(root, named, snapshot):
-        return _from_table(table, root, synsets, classes, snapshot)
+    if path := find_table(root, named, snapshot):
+        return _from_table(path, root, synsets, classes, snapshot)
     found = find_images(root, snapshot)
-    if not found.images:
-        raise ConfigError(f"data.root={root}: there is no image in {found.place}: check the path")
-    check_ids((i.image_id for i in found.images), str(found.place))
+    images, place = found.images, str(found.place)
+    if not images:
+        raise ConfigError(f"data.root={root}: there is no image in {place}: check the path")
+    check_ids((i.image_id for i in images), place)
     source = _source(found, root, named, snapshot)
     if source:
-        where, words = str(source.place), source.read(snapshot)
-        labels = _labels(words, classes, synsets, where)
+        labels = _labels(source.read(snapshot), classes, synsets, str(source.place))
     else:
-        where = str(found.place)
-        words = {i.image_id: i.synset for i in found.images if i.synset}
-        order = class_order(found.synsets or words.values(), classes, synsets, where)
-        labels = number(words, classes, order, where)
-    bare = [i.image_id for i in found.images if i.image_id not in labels]
-    if bare:
+        raw = {i.image_id: i.synset for i in images if i.synset}
+        order = class_order(found.synsets or raw.values(), classes, synsets, place)
+        labels = number(raw, classes, order, place)
+    unlabelled = [i.image_id for i in images if i.image_id not in labels]
+    if unlabelled:
         raise ConfigError(
-            f"{where} has no label for {min(bare)} ({len(bare)} such of {len(found.images)} images "
-            f"in {found.place}): give the right file as data.labels"
+            f"{source.place if source else place} has no label for {min(unlabelled)} "
+            f"({len(unlabelled)} such of {len(images)} images in {place}): give the right file as "
+            "data.labels"
         )
     entries = [
-        Entry(i.image_id, i.path, labels[i.image_id], size=i.size, offset=i.offset)
-        for i in found.images
+        Entry(i.image_id, i.path, labels[i.image_id], size=i.size, offset=i.offset) for i in images
     ]
     layout = f"{found.layout} with {source.title}" if source else found.layout
     return _manifest(layout, found.place, entries, source.place if source else None)
@@ -157,19 +151,17 @@ def _from_table(
     if not table.rows:
         raise ConfigError(f"{path} names no image: check the path")
     check_ids((row.image_id for row in table.rows), str(path))
-    words = {row.image_id: row.label for row in table.rows}
-    wanted = {row.image_id: row.target for row in table.rows if row.target}
-    order = class_order([*words.values(), *wanted.values()], classes, synsets, str(path))
-    labels = number(words, classes, order, str(path))
-    targets = number(wanted, classes, order, f"{path} (targets)")
-    entries = [
-        Entry(i.image_id, i.path, labels[i.image_id], row.sha256, i.size, i.offset)
-        for i, row in zip(images_of(table, path, root, snapshot), table.rows, strict=True)
-    ]
-    entries = [e._replace(target=targets.get(e.image_id)) for e in entries] if targets else entries
-    for e in entries:
-        if e.target == e.label:
-            raise ConfigError(f"{path}: the target of {e.image_id} is its own label {e.label}")
+    raw_labels = {row.image_id: row.label for row in table.rows}
+    raw_targets = {row.image_id: row.target for row in table.rows if row.target}
+    order = class_order([*raw_labels.values(), *raw_targets.values()], classes, synsets, str(path))
+    labels = number(raw_labels, classes, order, str(path))
+    targets = number(raw_targets, classes, order, f"{path} (targets)")
+    entries = []
+    for row, i in zip(table.rows, images_of(table, root, snapshot), strict=True):
+        label, target = labels[row.image_id], targets.get(row.image_id)
+        if target == label:
+            raise ConfigError(f"{path}: the target of {row.image_id} is its own label {label}")
+        entries.append(Entry(row.image_id, i.path, label, row.sha256, i.size, i.offset, target))
     return _manifest(table.layout, path, entries, path)
 
 
@@ -191,13 +183,10 @@ def _source(
     return sources[0]
 
 
-def _labels(words: RawLabels, classes: int, synsets: str | None, where: str) -> dict[str, int]:
+def _labels(raw: RawLabels, classes: int, synsets: str | None, where: str) -> dict[str, int]:
     """Number the labels of a file, whose synsets are ordered among themselves."""
-    return number(words, classes, class_order(words.values(), classes, synsets, where), where)
+    return number(raw, classes, class_order(raw.values(), classes, synsets, where), where)
 
 
 def _manifest(layout: str, place: Path, entries: list[Entry], labels: Path | None) -> Manifest:
     return Manifest(layout, place, tuple(sorted(entries, key=lambda e: e.image_id)), labels)
-
-
-# ---- keeping the index --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,27 +23,27 @@ class Listing(NamedTuple):
 
 
 class FileSnapshot:
-    """Reader of files and folders that notes the stamp with which each was seen first.
+    """Reader of files and folders that notes the stamp with which each was first seen.
 
-    A thing that is not there has a state too (None): once it appears, the note is out of date.
+    What is not there is noted too, as None: the snapshot is out of date once it appears.
     """
 
     def __init__(self) -> None:
-        self.notes: dict[str, FileStamp | None] = {}
+        self.stamps: dict[str, FileStamp | None] = {}
 
     def is_file(self, path: Path) -> bool:
         """Return whether `path` is a regular file, or a link to one."""
-        found = self._see(path)
+        found = self._stat(path)
         return found is not None and stat.S_ISREG(found.st_mode)
 
     def is_folder(self, path: Path) -> bool:
         """Return whether `path` is a folder, or a link to one."""
-        found = self._see(path)
+        found = self._stat(path)
         return found is not None and stat.S_ISDIR(found.st_mode)
 
     def read(self, path: Path) -> bytes:
         """Read a file. Raises ConfigError."""
-        found = self._see(path)
+        found = self._stat(path)
         if found and not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"{path} is {_kind(found.st_mode)}: give a file")
         if found and found.st_size > LARGEST:
@@ -61,30 +62,39 @@ class FileSnapshot:
 
     def list(self, folder: Path) -> Listing:
         """List a folder. Raises ConfigError."""
-        self._see(folder)
-        found = Listing([], [])
+        self._stat(folder)
+        listing = Listing([], [])
         try:
             with os.scandir(folder) as entries:
                 for e in entries:
                     if not e.name.startswith("."):
-                        (found.folders if _is_folder(e) else found.files).append(e.name)
+                        (listing.folders if _is_folder(e) else listing.files).append(e.name)
         except OSError as e:
             raise ConfigError(f"{folder} cannot be listed: {e.strerror or first_line(e)}") from e
-        return found
+        return listing
 
     def settled(self, now: int) -> bool:
-        """True if all changed last so long before `now` (ns) that any later change would show."""
-        times = [state[0] for state in self.notes.values() if state]
+        """Return whether all last changed so long before `now` (ns) that a later change shows."""
+        times = [stamp[0] for stamp in self.stamps.values() if stamp]
         return max(times, default=0) < now - SETTLED
 
-    def _see(self, path: Path) -> os.stat_result | None:
+    def _stat(self, path: Path) -> os.stat_result | None:
         found = look_at(path)
-        self.notes.setdefault(str(path), found and (found.st_mtime_ns, found.st_size))
+        self.stamps.setdefault(str(path), _stamp(found))
         return found
+
+
+def _stamp(found: os.stat_result | None) -> FileStamp | None:
+    return found and (found.st_mtime_ns, found.st_size)
+
+
+def unchanged(stamps: Mapping[str, FileStamp | None]) -> bool:
+    """Return whether all files and folders still have their stamps."""
+    return all(_stamp(look_at(path)) == stamp for path, stamp in stamps.items())
 
 
 def look_at(path: Path | str) -> os.stat_result | None:
-    """Stat a file or folder; None if it is not there or hidden from us."""
+    """Return the stat of a file or folder; None if it is not there or hidden from us."""
     try:
         return os.stat(path)
     except (OSError, ValueError):  # a name with a NUL byte is a ValueError
@@ -92,18 +102,9 @@ def look_at(path: Path | str) -> os.stat_result | None:
 
 
 def absence(path: Path) -> str:
-    """Say what is wrong with a path that leads to no file or folder."""
+    """Predicate of a path that leads to no file or folder, such as "is not there"."""
     found = look_at(path)
     return f"is {_kind(found.st_mode)}" if found else "is not there"
-
-
-def unchanged(notes: dict[str, FileStamp | None]) -> bool:
-    """True if all is still as it was noted."""
-    for path, state in notes.items():
-        found = look_at(path)
-        if (found and (found.st_mtime_ns, found.st_size)) != state:
-            return False
-    return True
 
 
 def decode(content: bytes, path: Path) -> str:
@@ -116,7 +117,7 @@ def decode(content: bytes, path: Path) -> str:
 
 
 def _kind(mode: int) -> str:
-    """Name the kind of a thing that is no file: reading it may never come to an end."""
+    """Kind of a thing that is no file: reading it may never come to an end."""
     if stat.S_ISDIR(mode):
         return "a folder"
     return "a pipe" if stat.S_ISFIFO(mode) else "a device"

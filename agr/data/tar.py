@@ -19,17 +19,10 @@ LONGEST_NAME = 1 << 20  # bytes of a header that holds a long name
 NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 PASSED_OVER = (tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE)
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-# Links, folders, devices: no bytes follow, whatever the header says of a size.
-EMPTY = (
-    *(tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE),
-    *(tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE),
-)
-PACKED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
+# No bytes follow, whatever the header says of a size.
+LINKS_AND_FOLDERS = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE)
+DEVICES = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Member(NamedTuple):
@@ -49,7 +42,7 @@ def members(read: Read, end: int) -> Iterator[Member]:
     at, name = 0, None
     while (block := read(at, BLOCK)) != END:
         header = _header(block, at)
-        size = 0 if header.type in EMPTY else header.size
+        size = 0 if header.type in LINKS_AND_FOLDERS + DEVICES else header.size
         start = at + BLOCK
         if size < 0:
             raise ValueError(f"is damaged at byte {at:,}")

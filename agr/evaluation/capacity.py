@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from agr.config.cell import Cell
 from agr.config.schema import Geometry
 from agr.data.cache import PixelCache
-from agr.data.index import Manifest
+from agr.data.entries import Manifest
 from agr.evaluation.estimate import at_most, duration
 from agr.records.progress import progress
 from agr.records.store import Records

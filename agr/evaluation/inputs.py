@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from agr.config.cell import Cell
-from agr.data.index import Manifest
+from agr.data.entries import Manifest
 from agr.data.manifest import read_manifest
 from agr.models.weights import check_weights
 from agr.utils.errors import ConfigError

@@ -23,7 +23,8 @@ from agr.config.cell import Cell
 from agr.config.networks import undefended
 from agr.data.cache import PixelCache
 from agr.data.decode import BadImage, ChangedImage, Pixels
-from agr.data.index import Entry, Manifest, forget
+from agr.data.entries import Entry, Manifest
+from agr.data.index import forget
 from agr.data.loader import stream
 from agr.evaluation.determinism import Numeric, load
 from agr.evaluation.profiling import free_bytes, step_bytes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from agr.config.cell import Cell
 from agr.config.schema import NetworkConfig
 from agr.data.decode import BadImage
-from agr.data.index import Entry, Manifest
+from agr.data.entries import Entry, Manifest
 from agr.data.loader import stream
 from agr.data.manifest import check_labels
 from agr.evaluation.capacity import Line, Machine, _disk, _many, _memory, _time

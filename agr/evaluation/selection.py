@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from agr.data.index import Entry
+from agr.data.entries import Entry
 from agr.evaluation.predictions import Lab
 from agr.models.logits import NO_ANSWER
 from agr.utils.errors import ConfigError

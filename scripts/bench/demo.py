@@ -21,7 +21,7 @@ from agr.attacks.engine import Crafted, Item, craft
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import NetworkConfig
-from agr.data.index import Entry
+from agr.data.entries import Entry
 from agr.evaluation.predictions import Lab, answers
 from agr.evaluation.provenance import open_lab
 from agr.evaluation.runner import run_cell

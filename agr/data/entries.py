@@ -1,0 +1,55 @@
+"""Entries of a data set, and the ids, synsets and class numbers by which files name them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+RawLabels = dict[str, str]  # image id -> synset or class number
+
+SYNSET = re.compile(r"n\d{8}", re.ASCII)
+NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png"}
+
+
+class Entry(NamedTuple):
+    """One image of a data set."""
+
+    image_id: str  # the file's name without its suffix
+    path: Path  # the file, or the tar that holds it
+    label: int
+    sha256: str | None = None  # of the file, where the manifest knows it
+    size: int | None = None  # bytes, when it was indexed
+    offset: int | None = None  # of its first byte in the tar
+    target: int | None = None  # the label that a targeted attack wants, where the manifest has one
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images of a data set, in the order of their ids."""
+
+    layout: str  # a description, such as "synset folders"
+    place: Path  # the folder, tar or CSV
+    entries: tuple[Entry, ...]
+    labels: Path | None = None  # the file of labels; None: names of folders or files are the labels
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all ids, labels, targets, and of the files' hashes or else sizes."""
+        lines = []
+        for e in self.entries:
+            content = e.sha256 or (-1 if e.size is None else e.size)
+            target = "" if e.target is None else f",{e.target}"
+            lines.append(f"{e.image_id},{e.label},{content}{target}")
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def id_of(name: str) -> str:
+    """Return the image id of a file name: no folders, no image suffix."""
+    base = name.rpartition("/")[2]
+    stem, dot, suffix = base.rpartition(".")
+    return stem if dot and f".{suffix}".lower() in IMAGE_SUFFIXES else base
