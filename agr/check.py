@@ -18,7 +18,7 @@ from agr.config.overrides import with_experiment
 from agr.evaluation.capacity import Line
 from agr.evaluation.preflight import lines
 from agr.jobs.console import script
-from agr.jobs.tasks import count
+from agr.utils.text import plural
 
 WIDTH = 110  # of the page, characters
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> bool:
     cells = expand(with_experiment(arguments, "experiment=paper"))
     sources = ", ".join(dict.fromkeys(c.title(c.source) for c in cells))
     print(
-        f"{count(len(cells), 'cell')} of suite={cells[0].suite.name} on {sources}, "
+        f"{plural(len(cells), 'cell')} of suite={cells[0].suite.name} on {sources}, "
         f"{cells[0].config.n_images:,} images each\n"
     )
     good = True

@@ -24,8 +24,9 @@ from agr.config.overrides import sweep_overrides, without_shards
 from agr.jobs.console import script
 from agr.records.progress import progress
 from agr.records.store import Records
-from agr.utils.errors import ConfigError, first_line, printable
+from agr.utils.errors import ConfigError, first_line
 from agr.utils.locks import Holder, alive
+from agr.utils.text import printable
 
 LONGEST = 100  # characters of an error in the table
 

@@ -29,7 +29,8 @@ from agr.data.labels import parse_solution, parse_val_txt
 from agr.data.layouts import LONGEST_ID, NIPS
 from agr.data.manifest import read_manifest
 from agr.records.store import Records
-from agr.utils.errors import LONGEST_LINE, UNSHOWN, ConfigError, one_line
+from agr.utils.errors import LONGEST_LINE, ConfigError, one_line
+from agr.utils.text import UNSHOWN
 from tests import standins
 
 pytestmark = pytest.mark.slow

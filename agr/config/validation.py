@@ -15,8 +15,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from agr.config.networks import LARGEST_SIDE, check_geometry, check_network, same_network
 from agr.config.schema import CHOICES, STEP_FRACTION, STEP_RULES, Config
 from agr.config.security import check_parts
-from agr.utils.errors import UNSHOWN, ConfigError, nearest, printable
+from agr.utils.errors import ConfigError, nearest
 from agr.utils.pixels import LEVELS
+from agr.utils.text import UNSHOWN, printable
 
 if TYPE_CHECKING:
     from agr.config.cell import Cell

@@ -26,6 +26,7 @@ from agr.data.decode import Pixels
 from agr.data.entries import Entry, Manifest
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.hashing import digest
+from agr.utils.text import format_bytes
 
 VERSION = 1
 CHECK = 8  # bytes of the checksum
@@ -73,8 +74,8 @@ class PixelCache:
     def describe(self) -> str:
         """Return a line that announces the size of the cache."""
         return (
-            f"decoded images are kept: up to {_size(self.full_size)} for {len(self._rows):,} "
-            f"images of {self.geometry.size} px in {self.path.parent}"
+            f"decoded images are kept: up to {format_bytes(self.full_size)} for "
+            f"{len(self._rows):,} images of {self.geometry.size} px in {self.path.parent}"
         )
 
     def get(self, entry: Entry) -> Pixels | None:
@@ -113,8 +114,8 @@ class PixelCache:
         free = shutil.disk_usage(above).free
         if self.full_size > free + self.used:
             raise ConfigError(
-                f"data.cache=true needs {_size(self.full_size)} in {self.path.parent}, "
-                f"{_size(free + self.used)} are free: make room, or set data.cache=false"
+                f"data.cache=true needs {format_bytes(self.full_size)} in {self.path.parent}, "
+                f"{format_bytes(free + self.used)} are free: make room, or set data.cache=false"
             )
 
     def _open(self) -> int | None:
@@ -147,8 +148,3 @@ def _checksum(entry: Entry, pixels: bytes) -> bytes:
     """Checksum of an image's pixels and id, in CHECK bytes."""
     value = zlib.crc32(pixels, zlib.crc32(entry.image_id.encode()))
     return (value + WRITTEN).to_bytes(CHECK, "little")
-
-
-def _size(n: float) -> str:
-    """A number of bytes in words."""
-    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"

@@ -18,7 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from agr.config.schema import Geometry
 from agr.data import tar
 from agr.data.entries import Entry
-from agr.utils.errors import first_line, printable
+from agr.utils.errors import first_line
+from agr.utils.text import printable
 
 Pixels = NDArray[np.uint8]  # (3, H, W)
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -16,6 +16,7 @@ from agr.evaluation.estimate import at_most, duration
 from agr.records.progress import progress
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
+from agr.utils.text import format_bytes, plural
 
 if TYPE_CHECKING:
     from agr.evaluation.determinism import Numeric
@@ -53,7 +54,7 @@ def _memory(sources: Sequence[Cell], machine: Machine) -> Iterator[Line]:
     worst = max(needs, key=lambda source: math.prod(needs[source]))
     (need, slots), free = needs[worst], free_bytes(torch.device(machine.device))
     total = slots * need
-    said = f"{worst}, {slots} slots: about {_gb(total)}, {_gb(free)} free"
+    said = f"{worst}, {slots} slots: about {format_bytes(total)}, {format_bytes(free)} free"
     way = f": use slots={max(1, int(free / need))} or fewer"
     yield Line(total <= free, "memory", said + (way if total > free else ""))
 
@@ -69,7 +70,7 @@ def _slots(cell: Cell) -> int:
 def _disk(cells: Sequence[Cell], images: Manifest | None) -> Iterator[Line]:
     """Whether records, saved images and the cache of decoded images fit."""
     need = sum(_record_bytes(cell) for cell in cells)
-    parts = [f"records {_gb(need)}"]
+    parts = [f"records {format_bytes(need)}"]
     if cells[0].config.data.cache and images:
         for geometry in _geometries(cells):
             try:
@@ -78,12 +79,12 @@ def _disk(cells: Sequence[Cell], images: Manifest | None) -> Iterator[Line]:
                 yield Line(False, "disk", str(e))
                 return
             need += cache.full_size - cache.used
-            parts.append(f"cache of {geometry.size} px {_gb(cache.full_size)}")
+            parts.append(f"cache of {geometry.size} px {format_bytes(cache.full_size)}")
     place = Path(cells[0].config.outputs)
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    said = f"{', '.join(parts)}; {_gb(free)} free for outputs={cells[0].config.outputs}"
+    said = f"{', '.join(parts)}; {format_bytes(free)} free for outputs={cells[0].config.outputs}"
     way = ": name another folder, or leave out what is not needed"
     yield Line(need <= free, "disk", said + ("" if need <= free else way))
 
@@ -125,18 +126,11 @@ def _time(cells: Sequence[Cell], sources: Sequence[Cell], machine: Machine) -> I
         else:
             left_out += bool(missing)
     left = len(cells) - done - left_out - foreign
-    said = [f"at most about {duration(total)} for {_many(left, 'cell')} here"] if left else []
+    said = [f"at most about {duration(total)} for {plural(left, 'cell')} here"] if left else []
     said += [f"{done} done before"] if done else []
     if foreign:
-        said.append(f"{_many(foreign, 'cell')} of other libraries' attacks, whose time isn't known")
+        others = plural(foreign, "cell")
+        said.append(f"{others} of other libraries' attacks, whose time isn't known")
     if left_out:
-        said.append(f"{_many(left_out, 'cell')} without weights: see above")
+        said.append(f"{plural(left_out, 'cell')} without weights: see above")
     yield Line(not left_out, "time", ", ".join(said))
-
-
-def _many(n: int, what: str) -> str:
-    return f"{n:,} {what}" + "s" * (n != 1)
-
-
-def _gb(n: float) -> str:
-    return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB"

@@ -14,13 +14,14 @@ from agr.data.decode import BadImage
 from agr.data.entries import Entry, Manifest
 from agr.data.loader import stream
 from agr.data.manifest import check_labels
-from agr.evaluation.capacity import Line, Machine, _disk, _many, _memory, _time
+from agr.evaluation.capacity import Line, Machine, _disk, _memory, _time
 from agr.evaluation.inputs import find_images
 from agr.models.weights import check_weights, weights_file
 from agr.report.statistics import wilson
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from agr.utils.hub import NotOnHub
+from agr.utils.text import plural
 
 if TYPE_CHECKING:
     from agr.models.network import Network
@@ -83,7 +84,7 @@ def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
     """Whether classes are even where the data are complete, and other sources of labels agree."""
     counts = Counter(e.label for e in manifest.entries)
     low, high = min(counts.values()), max(counts.values())
-    each = f"{_many(low, 'image')} of each class"
+    each = f"{plural(low, 'image')} of each class"
     if low < high:
         each = f"{low} to {high} images of a class"
     whole = cell.suite.synsets == "imagenet" and len(manifest.entries) == ILSVRC_IMAGES

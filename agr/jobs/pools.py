@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from agr.jobs.launcher import Launcher, executor_of
 from agr.jobs.slurm_job import Job
-from agr.jobs.tasks import Task, count
+from agr.jobs.tasks import Task
 from agr.utils.errors import ConfigError
 from agr.utils.signals import unbroken
+from agr.utils.text import plural
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor
@@ -76,7 +77,7 @@ class SlurmJobPool:
         new = [task for task in tasks if not task.id]
         if earlier := len(tasks) - len(new):
             print(
-                f"{count(earlier, 'job')} of an earlier submission on their way: waiting for them"
+                f"{plural(earlier, 'job')} of an earlier submission on their way: waiting for them"
             )
         for batch in batches(new, _array_size()):
             self._submit(executor, batch)
@@ -112,7 +113,7 @@ class SlurmJobPool:
             ) from e
         number = tasks[0].id.partition("_")[0]
         folder = self.launcher.params["submitit_folder"].replace("%j", f"{number}*")
-        print(f"job {number}: {count(len(tasks), 'job')} submitted, logs in {folder}", flush=True)
+        print(f"job {number}: {plural(len(tasks), 'job')} submitted, logs in {folder}", flush=True)
 
     def ended(self, tasks: Sequence[Task]) -> list[Task]:
         """Return tasks with a result, and those that Slurm twice called over or didn't list."""
@@ -232,7 +233,7 @@ class LocalJobPool:
         """Say what will run: `ended` starts processes as others end."""
         self.executor = executor_of(self.launcher)
         folder = self.launcher.params["submitit_folder"].replace("%j", "*")
-        print(f"{count(len(tasks), 'job')}, {self.at_once} at once, logs in {folder}")
+        print(f"{plural(len(tasks), 'job')}, {self.at_once} at once, logs in {folder}")
         print("Ctrl-C stops them; the same command again does only what is missing", flush=True)
 
     def ended(self, tasks: Sequence[Task]) -> list[Task]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING
+
+from agr.utils.signals import stoppable
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
+# SIGTERM comes where a job is cancelled or preempted, with SIGKILL some seconds later (KillWait);
+# USR2 comes before its time is up.
 STOPPING = (signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -43,9 +44,11 @@ class Job:
 
         requeue = signal.getsignal(signal.SIGUSR2)
         try:
-            with stopping():
+            with stoppable(STOPPING, Stopped):
                 run_overrides(self.overrides)
         except Stopped as e:
+            for number in STOPPING:  # a later one may neither cut this short nor requeue again
+                signal.signal(number, signal.SIG_IGN)
             if e.number == signal.SIGUSR2 and callable(requeue):
                 requeue(e.number, None)  # raises SystemExit, or that it was once too often
             raise SystemExit(128 + e.number) from None
@@ -55,29 +58,3 @@ class Job:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-@contextmanager
-def stopping() -> Iterator[None]:
-    """Have the first signal that ends a job raise Stopped, and those after it do nothing.
-
-    Such are USR2, before the time is up, and SIGTERM where a job is cancelled or preempted, with
-    SIGKILL some seconds later (KillWait). Slurm sends SIGTERM twice: the second would meet what the
-    first began, the writing of what is finished.
-    """
-
-    def ignore(number: int, frame: FrameType | None) -> None:
-        pass
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for n in STOPPING:
-            signal.signal(n, ignore)
-        raise Stopped(number)
-
-    before = {n: signal.signal(n, stop) for n in STOPPING}
-    try:
-        yield
-    finally:
-        for n, handler in before.items():
-            if signal.getsignal(n) is stop:  # nobody stopped it
-                signal.signal(n, handler)

@@ -16,7 +16,8 @@ from agr.config.cell import Cell
 from agr.config.overrides import without_flags
 from agr.jobs.launcher import Launcher, of_launcher
 from agr.jobs.pools import JobPool, LocalJobPool, SlurmJobPool
-from agr.jobs.tasks import Task, count, different, failure_of, report, undone
+from agr.jobs.tasks import Task, different, failure_of, report, undone
+from agr.utils.text import plural
 
 
 def sweep(launcher: Launcher, arguments: Sequence[str], cells: Sequence[Cell]) -> int:
@@ -38,11 +39,11 @@ def sweep(launcher: Launcher, arguments: Sequence[str], cells: Sequence[Cell]) -
     tasks = [Task(cell) for cell in undone(cells)]
     before = f"{len(cells) - len(tasks)} finished before"
     if not tasks:
-        print(f"{count(len(cells), 'job')}: {before}, nothing is missing, none submitted")
+        print(f"{plural(len(cells), 'job')}: {before}, nothing is missing, none submitted")
         return 0
     pool: JobPool = SlurmJobPool(launcher) if launcher.kind == "slurm" else LocalJobPool(launcher)
     shown = [word for word in without_flags(arguments) if not of_launcher(word)]
-    print(f"{count(len(cells), 'job')}: {before}, {len(tasks)} to do; all of them on one page:")
+    print(f"{plural(len(cells), 'job')}: {before}, {len(tasks)} to do; all of them on one page:")
     print(shlex.join(["python", "-m", "agr.status", "-m", *shown]), flush=True)
     try:
         pool.begin(tasks)

@@ -17,6 +17,7 @@ from agr.records.precision import twin
 from agr.records.progress import lacking, wanted_positions
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
+from agr.utils.text import plural
 
 if TYPE_CHECKING:
     from submitit.core.utils import JobPaths
@@ -145,12 +146,11 @@ def report(tasks: Sequence[Task]) -> str:
     """Summarise the ended tasks; failed ones with the reason, the command and the log file."""
     failed = [task for task in tasks if task.failure]
     if not failed:
-        return f"{count(len(tasks), 'job')} done"
+        return f"{plural(len(tasks), 'job')} done"
     first = {task.failure: task for task in reversed(failed)}
     failures = [_about(task, first[task.failure]) for task in failed]
-    end = (
-        f"{len(failed)} of {count(len(tasks), 'job')} failed; the same command does what is missing"
-    )
+    jobs = plural(len(tasks), "job")
+    end = f"{len(failed)} of {jobs} failed; the same command does what is missing"
     return "\n\n".join(["", *failures, end])
 
 
@@ -164,8 +164,3 @@ def _about(task: Task, first: Task) -> str:
         f"its log: {task.log}",
     ]
     return "\n  ".join(lines)
-
-
-def count(n: int, what: str) -> str:
-    """1 job, 2,000 jobs."""
-    return f"{n:,} {what}{'s' * (n != 1)}"

@@ -12,7 +12,7 @@ from jinja2 import Environment
 from tabulate import tabulate
 
 from agr.config.cell import Cell
-from agr.utils.errors import printable
+from agr.utils.text import printable
 
 NO_RUN = "—"
 TEX_TEMPLATES = Environment(

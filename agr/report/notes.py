@@ -13,7 +13,7 @@ from agr.records.precision import compared
 from agr.records.store import Records
 from agr.report.formats import NO_RUN
 from agr.report.rates import needed, rate, selected
-from agr.utils.errors import printable
+from agr.utils.text import printable
 
 
 def setting(cells: Sequence[Cell]) -> list[str]:

@@ -30,8 +30,8 @@ from agr.report.outcomes import Outcomes, in_group
 from agr.report.pairwise import as_frame, best_and_equal, differences, transfer_differences
 from agr.report.statistics import LEVEL
 from agr.report.tables import sheets_of
-from agr.utils.errors import printable
 from agr.utils.files import write_content
+from agr.utils.text import printable
 
 SILENT = (NOT_ASKED, NOT_RUN)  # verdicts that need no sentence beside the grid
 BOLD = "\x00"  # no text has one: `printable` leaves none

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -18,25 +18,34 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Make SIGTERM raise `Terminated` in the block, once.
+def stoppable(
+    numbers: Sequence[int] = (signal.SIGTERM,),
+    error: Callable[[int], BaseException] = Terminated,
+) -> Iterator[None]:
+    """Have the first of some signals raise `error` in the block, and those after it do nothing.
 
-    Slurm sends it twice: the second one would meet what the first began, the writing of what is
-    finished. Does nothing outside the main thread.
+    Slurm sends SIGTERM twice: the second one would meet what the first began, the writing of what
+    is finished. Does nothing outside the main thread.
+
+    Args:
+        numbers: the signals.
+        error: makes the exception from the signal's number.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for n in numbers:
+            signal.signal(n, lambda number, frame: None)
+        raise error(number)
+
+    before = {n: signal.signal(n, stop) for n in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
-    raise Terminated
+        for n, handler in before.items():
+            signal.signal(n, handler)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pandas as pd
 from agr.records.store import Records, image_of
 from agr.report.outcomes import Outcomes, Place
 from agr.report.perturbations import Image, factor_of, scaled
+from agr.utils.text import plural
 
 FACTS = [
     *("image_id", "label", "source_clean_pred", "source_clean_conf", "source_adv_pred"),
@@ -53,7 +54,7 @@ def _images(outcomes: Outcomes, place: Place, position: int) -> tuple[Image, Ima
 def _texts(facts: dict[str, Any]) -> list[str]:
     """What stands below the three images."""
     steps = facts["steps_used"]
-    taken = "" if pd.isna(steps) else f"{steps} step{'s' if steps != 1 else ''}, "
+    taken = "" if pd.isna(steps) else f"{plural(int(steps), 'step')}, "
     return [
         _answer(facts["source_clean_pred"], facts["source_clean_conf"]),
         f"{taken}{100 * facts['rel_l2']:.1f} % of the image",

@@ -1,0 +1,24 @@
+"""Text of messages and tables: signs that can be shown, counts and sizes."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters, which can move a cursor, colour a terminal or end a line; lone surrogates, of
+# file names that are no text; and signs that make text run backwards.
+UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Write out what a terminal or a table can't show, as \x1b or \n."""
+    return UNSHOWN.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
+def plural(n: int, noun: str) -> str:
+    """Return a number with its noun: "1 job", "2,000 jobs"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def format_bytes(n: float) -> str:
+    """Return a number of bytes in GB or MB: "13.4 GB", "2.4 MB"."""
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
