@@ -725,7 +725,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Count:
 @pytest.fixture(params=["in memory", "on disk"])
 def forget(request: pytest.FixtureRequest) -> Callable[[], None]:
     """As a new process would, or not."""
-    return index_module._remembered.clear if request.param == "on disk" else lambda: None
+    return index_module._load.cache_clear if request.param == "on disk" else lambda: None
 
 
 def age(root: Path) -> None:
@@ -850,7 +850,7 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, count: Count) -> None:
         damaged.append(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
     for content in damaged:
         path.write_bytes(content)
-        index_module._remembered.clear()
+        index_module._load.cache_clear()
         assert read(root, keep=keep) == first
     assert [p.name for p in keep.iterdir()] == [path.name]
     (root / "n01440764").mkdir()
@@ -868,7 +868,7 @@ def test_an_index_that_cannot_be_kept_is_no_error(
     age(tmp_path)
     (tmp_path / "file").write_text("")
     assert len(read(root, keep=tmp_path / "file" / "keep").entries) == len(ITEMS)
-    index_module._remembered.clear()
+    index_module._load.cache_clear()
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")

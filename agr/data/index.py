@@ -1,4 +1,4 @@
-"""The index of a large data set, kept on disk and in memory for the next run."""
+"""The index of a large data set, kept on disk for the next run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import json
 import os
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,7 +20,6 @@ from agr.utils.hashing import digest
 
 VERSION = 3
 LARGE = 2000  # images; fewer are indexed in no time, and their index is never kept
-REMEMBERED = 4  # indices in this process
 COLUMNS = pa.schema(
     [
         ("image_id", pa.string()),
@@ -35,8 +34,6 @@ COLUMNS = pa.schema(
 
 Stamps = dict[str, FileStamp | None]
 
-_remembered: dict[str, tuple[Stamps, Manifest]] = {}
-
 
 def index_key(data: Data, suite: Suite, classes: int) -> str:
     """Hash of what decides the index of a data set, places as given and as real paths."""
@@ -46,21 +43,19 @@ def index_key(data: Data, suite: Suite, classes: int) -> str:
 
 def recall(folder: Path, key: str) -> Manifest | None:
     """Return the manifest kept under this key, if there is one and its sources are unchanged."""
-    if key not in _remembered:
-        for path in _files(folder, key):
-            with suppress(OSError):
-                content = path.read_bytes()
-                if is_whole(path):  # else it is damaged, and made again
-                    _remember(key, *_unpack(content))
-    stamps, manifest = _remembered.get(key, ({}, None))
-    return manifest if unchanged(stamps) else None
+    for path in _files(folder, key):
+        with suppress(OSError):
+            if is_whole(path):  # else it is damaged, and made again
+                stamps, manifest = _load(path)
+                if unchanged(stamps):
+                    return manifest
+    return None
 
 
 def keep(folder: Path, key: str, stamps: Stamps, manifest: Manifest) -> None:
     """Keep a manifest of many images, with the stamps of the files that it was made from."""
     if len(manifest.entries) < LARGE:
         return
-    _remember(key, stamps, manifest)
     with suppress(OSError):  # a full disk or a read-only folder: the next run makes it again
         folder.mkdir(parents=True, exist_ok=True)
         path = write_named(folder, f"index-{key}", ".parquet", _pack(stamps, manifest))
@@ -71,7 +66,6 @@ def keep(folder: Path, key: str, stamps: Stamps, manifest: Manifest) -> None:
 
 def forget(folder: Path) -> None:
     """Drop the kept indices: a file is not as it was indexed, so the next run looks again."""
-    _remembered.clear()
     for path in _files(folder):
         with suppress(OSError):
             path.unlink()
@@ -79,12 +73,6 @@ def forget(folder: Path) -> None:
 
 def _files(folder: Path, key: str = "*") -> list[Path]:
     return list(folder.glob(f"index-{key}-*.parquet"))
-
-
-def _remember(key: str, stamps: Stamps, manifest: Manifest) -> None:
-    while len(_remembered) >= REMEMBERED:
-        del _remembered[next(iter(_remembered))]
-    _remembered[key] = stamps, manifest
 
 
 def _pack(stamps: Stamps, manifest: Manifest) -> bytes:
@@ -102,8 +90,9 @@ def _pack(stamps: Stamps, manifest: Manifest) -> bytes:
     return buffer.getvalue()
 
 
-def _unpack(content: bytes) -> tuple[Stamps, Manifest]:
-    table = pq.read_table(io.BytesIO(content))
+@lru_cache(maxsize=4)  # a file's name holds the hash of its content
+def _load(path: Path) -> tuple[Stamps, Manifest]:
+    table = pq.read_table(io.BytesIO(path.read_bytes()))
     about = json.loads(table.schema.metadata[b"about"])
     stamps = {place: stamp and (stamp[0], stamp[1]) for place, stamp in about["stamps"].items()}
     path_of = cache(Path)  # all images of a tar share its path

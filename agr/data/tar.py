@@ -1,4 +1,4 @@
-"""Members of a tar, found to be read in place: nothing is ever extracted.
+"""Members of an uncompressed tar, read in place: nothing is ever extracted.
 
 Members are walked header by header instead of with `tarfile.open`, which takes a damaged header in
 the middle for the end of the tar, and does not end on a size below zero.

@@ -15,8 +15,8 @@ def one_of(name: str, value: Any, known: Sequence[str]) -> None:
 
 def number(name: str, value: float, least: float, most: float = math.inf) -> None:
     """Raise ValueError unless the parameter `value` is a finite number in [least, most]."""
-    fine = isinstance(value, int | float) and not isinstance(value, bool)
-    if not fine or not math.isfinite(value) or not least <= value <= most:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not least <= value <= most:
         bounds = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
         raise ValueError(f"{name}={value} cannot be: give a number, {bounds}")
 

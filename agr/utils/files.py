@@ -1,7 +1,7 @@
 """Files that are whole or not there, and files whose names show whether they are intact.
 
-Whatever a run writes goes beside its place first and is renamed: a reader, a kill or a full disk
-never meets half a file. What disks do to files later shows in names that hold a hash.
+A run writes each file beside its place first and renames it: a reader, a kill or a full disk never
+meets half a file. A name that holds a hash shows later damage.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make the system's errors name the file `path`: that of a full disk names none."""
+    """Make system errors in the block name the file `path`: that of a full disk names none."""
     try:
         yield
     except OSError as e:
@@ -51,13 +51,13 @@ def write_content(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` whole as JSON that can be read."""
+    """Write `value` whole as indented JSON."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     write_content(path, text.encode())
 
 
 def write_named(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
-    """Write `content` whole as STEM-HASH.SUFFIX, of which `is_whole` knows whether it still is."""
+    """Write `content` whole as STEM-HASH.SUFFIX, a name by which `is_whole` can check it."""
     path = folder / f"{stem}-{_hash(content)}{suffix}"
     write_content(path, content)
     return path
@@ -77,10 +77,10 @@ def is_whole(path: Path) -> bool:
     """
     try:
         with naming(path):
-            state = path.stat()
-            if not stat.S_ISREG(state.st_mode):  # the reading of a pipe would never end
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):  # the reading of a pipe would never end
                 return False
-            return _hash_of(path, state.st_mtime_ns, state.st_size) == path.stem.rpartition("-")[2]
+            return _hash_of(path, found.st_mtime_ns, found.st_size) == path.stem.rpartition("-")[2]
     except FileNotFoundError:
         return False
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from agr.utils.errors import ConfigError, first_line
 
-HUB = "hub:"  # before owner/name, in NetworkConfig.weights
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # on the hub, the better one first
+HUB = "hub:"  # prefix of owner/name in NetworkConfig.weights
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # on the hub, the preferred one first
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 
 class NotOnHub(ConfigError):
-    """A file that is neither in the hub's cache nor to be had from here."""
+    """A file is neither in the hub's cache nor can it be fetched."""
 
     def __init__(self, place: str, hub_id: str, name: str, reason: str, instead: str):
         from huggingface_hub.constants import HF_HUB_CACHE
@@ -28,7 +28,7 @@ class NotOnHub(ConfigError):
 
 
 def hub_file(hub_id: str, names: tuple[str, ...], place: str, instead: str = "") -> Path:
-    """Find the first of the files `names` in the hub's repository: cached, or fetched now.
+    """Return the first of the files `names` in the hub's repository: cached, or fetched now.
 
     Raises ConfigError; its text begins with `place` and ends with `instead`.
     """
@@ -40,19 +40,19 @@ def hub_file(hub_id: str, names: tuple[str, ...], place: str, instead: str = "")
         cached = [try_to_load_from_cache(hub_id, name, cache_dir=folder) for name in names]
     except HFValidationError as e:
         raise ConfigError(f"{place}: {hub_id} is no hub id: write owner/name") from e
-    for found in cached:
-        if isinstance(found, str) and Path(found).is_file():
-            return Path(found)
-    reason = _unreachable()
-    for name in names if not reason else ():
-        found_now, reason = _download(hub_id, name)
-        if found_now:
-            return found_now
+    for file in cached:
+        if isinstance(file, str) and Path(file).is_file():
+            return Path(file)
+    if not (reason := _unreachable()):
+        for name in names:
+            path, reason = _download(hub_id, name)
+            if path:
+                return path
     raise NotOnHub(place, hub_id, names[0], reason, instead)
 
 
 def _download(hub_id: str, name: str) -> tuple[Path | None, str]:
-    """Fetch a file, and return its path, or None and the reason."""
+    """Fetch a file; return its path and "", or None and the reason."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
@@ -68,7 +68,7 @@ def _download(hub_id: str, name: str) -> tuple[Path | None, str]:
 
 @lru_cache(maxsize=1)
 def _unreachable() -> str:
-    """Return why the hub can't be reached, or "": asked once, since giving up takes long."""
+    """Return why the hub can't be reached, or ""; tried once, since giving up takes long."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:

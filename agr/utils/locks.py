@@ -23,24 +23,24 @@ from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from agr.utils.errors import ConfigError
 
-BEATS = 12  # in a lease
-NOT_SET = "120"  # s: file systems may show changes of other machines up to a minute late
+BEATS = 12  # per lease
+DEFAULT_LEASE = "120"  # s: file systems may show changes of other machines up to a minute late
 
 
-def _seconds() -> float:
+def _lease_seconds() -> float:
     try:
-        return float(os.environ.get("AGR_LEASE_SECONDS", NOT_SET))
+        return float(os.environ.get("AGR_LEASE_SECONDS", DEFAULT_LEASE))
     except ValueError:
         return 0.0
 
 
-LEASE = _seconds()
+LEASE = _lease_seconds()
 BEAT = LEASE / BEATS
 GLANCE = 0.5  # seconds in which the lock of a process that died on this machine is taken over
 
 
 class Busy(ConfigError):
-    """A lock that another living process holds."""
+    """A lock is held by another living process."""
 
 
 class Holder(NamedTuple):
@@ -65,8 +65,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[SoftFileLease]:
 
     Args:
         path: of the lock; its folder must be there.
-        wait: for a living holder to let go; else it is `Busy`, and a holder elsewhere is watched
-            until it stirs or `LEASE` seconds are over.
+        wait: wait for a living holder to let go, instead of raising Busy; one on another machine
+            is watched until it stirs or `LEASE` seconds are over.
 
     The lock is lost, and `lease.compromise` says so, if this process itself stands still for
     longer. Raises Busy and ConfigError.
@@ -74,7 +74,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[SoftFileLease]:
     if not 0 < LEASE < float("inf"):
         raise ConfigError(
             f"AGR_LEASE_SECONDS={os.environ['AGR_LEASE_SECONDS']} is no number of seconds: give "
-            f"one above 0, or none, which is {NOT_SET}"
+            f"one above 0, or none, which is {DEFAULT_LEASE}"
         )
     lease = SoftFileLease(path, lease_duration=LEASE, heartbeat_interval=BEAT)
     try:
@@ -91,28 +91,28 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[SoftFileLease]:
 
 
 def _acquire(lease: SoftFileLease, path: Path, wait: bool) -> None:
-    seen, since, told = beat(path), time.monotonic(), False
+    touched, since, noted = beat(path), time.monotonic(), False
     while True:
         with suppress(Timeout):
             lease.acquire(timeout=GLANCE, poll_interval=GLANCE / 10)
             return
-        who = holder(path)
-        if who is None and (now := _of_nobody(path)) != seen:
-            seen, since = now, time.monotonic()
-        elif who and not wait and (who.here or beat(path) != seen):
-            raise Busy(f"{who} is at work")
-        elif who is None and seen and time.monotonic() - since > LEASE:
+        owner = holder(path)
+        if owner is None and (now := _beat_of_nobody(path)) != touched:
+            touched, since = now, time.monotonic()
+        elif owner and not wait and (owner.here or beat(path) != touched):
+            raise Busy(f"{owner} is at work")
+        elif owner is None and touched and time.monotonic() - since > LEASE:
             path.unlink(missing_ok=True)
-        if not told and time.monotonic() - since > 5:
-            told = True
-            whom = who or f"whoever made {path}"
+        if not noted and time.monotonic() - since > 5:
+            noted = True
+            whom = owner or f"whoever made {path}"
             print(f"note: waiting for {whom}, or {LEASE:g} s if it is dead", file=sys.stderr)
 
 
-def _of_nobody(path: Path) -> int | None:
-    """Time of the last touch of a lock that names nobody; None: it is gone.
+def _beat_of_nobody(path: Path) -> int | None:
+    """Return the last touch of a lock that names no holder; None where it is gone.
 
-    It is being made, or who made it was killed in between. Raises ConfigError.
+    Such a lock is being made, or its maker was killed in between. Raises ConfigError.
     """
     touched = beat(path)
     if touched is None and os.path.lexists(path):
@@ -121,9 +121,9 @@ def _of_nobody(path: Path) -> int | None:
 
 
 def check_ours(lease: SoftFileLease, what: str) -> None:
-    """Raise ConfigError if another process has taken a lock over.
+    """Raise ConfigError, of `what`, if another process has taken the lock over.
 
-    filelock's own word for it (`lease.compromise`) comes up to two beats late.
+    filelock itself (`lease.compromise`) notices it up to two beats late.
     """
     owner = lease.owner
     if owner is None or owner.token != lease.token:
@@ -134,23 +134,23 @@ def check_ours(lease: SoftFileLease, what: str) -> None:
 
 @cache
 def this_host() -> str:
-    """Name of this machine in locks; a container has its own."""
-    with TemporaryDirectory() as place, SoftFileLease(Path(place) / "lock") as lease:
+    """Return the name of this machine in locks; a container has its own."""
+    with TemporaryDirectory() as folder, SoftFileLease(Path(folder) / "lock") as lease:
         owner = lease.owner
         assert owner is not None
         return str(owner.hostname)
 
 
 def holder(path: Path) -> Holder | None:
-    """Return the maker of a lock, perhaps dead (see `alive`); None where there is no lock."""
+    """Return the holder of a lock, perhaps dead (see `alive`); None where there is no lock."""
     owner = SoftFileLease(path, lease_duration=LEASE).owner
     return owner and Holder(owner.hostname, owner.pid, owner.lease_duration or LEASE)
 
 
 def beat(path: Path) -> int | None:
-    """Time of the lock's last touch, by the clock of its file system; None: there is no lock."""
+    """Return the lock's last touch (ns), by its file system's clock; None: there is no lock."""
     try:
-        # Opened, since a shared file system may answer an old state to who only asks for it.
+        # Opened, since a shared file system may give an old time of a file that isn't.
         with path.open("rb") as f:
             return os.fstat(f.fileno()).st_mtime_ns
     except OSError:
@@ -163,13 +163,15 @@ def alive(paths: list[Path]) -> dict[Path, Holder]:
     A process of this machine is looked up. The locks of others are watched for a little more than
     one beat, all at once; there is no wait where there are none.
     """
-    held = {path: who for path in paths if (who := holder(path))}
-    found = {path: who for path, who in held.items() if who.here and _runs(who.pid)}
-    elsewhere = {path: beat(path) for path, who in held.items() if not who.here}
+    held = {path: owner for path in paths if (owner := holder(path))}
+    living = {path: owner for path, owner in held.items() if owner.here and _runs(owner.pid)}
+    elsewhere = {path: beat(path) for path, owner in held.items() if not owner.here}
     if elsewhere:
         time.sleep(1.5 / BEATS * max(held[path].lease for path in elsewhere))
-    stirred = {path for path, before in elsewhere.items() if beat(path) not in (None, before)}
-    return found | {path: held[path] for path in stirred}
+    for path, before in elsewhere.items():
+        if beat(path) not in (None, before):
+            living[path] = held[path]
+    return living
 
 
 def _runs(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Signals: SIGTERM ends a run as Ctrl-C does, and neither cuts a write in two."""
+"""Signals: SIGTERM ends a run as Ctrl-C does, and neither interrupts a write."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# USR2 is what submitit ends a job with that runs out of its time.
+# Submitit ends a job whose time is running out with USR2.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -54,16 +54,16 @@ def unbroken() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[tuple[int, FrameType | None]] = []
-    handlers: dict[int, Any] = {s: signal.getsignal(s) for s in STOPPING}
-    # A signal that nobody handles ends the process at once: that is for SIGKILL to do.
-    mine = {s: h for s, h in handlers.items() if callable(h)}
-    for s in mine:
-        signal.signal(s, lambda number, frame: came.append((number, frame)))
+    arrived: list[tuple[int, FrameType | None]] = []
+    handlers: dict[int, Any] = {n: signal.getsignal(n) for n in STOPPING}
+    # One without a handler of Python's ends the process at once, as SIGKILL does.
+    before = {n: handler for n, handler in handlers.items() if callable(handler)}
+    for n in before:
+        signal.signal(n, lambda number, frame: arrived.append((number, frame)))
     try:
         yield
     finally:
-        for s, h in mine.items():
-            signal.signal(s, h)
-        for number, frame in came[:1]:
-            mine[number](number, frame)
+        for n, handler in before.items():
+            signal.signal(n, handler)
+        for number, frame in arrived[:1]:
+            before[number](number, frame)
