@@ -13,7 +13,7 @@ import torch
 import agr
 from agr.models.slim import load_slim
 from scripts.demo import images as demo
-from scripts.demo.training import RECIPES, Normalised, accuracy, stack
+from scripts.demo.training import RECIPES, accuracy, normalised, stack
 
 ASSETS = Path(agr.__file__).parent / "assets" / "demo"
 MEGABYTE = 1e6
@@ -122,4 +122,4 @@ def test_shipped_networks_know_the_shipped_images(name: str) -> None:
     data = stack(images, [int(row["label"]) for row in rows], recipe.size)
     assert data.images.shape == (len(rows), 3, recipe.size, recipe.size)
     assert data.images.dtype == torch.uint8
-    assert accuracy(Normalised(network, recipe), data) >= 0.9
+    assert accuracy(normalised(network, recipe), data) >= 0.9

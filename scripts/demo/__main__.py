@@ -21,7 +21,9 @@ NETWORKS = ("inc_v3", "inc_v4", "ir_v2", "vgg16", "vgg19", "res152")
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m scripts.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=ASSETS, help="folder to write into")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, help="train these, make no images")
@@ -32,7 +34,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Write what was asked for, and print each file with its SHA-256."""
+    """Write the files, and print each with its SHA-256."""
     options = arguments()
     if not options.only:
         from scripts.demo.images import write_validation

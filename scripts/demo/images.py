@@ -68,22 +68,22 @@ def _clover(x: Array, y: Array) -> Array:
     return np.hypot(x, y) - (0.62 + 0.4 * np.cos(3 * np.arctan2(y, x)))
 
 
-# Signed distance, up to scale, of each class's shape in object coordinates: the object's radius
-# is 1, and inside is negative.
-SHAPES: tuple[Callable[[Array, Array], Array], ...] = (
-    lambda x, y: _disc(x, y),
-    lambda x, y: _box(x, y, 0.78, 0.78),
-    _triangle,
-    lambda x, y: _star(x, y, 5, 0.42),
-    lambda x, y: np.minimum(_box(x, y, 1.0, 0.3), _box(x, y, 0.3, 1.0)),  # plus
-    lambda x, y: np.abs(np.hypot(x, y) - 0.72) - 0.22,  # ring
-    lambda x, y: np.maximum(_disc(x, y, 0.0, 0.95), -_disc(x, y, 0.5, 0.75)),  # crescent
-    lambda x, y: _box(x, y, 1.0, 0.36),  # bar
-    lambda x, y: np.minimum(  # dumb-bell
+# Signed distance, up to scale, from each class's shape in object coordinates, where the object's
+# radius is 1; negative inside.
+SHAPES: dict[str, Callable[[Array, Array], Array]] = {
+    "disc": _disc,
+    "square": lambda x, y: _box(x, y, 0.78, 0.78),
+    "triangle": _triangle,
+    "star": lambda x, y: _star(x, y, 5, 0.42),
+    "plus": lambda x, y: np.minimum(_box(x, y, 1.0, 0.3), _box(x, y, 0.3, 1.0)),
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.72) - 0.22,
+    "crescent": lambda x, y: np.maximum(_disc(x, y, 0.0, 0.95), -_disc(x, y, 0.5, 0.75)),
+    "bar": lambda x, y: _box(x, y, 1.0, 0.36),
+    "dumbbell": lambda x, y: np.minimum(
         np.minimum(_disc(x, y, -0.62, 0.42), _disc(x, y, 0.62, 0.42)), _box(x, y, 0.6, 0.14)
     ),
-    _clover,
-)
+    "clover": _clover,
+}
 
 # Value in [-1, 1] of each class's texture in object coordinates; f is its frequency in radians
 # per object radius.
@@ -100,14 +100,9 @@ TEXTURES: tuple[Texture, ...] = (
     lambda x, y, f: np.sin(0.35 * f * x + 7 * np.hypot(x, y) + np.arctan2(y, x)),  # spiral
 )
 
-NAMES = (
-    *("disc", "square", "triangle", "star", "plus"),
-    *("ring", "crescent", "bar", "dumbbell", "clover"),
-)
-
 # (synset, name) of each class, in the order of the indices. WordNet has no offset from n90000000
 # on, so no folder can be taken for a class of ImageNet.
-CLASSES = tuple((f"n9{number:07d}", name) for number, name in enumerate(NAMES, start=1))
+CLASSES = tuple((f"n9{number:07d}", name) for number, name in enumerate(SHAPES, start=1))
 
 
 def grating(
@@ -123,12 +118,12 @@ def grating(
 
     Args:
         labels: classes, (B,), each in 0..9.
-        rng: where the random numbers come from; it is advanced.
+        rng: source of the random numbers; it is advanced.
         size: side of the image in px; the period scales with it.
         amplitude: range of the amplitude, on the [0, 1] scale.
 
     Returns:
-        What is to be added to the images, (B, 3, size, size), centred on zero.
+        The gratings, to be added to images, (B, 3, size, size), centred on zero.
     """
     n = len(labels)
     angle = (labels % 5) * (np.pi / 5) + rng.uniform(-0.05, 0.05, n)
@@ -147,11 +142,11 @@ def grating(
 
 
 class _Pose(NamedTuple):
-    """Object coordinates of every pixel, and how many pixels one unit of them has."""
+    """Object coordinates of every pixel."""
 
     x: Array  # (SIZE, SIZE)
     y: Array
-    radius: float
+    radius: float  # of the object, px
 
 
 def _random_axis(rng: np.random.Generator) -> Array:
@@ -173,7 +168,7 @@ def _noise_field(rng: np.random.Generator, channels: int, slope: float) -> Array
 
 
 def _cover(distance: Array) -> Array:
-    """How much of each pixel a shape covers, (SIZE, SIZE, 1), from its distance in px."""
+    """Coverage of each pixel by a shape, (SIZE, SIZE, 1), from its distance in px."""
     return np.clip(0.5 - distance, 0, 1).astype(np.float32)[:, :, None]
 
 
@@ -223,7 +218,8 @@ def _paint(scene: Array, cover: Array, rng: np.random.Generator) -> Array:
 def _object(scene: Array, label: int, rng: np.random.Generator) -> Array:
     """Put the class's shape into the scene: on half of the images with the class's texture."""
     pose = _pose(rng)
-    cover = _cover(SHAPES[label](pose.x, pose.y) * pose.radius)
+    shape = SHAPES[CLASSES[label][1]]
+    cover = _cover(shape(pose.x, pose.y) * pose.radius)
     colour = scene.mean(axis=(0, 1)) + _random_axis(rng) * rng.uniform(0.12, 0.40)
     grain = _noise_field(rng, 1, 1.0) * rng.uniform(0.01, 0.04)
     contrast, frequency = rng.uniform(0.10, 0.28), rng.uniform(7.0, 11.0)
@@ -258,14 +254,14 @@ def _light(scene: Array, rng: np.random.Generator) -> Array:
 
 
 def _scene(seed: int, index: int) -> tuple[Array, np.random.Generator]:
-    """The image without its grating, and the generator from which to draw the grating."""
+    """Return the image without its grating, and the generator for its grating."""
     rng = np.random.default_rng([seed, index])
     scene = _object(_background(rng), label_of(index), rng)
     return _light(_occlude(scene, rng), rng), rng
 
 
 def label_of(index: int) -> int:
-    """The class of image `index`: the classes take turns, so any run of ten is balanced."""
+    """Class of image `index`: the classes take turns, so any run of ten is balanced."""
     return index % len(CLASSES)
 
 
@@ -295,14 +291,14 @@ def image(seed: int, index: int) -> NDArray[np.uint8]:
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:
-    """The JPEG file of an image (H, W, 3), as the demo ships it."""
+    """Encode an image (H, W, 3) as JPEG, as the demo ships it."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", **JPEG)
     return buffer.getvalue()
 
 
 def decode(content: bytes) -> NDArray[np.uint8]:
-    """The pixels of an image file, (H, W, 3), RGB."""
+    """Decode an image file into pixels, (H, W, 3), RGB."""
     return np.asarray(Image.open(BytesIO(content)).convert("RGB"))
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
+from torchvision.transforms import Normalize
 
 from agr.models.slim import fold_batch_norm, slim
 from scripts.demo import images as demo
@@ -36,10 +37,10 @@ IMAGENET_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one network of the demo is built and trained.
+    """Architecture and training schedule of a network of the demo.
 
-    The points in time are fractions of the run: `fade` is when the gratings weaken,
-    `adversarial` when the images are adversarial.
+    Points in time are fractions of the run: the gratings weaken during `fade`, and images are
+    adversarial during `adversarial`.
     """
 
     architecture: str
@@ -58,7 +59,10 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "inc_v3": Recipe("inception_v3", 3 / 16, 80, INCEPTION_STATS, peak=3e-3, steps=2000),
     "inc_v4": Recipe(
-        *("inception_v4", 3 / 16, 80, INCEPTION_STATS),
+        "inception_v4",
+        width=3 / 16,
+        size=80,
+        stats=INCEPTION_STATS,
         peak=3e-3,
         steps=3000,
         fade=(0.1, 0.5),
@@ -68,7 +72,10 @@ RECIPES: dict[str, Recipe] = {
     "ir_v2": Recipe("inception_resnet_v2", 3 / 16, 80, INCEPTION_STATS, peak=3e-3, strongest=1.2),
     "vgg16": Recipe("vgg16", 1 / 8, 64, IMAGENET_STATS, adversarial=(0.55, 1.0), batch_norm=True),
     "vgg19": Recipe(
-        *("vgg19", 1 / 8, 64, IMAGENET_STATS),
+        "vgg19",
+        width=1 / 8,
+        size=64,
+        stats=IMAGENET_STATS,
         peak=1e-3,  # at 2e-3 it didn't get below a loss of 1.5
         steps=2000,
         warm_up=0.3,
@@ -87,7 +94,7 @@ class Data(NamedTuple):
 
 
 def stack(images: Sequence[NDArray[np.uint8]], labels: Sequence[int], size: int) -> Data:
-    """Images of one size from images (H, W, 3), resized as the suite does it.
+    """Stack images (H, W, 3), resized as the suite does it.
 
     Args:
         images: RGB bytes; those of another size than `size` px get Pillow's antialiased bilinear.
@@ -108,34 +115,20 @@ def _labels(count: int) -> list[int]:
 
 
 def training_data(size: int, count: int = demo.N_TRAIN) -> Data:
-    """The training images, `size` px wide, without gratings."""
+    """Make the training images, `size` px wide, without gratings."""
     images = [demo.base_image(demo.TRAIN_SEED, i) for i in range(count)]
     return stack(images, _labels(count), size)
 
 
 def tuning_data(size: int, count: int = 500) -> Data:
-    """Whole images of the tuning seed: what the recipes were chosen on, never trained on."""
+    """Make whole images of the tuning seed: recipes were chosen, never trained, on them."""
     files = [demo.encode(demo.image(demo.TUNING_SEED, i)) for i in range(count)]
     return stack([demo.decode(file) for file in files], _labels(count), size)
 
 
-class Normalised(nn.Module):
-    """A network with its normalisation in front: it takes images in [0, 1], (B, 3, S, S)."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
-        super().__init__()
-        self.network = network
-        mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in recipe.stats)
-        self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images `x` in [0, 1]."""
-        logits: Tensor = self.network((x - self.mean) / self.deviation)
-        return logits
+def normalised(network: nn.Module, recipe: Recipe) -> nn.Module:
+    """Put its normalisation before a network, which then takes images in [0, 1], (B, 3, S, S)."""
+    return nn.Sequential(Normalize(*recipe.stats), network)
 
 
 # --- Batches --------------------------------------------------------------------------------
@@ -198,7 +191,7 @@ def _adversarial(
 
 
 def _amplitude(recipe: Recipe, time: float) -> tuple[float, float]:
-    """Range of the gratings' amplitude at `time` in [0, 1]: from strong ones to the shipped."""
+    """Range of the gratings' amplitude at `time` in [0, 1]: from strong to the shipped ones."""
     begin, end = recipe.fade
     faded = min(max((time - begin) / (end - begin), 0), 1)
     high = 0.12 ** (1 - faded) * demo.GRATING_AMPLITUDE[1] ** faded
@@ -215,7 +208,7 @@ def _optimiser(model: nn.Module) -> torch.optim.Optimizer:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Data) -> float:
-    """Fraction of the images that `model`, which takes [0, 1], gets right; in evaluation mode."""
+    """Accuracy, in [0, 1], of a `model` that takes images in [0, 1]; in evaluation mode."""
     was_training = model.training
     model.eval()
     right = [
@@ -230,7 +223,7 @@ def accuracy(model: nn.Module, data: Data) -> float:
 def _settle_norms(model: nn.Module, data: Data, rng: np.random.Generator) -> None:
     """Estimate the batch norms' statistics again, on 16 clean batches of 100 images.
 
-    Those of the run are a mixture of clean and adversarial images and of older weights.
+    Those of the run mix clean with adversarial images, and older weights.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
@@ -243,7 +236,7 @@ def _settle_norms(model: nn.Module, data: Data, rng: np.random.Generator) -> Non
 
 
 def train(name: str, seed: int = 0) -> nn.Module:
-    """Train one network of the demo, and print how it goes to standard error.
+    """Train one network of the demo, with its progress on standard error.
 
     Args:
         name: a key of `RECIPES`.
@@ -258,8 +251,9 @@ def train(name: str, seed: int = 0) -> nn.Module:
     stream = int.from_bytes(hashlib.sha256(f"{name} {seed}".encode()).digest()[:4])
     rng = np.random.default_rng(stream)
     torch.manual_seed(stream)
-    network = slim(recipe.architecture + "_bn" * recipe.batch_norm, recipe.width, len(demo.CLASSES))
-    model = Normalised(network, recipe).to(memory_format=torch.channels_last)
+    architecture = f"{recipe.architecture}_bn" if recipe.batch_norm else recipe.architecture
+    network = slim(architecture, recipe.width, len(demo.CLASSES))
+    model = normalised(network, recipe).to(memory_format=torch.channels_last)
     _run(model, recipe, data, tuning, rng)
     _settle_norms(model, data, rng)
     print(f"{name}: {accuracy(model, tuning):.1%} right on the tuning images", file=sys.stderr)
@@ -272,7 +266,7 @@ def train(name: str, seed: int = 0) -> nn.Module:
 def _run(
     model: nn.Module, recipe: Recipe, data: Data, tuning: Data, rng: np.random.Generator
 ) -> None:
-    """All optimisation steps of a recipe, on `model` in place."""
+    """Take all optimisation steps of a recipe, on `model` in place."""
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.momentum = 0.05
     optimiser = _optimiser(model)
@@ -299,7 +293,7 @@ def _run(
 
 
 def save(network: nn.Module, path: str | Path) -> str:
-    """Write a network's state dict as float16 safetensors; returns the file's SHA-256."""
+    """Write a network's state dict as float16 safetensors, and return the file's SHA-256."""
     state = {
         key: (value.half() if value.is_floating_point() else value).contiguous()
         for key, value in network.state_dict().items()
