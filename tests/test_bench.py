@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from agr.attacks import Attack, Linf, MeanNormalize, Momentum
 from agr.utils.errors import ConfigError
 from scripts.bench import __main__ as command
-from scripts.bench import demo, full_size, growth, peers, report, startup
+from scripts.bench import demo, formats, full_size, growth, peers, report, startup
 from scripts.bench.options import PARTS, Options, read
-from scripts.bench.peers import PEERS, Task
+from scripts.bench.peers import PEERS, PLAIN, TUNED, Trial
 from scripts.bench.timing import (
     COLUMNS,
     Contender,
-    Row,
+    Measurement,
+    Results,
     Spread,
-    closest,
-    faster,
+    facts,
     frame_of,
     interleave,
 )
@@ -67,7 +67,7 @@ def test_passes_are_counted_on_the_network_of_the_contender(model: nn.Module, x:
         point = x.clone().requires_grad_()
         torch.autograd.grad(model(point).sum(), point)
 
-    contenders = [Contender("ours", work, len(x), (model,)), Contender("other", work, len(x))]
+    contenders = [Contender("ours", work, len(x), model), Contender("other", work, len(x))]
     rows, _ = interleave("p", "s", contenders, 2)
     assert [(r.forwards, r.backwards) for r in rows] == [(2, 1), (0, 0)] * 2
 
@@ -77,19 +77,19 @@ def test_ratios_are_taken_within_rounds() -> None:
     rows = [timed("a", r, s) for r, s in ((1, 1.0), (2, 10.0), (3, 2.0))]
     rows += [timed("b", r, s) for r, s in ((1, 2.0), (2, 30.0), (3, 2.0))]
     rows += [timed("c", 1, 2.0, images=4), timed("c", 2, 20.0, images=4), timed("c", 3, 4.0)]
-    rows.append(Row("p", "s", "a", 0, value=0.5, unit="a fact"))
-    frame = frame_of(rows)
-    assert faster(frame, "a", "b") == Spread(2.0, 1.0, 3.0)
-    assert faster(frame, "b", "a").median == 0.5
-    assert faster(frame, "a", "c") == Spread(1.0, 1.0, 2.0)  # c deals with twice the images
-    assert closest(frame, "a", ["b", "c", "missing"]) == ("c", Spread(1.0, 1.0, 2.0))
-    assert closest(frame, "a", ["missing"]) is None
+    rows.append(Measurement("p", "s", "a", 0, value=0.5, unit="a fact"))
+    results = Results(frame_of(rows))
+    assert results.faster("a", "b") == Spread(2.0, 1.0, 3.0)
+    assert results.faster("b", "a").median == 0.5
+    assert results.faster("a", "c") == Spread(1.0, 1.0, 2.0)  # c deals with twice the images
+    assert results.closest("a", ["b", "c", "missing"]) == ("c", Spread(1.0, 1.0, 2.0))
+    assert results.closest("a", ["missing"]) is None
     assert Spread(1.234, 1.2, 1.3).text() == "1.23 (1.20–1.30)"  # noqa: RUF001
     assert Spread(2, 2, 2).text(1) == "2.0"
 
 
-def timed(name: str, number: int, seconds: float, images: int = 2, **more: object) -> Row:
-    return Row("p", "s", name, number, seconds, images)._replace(**more)  # type: ignore[arg-type]
+def timed(name: str, number: int, seconds: float, images: int = 2, **more: object) -> Measurement:
+    return Measurement("p", "s", name, number, seconds, images)._replace(**more)  # type: ignore[arg-type]
 
 
 def test_the_bound_by_hand() -> None:
@@ -99,9 +99,9 @@ def test_the_bound_by_hand() -> None:
         timed("agr", 1, 1.0, images=20),
         timed(demo.FORWARD, 1, 1.0, images=400),
         timed(demo.GRADIENT, 1, 1.0, images=100),
-        Row("p", "s", "agr", 0, value=2.0, unit=demo.STEPS_USED),
+        Measurement("p", "s", "agr", 0, value=2.0, unit=demo.STEPS_USED),
     ]
-    assert report.of_bound(frame_of(rows), "agr").median == pytest.approx(20 * 0.0225)
+    assert report.of_bound(Results(frame_of(rows)), "agr").median == pytest.approx(20 * 0.0225)
 
 
 # ---- peers ---------------------------------------------------------------------------------------
@@ -125,8 +125,8 @@ def test_adapters_compute_what_we_do(
     attack: str, library: str, model: nn.Module, x: Tensor, y: Tensor
 ) -> None:
     chain = (MeanNormalize(), Momentum(1.0)) if attack == "mifgsm" else ()
-    task = Task(attack, EPS, EPS / 4, 10, (3, 12, 12), CLASSES, batch=4)
-    theirs = PEERS[attack][library](Exactly(model), task)(x, y)
+    trial = Trial(attack, EPS, EPS / 4, 10, (3, 12, 12), CLASSES, batch=4)
+    theirs = PEERS[attack][library](Exactly(model), trial)(x, y)
     ours = Attack(Linf(EPS), size=EPS / 4, chain=chain, quantize="off")
     tolerance = 1e-6
     assert (ours(model, x, y) - theirs).abs().max() <= tolerance
@@ -189,47 +189,48 @@ def test_a_budget_that_is_left_is_an_error(far: float) -> None:
 SETTING = "inception_v3, 299 px, ifgsm"
 
 
-def cases() -> Iterator[tuple[str, list[Row], list[Row]]]:
+def cases() -> Iterator[tuple[str, list[Measurement], list[Measurement]]]:
     """Name, rows whose figure is just the one asked for, and rows that miss it by 1 %."""
 
-    def speeds(part: str, setting: str, ours: str, other: str, ratio: float) -> list[Row]:
-        slow = [Row(part, setting, other, r, ratio * r, 2) for r in (1, 2, 3)]
-        return [Row(part, setting, ours, r, 1.0 * r, 2) for r in (1, 2, 3)] + slow
+    def speeds(part: str, setting: str, ours: str, other: str, ratio: float) -> list[Measurement]:
+        slow = [Measurement(part, setting, other, r, ratio * r, 2) for r in (1, 2, 3)]
+        return [Measurement(part, setting, ours, r, 1.0 * r, 2) for r in (1, 2, 3)] + slow
 
     def both(
         name: str, make: object, limit: float, worse: float = 0.99
-    ) -> tuple[str, list[Row], list[Row]]:
+    ) -> tuple[str, list[Measurement], list[Measurement]]:
         return name, make(limit), make(limit * worse)  # type: ignore[operator]
 
     bare, call = full_size.BARE, full_size.CALL
     yield both("limit", lambda r: speeds("limit", SETTING, full_size.PIPELINE, bare, r), 0.95)
-    peer = f"foolbox{full_size.PLAIN}"
+    peer = f"foolbox{PLAIN}"
     for network, limit in (("inception_v3", 1.1), ("vgg16.tv_in1k", 1.3), ("resnet50", 1.0)):
         setting = f"{network}, 9 px, ifgsm"
         yield both(network, lambda r, s=setting: speeds("peers", s, call, peer, r), limit)  # type: ignore[misc]
-    yield both("tuned", lambda r: speeds("peers", SETTING, call, f"ART{full_size.TUNED}", r), 0.97)
+    yield both("tuned", lambda r: speeds("peers", SETTING, call, f"ART{TUNED}", r), 0.97)
 
-    def stopped(ratio: float, of_bound: float, asr: float) -> list[Row]:
-        found = []
+    def layouts(ratio: float) -> list[Measurement]:
+        rows = speeds("formats", SETTING, "contiguous", "channels_last", ratio)
+        return rows + facts("formats", SETTING, "contiguous", {formats.AUTO: 1.0})
+
+    yield both("formats", layouts, 0.95)
+
+    def stopped(ratio: float, of_bound: float, asr: float) -> list[Measurement]:
+        setting, peer = "inc_v3, 9 images", f"foolbox ifgsm{PLAIN}"
+        rows = facts("stops", setting, peer, {demo.ASR: 1.0})
         for name in demo.STOPPED:
-            found += speeds(
-                "stops", "inc_v3, 9 images", name, f"foolbox ifgsm{full_size.PLAIN}", ratio
-            )
-            found.append(Row("stops", "inc_v3, 9 images", name, 0, value=asr, unit=demo.ASR))
-            found.append(Row("stops", "inc_v3, 9 images", name, 0, value=1.0, unit=demo.STEPS_USED))
+            rows += speeds("stops", setting, name, peer, ratio)
+            rows += facts("stops", setting, name, {demo.ASR: asr, demo.STEPS_USED: 1.0})
         for name in (demo.FORWARD, demo.GRADIENT):  # 2 images take half a second for each of both
-            found += [
-                Row("stops", "inc_v3, 9 images", name, r, r * of_bound / 2, 2) for r in (1, 2, 3)
-            ]
-        fixed = Row("stops", "inc_v3, 9 images", f"foolbox ifgsm{full_size.PLAIN}", 0, value=1.0)
-        return list(dict.fromkeys([*found, fixed._replace(unit=demo.ASR)]))
+            rows += [Measurement("stops", setting, name, r, r * of_bound / 2, 2) for r in (1, 2, 3)]
+        return list(dict.fromkeys(rows))
 
     yield "bound", stopped(3.1, 0.75, 1.0), stopped(3.1, 0.74, 1.0)
     yield "fixed", stopped(3.0, 0.8, 1.0), stopped(2.97, 0.8, 1.0)
     yield "same ASR", stopped(3.1, 0.8, 0.99), stopped(3.1, 0.8, 0.98)
 
-    def passes(ratio: float) -> list[Row]:
-        own = Row("curve", "s", demo.CURVE, 1, 1.0, 2, 50, 50)
+    def passes(ratio: float) -> list[Measurement]:
+        own = Measurement("curve", "s", demo.CURVE, 1, 1.0, 2, 50, 50)
         return [
             own,
             own._replace(contender="ART, 10 runs", forwards=round(100 * ratio) - 7, backwards=7),
@@ -240,16 +241,16 @@ def cases() -> Iterator[tuple[str, list[Row], list[Row]]]:
         setting = f"{attack}, inc_v3, 9 images"
         yield both(attack, lambda r, s=setting: speeds("row", s, demo.OWN_ROW, "peer", r), limit)  # type: ignore[misc]
 
-    def grown(slower: float, fatter: float) -> list[Row]:
-        first = Row("growth", growth.IMAGES, "10 images", 1, 1.0, 10, value=100.0, unit=growth.PEAK)
+    def grown(slower: float, fatter: float) -> list[Measurement]:
+        first = Measurement("growth", growth.IMAGES, "10 images", 1, 1.0, 10, value=100.0)
         more = first._replace(contender="20 images", seconds=2 * slower, images=20)
         return [first, more._replace(value=100.0 + fatter), more._replace(contender="40 images")]
 
     yield "linear", grown(1.1, 0.0), grown(1.12, 0.0)
     yield "flat", grown(1.0, 50.0), grown(1.0, 50.5)
 
-    def seconds(name: str, s: float) -> list[Row]:
-        return [Row("startup", "s", name, 1, s, 1)]
+    def seconds(name: str, s: float) -> list[Measurement]:
+        return [Measurement("startup", "s", name, 1, s, 1)]
 
     for name, most in ((startup.HELP, 1.2), (startup.FINISHED, 2.0), (startup.TABLES, 2.0)):
         yield both(name, lambda s, n=name: seconds(n, s), most, worse=1.01)  # type: ignore[misc]
@@ -257,7 +258,7 @@ def cases() -> Iterator[tuple[str, list[Row], list[Row]]]:
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case[0])
 def test_a_target_is_reached_at_its_limit_and_not_below(
-    case: tuple[str, list[Row], list[Row]],
+    case: tuple[str, list[Measurement], list[Measurement]],
 ) -> None:
     _, good, bad = case
     assert report.targets(frame_of(good))
@@ -268,18 +269,18 @@ def test_a_target_is_reached_at_its_limit_and_not_below(
 
 
 def test_the_peer_that_is_closest_decides() -> None:
-    rows = [Row("peers", SETTING, full_size.CALL, 1, 1.0, 2)]
+    rows = [Measurement("peers", SETTING, full_size.CALL, 1, 1.0, 2)]
     for peer, seconds in (("ART", 2.0), ("foolbox", 1.05)):
-        rows.append(Row("peers", SETTING, peer + full_size.PLAIN, 1, seconds, 2))
+        rows.append(Measurement("peers", SETTING, peer + PLAIN, 1, seconds, 2))
     (target,) = report.targets(frame_of(rows))
-    assert "foolbox" in target.what
+    assert "foolbox" in target.figure
     assert not target.reached
-    assert target.asked == "≥ 1.1"
+    assert target.limit == "≥ 1.1"
 
 
 def test_what_was_not_measured_is_said() -> None:
     text = report.markdown(
-        frame_of([Row("startup", "s", startup.HELP, 1, 1.0, 1)]), {"device": "x"}
+        frame_of([Measurement("startup", "s", startup.HELP, 1, 1.0, 1)]), {"device": "x"}
     )
     assert text.count("not measured") == len(PARTS) - 1
     assert "- device: x" in text
@@ -290,20 +291,20 @@ def test_what_was_not_measured_is_said() -> None:
 
 def in_this_process(options: Options, n: int) -> dict[str, Any]:
     """A new one would spend most of its time on imports."""
-    words = ("source=inc_v3", "targets=[inc_v3]", "select=none", "attack=ifgsm", f"n_images={n}")
-    return growth.cost_of(demo.demo_cell(options, *words, outputs=options.cells / str(n)))
+    own = ("source=inc_v3", "targets=[inc_v3]", "select=none", "attack=ifgsm", f"n_images={n}")
+    return growth.cost_of(demo.demo_cell(options, *own, outputs=options.cells / str(n)))
 
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """One run of every part, with fewer images and commands than a real one."""
     out = tmp_path_factory.mktemp("bench")
-    words = ["scripts.bench", *TINY, "--network", "test_resnet", "--size", "64", "--out", str(out)]
-    # Networks as they are: to try which form is the faster takes longer than all else here.
+    arguments = ["--network", "test_resnet", "--size", "64", "--out", str(out)]
+    # Networks as they are: folding them takes longer than all else here.
     quick = ("slots=8", "fold=false", "memory_format=channels_last")
-    words_of = Options.words
+    overrides_of = Options.overrides
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Options, "words", lambda self, *more: words_of(self, *quick, *more))
+        patch.setattr(Options, "overrides", lambda self, *more: overrides_of(self, *quick, *more))
         patch.setattr(demo, "installed", lambda attack, among=(): ["torchattacks"])
         patch.setattr(demo, "BARE_BATCHES", 1)
         patch.setattr(demo, "DEMO_SOURCES", ("inc_v3", "vgg16"))
@@ -314,7 +315,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         patch.setattr(growth, "_in_new_process", in_this_process)
         patch.setattr(startup, "FEW", 2)
         patch.setattr(startup, "FINISHED_CELLS", 1)
-        patch.setattr(sys, "argv", words)
+        patch.setattr(sys, "argv", ["scripts.bench", *TINY, *arguments])
         command.main()
     frame = pd.read_parquet(out / "bench.parquet")
     return SimpleNamespace(out=out, frame=frame, text=(out / "bench.md").read_text())
@@ -330,9 +331,9 @@ def test_the_parquet_file_has_every_part(measured: SimpleNamespace) -> None:
     timed_rows = frame[frame["seconds"].notna()]
     assert (timed_rows["seconds"] > 0).all()
     assert (timed_rows["images"] > 0).all()
-    facts = frame[frame["seconds"].isna()]
-    assert facts["value"].notna().all()
-    assert (facts["unit"] != "").all()
+    untimed = frame[frame["seconds"].isna()]
+    assert untimed["value"].notna().all()
+    assert (untimed["unit"] != "").all()
     about = json.loads(pq.read_schema(measured.out / "bench.parquet").metadata[b"about"])
     assert about["threads"] == "1"
 
@@ -397,11 +398,11 @@ def test_the_report_has_every_section(measured: SimpleNamespace) -> None:
         "torchattacks 3",
         "fp32",
         "ART, tuned network",
-        "`tune` of",
+        "`tune` took",
     ):
         assert what in text
     titles = [line for line in text.splitlines() if line.startswith("## ")]
-    assert len(titles) == 7
+    assert len(titles) == 8
     assert text.count("| yes") + text.count("| **no**") == len(report.targets(measured.frame))
 
 

@@ -204,9 +204,9 @@ def test_on_a_network_of_the_demo(name: str, tmp_path: Path) -> None:
 def test_ifgsm_is_the_librarys_and_our_own(attack: Any, model: nn.Module, x: Tensor) -> None:
     y = model(x).argmax(1)
     made = run(attack, model, x, y)
-    task = peers.Task("ifgsm", EPS, EPS / 5, 5, tuple(x.shape[1:]), CLASSES)
+    trial = peers.Trial("ifgsm", EPS, EPS / 5, 5, tuple(x.shape[1:]), CLASSES)
     names = {Foolbox: peers.foolbox, Torchattacks: peers.torchattacks, Art: peers.art}
-    direct = names[type(attack)](model, task)(x, y)
+    direct = names[type(attack)](model, trial)(x, y)
     torch.testing.assert_close(made, direct, rtol=0, atol=1e-7)
     if not isinstance(attack, Art):  # which rounds to float32, and signs may differ
         own = Attack(BALL, steps=5, quantize="off")(model, x, y)

@@ -6,6 +6,7 @@
 
 limit     the pipeline beside the bare loop of forwards and gradients
 peers     ten steps of I-FGSM and MI-FGSM beside torchattacks, foolbox and ART
+formats   channels_last against contiguous, for networks of many families
 stops     attacks that stop once an image is fooled, on the demo suite
 curve     ASR after every step: one run, or a run per step
 row       craft on one network of the demo suite and score six
@@ -27,7 +28,7 @@ from scripts.bench.options import PARTS, Options, read
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Measure the parts that the command line names."""
     options = read(sys.argv[1:], __doc__)
     options.out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(options.cells, ignore_errors=True)
@@ -38,14 +39,15 @@ def main() -> None:
 
 
 def measure(options: Options) -> None:
-    """Every part that is asked for; the report is written anew after each."""
+    """Measure the parts of the options; the report is written anew after each."""
     import torch
 
-    from scripts.bench import demo, full_size, growth, report, startup
-    from scripts.bench.timing import Row, frame_of
+    from scripts.bench import demo, formats, full_size, growth, report, startup
+    from scripts.bench.timing import Measurement, frame_of
 
     measures = {
         "limit": full_size.measure,  # with "peers", in the same rounds
+        "formats": formats.formats,
         "stops": demo.stops,
         "curve": demo.curve,
         "row": demo.row,
@@ -53,7 +55,7 @@ def measure(options: Options) -> None:
         "startup": startup.startup,
     }
     wanted = ["limit" if part == "peers" else part for part in PARTS if part in options.parts]
-    said, rows, text = report.about(options), list[Row](), ""
+    about, rows, text = report.about(options), list[Measurement](), ""
     for part in dict.fromkeys(wanted):
         torch.set_num_threads(options.threads)
         if part != "limit":  # those are measured in a process as a user of any library has it
@@ -61,8 +63,8 @@ def measure(options: Options) -> None:
         for more in measures[part](options):
             rows += more
             frame = frame_of(rows)
-            text = report.markdown(frame, said)
-            paths = report.write(frame, text, said, options.out)
+            text = report.markdown(frame, about)
+            paths = report.write(frame, text, about, options.out)
     print(text)
     print("written:", *paths)
 

@@ -1,7 +1,7 @@
 """Ten-step attacks on full-size networks: the bare loop, the pipeline, the plain call, the peers.
 
-Networks have random weights and images are random: neither decides how long a step takes. That
-everyone computes the same is checked before anything is timed.
+Networks have random weights and images are random: neither decides how long a step takes. All
+contenders must compute the same before any is timed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,18 @@ from agr.models.tuning import tune
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
 from scripts.bench.options import EPS, STEPS, Options
-from scripts.bench.peers import PEERS, Normalize, Task, in_precision, installed
-from scripts.bench.timing import Contender, Row, interleave, wait
+from scripts.bench.peers import (
+    PEERS,
+    PLAIN,
+    TUNED,
+    Normalize,
+    Trial,
+    in_precision,
+    installed,
+)
+from scripts.bench.timing import Contender, Measurement, facts, interleave, wait
 
 BARE, PIPELINE, CALL, TUNE = "bare loop", "agr, pipeline", "agr, plain call", "agr, tune"
-PLAIN, TUNED = ", plain network", ", tuned network"  # what a peer was given
 ATTACKS = ("ifgsm", "mifgsm")
 ALPHA = EPS / STEPS  # of every attack here, whatever its steps; 0-255 scale
 # After one step, outputs may differ where a gradient is so small that rounding decides its sign.
@@ -44,8 +51,7 @@ AGREE = 0.98
 # Where next to nothing moves, everyone agrees.
 MOVED = 0.5
 SAME_1, SAME_ALL = "equal pixels, 1 step", f"equal pixels, {STEPS} steps"
-
-Work = Callable[[], Tensor]
+ONCE = "s, once"
 
 
 class Disagreement(ConfigError):
@@ -54,7 +60,7 @@ class Disagreement(ConfigError):
 
 @dataclass(frozen=True)
 class Setup:
-    """One network in the three forms that contenders get, and what is attacked."""
+    """A network in the three forms that contenders get, and the images that are attacked."""
 
     title: str
     plain: nn.Module  # timm's, with its normalisation in front
@@ -65,38 +71,41 @@ class Setup:
     y: Tensor  # labels that are attacked
     tune_seconds: float
 
-    def task(self, attack: str, steps: int, device: str) -> Task:
-        """What the peers are asked for."""
-        classes = self.plain(self.x[:1]).shape[1]
-        shape = tuple(self.x.shape[1:])
-        return Task(
-            attack, EPS / LEVELS, ALPHA / LEVELS, steps, shape, classes, len(self.x), device
-        )
+
+def trial_of(attack: str, x: Tensor, classes: int, batch: int, steps: int = STEPS) -> Trial:
+    """Return the trial of libraries with our budget, on images `x` and in our batches."""
+    size = EPS / LEVELS, ALPHA / LEVELS
+    return Trial(attack, *size, steps, tuple(x.shape[1:]), classes, batch, str(x.device))
 
 
-def measure(options: Options) -> Iterator[list[Row]]:
-    """The rows of the parts "limit" and "peers", whichever are asked for, network by network."""
+def measure(options: Options) -> Iterator[list[Measurement]]:
+    """Yield the rows of each network, of the parts "limit" and "peers" as the options say."""
     torch.set_num_threads(options.threads)
     for name in options.networks:
         setup = prepare(name, options)
-        rows = []
+        rows = [row for attack in ATTACKS for row in _attack(setup, attack, options)]
         if "peers" in options.parts:
-            rows.append(Row("peers", setup.title, TUNE, 0, setup.tune_seconds, len(setup.x)))
-        for attack in ATTACKS:
-            rows += _attack(setup, attack, options)
+            setting = f"{setup.title}, {ATTACKS[0]}"
+            rows += facts("peers", setting, TUNE, {ONCE: setup.tune_seconds})
         yield rows
 
 
 def prepare(name: str, options: Options) -> Setup:
-    """The network `name` of timm with random weights, and random images for it."""
+    """Make timm's network `name` with random weights, and random images for it."""
     torch.manual_seed(0)
     body = timm.create_model(name).eval()
     give_statistics(body, options.size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pth"
         torch.save(body.state_dict(), path)
-        words = ("suite=imagenet", f"source='{name}:{path}'", "select=source", f"outputs={folder}")
-        cell = expand(options.words(*words, f"slots={options.images}"))[0]
+        overrides = options.overrides(
+            "suite=imagenet",
+            f"source='{name}:{path}'",
+            "select=source",
+            f"outputs={folder}",
+            f"slots={options.images}",
+        )
+        cell = expand(overrides)[0]
         config = cell.suite.networks[cell.source]
         config.size = options.size or config.size
         source = source_of(cell, settle(cell, None), options.device)
@@ -120,7 +129,7 @@ def prepare(name: str, options: Options) -> Setup:
 
 @torch.no_grad()
 def give_statistics(body: nn.Module, size: int | None) -> None:
-    """Norms as a trained network has them, from noise, in place.
+    """Give batch norms the statistics of noise, in place, as a trained network has some.
 
     timm's have the scale 1 or 0 and no statistics: folding them would do nothing, and in a network
     whose branches start at 0 most pixels have no gradient.
@@ -139,59 +148,49 @@ def give_statistics(body: nn.Module, size: int | None) -> None:
     body.eval()
 
 
-def _attack(setup: Setup, attack: str, options: Options) -> list[Row]:
-    """One attack on one network: everyone's output compared, then everyone timed."""
+def _attack(setup: Setup, attack: str, options: Options) -> list[Measurement]:
+    """Compare the contenders' outputs for one attack on one network, then time them."""
     setting = f"{setup.title}, {attack}"
-    single = {name: work() for name, work in _contenders(setup, attack, 1, options).items()}
+    single = {c.name: c.work() for c in _contenders(setup, attack, 1, options)}
     single.pop(BARE, None)
     shares = compare(setting, single, options.precision, setup.x)
-    works = _contenders(setup, attack, STEPS, options)
-    seen = {BARE: setup.source, PIPELINE: setup.source, CALL: setup.tuned}
-    contenders = [
-        Contender(name, work, len(setup.x), (seen.get(name, _given(name, setup)),))
-        for name, work in works.items()
-    ]
-    rows, made = interleave("peers", setting, contenders, options.rounds, device=options.device)
-    made.pop(BARE, None)
-    check_budget(setting, made, setup.x)
-    reference = made[PIPELINE]
+    contenders = _contenders(setup, attack, STEPS, options)
+    rows, outputs = interleave("peers", setting, contenders, options.rounds, device=options.device)
+    outputs.pop(BARE, None)
+    check_budget(setting, outputs, setup.x)
     for name, share in shares.items():
-        same = same_pixels(made[name], reference)
-        rows.append(Row("peers", setting, name, 0, value=share, unit=SAME_1))
-        rows.append(Row("peers", setting, name, 0, value=same, unit=SAME_ALL))
-    return [row._replace(part=_part(row.contender, options)) for row in rows]
+        same = same_pixels(outputs[name], outputs[PIPELINE])
+        rows += facts("peers", setting, name, {SAME_1: share, SAME_ALL: same})
+    own = (BARE, PIPELINE) if "limit" in options.parts else ()
+    return [row._replace(part="limit") if row.contender in own else row for row in rows]
 
 
-def _part(contender: str, options: Options) -> str:
-    own = contender in (BARE, PIPELINE) and "limit" in options.parts
-    return "limit" if own else "peers"
-
-
-def _given(name: str, setup: Setup) -> nn.Module:
-    return setup.plain if name.endswith(PLAIN) else setup.tuned
-
-
-def _contenders(setup: Setup, attack: str, steps: int, options: Options) -> dict[str, Work]:
-    """What each contender does with the images; the peers only where they are asked for."""
+def _contenders(setup: Setup, attack: str, steps: int, options: Options) -> list[Contender]:
+    """Return the contenders of the parts in the options."""
     size = [f"attack.size={ALPHA}"]
-    piped = load_attack(attack, eps=EPS, steps=steps, overrides=size)
-    called = load_attack(attack, eps=EPS, steps=steps, overrides=size, quantize="off")
-    works: dict[str, Work] = {}
+    x, y = setup.x, setup.y
+    contenders = []
+
+    def add(name: str, work: Callable[[], Tensor], network: nn.Module) -> None:
+        contenders.append(Contender(name, work, len(x), network))
+
     if "limit" in options.parts:
-        works[BARE] = partial(bare_loop, setup.source, setup.x, setup.y, steps)
-    works[PIPELINE] = partial(through_engine, piped, setup)
+        add(BARE, partial(bare_loop, setup.source, x, y, steps), setup.source)
+    piped = load_attack(attack, eps=EPS, steps=steps, overrides=size)
+    add(PIPELINE, partial(through_engine, piped, setup), setup.source)
     if "peers" in options.parts:
-        works[CALL] = partial(called, setup.tuned, setup.x, setup.y)
-        task = setup.task(attack, steps, options.device)
-        for given, network in ((PLAIN, setup.plain), (TUNED, setup.tuned)):
+        called = load_attack(attack, eps=EPS, steps=steps, overrides=size, quantize="off")
+        add(CALL, partial(called, setup.tuned, x, y), setup.tuned)
+        trial = trial_of(attack, x, setup.plain(x[:1]).shape[1], len(x), steps)
+        for title, network in ((PLAIN, setup.plain), (TUNED, setup.tuned)):
             for library in installed(attack):
-                run = PEERS[attack][library](network, task)
-                works[library + given] = partial(run, setup.x, setup.y)
-    return works
+                run = PEERS[attack][library](network, trial)
+                add(f"{library}{title}", partial(run, x, y), network)
+    return contenders
 
 
 def bare_loop(network: Source, x: Tensor, y: Tensor, steps: int) -> Tensor:
-    """What no attack can do without: `steps` gradients, and one forward more. The last logits."""
+    """Take `steps` gradients and one forward more, the least of any attack; return its logits."""
     x = x.contiguous(memory_format=network.memory_format)
     for _ in range(steps):
         point = x.detach().requires_grad_()
@@ -202,45 +201,47 @@ def bare_loop(network: Source, x: Tensor, y: Tensor, steps: int) -> Tensor:
 
 
 def through_engine(attack: Attack, setup: Setup) -> Tensor:
-    """The adversarial images (B, 3, H, W) in [0, 1] as the pipeline makes them."""
+    """Return adversarial images (B, 3, H, W) in [0, 1] as the pipeline makes them."""
     labels = setup.y.tolist()
     items = [Item(i, p, labels[i]) for i, p in enumerate(setup.pixels)]
-    made = sorted(craft(attack, setup.source, items, len(items)), key=lambda m: m.item.tag)
-    pixels = torch.from_numpy(np.stack([m.image for m in made]))
+    crafted = sorted(craft(attack, setup.source, items, len(items)), key=lambda c: c.item.tag)
+    pixels = torch.from_numpy(np.stack([c.image for c in crafted]))
     return pixels.to(setup.x) / LEVELS
 
 
-# ---- whether everyone computes the same ----------------------------------------------------------
+# ---- agreement of the contenders -----------------------------------------------------------------
 
 
 def same_pixels(a: Tensor, b: Tensor) -> float:
-    """The share of values of two batches in [0, 1] that are equal to within half a step."""
+    """Return the share of values of two batches in [0, 1] that agree to within half a step."""
     return float(((a - b).abs() < ALPHA / LEVELS / 2).double().mean())
 
 
-def compare(setting: str, made: dict[str, Tensor], precision: str, x: Tensor) -> dict[str, float]:
-    """The share of pixels in which each contender's single step is ours.
+def compare(
+    setting: str, outputs: dict[str, Tensor], precision: str, x: Tensor
+) -> dict[str, float]:
+    """Return the share of pixels in which each contender's single step equals ours.
 
     Raises Disagreement below 0.98, or where there is next to no gradient. In bfloat16 the sign of
-    a gradient depends on the memory format, so that there the share is only reported.
+    a gradient depends on the memory format: there the share is only reported.
     """
-    reference = made[PIPELINE]
+    reference = outputs[PIPELINE]
     if same_pixels(reference, x) > 1 - MOVED:
         raise Disagreement(f"{setting}: with random weights most gradients are zero: not timed")
-    shares = {name: same_pixels(images, reference) for name, images in made.items()}
+    shares = {name: same_pixels(images, reference) for name, images in outputs.items()}
     for name, share in shares.items():
         if share < AGREE and precision != "bf16":
             raise Disagreement(
                 f"{setting}: after one step {name} agrees with ours in {share:.1%} of pixels "
                 f"(at least {AGREE:.0%} are asked for): not timed"
             )
-    check_budget(setting, made, x)
+    check_budget(setting, outputs, x)
     return shares
 
 
-def check_budget(setting: str, made: dict[str, Tensor], x: Tensor) -> None:
-    """Raises Disagreement where images left the ball or [0, 1]."""
-    for name, images in made.items():
+def check_budget(setting: str, outputs: dict[str, Tensor], x: Tensor) -> None:
+    """Raise Disagreement where images left the ball or [0, 1]."""
+    for name, images in outputs.items():
         far = float((images - x).abs().max()) * LEVELS
         low, high = float(images.min()), float(images.max())
         if not (far <= EPS * (1 + 1e-5) and low >= 0 and high <= 1):

@@ -1,6 +1,6 @@
-"""How time and memory grow with images, targets and slots.
+"""Growth of time and memory with images, targets and slots.
 
-python -m scripts.bench.growth n_images=250 …    # what one cell costs, as JSON: used from here
+python -m scripts.bench.growth n_images=250 …    # the cost of one cell, as JSON: used from here
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from agr.attacks import Attack
 from agr.attacks.engine import craft
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.evaluation.runner import run_cell
 from agr.jobs.console import guard
-from scripts.bench.demo import Bench, demo_cell, opened, ours, quiet
+from scripts.bench.demo import Bench, demo_cell, opened, ours, run_quietly
 from scripts.bench.options import DEMO_SOURCES, Options
-from scripts.bench.timing import Contender, Row, interleave
+from scripts.bench.timing import Contender, Measurement, interleave
 
 IMAGES, TARGETS, SLOTS = "images", "targets", "slots"  # the settings
 TIMES = (1, 2, 4, 8)
@@ -36,15 +35,15 @@ FEW = 128  # images where their number doesn't grow
 PEAK = "MB, peak memory"
 
 
-def growth(options: Options) -> Iterator[list[Row]]:
-    """The rows of the three settings, one after the other."""
+def growth(options: Options) -> Iterator[list[Measurement]]:
+    """Yield the rows of the three settings, one after the other."""
     yield _images(options)
     yield _targets(options)
     yield _slots(options)
 
 
-def _images(options: Options) -> list[Row]:
-    """I-FGSM on more and more images, each time in a new process."""
+def _images(options: Options) -> list[Measurement]:
+    """Run I-FGSM on more and more images, each time in a new process."""
     # Of all that the suite has at the default; the smallest number still fills the slots.
     base = max(1, min(MOST_IMAGES, options.demo_images * 5 // 2) // TIMES[-1])
     rows = []
@@ -52,26 +51,30 @@ def _images(options: Options) -> list[Row]:
         for number in range(1, options.rounds + 1):
             for n in (base * times for times in TIMES):
                 cost = _in_new_process(options, n)
-                row = Row("growth", IMAGES, f"{n} images", number, cost["seconds"], cost["images"])
-                passes = {"forwards": cost["forwards"], "backwards": cost["backwards"]}
-                rows.append(row._replace(**passes, value=cost["peak"], unit=PEAK))
+                rows.append(Measurement("growth", IMAGES, f"{n} images", number, **cost, unit=PEAK))
                 bar.update()
     return rows
 
 
 def _in_new_process(options: Options, n: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        own = (f"source={DEMO_SOURCES[0]}", f"targets=[{DEMO_SOURCES[0]}]", "select=none")
-        # One memory format for all: each process would try for itself.
-        more = ("attack=ifgsm", f"n_images={n}", "memory_format=channels_last")
-        cell = demo_cell(options, *own, *more, outputs=Path(folder))
-        words = [sys.executable, "-m", "scripts.bench.growth", *cell.overrides]
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+        cell = demo_cell(
+            options,
+            f"source={DEMO_SOURCES[0]}",
+            f"targets=[{DEMO_SOURCES[0]}]",
+            "select=none",
+            "attack=ifgsm",
+            f"n_images={n}",
+            "memory_format=channels_last",
+            outputs=Path(folder),
+        )
+        command = [sys.executable, "-m", "scripts.bench.growth", *cell.overrides]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout))
 
 
-def _targets(options: Options) -> list[Row]:
-    """AGR scored on one to six networks; clean answers are there already."""
+def _targets(options: Options) -> list[Measurement]:
+    """Score AGR on one to six networks; clean predictions are there already."""
     n = min(options.demo_images, FEW)
     own = f"source={DEMO_SOURCES[0]}", "attack=agr", f"n_images={n}"
     numbers = range(1, len(DEMO_SOURCES) + 1)
@@ -79,18 +82,18 @@ def _targets(options: Options) -> list[Row]:
         f"{k} targets": demo_cell(options, *own, f"targets=[{','.join(DEMO_SOURCES[:k])}]")
         for k in numbers
     }
-    run_cell(cells[f"{numbers[-1]} targets"], quiet)
+    run_quietly(cells[f"{numbers[-1]} targets"])
     contenders = [Contender(name, partial(_anew, cell), n) for name, cell in cells.items()]
     return interleave("growth", TARGETS, contenders, options.rounds, **options.how)[0]
 
 
 def _anew(cell: Cell) -> None:
     shutil.rmtree(cell.folder)
-    run_cell(cell, quiet)
+    run_quietly(cell)
 
 
-def _slots(options: Options) -> list[Row]:
-    """AGR and I-FGSM with 1, 2, 4 … 64 images in flight; fewer images where that is slow."""
+def _slots(options: Options) -> list[Measurement]:
+    """Run AGR and I-FGSM with 1, 2, 4 … 64 images in flight; fewer images where that is slow."""
     n = min(options.demo_images, FEW)
     numbers = [2**i for i in range(MOST_SLOTS.bit_length()) if 2**i <= n]
     b = opened(options, DEMO_SOURCES[0], n)
@@ -100,7 +103,7 @@ def _slots(options: Options) -> list[Row]:
             f"{name}, {slots} slots",
             partial(_crafted, attack, b, slots),
             min(len(b.items), 16 * slots),
-            (b.lab.source,),
+            b.lab.source,
         )
         for name, attack in attacks.items()
         for slots in numbers
@@ -117,19 +120,19 @@ def _crafted(attack: Attack, b: Bench, slots: int) -> None:
 
 
 def cost_of(cell: Cell) -> dict[str, Any]:
-    """Seconds of crafting, scoring and writing a cell; images; passes; this process's peak, MB."""
-    session = (run_cell(cell, quiet).run() or {})["sessions"][-1]
+    """Run a cell, and return fields of its Measurement; the value is the process's peak, MB."""
+    session = (run_quietly(cell).run() or {})["sessions"][-1]
     return {
         "seconds": session["seconds"],
         "images": session["images"],
         "forwards": session["batch_forwards"],
         "backwards": session["batch_backwards"],
-        "peak": peak_megabytes(),
+        "value": peak_megabytes(),
     }
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has held, MB."""
+    """Return the most memory that this process has held, MB."""
     status = Path("/proc/self/status")
     if status.exists():  # the other way counts what the parent held when it started us
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())

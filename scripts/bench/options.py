@@ -1,4 +1,4 @@
-"""Options of `python -m scripts.bench`. It imports torch only when it reads the words."""
+"""Options of `python -m scripts.bench`; torch is imported only when they are read."""
 
 from __future__ import annotations
 
@@ -11,23 +11,42 @@ from typing import Any, NoReturn
 from agr.config.schema import CHOICES
 from agr.utils.errors import ConfigError, nearest
 
-PARTS = ("limit", "peers", "stops", "curve", "row", "growth", "startup")
+PARTS = ("limit", "peers", "formats", "stops", "curve", "row", "growth", "startup")
 DEMO_SOURCES = ("inc_v3", "inc_v4", "ir_v2", "vgg16", "vgg19", "res152")
+# of the part "formats": convolutions, wide and depthwise, then attention and mixing
+FAMILIES = (
+    "inception_v3",
+    "inception_v4",
+    "inception_resnet_v2",
+    "vgg16",
+    "vgg19_bn",
+    "resnet50",
+    "resnet152",
+    "densenet121",
+    "regnety_016",
+    "mobilenetv2_100",
+    "efficientnet_lite0",
+    "convnext_tiny",
+    "vit_base_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "mixer_b16_224",
+)
 EPS = 10.0  # 0-255 pixel scale, in every part
 STEPS = 10
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured, and how much of it."""
+    """The parts to measure, and their extent."""
 
     parts: tuple[str, ...]
     networks: tuple[str, ...]  # timm's names, for limit and peers
+    families: tuple[str, ...]  # timm's names, for formats
     size: int | None  # pixels; None: each network's own
     device: str
     threads: int
     precision: str
-    images: int  # of limit and peers
+    images: int  # of limit, peers and formats
     rounds: int
     demo_sources: tuple[str, ...]
     demo_images: int
@@ -35,48 +54,47 @@ class Options:
 
     @property
     def cells(self) -> Path:
-        """Where the demo suite's cells stand while they are measured."""
+        """Folder of the demo suite's cells while they are measured."""
         return self.out / "cells"
 
     @property
     def how(self) -> dict[str, Any]:
-        """Of measurements on the demo suite, which are so short that a first call shows."""
+        """Keywords of `interleave` on the demo suite, so quick that a first call would show."""
         return {"device": self.device, "warm": self.rounds > 1}
 
-    def words(self, *more: str) -> list[str]:
-        """Words of a config that runs as these options say."""
+    def overrides(self, *more: str) -> list[str]:
+        """Return the overrides of a config that runs by these options."""
         own = (f"device={self.device}", f"threads={self.threads}", f"precision={self.precision}")
         return [*own, "progress=false", *more]
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line, as everywhere here."""
+    """A parser whose errors are ConfigErrors of one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; python -m scripts.bench --help lists the options")
 
 
-def read(words: Sequence[str], text: str | None = None) -> Options:
-    """The options of a command line; `text` is what --help begins with.
+def read(arguments: Sequence[str], text: str | None = None) -> Options:
+    """Read the options of a command line; --help begins with `text`.
 
     Raises ConfigError for what cannot be measured.
     """
-    given = _parser(text).parse_args(words)
-    parts = _known("--parts", given.parts, PARTS)
+    given = vars(_parser(text).parse_args(arguments))
+    parts = _known("--parts", given.pop("parts") or PARTS, PARTS)
+    names = given.pop("network")
     full_size = {"limit", "peers"} & set(parts)
-    return Options(
-        parts=parts,
-        networks=_networks(given.network) if full_size else (),
-        size=given.size,
-        device=_device(given.device),
-        threads=given.threads or _all_threads(),
-        precision=given.precision,
-        images=given.images,
-        rounds=given.rounds,
-        demo_sources=_known("--demo-sources", given.demo_sources, DEMO_SOURCES),
-        demo_images=given.demo_images,
-        out=given.out,
-    )
+    checked: dict[str, Any] = {
+        "parts": parts,
+        "networks": _networks(names or ("inception_v3", "vgg16")) if full_size else (),
+        "families": _networks(names or FAMILIES) if "formats" in parts else (),
+        "device": _device(given["device"]),
+        "threads": given["threads"] or _all_threads(),
+        "demo_sources": _known(
+            "--demo-sources", given["demo_sources"] or DEMO_SOURCES[:1], DEMO_SOURCES
+        ),
+    }
+    return Options(**given | checked)
 
 
 def _parser(text: str | None) -> argparse.ArgumentParser:
@@ -88,7 +106,11 @@ def _parser(text: str | None) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--parts", action="append", help=f"of {', '.join(PARTS)} (default: all)")
-    add("--network", action="append", help="timm's names (default: inception_v3,vgg16)")
+    add(
+        "--network",
+        action="append",
+        help="timm's names (default: inception_v3,vgg16; for formats more)",
+    )
     add("--size", type=_whole, help="pixels of its images (default: each network's own)")
     add("--images", type=_whole, default=4, help="at full size (default 4)")
     add("--rounds", type=_whole, default=3, help="of every measurement (default 3)")
@@ -98,7 +120,6 @@ def _parser(text: str | None) -> argparse.ArgumentParser:
     add("--threads", type=_whole, help="of the CPU (default: all cores)")
     add("--precision", choices=CHOICES["precision"], default="fp32", help="(default fp32)")
     add("--out", type=Path, default=Path("outputs/bench"), help="folder (default outputs/bench)")
-    parser.set_defaults(parts=None, network=None, demo_sources=None)
     return parser
 
 
@@ -110,14 +131,12 @@ def _whole(text: str) -> int:
 
 
 def _listed(given: Sequence[str]) -> tuple[str, ...]:
-    """Of words that may each be a list with commas: every name once."""
-    return tuple(dict.fromkeys(name for word in given for name in word.split(",") if name))
+    """Return every name once, of arguments that may be lists with commas."""
+    return tuple(dict.fromkeys(name for item in given for name in item.split(",") if name))
 
 
-def _known(option: str, given: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
-    """The names of an option in the order of the known ones; all parts, or one source, if none."""
-    if given is None:
-        return tuple(known) if option == "--parts" else (known[0],)
+def _known(option: str, given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return an option's names in the order of the known ones."""
     names = _listed(given)
     for name in names:
         if name not in known:
@@ -125,27 +144,27 @@ def _known(option: str, given: Sequence[str] | None, known: Sequence[str]) -> tu
     return tuple(name for name in known if name in names)
 
 
-def _networks(given: Sequence[str] | None) -> tuple[str, ...]:
+def _networks(given: Sequence[str]) -> tuple[str, ...]:
     import timm
 
-    names = _listed(given or ["inception_v3", "vgg16"])
+    names = _listed(given)
     for name in names:
         if not timm.is_model(name):
-            words = nearest(name, timm.list_models(), "timm.list_models() has all names")
-            raise ConfigError(f"--network {name} is no name of timm's: {words}")
+            hint = nearest(name, timm.list_models(), "timm.list_models() has all names")
+            raise ConfigError(f"--network {name} is no name of timm's: {hint}")
     return names
 
 
-def _device(asked: str) -> str:
+def _device(name: str) -> str:
     import torch
 
-    if asked == "auto":
+    if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=asked)
+        torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as e:
-        raise ConfigError(f"--device {asked} is not there: use cpu or auto") from e
-    return asked
+        raise ConfigError(f"--device {name} is not there: use cpu or auto") from e
+    return name
 
 
 def _all_threads() -> int:

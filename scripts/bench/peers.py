@@ -1,6 +1,6 @@
-"""The field's libraries, called as their documentation says, and the networks they are given.
+"""Attacks of the field's libraries, called as documented, and the networks they are given.
 
-foolbox' own MI-FGSM is left out: it accumulates signs, which is another attack.
+foolbox's own MI-FGSM is left out: it accumulates signs, which is another attack.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Run = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) in [0, 1], label
 
 
 @dataclass(frozen=True)
-class Task:
-    """What every library is asked for: an L-infinity attack without a random start."""
+class Trial:
+    """An L-infinity attack without a random start, for any library."""
 
     attack: str  # ifgsm | mifgsm (decay 1)
     eps: float  # in units of [0, 1] images, like `alpha`
@@ -31,37 +31,37 @@ class Task:
     device: str = "cpu"
 
 
-def torchattacks(model: nn.Module, task: Task) -> Run:
+def torchattacks(model: nn.Module, trial: Trial) -> Run:
     """BIM and MIFGSM of torchattacks (Kim, arXiv:2010.01950)."""
     with _old_names():
         import torchattacks as library
 
-    size = {"eps": task.eps, "alpha": task.alpha, "steps": task.steps}
-    if task.attack == "ifgsm":
+    size = {"eps": trial.eps, "alpha": trial.alpha, "steps": trial.steps}
+    if trial.attack == "ifgsm":
         attack = library.BIM(model, **size)
     else:
         attack = library.MIFGSM(model, **size, decay=1.0)
-    return _in_batches(attack, task.batch)
+    return _in_batches(attack, trial.batch)
 
 
-def foolbox(model: nn.Module, task: Task) -> Run:
+def foolbox(model: nn.Module, trial: Trial) -> Run:
     """LinfBasicIterativeAttack of foolbox (Rauber et al., JOSS 2020)."""
     with _old_names():
         import foolbox as library
 
-    wrapped = library.PyTorchModel(model, bounds=(0, 1), device=task.device)
+    wrapped = library.PyTorchModel(model, bounds=(0, 1), device=trial.device)
     attack = library.attacks.LinfBasicIterativeAttack(
-        abs_stepsize=task.alpha, steps=task.steps, random_start=False
+        abs_stepsize=trial.alpha, steps=trial.steps, random_start=False
     )
 
     def run(x: Tensor, y: Tensor) -> Tensor:
-        clipped: Tensor = attack(wrapped, x, y, epsilons=task.eps)[1]
+        clipped: Tensor = attack(wrapped, x, y, epsilons=trial.eps)[1]
         return clipped
 
-    return _in_batches(run, task.batch)
+    return _in_batches(run, trial.batch)
 
 
-def art(model: nn.Module, task: Task) -> Run:
+def art(model: nn.Module, trial: Trial) -> Run:
     """BasicIterativeMethod and MomentumIterativeMethod of ART (Nicolae et al., arXiv:1807.01069).
 
     ART knows arrays of float32 only; a network in float64 gets them converted.
@@ -73,26 +73,26 @@ def art(model: nn.Module, task: Task) -> Run:
     classifier = PyTorchClassifier(
         _FromFloat32(model),
         loss=nn.CrossEntropyLoss(),
-        input_shape=task.shape,
-        nb_classes=task.classes,
+        input_shape=trial.shape,
+        nb_classes=trial.classes,
         clip_values=(0.0, 1.0),
-        device_type="gpu" if task.device.startswith("cuda") else "cpu",
+        device_type="gpu" if trial.device.startswith("cuda") else "cpu",
     )
-    size = {"eps": task.eps, "eps_step": task.alpha, "max_iter": task.steps}
-    known = {"batch_size": task.batch, "verbose": False}
-    if task.attack == "ifgsm":
-        attack = BasicIterativeMethod(classifier, **size, **known)
+    size = {"eps": trial.eps, "eps_step": trial.alpha, "max_iter": trial.steps}
+    options = {"batch_size": trial.batch, "verbose": False}
+    if trial.attack == "ifgsm":
+        attack = BasicIterativeMethod(classifier, **size, **options)
     else:
-        attack = MomentumIterativeMethod(classifier, **size, **known, decay=1.0)
+        attack = MomentumIterativeMethod(classifier, **size, **options, decay=1.0)
 
     def run(x: Tensor, y: Tensor) -> Tensor:
-        made = attack.generate(x=x.float().cpu().numpy(), y=y.cpu().numpy())
-        return torch.from_numpy(made).to(x)
+        adversarial = attack.generate(x=x.float().cpu().numpy(), y=y.cpu().numpy())
+        return torch.from_numpy(adversarial).to(x)
 
     return run
 
 
-PEERS: dict[str, dict[str, Callable[[nn.Module, Task], Run]]] = {
+PEERS: dict[str, dict[str, Callable[[nn.Module, Trial], Run]]] = {
     "ifgsm": {"torchattacks": torchattacks, "foolbox": foolbox, "ART": art},
     "mifgsm": {"torchattacks": torchattacks, "ART": art},
 }
@@ -101,26 +101,23 @@ PACKAGES = {
     "foolbox": "foolbox",
     "ART": "adversarial-robustness-toolbox",
 }
+PLAIN, TUNED = ", plain network", ", tuned network"  # the network that a peer was given
 
 
-def versions() -> dict[str, str | None]:
-    """The version of each library by its name here; None where it isn't installed."""
-    found: dict[str, str | None] = {}
-    for name, package in PACKAGES.items():
-        try:
-            found[name] = version(package)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+def library_version(name: str) -> str | None:
+    """Return the version of a library; None where it isn't installed."""
+    try:
+        return version(PACKAGES[name])
+    except PackageNotFoundError:
+        return None
 
 
 def installed(attack: str, among: Sequence[str] = tuple(PACKAGES)) -> list[str]:
-    """The libraries that are here and have the attack."""
-    there = versions()
-    return [name for name in PEERS[attack] if name in among and there[name]]
+    """Return the installed libraries that have the attack."""
+    return [name for name in PEERS[attack] if name in among and library_version(name)]
 
 
-# ---- networks as a user hands them over ----------------------------------------------------------
+# ---- networks as users of a library have them ----------------------------------------------------
 
 
 class Normalize(nn.Module):
@@ -132,26 +129,26 @@ class Normalize(nn.Module):
         self.std = nn.Buffer(torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] as the network wants them."""
+        """Normalise images (B, C, H, W) in [0, 1]."""
         return (x - self.mean) / self.std
 
 
 class Autocast(nn.Module):
-    """A network that computes in bfloat16 where torch thinks it safe."""
+    """A network under torch's automatic mixed precision, in bfloat16."""
 
     def __init__(self, body: nn.Module):
         super().__init__()
         self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) in the dtype of `x`."""
+        """Return logits (B, classes) in the dtype of `x`."""
         with torch.autocast(x.device.type, torch.bfloat16):
             logits: Tensor = self.body(x)
         return logits.to(x.dtype)
 
 
 def in_precision(model: nn.Module, precision: str) -> nn.Module:
-    """The network in "fp32", "fp64" or "bf16"."""
+    """Return the network in "fp32", "fp64" or "bf16"."""
     if precision == "bf16":
         return Autocast(model).eval()
     return model.double() if precision == "fp64" else model
@@ -171,7 +168,7 @@ class _FromFloat32(nn.Module):
 
 @contextmanager
 def _old_names() -> Iterator[None]:
-    """Imports of libraries that themselves import deprecated names of others."""
+    """Silence warnings of libraries that import deprecated names of others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

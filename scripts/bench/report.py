@@ -1,16 +1,18 @@
-"""The results as Parquet and as Markdown, with what was asked for and whether it is reached.
+"""The results as Parquet and as Markdown, with target figures and verdicts.
 
-All that is said here is computed from the rows, so that the Parquet file holds everything.
+Everything is computed from the measurements, so the Parquet file holds all of it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -18,187 +20,168 @@ import pyarrow.parquet as pq
 import torch
 from tabulate import tabulate
 
-from scripts.bench import demo, full_size, growth, peers, startup
+from agr.models.tuning import MEMORY_FORMATS
+from scripts.bench import demo, formats, full_size, growth, peers, startup
 from scripts.bench.options import PARTS, Options
-from scripts.bench.timing import Spread, closest, fact, faster, rates
+from scripts.bench.timing import Results, Spread, results_of
+
+Column = Callable[[str], str]  # name of a row -> cell
 
 PIPELINE_OF_BARE = 0.95
 OVER_PEERS = {"inception_v3": 1.10, "vgg16": 1.30}  # on a plain network of timm
 NEVER_BELOW = 1.0  # on any other
 OVER_TUNED_PEERS = 0.97
+OVER_FORMAT = 0.95  # what memory_format=auto takes, of the other one's speed
 OF_BOUND, OVER_FIXED, ASR_POINTS = 0.75, 3.0, -1.0
 FIXED_SOURCE = "inc_v3"
 FEWER_PASSES = 4.0
 OVER_ROW = {"agr": 2.5, "ifgsm": 1.1}
 LINEAR, FLAT = 1.10, 50.0
-SECONDS = {
-    startup.HELP: 1.2,
-    startup.CONFIG: None,
-    startup.FINISHED: 2.0,
-    startup.TABLES: 2.0,
-}
+SECONDS = {startup.HELP: 1.2, startup.FINISHED: 2.0, startup.TABLES: 2.0}
 ROUNDING = 1e-9  # a figure that is its limit has reached it
 
 
 class Target(NamedTuple):
-    """A figure that is asked for, and what was found."""
+    """A figure with its limit."""
 
     part: str
-    what: str
-    found: Spread
+    figure: str
+    measured: Spread
     at_least: float | None = None
     at_most: float | None = None
 
     @property
     def reached(self) -> bool:
-        """Whether the median is."""
+        """True if the median meets the limit."""
         if self.at_least is not None:
-            return self.found.median >= self.at_least - ROUNDING
-        return self.at_most is not None and self.found.median <= self.at_most + ROUNDING
+            return self.measured.median >= self.at_least - ROUNDING
+        return self.at_most is not None and self.measured.median <= self.at_most + ROUNDING
 
     @property
-    def asked(self) -> str:
-        """As "≥ 0.95"."""
+    def limit(self) -> str:
+        """The limit as text, such as "≥ 0.95"."""
         return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
 
 
-# ---- what was asked for --------------------------------------------------------------------------
+class Section(NamedTuple):
+    """A section of the report: the settings of some parts."""
+
+    title: str
+    parts: tuple[str, ...]
+    targets: Callable[[str, Results], Iterator[Target]]
+    tables: Callable[[dict[str, Results]], str]
+
+
+# ---- targets -------------------------------------------------------------------------------------
 
 
 def targets(frame: pd.DataFrame) -> list[Target]:
-    """Every target figure that the rows can speak of."""
-    makers: Sequence[Callable[[pd.DataFrame], Iterator[Target]]]
-    makers = (_full_size, _stops, _curve, _row, _growth, _startup)
-    return [target for maker in makers for target in maker(frame)]
+    """Return every target that there are measurements of."""
+    return [
+        target
+        for section in SECTIONS
+        for setting, own in results_of(frame, section.parts).items()
+        for target in section.targets(setting, own)
+    ]
 
 
-def _settings(frame: pd.DataFrame, *parts: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The settings of the parts, each with its rows."""
-    own = frame[frame["part"].isin(parts)]
-    for setting in own["setting"].unique():
-        yield setting, own[own["setting"] == setting]
+def _given(own: Results, network: str) -> list[str]:
+    """Return the peers that were given this network, the plain or the tuned one."""
+    return [name for name in own.names if name.endswith(network)]
 
 
-def _timed(own: pd.DataFrame) -> list[str]:
-    return list(own[own["seconds"].notna()]["contender"].unique())
+def _full_size_targets(setting: str, own: Results) -> Iterator[Target]:
+    if full_size.BARE in own.names:
+        share = own.faster(full_size.PIPELINE, full_size.BARE)
+        figure = f"{setting}: pipeline, of the bare loop"
+        yield Target("limit", figure, share, at_least=PIPELINE_OF_BARE)
+    architecture = setting.partition(",")[0].partition(".")[0]
+    over_plain = OVER_PEERS.get(architecture, NEVER_BELOW)
+    for network, limit in ((peers.PLAIN, over_plain), (peers.TUNED, OVER_TUNED_PEERS)):
+        if against := own.closest(full_size.CALL, _given(own, network)):
+            peer, ahead = against
+            yield Target("peers", f"{setting}: plain call, times {peer}", ahead, at_least=limit)
 
 
-def _full_size(frame: pd.DataFrame) -> Iterator[Target]:
-    for setting, own in _settings(frame, "limit", "peers"):
-        names = _timed(own)
-        if full_size.BARE in names:
-            found = faster(own, full_size.PIPELINE, full_size.BARE)
-            what = f"{setting}: pipeline, of the bare loop"
-            yield Target("limit", what, found, at_least=PIPELINE_OF_BARE)
-        plain, tuned = _given(own, full_size.PLAIN), _given(own, full_size.TUNED)
-        for given, limit in ((plain, _over_peers(setting)), (tuned, OVER_TUNED_PEERS)):
-            if against := closest(own, full_size.CALL, given):
-                what = f"{setting}: plain call, times {against[0]}"
-                yield Target("peers", what, against[1], at_least=limit)
+def _formats_targets(setting: str, own: Results) -> Iterator[Target]:
+    auto = _auto(own)
+    (other,) = [name for name in own.names if name != auto]
+    figure = f"{setting}: {auto}, as by memory_format=auto, times {other}"
+    yield Target("formats", figure, own.faster(auto, other), at_least=OVER_FORMAT)
 
 
-def _over_peers(setting: str) -> float:
-    """What is asked for on a plain network, by its architecture."""
-    return OVER_PEERS.get(setting.partition(",")[0].partition(".")[0], NEVER_BELOW)
+def _auto(own: Results) -> str:
+    """Return the memory format that the rule takes."""
+    return str(own.frame[own.frame["unit"] == formats.AUTO]["contender"].iloc[0])
 
 
-def _stops(frame: pd.DataFrame) -> Iterator[Target]:
-    for setting, own in _settings(frame, "stops"):
-        fixed = _given(own, full_size.PLAIN)
-        for name in demo.STOPPED:
-            what = f"{setting}: {name}, of the bound"
-            yield Target("stops", what, of_bound(own, name), at_least=OF_BOUND)
-            against = closest(own, name, fixed)
-            if against and setting.startswith(f"{FIXED_SOURCE},"):
-                peer, found = against
-                what = f"{setting}: {name}, times {peer}"
-                yield Target("stops", what, found, at_least=OVER_FIXED)
-                gap = 100 * (fact(own, name, demo.ASR) - fact(own, peer, demo.ASR))
-                what = f"{setting}: {name}, its white-box ASR less theirs, points"
-                yield Target("stops", what, Spread(gap, gap, gap), at_least=ASR_POINTS)
+def _stops_targets(setting: str, own: Results) -> Iterator[Target]:
+    for name in demo.STOPPED:
+        figure = f"{setting}: {name}, of the bound"
+        yield Target("stops", figure, of_bound(own, name), at_least=OF_BOUND)
+        against = own.closest(name, _given(own, peers.PLAIN))
+        if against and setting.startswith(f"{FIXED_SOURCE},"):
+            peer, ahead = against
+            figure = f"{setting}: {name}, times {peer}"
+            yield Target("stops", figure, ahead, at_least=OVER_FIXED)
+            gap = 100 * (own.fact(name, demo.ASR) - own.fact(peer, demo.ASR))
+            figure = f"{setting}: {name}, its white-box ASR less theirs, points"
+            yield Target("stops", figure, Spread.of([gap]), at_least=ASR_POINTS)
 
 
-def _given(own: pd.DataFrame, network: str) -> list[str]:
-    """The peers that were given this network, the plain or the tuned one."""
-    return [n for n in _timed(own) if n.endswith(network)]
+def of_bound(own: Results, name: str) -> Spread:
+    """Return the speed of a stopped attack as a share of its upper bound, within rounds."""
+    steps = own.fact(name, demo.STEPS_USED)
+    prices = zip(own.rates[demo.FORWARD], own.rates[demo.GRADIENT], strict=True)
+    bounds = [demo.bound(steps, forward, gradient) for forward, gradient in prices]
+    return Spread.of(own.rates[name] / bounds)
 
 
-def of_bound(own: pd.DataFrame, name: str) -> Spread:
-    """The speed of a stopped attack as a share of what its steps cost at least, by rounds."""
-    found, steps = rates(own), fact(own, name, demo.STEPS_USED)
-    prices = zip(found[demo.FORWARD], found[demo.GRADIENT], strict=True)
-    limit = [demo.bound(steps, forward, gradient) for forward, gradient in prices]
-    return Spread.of(found[name] / limit)
+def _curve_targets(setting: str, own: Results) -> Iterator[Target]:
+    ours = sum(own.passes(demo.CURVE))
+    times = {name: sum(own.passes(name)) / ours for name in own.names if name != demo.CURVE}
+    if times:
+        name = min(times, key=times.__getitem__)
+        figure = f"{setting}: times fewer passes than {name}"
+        yield Target("curve", figure, Spread.of([times[name]]), at_least=FEWER_PASSES)
 
 
-def _curve(frame: pd.DataFrame) -> Iterator[Target]:
-    for setting, own in _settings(frame, "curve"):
-        passes = _passes(own)
-        others = {n: count / passes[demo.CURVE] for n, count in passes.items() if n != demo.CURVE}
-        if others:
-            name = min(others, key=others.__getitem__)
-            found = Spread(*[others[name]] * 3)
-            what = f"{setting}: times fewer passes than {name}"
-            yield Target("curve", what, found, at_least=FEWER_PASSES)
+def _row_targets(setting: str, own: Results) -> Iterator[Target]:
+    if against := own.closest(demo.OWN_ROW, [n for n in own.names if n != demo.OWN_ROW]):
+        name, ahead = against
+        limit = OVER_ROW[setting.partition(",")[0]]
+        yield Target("row", f"{setting}: times {name}", ahead, at_least=limit)
 
 
-def _passes(own: pd.DataFrame) -> dict[str, float]:
-    """Forwards and gradients of whole batches, by contender."""
-    timed = own[own["seconds"].notna()].groupby("contender", sort=False)
-    passes = timed["forwards"].first() + timed["backwards"].first()
-    return {str(name): float(count) for name, count in passes.items()}
+def _growth_targets(setting: str, own: Results) -> Iterator[Target]:
+    if setting == growth.IMAGES:
+        first, *more = own.names
+        peaks = _peaks(own)
+        slower = [own.faster(first, name) for name in more]
+        fatter = [Spread.of(peaks[name] - peaks[first]) for name in more]
+        figure = "time per image, worst of more images over the fewest"
+        yield Target("growth", figure, max(slower), at_most=LINEAR)
+        figure = "peak memory, worst of more images less the fewest, MB"
+        yield Target("growth", figure, max(fatter), at_most=FLAT)
 
 
-def _row(frame: pd.DataFrame) -> Iterator[Target]:
-    for setting, own in _settings(frame, "row"):
-        others = [n for n in _timed(own) if n != demo.OWN_ROW]
-        if against := closest(own, demo.OWN_ROW, others):
-            limit = OVER_ROW[setting.partition(",")[0]]
-            what = f"{setting}: times {against[0]}"
-            yield Target("row", what, against[1], at_least=limit)
+def _peaks(own: Results) -> pd.DataFrame:
+    """Return peak memory in MB, a line per round and a column per number of images."""
+    return own.frame.pivot(index="round", columns="contender", values="value")
 
 
-def _growth(frame: pd.DataFrame) -> Iterator[Target]:
-    for setting, own in _settings(frame, "growth"):
-        if setting == growth.IMAGES:
-            slowest, fattest = slowdown(own), fattening(own)
-            what = "time per image, worst of more images over the fewest"
-            yield Target("growth", what, slowest, at_most=LINEAR)
-            what = "peak memory, worst of more images less the fewest, MB"
-            yield Target("growth", what, fattest, at_most=FLAT)
-
-
-def slowdown(own: pd.DataFrame) -> Spread:
-    """Time per image at the worst of the numbers of images, over that of the smallest."""
-    first, *more = _timed(own)
-    return max((faster(own, first, n) for n in more), key=lambda s: s.median)
-
-
-def fattening(own: pd.DataFrame) -> Spread:
-    """MB that the process with the worst number of images needs more than the smallest."""
-    peaks = own.pivot(index="round", columns="contender", values="value")
-    first, *more = _timed(own)
-    return max((Spread.of(peaks[n] - peaks[first]) for n in more), key=lambda s: s.median)
-
-
-def _startup(frame: pd.DataFrame) -> Iterator[Target]:
-    for _, own in _settings(frame, "startup"):
-        for name in _timed(own):
-            limit = next((v for k, v in SECONDS.items() if name.startswith(k)), None)
-            if limit is not None:
-                what = f"{name}, seconds"
-                yield Target("startup", what, _seconds(own, name), at_most=limit)
-
-
-def _seconds(own: pd.DataFrame, name: str) -> Spread:
-    return Spread.of(own[own["contender"] == name]["seconds"].dropna())
+def _startup_targets(setting: str, own: Results) -> Iterator[Target]:
+    for name in own.names:
+        limit = next((v for k, v in SECONDS.items() if name.startswith(k)), None)
+        if limit is not None:
+            yield Target("startup", f"{name}, seconds", own.seconds(name), at_most=limit)
 
 
 # ---- Markdown ------------------------------------------------------------------------------------
 
 
 def markdown(frame: pd.DataFrame, about: dict[str, str]) -> str:
-    """The whole report."""
+    """Return the whole report."""
     lines = ["# How fast agr is", ""]
     lines += [f"- {key}: {value}" for key, value in about.items()]
     lines += [
@@ -208,189 +191,195 @@ def markdown(frame: pd.DataFrame, about: dict[str, str]) -> str:
         "",
         "## Targets",
         "",
-        _table(_verdicts(frame), ("part", "figure", "asked for", "found", "reached")),
+        _grid(_verdicts(frame), ("part", "figure", "asked for", "found", "reached")),
     ]
-    sections = {
-        "Ten steps at full size": _full_size_tables,
-        "Stopping once fooled": _stops_tables,
-        "ASR after every step": _curve_tables,
-        "A row of a table": _row_tables,
-        "Growth": _growth_tables,
-        "Start": _startup_tables,
-    }
-    for title, tables in sections.items():
-        if found := list(tables(frame)):
-            lines += ["", f"## {title}", "", "\n\n".join(found)]
+    for section in SECTIONS:
+        if settings := results_of(frame, section.parts):
+            lines += ["", f"## {section.title}", "", section.tables(settings)]
     return "\n".join(lines) + "\n"
 
 
 def _verdicts(frame: pd.DataFrame) -> Iterator[tuple[str, ...]]:
-    found = targets(frame)
+    measured = targets(frame)
     for part in PARTS:
-        own = [t for t in found if t.part == part]
+        own = [t for t in measured if t.part == part]
         for t in own:
-            yield part, t.what, t.asked, t.found.text(), "yes" if t.reached else "**no**"
+            yield part, t.figure, t.limit, t.measured.text(), "yes" if t.reached else "**no**"
         if not own:
             yield part, "—", "—", "—", "not measured"
 
 
-def _full_size_tables(frame: pd.DataFrame) -> Iterator[str]:
-    for setting, own in _settings(frame, "limit", "peers"):
-        names = [n for n in _timed(own) if n != full_size.TUNE]
-        if not names:
-            yield from _tune_line(frame, setting, own)
-            continue
-        rows = []
-        for name in names:
-            rows.append(
-                (
-                    name,
-                    _per_image(own, name),
-                    _ratio(own, name, full_size.BARE),
-                    _ratio(own, full_size.CALL, name),
-                    *_own_passes(own, name),
-                    _percent(fact(own, name, full_size.SAME_1)),
-                    _percent(fact(own, name, full_size.SAME_ALL)),
-                )
-            )
-        head = ("", "s per image", "of the bare loop", "plain call is faster by", "forwards")
-        same = "pixels as the pipeline's after 1 step, %", "after 10, %"
-        yield f"**{setting}**, {_images_of(own)} images\n\n" + _table(
-            rows, (*head, "gradients", *same)
-        )
+def _full_size_table(setting: str, own: Results) -> str:
+    columns: dict[str, Column] = {
+        "s per image": partial(_per_image, own),
+        "of the bare loop": lambda name: _ratio(own, name, full_size.BARE),
+        "plain call is faster by": partial(_ratio, own, full_size.CALL),
+        **_passes(own),
+        "pixels as the pipeline's after 1 step, %": partial(_percent, own, full_size.SAME_1),
+        "after 10, %": partial(_percent, own, full_size.SAME_ALL),
+    }
+    images = own.frame["images"].max()
+    text = f"**{setting}**, {images} images\n\n{_table(own.names, columns)}"
+    seconds = own.fact(full_size.TUNE, full_size.ONCE)
+    if math.isnan(seconds):
+        return text
+    return f"{text}\n\n`tune` took {seconds:.1f} s, once{_paid_back(own, seconds)}."
 
 
-def _tune_line(frame: pd.DataFrame, setting: str, own: pd.DataFrame) -> Iterator[str]:
-    """What tuning takes, and after how many images of ten steps it has paid."""
-    seconds = _seconds(own, full_size.TUNE).median
-    text = f"`tune` of **{setting}** took {seconds:.1f} s, once"
-    ifgsm = frame[frame["setting"] == f"{setting}, ifgsm"]
-    plain = _given(ifgsm, full_size.PLAIN)
-    against = closest(ifgsm, full_size.CALL, plain)
-    if against:
-        speed = rates(ifgsm).median()
-        saved = 1 / speed[against[0]] - 1 / speed[full_size.CALL]
-        if saved > 0:
-            text += f"; paid back, against {against[0]}, after {seconds / saved:,.0f} images"
-    yield f"{text}."
+def _paid_back(own: Results, seconds: float) -> str:
+    """Return after how many images of ten steps the time of tuning is saved, as text."""
+    against = own.closest(full_size.CALL, _given(own, peers.PLAIN))
+    if not against:
+        return ""
+    speed = own.rates.median()
+    saved = 1 / speed[against[0]] - 1 / speed[full_size.CALL]
+    if saved <= 0:
+        return ""
+    return f"; paid back, against {against[0]}, after {seconds / saved:,.0f} images"
 
 
-def _stops_tables(frame: pd.DataFrame) -> Iterator[str]:
-    for setting, own in _settings(frame, "stops"):
-        speed, rows = rates(own), []
-        for name in _timed(own):
-            ours = name in demo.STOPPED
-            plain, tuned = _given(own, full_size.PLAIN), _given(own, full_size.TUNED)
-            rows.append(
-                (
-                    name,
-                    Spread.of(speed[name]).text(1),
-                    _percent(fact(own, name, demo.ASR)),
-                    _number(fact(own, name, demo.STEPS_USED)),
-                    of_bound(own, name).text() if ours else "",
-                    *(_closest(own, name, peers) if ours else "" for peers in (plain, tuned)),
-                )
-            )
-        over = "times the best peer on the plain network", "on the tuned one"
-        head = ("", "images per s", "white-box ASR, %", "steps", "of the bound", *over)
-        yield f"**{setting}**\n\n" + _table(rows, head)
+def _formats_table(settings: dict[str, Results]) -> str:
+    last, contiguous = MEMORY_FORMATS
+    columns: dict[str, Column] = {
+        f"s per image, {last}": lambda setting: _per_image(settings[setting], last, 4),
+        contiguous: lambda setting: _per_image(settings[setting], contiguous, 4),
+        f"{last} is faster by": lambda setting: _ratio(settings[setting], last, contiguous),
+        "auto takes": lambda setting: _auto(settings[setting]),
+    }
+    return _table(settings, columns)
 
 
-def _curve_tables(frame: pd.DataFrame) -> Iterator[str]:
-    for setting, own in _settings(frame, "curve"):
-        names, rows, curves = _timed(own), [], []
-        units = [u for u in own["unit"].unique() if u.startswith(demo.AFTER)]
-        for name in names:
-            gap = fact(own, name, demo.GAP)
-            seconds = _seconds(own, name).text()
-            rows.append((name, *_own_passes(own, name), seconds, f"{100 * gap:.1f}"))
-            curves.append((name, *(f"{100 * fact(own, name, u):.1f}" for u in units)))
-        head = ("", "forwards", "gradients", "s", f"{demo.GAP}, points")
-        text = _table(rows, head)
-        steps = [u.removeprefix(demo.AFTER) for u in units]
-        yield f"**{setting}**\n\n{text}\n\n" + _table(curves, ("ASR, %, after step", *steps))
+def _stops_table(setting: str, own: Results) -> str:
+    def stopped(cell: Column) -> Column:
+        return lambda name: cell(name) if name in demo.STOPPED else ""
+
+    def over(network: str) -> Column:
+        return stopped(lambda name: _closest(own, name, _given(own, network)))
+
+    columns: dict[str, Column] = {
+        "images per s": partial(_rate, own),
+        "white-box ASR, %": partial(_percent, own, demo.ASR),
+        "steps": lambda name: _number(own.fact(name, demo.STEPS_USED), 2),
+        "of the bound": stopped(lambda name: of_bound(own, name).text()),
+        "times the best peer on the plain network": over(peers.PLAIN),
+        "on the tuned one": over(peers.TUNED),
+    }
+    return f"**{setting}**\n\n{_table(own.names, columns)}"
 
 
-def _row_tables(frame: pd.DataFrame) -> Iterator[str]:
-    for setting, own in _settings(frame, "row"):
-        names = _timed(own)
-        units = [u for u in own["unit"].unique() if u]
-        rows = [
-            (
-                name,
-                _seconds(own, name).text(),
-                _ratio(own, demo.OWN_ROW, name),
-                *(_percent(fact(own, name, u)) for u in units),
-            )
-            for name in names
-        ]
-        head = ("", "s", "ours is faster by", *(f"{u}, %" for u in units))
-        yield f"**{setting}**\n\n" + _table(rows, head)
+def _curve_table(setting: str, own: Results) -> str:
+    columns: dict[str, Column] = {
+        **_passes(own),
+        "s": partial(_seconds, own),
+        f"{demo.GAP}, points": partial(_percent, own, demo.GAP),
+    }
+    units = [u for u in own.frame["unit"].unique() if u.startswith(demo.AFTER)]
+    curves = {u.removeprefix(demo.AFTER): partial(_percent, own, u) for u in units}
+    return (
+        f"**{setting}**\n\n{_table(own.names, columns)}\n\n"
+        f"{_table(own.names, curves, 'ASR, %, after step')}"
+    )
 
 
-def _growth_tables(frame: pd.DataFrame) -> Iterator[str]:
-    for setting, own in _settings(frame, "growth"):
-        names = _timed(own)
-        if setting == growth.IMAGES:
-            peaks = own.pivot(index="round", columns="contender", values="value")
-            rows = [
-                (n, _per_image(own, n, 4), _ratio(own, names[0], n), Spread.of(peaks[n]).text(0))
-                for n in names
-            ]
-            head = ("", "s per image", "of the first", "peak memory, MB")
-            yield _table(rows, head)
-        else:
-            speed = rates(own)
-            pairs = [(n, Spread.of(speed[n]).text(1)) for n in names]
-            yield _table(pairs, (f"{setting}, {_images_of(own)} images at most", "images per s"))
+def _row_table(setting: str, own: Results) -> str:
+    columns: dict[str, Column] = {
+        "s": partial(_seconds, own),
+        "ours is faster by": partial(_ratio, own, demo.OWN_ROW),
+        **{f"{u}, %": partial(_percent, own, u) for u in own.frame["unit"].unique() if u},
+    }
+    return f"**{setting}**\n\n{_table(own.names, columns)}"
 
 
-def _startup_tables(frame: pd.DataFrame) -> Iterator[str]:
-    for _, own in _settings(frame, "startup"):
-        yield _table([(n, _seconds(own, n).text()) for n in _timed(own)], ("", "s"))
+def _growth_table(setting: str, own: Results) -> str:
+    if setting != growth.IMAGES:
+        head = f"{setting}, {own.frame['images'].max()} images at most"
+        return _table(own.names, {"images per s": partial(_rate, own)}, head)
+    peaks = _peaks(own)
+    columns: dict[str, Column] = {
+        "s per image": partial(_per_image, own, digits=4),
+        "of the first": partial(_ratio, own, own.names[0]),
+        "peak memory, MB": lambda name: Spread.of(peaks[name]).text(0),
+    }
+    return _table(own.names, columns)
 
 
-def _table(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
+def _startup_table(setting: str, own: Results) -> str:
+    return _table(own.names, {"s": partial(_seconds, own)})
+
+
+def _each(table: Callable[[str, Results], str]) -> Callable[[dict[str, Results]], str]:
+    """Make the tables of a section from the table of a setting."""
+    return lambda settings: "\n\n".join(table(name, own) for name, own in settings.items())
+
+
+def _table(names: Iterable[str], columns: Mapping[str, Column], head: str = "") -> str:
+    """Return a table with a row per name, and columns by their titles."""
+    rows = [(name, *(cell(name) for cell in columns.values())) for name in names]
+    return _grid(rows, (head, *columns))
+
+
+def _grid(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
     return tabulate(list(rows), head, "pipe", disable_numparse=True)
 
 
-def _per_image(own: pd.DataFrame, name: str, digits: int = 3) -> str:
-    return Spread.of(1 / rates(own)[name]).text(digits)
+# ---- cells of contenders -------------------------------------------------------------------------
 
 
-def _ratio(own: pd.DataFrame, ours: str, other: str) -> str:
-    """How many times as fast; empty where one of them is not there, or they are the same."""
-    there = ours != other and {ours, other} <= set(_timed(own))
-    return faster(own, ours, other).text() if there else ""
+def _rate(own: Results, name: str) -> str:
+    return Spread.of(own.rates[name]).text(1)
 
 
-def _closest(own: pd.DataFrame, ours: str, others: Sequence[str]) -> str:
-    against = closest(own, ours, others)
+def _per_image(own: Results, name: str, digits: int = 3) -> str:
+    return Spread.of(1 / own.rates[name]).text(digits)
+
+
+def _seconds(own: Results, name: str) -> str:
+    return own.seconds(name).text()
+
+
+def _ratio(own: Results, ours: str, other: str) -> str:
+    """Format how many times as fast; empty where one of them is not there, or they are the same."""
+    there = ours != other and {ours, other} <= set(own.names)
+    return own.faster(ours, other).text() if there else ""
+
+
+def _closest(own: Results, ours: str, others: Sequence[str]) -> str:
+    against = own.closest(ours, others)
     return against[1].text() if against else ""
 
 
-def _own_passes(own: pd.DataFrame, name: str) -> tuple[str, str]:
-    first = own[(own["contender"] == name) & own["seconds"].notna()].iloc[0]
-    return str(first["forwards"]), str(first["backwards"])
+def _passes(own: Results) -> dict[str, Column]:
+    return {
+        "forwards": lambda name: str(own.passes(name)[0]),
+        "gradients": lambda name: str(own.passes(name)[1]),
+    }
 
 
-def _images_of(own: pd.DataFrame) -> int:
-    return int(own["images"].max())
+def _percent(own: Results, unit: str, name: str) -> str:
+    return _number(100 * own.fact(name, unit), 1)
 
 
-def _percent(value: float) -> str:
-    return "" if pd.isna(value) else f"{100 * value:.1f}"
+def _number(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _number(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:.2f}"
+FULL_SIZE = ("limit", "peers")
+SECTIONS = (
+    Section("Ten steps at full size", FULL_SIZE, _full_size_targets, _each(_full_size_table)),
+    Section("Memory formats", ("formats",), _formats_targets, _formats_table),
+    Section("Stopping once fooled", ("stops",), _stops_targets, _each(_stops_table)),
+    Section("ASR after every step", ("curve",), _curve_targets, _each(_curve_table)),
+    Section("A row of a table", ("row",), _row_targets, _each(_row_table)),
+    Section("Growth", ("growth",), _growth_targets, _each(_growth_table)),
+    Section("Start", ("startup",), _startup_targets, _each(_startup_table)),
+)
 
 
 # ---- files ---------------------------------------------------------------------------------------
 
 
 def about(options: Options) -> dict[str, str]:
-    """What the numbers depend on, in words."""
+    """Return the facts that figures depend on, by title."""
     from agr.evaluation.provenance import git_commit
 
     device = options.device
@@ -398,26 +387,28 @@ def about(options: Options) -> dict[str, str]:
         device += f" {torch.cuda.get_device_name(device)}"
     else:
         device += f" {torch.backends.cpu.get_cpu_capability()}"
-    libraries = {name: v or "not installed: skipped" for name, v in peers.versions().items()}
-    own = {name: version(name) for name in ("agr", "torch", "timm", "numpy")}
-    said = {
+    versions = [f"{name} {version(name)}" for name in ("agr", "torch", "timm", "numpy")]
+    libraries = [
+        f"{name} {peers.library_version(name) or 'not installed: skipped'}"
+        for name in peers.PACKAGES
+    ]
+    facts = {
         "device": device,
         "threads": str(options.threads),
         "precision": options.precision,
         "rounds": str(options.rounds),
         "parts": ", ".join(options.parts),
-        "versions": ", ".join(f"{k} {v}" for k, v in own.items())
-        + f", Python {platform.python_version()}",
-        "libraries": ", ".join(f"{k} {v}" for k, v in libraries.items()),
+        "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),
+        "libraries": ", ".join(libraries),
     }
-    return said | ({"commit": commit} if (commit := git_commit()) else {})
+    return facts | ({"commit": commit} if (commit := git_commit()) else {})
 
 
-def write(frame: pd.DataFrame, text: str, said: dict[str, Any], folder: Path) -> list[Path]:
-    """`bench.parquet` and `bench.md` in the folder."""
+def write(frame: pd.DataFrame, text: str, about: dict[str, str], folder: Path) -> list[Path]:
+    """Write `bench.parquet` and `bench.md` into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     parquet, report = folder / "bench.parquet", folder / "bench.md"
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata({"about": json.dumps(said)}), parquet)
+    pq.write_table(table.replace_schema_metadata({"about": json.dumps(about)}), parquet)
     report.write_text(text, encoding="utf-8")
     return [parquet, report]

@@ -1,48 +1,46 @@
-"""Seconds until a command has answered, each in a process of its own."""
+"""Seconds that a command takes to answer, in a process of its own."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from agr.config.compose import expand
-from agr.config.schema import PACKAGE
-from agr.evaluation.runner import run_cell
-from scripts.bench.demo import quiet
+from scripts.bench.demo import run_quietly
 from scripts.bench.options import DEMO_SOURCES, Options
-from scripts.bench.timing import Contender, Row, interleave
+from scripts.bench.timing import Contender, Measurement, interleave
 
 HELP, CONFIG, FINISHED, TABLES = "--help", "--cfg job", "a finished cell", "tables of 36 cells"
-SCRIPT = PACKAGE.parent / "scripts" / "make_tables.py"
+SCRIPT = Path(__file__).parents[1] / "make_tables.py"
 FEW = 8  # images of each cell
 FINISHED_CELLS = 6
 
 
-def startup(options: Options) -> Iterator[list[Row]]:
-    """The rows of the commands. Five runs at the default of three rounds: they are short.
+def startup(options: Options) -> Iterator[list[Measurement]]:
+    """Yield the rows of the commands. Five runs at the default of three rounds: they are short.
 
     Of the 36 cells of the tables those with one source are finished, the others missing.
     """
-    words = ("experiment=paper", f"n_images={FEW}", f"outputs={options.cells}")
-    asked = options.words(*words)
-    cells = [cell for cell in expand(asked) if cell.source == DEMO_SOURCES[0]][:FINISHED_CELLS]
+    overrides = options.overrides("experiment=paper", f"n_images={FEW}", f"outputs={options.cells}")
+    cells = [cell for cell in expand(overrides) if cell.source == DEMO_SOURCES[0]]
+    cells = cells[:FINISHED_CELLS]
     for cell in cells:
-        run_cell(cell, quiet)
+        run_quietly(cell)
     run = [sys.executable, "-m", "agr.run"]
     commands = {
         HELP: [*run, "--help"],
         CONFIG: [*run, "--cfg", "job"],
         FINISHED: [*run, *cells[0].overrides],
+        f"{TABLES}, {len(cells)} finished": [sys.executable, str(SCRIPT), *overrides],
     }
-    if SCRIPT.exists():  # it is part of the checkout, not of the package
-        commands[f"{TABLES}, {len(cells)} finished"] = [sys.executable, str(SCRIPT), *asked]
-    contenders = [Contender(name, partial(_answer, c), 1) for name, c in commands.items()]
+    works = {
+        name: partial(subprocess.run, command, capture_output=True, check=True)
+        for name, command in commands.items()
+    }
+    contenders = [Contender(name, work, 1) for name, work in works.items()]
     setting = f"demo suite, {FEW} images a cell"
-    # Not timed at first: compiled files are written, files come into the system's cache.
+    # Warm: the first call writes compiled files and brings others into the system's cache.
     yield interleave("startup", setting, contenders, 2 * options.rounds - 1, **options.how)[0]
-
-
-def _answer(command: Sequence[str]) -> None:
-    subprocess.run(command, capture_output=True, check=True)
