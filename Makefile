@@ -54,7 +54,7 @@ bench: setup ## measure speed against a bare loop and other libraries; ARGS="--p
 	$(RUN) -m scripts.bench $(ARGS)
 
 attacks-page: setup ## write docs/attacks.md again: attacks, parts, and their oracles
-	$(RUN) scripts/make_attacks_page.py
+	$(RUN) -m tests.attacks_page
 
 test: setup ## run the fast tests
 	$(RUN) -m pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)

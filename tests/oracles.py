@@ -5,7 +5,7 @@ numbers: torchattacks and foolbox where they do what the paper says, torch's own
 `tests.transcriptions`. Each has a list of changes, one for every parameter that the attack has: a
 single one must break the agreement, or the oracle would not have seen that parameter.
 
-`scripts/make_attacks_page.py` prints this registry, `tests/test_oracles.py` holds it true.
+`tests.attacks_page` prints this registry, `tests/test_oracles.py` holds it true.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from agr.attacks import Attack
-from agr.attacks.attack import GRADIENT, OWN, START, STEPS
 from agr.attacks.build import build_attack
-from agr.attacks.draws import fold
+from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
 from agr.attacks.parts import Context, Pool
 from agr.attacks.stages import Variance
 from agr.attacks.views import Admix, Diverse, Spectrum
@@ -59,20 +58,20 @@ def composed() -> list[str]:
 @cache
 def configs() -> tuple[dict[str, Config], dict[str, Any]]:
     """The config of each composed attack, nothing rounded; and of each norm."""
-    words = ["quantize=off", "suite.l2_reference=null"]
-    attacks = expand([f"attack={','.join(composed())}", "norm=linf", *words])
-    norms = expand(["attack=ifgsm", "norm=linf,l2", *words])
+    overrides = ["quantize=off", "suite.l2_reference=null"]
+    attacks = expand([f"attack={','.join(composed())}", "norm=linf", *overrides])
+    norms = expand(["attack=ifgsm", "norm=linf,l2", *overrides])
     return (
         {c.config.attack.name: c.config for c in attacks},
         {c.config.norm.name: c.config.norm for c in norms},
     )
 
 
-def changed(config: Config, *words: str) -> Config:
-    """A config after words like those of a command line, for which Hydra needs much longer."""
+def changed(config: Config, *overrides: str) -> Config:
+    """Change a config as a command line does, for which Hydra needs much longer."""
     config = replace(config, attack=deepcopy(config.attack))
-    for word in words:
-        key, _, text = word.partition("=")
+    for override in overrides:
+        key, _, text = override.partition("=")
         value = OmegaConf.create(f"value: {text}").value
         *path, last = key.split(".")
         node: Any = config
@@ -88,11 +87,11 @@ def changed(config: Config, *words: str) -> Config:
     return config
 
 
-def ours(name: str, norm: str = "linf", *words: str) -> Attack:
-    """The attack of conf/attack/`name`.yaml, as `agr.load_attack` has it; budget 10, or 1 in L2."""
+def ours(name: str, norm: str = "linf", *overrides: str) -> Attack:
+    """Build conf/attack/`name`.yaml as `agr.load_attack` does; budget 10, or 1 in L2."""
     attacks, norms = configs()
     eps = "eps=10" if norm == "linf" else f"eps={L2_EPS}"
-    return build_attack(changed(replace(attacks[name], norm=norms[norm]), eps, *words))
+    return build_attack(changed(replace(attacks[name], norm=norms[norm]), eps, *overrides))
 
 
 # ---- what is attacked ----------------------------------------------------------------------------
@@ -219,16 +218,16 @@ class Oracle:
     attack: str  # of conf/attack
     by: str  # who computes it, for the page
     run: Run
-    changes: tuple[str, ...]  # words that must each break the agreement
-    words: tuple[str, ...] = ()  # words that the oracle needs: without them, the config as it is
+    changes: tuple[str, ...]  # overrides that must each break the agreement
+    overrides: tuple[str, ...] = ()  # that the oracle needs; without them, the config as it is
     norm: str = "linf"
     to: float = 1e-12  # agreement, in [0, 1] units
     n: int = 3  # images
     side: int = 12  # px
 
-    def ours(self, *words: str) -> Attack:
-        """Our side, with further words."""
-        attack = ours(self.attack, self.norm, *self.words, *words)
+    def ours(self, *overrides: str) -> Attack:
+        """Build our side, with further overrides."""
+        attack = ours(self.attack, self.norm, *self.overrides, *overrides)
         return replace(attack, pool=a_pool(self.side)) if attack.pool_size else attack
 
     def given(self) -> Given:
@@ -246,8 +245,8 @@ class Oracle:
     @property
     def name(self) -> str:
         """For tests to be called by."""
-        words = " ".join(self.words)
-        return f"{self.attack} {self.norm} {self.by} {words}".strip()
+        overrides = " ".join(self.overrides)
+        return f"{self.attack} {self.norm} {self.by} {overrides}".strip()
 
 
 def paper(f: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Run:
@@ -534,7 +533,10 @@ def _losses() -> Iterator[Oracle]:
                 PAPER,
                 paper(papers.ifgsm, ALPHA, 10, loss=theirs, targeted=targeted),
                 (*STEP, *others, f"attack.targeted={'false' if targeted else 'true'}"),
-                words=(*([] if loss == "CrossEntropy" else [_of(loss)]), *(TARGETED * targeted)),
+                overrides=(
+                    *([] if loss == "CrossEntropy" else [_of(loss)]),
+                    *(TARGETED * targeted),
+                ),
             )
 
 
@@ -565,7 +567,7 @@ _FIRST: list[Oracle] = [
            stopped(lambda g, t: torchattack("FGSM")(g), 1), (*STEP, "attack.stop=null")),
     Oracle("ifgsm", "torchattacks.BIM", torchattack("BIM"), STEP),
     Oracle("ifgsm", "torchattacks.BIM (targeted)", targeted_by_torchattacks,
-           (*STEP, "attack.targeted=false"), words=TARGETED),
+           (*STEP, "attack.targeted=false"), overrides=TARGETED),
     Oracle("ifgsm", "foolbox.LinfBasicIterativeAttack",
            through_foolbox(foolbox.attacks.LinfBasicIterativeAttack(
                abs_stepsize=ALPHA, steps=10, random_start=False)), STEP),
@@ -577,7 +579,7 @@ _FIRST: list[Oracle] = [
            through_foolbox(foolbox.attacks.L2ProjectedGradientDescentAttack(
                abs_stepsize=0.2, steps=10, random_start=False), 1.0),
            ("eps=280", "steps=3", "attack.size=eps/3", "attack.step.direction=sign"),
-           words=("attack.size=eps/5",), norm="l2"),
+           overrides=("attack.size=eps/5",), norm="l2"),
     Oracle("ifgsm", PAPER,
            lambda g: papers.pgd_l2(g.model, g.x, g.y, 1.0, 0.1, 10),
            ("eps=280", "steps=3", "attack.size=eps/3", "attack.step.direction=sign"), norm="l2"),
@@ -608,7 +610,7 @@ _FIRST: list[Oracle] = [
                abs_stepsize=0.1, steps=10), 1.0, start=True),
            ("eps=280", "steps=7", "attack.size=eps/3", "attack.start=null",
             "attack.start.radius=0.9", "attack.step.direction=sign"),
-           words=("attack.size=eps/10",), norm="l2"),
+           overrides=("attack.size=eps/10",), norm="l2"),
     Oracle("pgd", PAPER,
            lambda g: papers.pgd_l2(g.model, g.x, g.y, 1.0, 0.25, 10, g.draws.start),
            ("eps=280", "steps=2", "attack.size=eps/3", "attack.start=null",
@@ -617,7 +619,7 @@ _FIRST: list[Oracle] = [
 
 _TRANSFER: list[Oracle] = [
     Oracle("sinifgsm", "torchattacks.SINIFGSM", torchattack("SINIFGSM", decay=1.0, m=5),
-           (*STEP, *MOMENTUM, NOT_AHEAD, *SCALE, GREYS), words=(BLACKS,)),
+           (*STEP, *MOMENTUM, NOT_AHEAD, *SCALE, GREYS), overrides=(BLACKS,)),
     Oracle("sinifgsm", PAPER, paper(papers.sinifgsm, ALPHA, 10),
            (*STEP, *MOMENTUM, NOT_AHEAD, *SCALE, BLACKS)),
     Oracle("sifgsm", PAPER, paper(papers.sifgsm, ALPHA, 10),
@@ -626,16 +628,16 @@ _TRANSFER: list[Oracle] = [
            (*STEP, *MOMENTUM, AHEAD, *SMOOTH)),
     Oracle("tifgsm", "torchattacks.TIFGSM", smooth_by_torchattacks("linear", 5),
            (*STEP, *MOMENTUM, AHEAD, "attack.chain.smooth.shape=uniform"),
-           words=("attack.chain.smooth.size=5", "attack.chain.smooth.shape=linear")),
+           overrides=("attack.chain.smooth.size=5", "attack.chain.smooth.shape=linear")),
     Oracle("tifgsm", "torchattacks.TIFGSM", smooth_by_torchattacks("uniform", 5),
            (*STEP, *MOMENTUM, AHEAD, "attack.chain.smooth.shape=linear"),
-           words=("attack.chain.smooth.size=5", "attack.chain.smooth.shape=uniform")),
+           overrides=("attack.chain.smooth.size=5", "attack.chain.smooth.shape=uniform")),
     Oracle("tifgsm", PAPER, paper(papers.tifgsm, ALPHA, 10),
            (*STEP, *MOMENTUM, AHEAD, *SMOOTH), n=2),
     Oracle("difgsm", "torchattacks.DIFGSM, our draws, image by image", diverse_by_torchattacks,
            (*STEP, *MOMENTUM, AHEAD, *DIVERSE, "attack.views.diverse.ratio=0.8",
             "attack.views.diverse.mode=nearest", "attack.views.diverse.zero=grey"),
-           words=LIBRARY_DI, n=2, side=40),
+           overrides=LIBRARY_DI, n=2, side=40),
     Oracle("difgsm", PAPER,
            drawn(papers.difgsm, ALPHA, 10, 1.0, draws=lambda g: [g.draws.diverse]),
            (*STEP, *MOMENTUM, AHEAD, *OURS_DI), n=2, side=40),
@@ -645,13 +647,13 @@ _TRANSFER: list[Oracle] = [
             "attack.chain.smooth.size=15"), n=1, side=24),
     Oracle("vmifgsm", "torchattacks.VMIFGSM, our draws", variance_by_torchattacks("VMIFGSM"),
            (*STEP, *MOMENTUM, AHEAD, *VARIANCE, "attack.chain.variance.samples=6"),
-           words=("attack.chain.variance.samples=5",)),
+           overrides=("attack.chain.variance.samples=5",)),
     Oracle("vmifgsm", PAPER,
            drawn(papers.vmifgsm, ALPHA, 10, 1.0, 20, 1.5, draws=lambda g: [g.draws.noise]),
            (BETA, "attack.chain.variance.samples=10"), n=2),
     Oracle("vnifgsm", "torchattacks.VNIFGSM, our draws", variance_by_torchattacks("VNIFGSM"),
            (*STEP, *MOMENTUM, NOT_AHEAD, *VARIANCE, "attack.chain.variance.samples=6"),
-           words=("attack.chain.variance.samples=5",)),
+           overrides=("attack.chain.variance.samples=5",)),
     Oracle("vnifgsm", PAPER,
            drawn(papers.vnifgsm, ALPHA, 10, 1.0, 20, 1.5, draws=lambda g: [g.draws.noise]),
            (BETA, "attack.chain.variance.samples=10"), n=2),
@@ -668,7 +670,7 @@ _TRANSFER: list[Oracle] = [
             "attack.views.spectrum.sigma=20", "attack.views.spectrum.through=true",
             "attack.views.spectrum.zero=grey", "attack.views.spectrum=null"), n=1),
     Oracle("ssa", PAPER, _spectrum(True, 5), ("attack.views.spectrum.through=false",),
-           words=("attack.views.spectrum.through=true", "attack.views.spectrum.copies=5"), n=2),
+           overrides=("attack.views.spectrum.through=true", "attack.views.spectrum.copies=5"), n=2),
 ]  # fmt: skip
 
 _ADAM = ("attack.step.beta1=0.8", "attack.step.beta2=0.9", "attack.step.delta=0.1")
@@ -680,16 +682,16 @@ _ADAPTIVE: list[Oracle] = [
            through_foolbox(foolbox.attacks.LinfAdamBasicIterativeAttack(
                abs_stepsize=ALPHA, steps=10)),
            (*STEP, *_ADAM[::2], "attack.step.of=gradient"),
-           words=("attack.step.of=sign",)),  # squares of signs are 1, whatever beta2 is
+           overrides=("attack.step.of=sign",)),  # squares of signs are 1, whatever beta2 is
     Oracle("adam", PAPER, paper(papers.adam, ALPHA, 10), (*STEP, *_ADAM, "attack.step.of=sign")),
     Oracle("rmsprop", "torch.optim.RMSprop",
            by_optimizer(torch.optim.RMSprop, "gradient", ALPHA, alpha=0.9, eps=1e-12),
-           (*STEP, "attack.step.rho=0.8", "attack.step.of=sign"), words=FINE, to=1e-10),
+           (*STEP, "attack.step.rho=0.8", "attack.step.of=sign"), overrides=FINE, to=1e-10),
     Oracle("rmsprop", PAPER, paper(papers.rmsprop, ALPHA, 10),
            (*STEP, "attack.step.rho=0.8", "attack.step.delta=0.1", "attack.step.of=sign")),
     Oracle("adagrad", "torch.optim.Adagrad",
            by_optimizer(torch.optim.Adagrad, "gradient", DECAYING, eps=1e-12),
-           (*STEP, "attack.step.phi=2", "attack.step.of=sign"), words=FINE, to=1e-10),
+           (*STEP, "attack.step.phi=2", "attack.step.of=sign"), overrides=FINE, to=1e-10),
     Oracle("adagrad", PAPER, paper(papers.adagrad, DECAYING, 10),
            (*STEP, "attack.step.phi=2", "attack.step.delta=0.1", "attack.step.of=sign")),
     Oracle("ai_fgtm", PAPER, paper(papers.ai_fgtm, ALPHA, 10),
@@ -697,7 +699,7 @@ _ADAPTIVE: list[Oracle] = [
             "attack.step.beta2=0.9", "attack.step.scale=1", "attack.step.delta=0.1")),
     Oracle("agr_nostop", "torch.optim.Adagrad",
            by_optimizer(torch.optim.Adagrad, "sign", DECAYING, eps=1e-12),
-           (*STEP, "attack.step.phi=2", "attack.step.of=gradient"), words=FINE),
+           (*STEP, "attack.step.phi=2", "attack.step.of=gradient"), overrides=FINE),
     Oracle("agr_nostop", PAPER, paper(papers.agr, DECAYING, 10, stop=False),
            (*STEP, "attack.step.phi=2", "attack.step.delta=1", "attack.step.of=gradient")),
     Oracle("agr", PAPER, paper(papers.agr, DECAYING, 10), (*STEP, *AGR)),
@@ -711,7 +713,7 @@ _ADAPTIVE: list[Oracle] = [
             "attack.stop=null")),
     Oracle("agr_literal", PAPER,
            lambda g: papers.agr_literal(g.model, g.x, g.y, 1 / 255, 10),
-           ("eps=2", "steps=1", "attack.stop=null"), words=("eps=1",), n=6),
+           ("eps=2", "steps=1", "attack.stop=null"), overrides=("eps=1",), n=6),
     Oracle("agr_literal", "formulas in L2", in_l2("sign", 1.0),
            ("eps=280", "attack.size=eps/3", "attack.step.phi=2", "attack.step.delta=1",
             "attack.stop=null", "attack.step.direction=ball"), norm="l2"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +10,11 @@ import torch
 from torch import Tensor
 
 from agr import load_attack
+from tests.attacks_page import PAGE, build_page
 from tests.conftest import CLASSES
 from tests.oracles import L2_EPS, ORACLES, UNSEEN, composed, configs, ours
 
 pytestmark = pytest.mark.xdist_group("oracles")  # the attacks are composed once
-ROOT = Path(__file__).parent.parent
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -47,7 +45,7 @@ def test_agrees_with_oracle_and_only_with_its_parameters(name: str) -> None:
 
 def test_every_named_attack_has_an_oracle_as_it_is() -> None:
     """Once at least without a word that changes the file, or with one that AGR's literal needs."""
-    assert {oracle.attack for oracle in ORACLES.values() if not oracle.words} == set(composed())
+    assert {oracle.attack for oracle in ORACLES.values() if not oracle.overrides} == set(composed())
 
 
 @pytest.mark.parametrize("name", composed())
@@ -79,9 +77,9 @@ def test_what_is_checked_is_what_users_load() -> None:
     for name in ("si_ni_di_ti", "agr+vmi"):
         assert load_attack(name, eps=10, quantize="off") == ours(name)
     assert load_attack("pgd", norm="l2", eps=L2_EPS, quantize="off") == ours("pgd", "l2")
-    words = ["attack.chain.momentum.decay=0.5", "attack.step.delta=1e-3", "attack.size=eps/3"]
-    mine = load_attack("agr+mi", eps=11, steps=7, overrides=words, quantize="off")
-    assert mine == ours("agr+mi", "linf", "eps=11", "steps=7", *words)
+    overrides = ["attack.chain.momentum.decay=0.5", "attack.step.delta=1e-3", "attack.size=eps/3"]
+    mine = load_attack("agr+mi", eps=11, steps=7, overrides=overrides, quantize="off")
+    assert mine == ours("agr+mi", "linf", "eps=11", "steps=7", *overrides)
 
 
 def test_single_steps_agree_in_float32() -> None:
@@ -95,6 +93,5 @@ def test_single_steps_agree_in_float32() -> None:
 
 
 def test_the_page_of_attacks_is_current() -> None:
-    made = runpy.run_path(str(ROOT / "scripts" / "make_attacks_page.py"))
-    page = made["PAGE"].read_text(encoding="utf-8")
-    assert page == made["page"](), "docs/attacks.md is old: make attacks-page"
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == build_page(), "docs/attacks.md is old: make attacks-page"

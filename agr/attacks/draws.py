@@ -15,6 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+START, STEPS = 0, 1  # what a key is folded with: the start, or the step t
+OWN, GRADIENT = 0, 1  # of a stage: its own draws, or those of a gradient that it asks for
 BITS = 24  # of a draw: exact in float32, so that every dtype gets the same numbers
 
 
