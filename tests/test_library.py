@@ -33,7 +33,7 @@ from agr.attacks.library import (
     Universal,
     on_grid,
 )
-from agr.attacks.library.adapter import Task
+from agr.attacks.library.adapter import LibraryCall
 from agr.attacks.library.sources import ALONE, LEAST
 from agr.config.schema import PACKAGE, conf_dir
 from agr.evaluation import determinism as numeric
@@ -95,12 +95,12 @@ class Fake(Art):
     """A library that returns whatever `made` does."""
 
     attack: str = "Fake"
-    made: Callable[[Task], Tensor] = lambda task: task.x
+    made: Callable[[LibraryCall], Tensor] = lambda call: call.x
 
     def check(self, *_: Any, **__: Any) -> None: ...
 
-    def _run(self, task: Task) -> Tensor:
-        return self.made(task)
+    def _run(self, call: LibraryCall) -> Tensor:
+        return self.made(call)
 
 
 # ---- the named ones ------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_budgets_in_l2(model: nn.Module, x: Tensor, y: Tensor) -> None:
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_seeds_are_put_back(failing: bool, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    def broken(task: Task) -> Tensor:
+    def broken(call: LibraryCall) -> Tensor:
         torch.rand(1), np.random.rand(), random.random()
         logging.info("adds a handler where there is none")
         raise torch.OutOfMemoryError("the caller's business")
@@ -333,7 +333,7 @@ def test_an_ensemble_answers_with_its_mean(x: Tensor) -> None:
 
 def test_a_broken_budget_is_an_error(model: nn.Module, x: Tensor, y: Tensor) -> None:
     grey = torch.full_like(x, 0.5)
-    loose = Fake(made=lambda task: task.x + 2 * EPS)
+    loose = Fake(made=lambda call: call.x + 2 * EPS)
     with pytest.raises(ValueError, match=r"ART's Fake left its budget: Linf 0.0784\d* > eps 0.039"):
         run(loose, model, grey, y)
     with pytest.raises(ValueError, match="left its budget: L2"):
@@ -341,16 +341,16 @@ def test_a_broken_budget_is_an_error(model: nn.Module, x: Tensor, y: Tensor) -> 
     with pytest.raises(ValueError, match=r"left \[0, 1\] by 0.0784"):
         run(loose, model, torch.ones_like(x), y)
     with pytest.raises(ValueError, match=r"made \(1, 3, 12, 12\) of images"):
-        run(Fake(made=lambda task: task.x[:1]), model, x, y)
-    near = run(Fake(made=lambda task: task.x + EPS + 1e-7), model, grey, y)
+        run(Fake(made=lambda call: call.x[:1]), model, x, y)
+    near = run(Fake(made=lambda call: call.x + EPS + 1e-7), model, grey, y)
     assert (near - grey).abs().max() <= EPS + 1e-16
     made = run(replace(loose, budget=False), model, grey, model(grey).argmax(1))
     assert made.shape == x.shape  # without a budget any size will do
 
 
 def test_failures_come_back_clean(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    def made(task: Task) -> Tensor:
-        found = task.x + 1e-3 * task.x.lt(0.5)
+    def made(call: LibraryCall) -> Tensor:
+        found = call.x + 1e-3 * call.x.lt(0.5)
         found[0], found[1, 0, 0, 0], found[2, 0, 0, 0] = 0, torch.nan, torch.inf
         return found
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agr.attacks.attack import Attack, Look
+from agr.attacks.attack import Attack, Observation
 from agr.attacks.ball import row_norm
 from agr.attacks.parts import State
 from agr.models.network import Source
@@ -150,27 +150,27 @@ def craft(
         # With a gradient that takes 1.2 times as long as a forward, that is less for k < 2.2, and
         # with more gradients per step for more steps.
         alone = watched and sum(map(odds.of, held)) > slots / (2.2 * attack.gradients)
-        before, look = state, None
+        before, seen = state, None
         with calls.attach(network):  # not while others use the network
             unseen = any(slot and not slot.seen for slot in held)
             if alone or (watched and unseen and not attack.direct):
-                look, state = attack.look(network, state)
+                seen, state = attack.observe(network, state)
             if not alone:
                 ticked, state = attack.tick(network, state)
-                look = look or ticked
-        more = (look.more if look else state["live"]).tolist()
+                seen = seen or ticked
+        more = (seen.more if seen else state["live"]).tolist()
         if not watched:  # nobody asks what the last iterate does
             more = (state["live"] & (state["t"] < attack.steps)).tolist()
-        if trace and look:
-            _note(held, before, look)
+        if trace and seen:
+            _note(held, before, seen)
         steps = state["t"].tolist()
         for slot, goes_on, step in zip(held, more, steps, strict=True):
             if slot:
-                if look and not slot.seen:
+                if seen and not slot.seen:
                     odds.note(slot.step, not goes_on)
                 slot.seen, slot.step = alone, step
         done = [row for row, slot in enumerate(held) if slot and not more[row]]
-        yield from _harvest(attack, network, look, state, held, done)
+        yield from _harvest(attack, network, seen, state, held, done)
 
 
 def _refill(
@@ -219,13 +219,13 @@ def _put(state: State, rows: Tensor, fresh: State) -> None:
             state[key][rows] = value
 
 
-def _note(held: list[Slot | None], state: State, look: Look) -> None:
+def _note(held: list[Slot | None], state: State, observed: Observation) -> None:
     """Add the iterate that the model just saw to the trace of each slot."""
-    seen, clean = look.image.double(), state["x0"].double()
+    seen, clean = observed.image.double(), state["x0"].double()
     l2 = row_norm(seen - clean).tolist()
     dot = (seen * clean).sum((1, 2, 3))
     cosine = (dot / (row_norm(seen) * row_norm(clean)).clamp_min(1e-30)).tolist()
-    steps, fooled = state["t"].tolist(), look.fooled.tolist()
+    steps, fooled = state["t"].tolist(), observed.fooled.tolist()
     for row, slot in enumerate(held):
         if slot and not slot.seen:
             slot.trace.append(Point(steps[row], fooled[row], l2[row], cosine[row]))
@@ -234,7 +234,7 @@ def _note(held: list[Slot | None], state: State, look: Look) -> None:
 def _harvest(
     attack: Attack,
     network: Source,
-    look: Look | None,
+    seen: Observation | None,
     state: State,
     held: list[Slot | None],
     done: list[int],
@@ -251,8 +251,8 @@ def _harvest(
     forwards = (members * state["forwards"][done]).tolist()
     backwards = (members * state["backwards"][done]).tolist()
     answers: list[tuple[int, float] | None] = [None] * len(done)
-    if look and attack.quantize != "end":
-        answers = list(zip(look.pred[done].tolist(), look.conf[done].tolist(), strict=True))
+    if seen and attack.quantize != "end":
+        answers = list(zip(seen.pred[done].tolist(), seen.conf[done].tolist(), strict=True))
     for i, row in enumerate(done):
         slot = held[row]
         assert slot is not None

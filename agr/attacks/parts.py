@@ -23,12 +23,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from agr.attacks.ball import Ball
+from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import fold
 
+# Images (B, 3, H, W) in [0, 1] -> logits (B, classes), or (B, members, classes): see `joint`.
+Model = Callable[..., Tensor]
 State = dict[str, Any]  # str -> Tensor (B, ...) | State
+
+
+def choose(rows: Tensor, new: State, old: State) -> State:
+    """Take `new` in the rows (B,) that are True and `old` elsewhere, leaf by leaf."""
+
+    def pick(k: str, v: Any) -> Any:
+        if v is old[k]:  # the clean image, the labels: no copy
+            return v
+        if isinstance(v, dict):
+            return choose(rows, v, old[k])
+        return torch.where(per_image(rows, v), v, old[k])
+
+    return {k: pick(k, v) for k, v in new.items()}
 
 
 class Pool(NamedTuple):
@@ -147,3 +163,8 @@ class Stateless:
 
     def init(self, x: Tensor) -> State:
         return {}
+
+
+def looks_ahead(stage: Stage) -> bool:
+    """Return whether the stage moves the point at which the gradient is taken."""
+    return bool(getattr(stage, "look_ahead", False))

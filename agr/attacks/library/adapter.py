@@ -1,17 +1,18 @@
-"""The contract of a library's attack, and what the parts share: call, checks, their outcome."""
+"""Adapters of other libraries' attacks: the settings, the call, and checks of the outcome."""
 
 from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from agr.attacks.ball import Ball, per_image
+from agr.attacks.checks import check_images, check_labels
 from agr.attacks.library.isolation import Face, isolated
 from agr.attacks.library.sources import parameters
 from agr.config.schema import CHUNK
@@ -27,73 +28,8 @@ NEEDS_TARGET = (
 )
 
 
-class Library(Protocol):
-    """An attack that is run on whole chunks of images, since the library does its own batching."""
-
-    @property
-    def chunk(self) -> int:
-        """Images per call. What companions an image has may matter to it: chunks are fixed."""
-        ...
-
-    @property
-    def budget(self) -> bool:
-        """Whether the attack stays within a ball; else it looks for the smallest perturbation."""
-        ...
-
-    @property
-    def fit_images(self) -> int:
-        """Images, others than those attacked, that a universal perturbation is fitted on; or 0."""
-        ...
-
-    def check(
-        self, ball: Ball, *, targeted: bool, classes: int, shape: Sequence[int] | None = None
-    ) -> None:
-        """Raise ValueError if the attack can't be run like this; `shape` is an image's, (3, H, W).
-
-        It needs no network. Without a `shape` what depends on the size isn't asked.
-        """
-        ...
-
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        ball: Ball,
-        *,
-        targeted: bool,
-        classes: int,
-        seed: int,
-        fit: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images for `x`, of which each `chunk` starts again from `seed`.
-
-        Args:
-            model: maps images (B, 3, H, W) in [0, 1] to logits (B, classes), or an ensemble's
-                (B, members, classes); in eval mode, parameters without gradients.
-            x: clean images (B, 3, H, W) in [0, 1], float32 or float64, where the model is.
-            y: labels (B,), int64, or the wanted ones if `targeted`; -1 can't be attacked.
-            ball: the budget. Without `budget` nothing is asked of it: a result has its own size.
-            targeted: towards `y` instead of away from it.
-            classes: number of logits.
-            seed: of torch, numpy and `random` during the call; their states are put back.
-            fit: `fit_images` other images like `x`.
-
-        Returns:
-            Images like `x`. A row is exactly the clean image where the library found nothing
-            (not a number, an all-zero image), where `y` is -1, and, without `budget`, where the
-            model isn't fooled by what was found, or is wrong about the clean image already: the
-            smallest perturbation is then none.
-
-        Raises:
-            ValueError: the attack can't be run like this (see `check`), the library refused, or
-                it left the ball or [0, 1].
-        """
-        ...
-
-
-class Asked(NamedTuple):
-    """What a run asks of an attack, as far as it is known without a network."""
+class RunSettings(NamedTuple):
+    """The settings of a run that decide whether an attack can take it, known without a network."""
 
     ball: Ball
     targeted: bool  # towards wanted labels, the run's or those of the part's `target`
@@ -101,8 +37,8 @@ class Asked(NamedTuple):
     values: int  # of an image; 1 where its size isn't known
 
 
-class Task(NamedTuple):
-    """What a library is asked for: one chunk of images. Units are those of [0, 1] images."""
+class LibraryCall(NamedTuple):
+    """The arguments of one call of a library, for one chunk of images in units of [0, 1]."""
 
     face: Face
     x: Tensor
@@ -113,9 +49,15 @@ class Task(NamedTuple):
     fit: Tensor | None
 
 
-class Adapter(Library):
-    """What the parts share: the check, the call, and what is made of its outcome."""
+class Library(abc.ABC):
+    """An attack of a library on whole chunks of images, since the library does its own batching.
 
+    It checks the settings, calls the library and checks what comes back.
+    """
+
+    chunk: int  # images per call; an image's companions may matter to it, so chunks are fixed
+    budget: bool  # it stays within a ball; else it looks for the smallest perturbation
+    fit_images: int  # other images, that a universal perturbation is fitted on; or 0
     arguments: dict[str, Any]
     target: str | None = None  # where an untargeted run aims, of an attack that needs to be told
     most_values: int | None = None  # images of more values are refused
@@ -128,27 +70,31 @@ class Adapter(Library):
     @property
     @abc.abstractmethod
     def title(self) -> str:
-        """Library and attack, for messages."""
+        """The names of the library and the attack, for messages."""
 
     @abc.abstractmethod
     def _kind(self) -> type[Any]:
-        """The library's class."""
+        """Return the library's class."""
 
     @abc.abstractmethod
     def _given(self) -> set[str]:
-        """Those of its parameters that the run sets."""
+        """Name the parameters that the run sets."""
 
     @abc.abstractmethod
-    def _fault(self, kind: type[Any], asked: Asked) -> str | None:
-        """Why the attack can't be run like this, as the end of a sentence; None: it can."""
+    def _fault(self, kind: type[Any], settings: RunSettings) -> str | None:
+        """Return why the attack can't take these settings, the end of a sentence; None: it can."""
 
     @abc.abstractmethod
-    def _run(self, task: Task) -> Tensor:
-        """What the library makes of a chunk, whatever that is."""
+    def _run(self, call: LibraryCall) -> Tensor:
+        """Call the library and return what it makes of the chunk, unchecked."""
 
     def check(
         self, ball: Ball, *, targeted: bool, classes: int, shape: Sequence[int] | None = None
     ) -> None:
+        """Raise ValueError if the attack can't be run like this; `shape` is an image's, (3, H, W).
+
+        It needs no network. Without a `shape`, limits of the image size aren't checked.
+        """
         kind = self._kind()
         known, given = parameters(kind), self._given()
         for name in self.arguments:
@@ -164,7 +110,7 @@ class Adapter(Library):
                 "set attack.library.most_values"
             )
         aims = targeted or self.target is not None
-        fault = self._fault(kind, Asked(ball, aims, classes, values))
+        fault = self._fault(kind, RunSettings(ball, aims, classes, values))
         if fault:
             raise ValueError(f"{self.title} {fault}")
 
@@ -180,61 +126,89 @@ class Adapter(Library):
         seed: int,
         fit: Tensor | None = None,
     ) -> Tensor:
+        """Craft adversarial images for `x`; each `chunk` of them starts again from `seed`.
+
+        Args:
+            model: maps images (B, 3, H, W) in [0, 1] to logits (B, classes), or an ensemble's
+                (B, members, classes); in eval mode, parameters without gradients.
+            x: clean images (B, 3, H, W) in [0, 1], float32 or float64, on the model's device.
+            y: labels (B,), int64, or target labels if `targeted`; -1 can't be attacked.
+            ball: the budget; ignored without `budget`, since a result then has its own size.
+            targeted: towards `y` instead of away from it.
+            classes: number of logits.
+            seed: of torch, numpy and `random` during the call; their states are put back.
+            fit: `fit_images` other images like `x`.
+
+        Returns:
+            Images like `x`. A row is exactly the clean image where the library found nothing
+            (not a number, an all-zero image), where `y` is -1, and, without `budget`, where the
+            model isn't fooled by what was found, or misclassifies the clean image already: the
+            smallest perturbation is then none.
+
+        Raises:
+            ValueError: the attack can't be run like this (see `check`), the library refused, or
+                it left the ball or [0, 1].
+        """
         self.check(ball, targeted=targeted, classes=classes, shape=x.shape[1:])
-        _check_inputs(model, x, y, classes)
+        check_images(model, x, least_bytes=4)
+        check_labels(x, y)
+        if y.numel() and not (y.min() >= NO_ANSWER and y.max() < classes):
+            raise ValueError(f"y spans [{y.min()}, {y.max()}]: give labels below classes={classes}")
         if not len(x) or (self.budget and ball.eps == 0):  # ART refuses an eps of 0
             return x.clone()
         x = x.detach().contiguous()
         made = [
-            self._chunk(model, Task(Face(model, xs), xs, ys, ball, targeted, classes, fit), seed)
+            self._chunk(
+                model, LibraryCall(Face(model, xs), xs, ys, ball, targeted, classes, fit), seed
+            )
             for xs, ys in zip(x.split(self.chunk), y.split(self.chunk), strict=True)
         ]
         return torch.cat(made)
 
-    def _chunk(self, model: nn.Module, task: Task, seed: int) -> Tensor:
-        x, y = task.x, task.y
-        aimed, done = task._replace(y=y.clamp_min(0)), y < 0
+    def _chunk(self, model: nn.Module, call: LibraryCall, seed: int) -> Tensor:
+        x, y = call.x, call.y
+        aimed, done = call._replace(y=y.clamp_min(0)), y < 0
         if self.target or not self.budget:
             with torch.no_grad():
                 clean = joint(model(x))
-            if clean.shape[1] != task.classes:
-                given = f"classes={task.classes}"
+            if clean.shape[1] != call.classes:
+                given = f"classes={call.classes}"
                 raise ValueError(f"{given}, but the model has {clean.shape[1]} logits")
-            if self.target and not task.targeted:
+            if self.target and not call.targeted:
                 wanted = _aimed_at(self.target, clean, aimed.y)
                 aimed = aimed._replace(y=wanted, targeted=True)
             if not self.budget:
-                done = done | fooled(clean, y, targeted=task.targeted)
+                done = done | fooled(clean, y, targeted=call.targeted)
         found = self._found(aimed, seed)
         flat = found.flatten(1)
         # An all-zero image is foolbox' sign that it found nothing.
         failed = done | ~flat.isfinite().all(1) | (flat == 0).all(1)
         made = _inside(self.title, torch.where(per_image(failed, x), x, found))
         if self.budget:
-            return _kept(self.title, made, x, task.ball)
+            return _kept(self.title, made, x, call.ball)
         with torch.no_grad():
-            fools = fooled(joint(model(made)), y, targeted=task.targeted)
+            fools = fooled(joint(model(made)), y, targeted=call.targeted)
         return torch.where(per_image(fools & ~failed, x), made, x)
 
-    def _found(self, task: Task, seed: int) -> Tensor:
-        """What the library makes of a chunk, shaped like it, with everything else as it was."""
-        x = task.x
+    def _found(self, call: LibraryCall, seed: int) -> Tensor:
+        """Return what the library makes of a chunk, and restore all random states."""
+        x = call.x
         with isolated(seed, x.device):
             try:
-                found = self._run(task)
+                found = self._run(call)
             except (ValueError, TypeError, AssertionError, NotImplementedError) as e:
                 # What the libraries raise for what they don't take; all else is for the caller.
                 raise ValueError(f"{self.title}: {first_line(e)}") from e
             finally:
-                task.face.let_go()
+                call.face.let_go()
         if found.shape != x.shape:
             raise ValueError(f"{self.title} made {tuple(found.shape)} of images {tuple(x.shape)}")
         return found.detach().to(x)
 
 
 @dataclass(frozen=True)
-class Named(Adapter):
-    """An attack by its name in a library; `Foolbox` says what the arguments are."""
+class Named(Library):
+    """An attack of a library by its name; see `Foolbox` for the arguments."""
 
     attack: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -247,12 +221,12 @@ class Named(Adapter):
 
 
 def fooled(logits: Tensor, y: Tensor, *, targeted: bool) -> Tensor:
-    """Which rows of `logits` (B, classes) are fooled: not `y` (B,), or `y` when targeted."""
+    """Return which rows of `logits` (B, classes) are fooled: not `y` (B,), or `y` when targeted."""
     return is_fooled(predict(logits), y, targeted=targeted)
 
 
 def _aimed_at(target: str, logits: Tensor, y: Tensor) -> Tensor:
-    """For each row the likeliest (or unlikeliest) class that isn't `y`."""
+    """Return, for each row, the likeliest (or unlikeliest) class that isn't `y`."""
     own = nn.functional.one_hot(y, logits.shape[1]).bool()
     if target == "runner_up":
         return logits.masked_fill(own, -torch.inf).argmax(1)
@@ -260,7 +234,7 @@ def _aimed_at(target: str, logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _inside(title: str, made: Tensor) -> Tensor:
-    """The images, in [0, 1]; they must be there but for rounding."""
+    """Clip images to [0, 1]. Raises ValueError if they leave it by more than rounding."""
     out = torch.maximum(made - 1, -made).max()
     if out > NOISE:
         raise ValueError(f"{title} left [0, 1] by {out:.3g}: its numbers can't be used")
@@ -268,7 +242,7 @@ def _inside(title: str, made: Tensor) -> Tensor:
 
 
 def _kept(title: str, made: Tensor, x: Tensor, ball: Ball) -> Tensor:
-    """The images, within the budget; they must be but for rounding."""
+    """Project images into the budget. Raises ValueError if they leave it by more than rounding."""
     size = ball.length(made - x)
     if size.max() > ball.eps + NOISE * max(1.0, ball.eps):
         raise ValueError(
@@ -276,16 +250,3 @@ def _kept(title: str, made: Tensor, x: Tensor, ball: Ball) -> Tensor:
             f"{ball.eps:.6g} (of images in [0, 1]): its numbers can't be used"
         )
     return ball.project(made, x)
-
-
-def _check_inputs(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, classes: int) -> None:
-    if getattr(model, "training", False):
-        raise ValueError("the model is in training mode: call model.eval() first")
-    if x.dim() != 4 or x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}: give float images (B, 3, H, W)")
-    if x.numel() and not (x.min() >= 0 and x.max() <= 1):
-        raise ValueError(f"x spans [{x.min():.3g}, {x.max():.3g}]: give images in [0, 1]")
-    if y.shape != x.shape[:1] or y.dtype != torch.int64:
-        raise ValueError(f"y is {y.dtype} {tuple(y.shape)}: give int64 labels ({len(x)},)")
-    if y.numel() and not (y.min() >= NO_ANSWER and y.max() < classes):
-        raise ValueError(f"y spans [{y.min()}, {y.max()}]: give labels below classes={classes}")

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from agr.attacks.library.adapter import NEEDS_TARGET, Adapter, Asked, Named, Task
+from agr.attacks.library.adapter import NEEDS_TARGET, Library, LibraryCall, Named, RunSettings
 from agr.attacks.library.sources import imported, of_name, parameters
 from agr.config.schema import CHUNK
 from agr.utils.checks import whole
@@ -49,38 +49,38 @@ class Art(Named):
     def _given(self) -> set[str]:
         return GIVEN | {"eps", "norm"} if self.budget else GIVEN
 
-    def _fault(self, kind: type[Any], asked: Asked) -> str | None:
+    def _fault(self, kind: type[Any], settings: RunSettings) -> str | None:
         known, name = parameters(kind), kind.__name__
         if name == "UniversalPerturbation":
             return "would be fitted on the images that it attacks: use library.Universal"
-        if name == "SaliencyMapMethod" and not asked.targeted:
+        if name == "SaliencyMapMethod" and not settings.targeted:
             return NEEDS_TARGET
-        if asked.targeted and "targeted" not in known and name != "SaliencyMapMethod":
+        if settings.targeted and "targeted" not in known and name != "SaliencyMapMethod":
             return "has no targeted form"
         if self.budget and "eps" not in known:
             return "takes no eps: set attack.library.budget=false"
-        return _too_few_classes(self.arguments, asked.classes) if name == "DeepFool" else None
+        return _too_few_classes(self.arguments, settings.classes) if name == "DeepFool" else None
 
-    def _run(self, task: Task) -> Tensor:
+    def _run(self, call: LibraryCall) -> Tensor:
         kind = self._kind()
         given: dict[str, Any] = {
-            "targeted": task.targeted,
+            "targeted": call.targeted,
             "verbose": False,
             "batch_size": self.chunk,
         }
         if self.budget:
-            given |= {"eps": task.ball.eps, "norm": task.ball.p}
+            given |= {"eps": call.ball.eps, "norm": call.ball.p}
         known = parameters(kind)
         arguments = self.arguments | {k: v for k, v in given.items() if k in known}
-        attack = kind(_classifier(task), **arguments)
-        x = task.x.float()
-        found = torch.from_numpy(attack.generate(x=_array(x), y=_array(task.y))).to(x.device)
+        attack = kind(_classifier(call), **arguments)
+        x = call.x.float()
+        found = torch.from_numpy(attack.generate(x=_array(x), y=_array(call.y))).to(x.device)
         # What it left alone is the image itself, not the image rounded to float32.
-        return torch.where(found == x, task.x, found.to(task.x.dtype))
+        return torch.where(found == x, call.x, found.to(call.x.dtype))
 
 
 @dataclass(frozen=True)
-class Universal(Adapter):
+class Universal(Library):
     """One perturbation for all images: ART's UniversalPerturbation, fitted on other images.
 
     It is fitted on the model's own answers to `fit` (Moosavi-Dezfooli et al., arXiv:1610.08401,
@@ -118,8 +118,8 @@ class Universal(Adapter):
     def _given(self) -> set[str]:
         return GIVEN | {"eps", "norm"}
 
-    def _fault(self, kind: type[Any], asked: Asked) -> str | None:
-        if asked.targeted:
+    def _fault(self, kind: type[Any], settings: RunSettings) -> str | None:
+        if settings.targeted:
             return "has no targeted form"
         attacker = self._attacker()
         if attacker not in kind.attacks_dict:
@@ -128,40 +128,40 @@ class Universal(Adapter):
         given = self.arguments.get("attacker_params") or {}
         fault = None
         if attacker == "deepfool" and "nb_grads" in given:
-            fault = _too_few_classes(given, asked.classes)
+            fault = _too_few_classes(given, settings.classes)
         return fault and f"with deepfool {fault}"
 
     def _attacker(self) -> str:
         return str(self.arguments.get("attacker", "deepfool"))
 
-    def _run(self, task: Task) -> Tensor:
-        x, fit = task.x, task.fit
+    def _run(self, call: LibraryCall) -> Tensor:
+        x, fit = call.x, call.fit
         if fit is None or not len(fit) or fit.shape[1:] != x.shape[1:]:
             raise ValueError(f"it is fitted on other images: give fit, {self.fit_images} like x")
         # A model's fit is the same for all of its chunks: `isolated` starts each from the seed.
         hashed = hashlib.sha256(_array(fit).tobytes()).hexdigest()
-        key = repr((self, task.ball, task.classes, torch.initial_seed(), fit.dtype, hashed))
-        model = task.face.behind[0]
+        key = repr((self, call.ball, call.classes, torch.initial_seed(), fit.dtype, hashed))
+        model = call.face.behind[0]
         known = _fits.get(model)
         if known is None or known[0] != key:
-            _fits[model] = known = key, self._fit(task, fit.float())
+            _fits[model] = known = key, self._fit(call, fit.float())
         return (x + known[1].to(x)).clamp(0, 1)
 
-    def _fit(self, task: Task, fit: Tensor) -> Tensor:
+    def _fit(self, call: LibraryCall, fit: Tensor) -> Tensor:
         """The perturbation (1, 3, H, W), float32."""
         kind, attacker = self._kind(), self._attacker()
-        inner: dict[str, Any] = {"nb_grads": task.classes} if attacker == "deepfool" else {}
+        inner: dict[str, Any] = {"nb_grads": call.classes} if attacker == "deepfool" else {}
         if "verbose" in kind._get_class(kind.attacks_dict[attacker]).attack_params:
             inner["verbose"] = False
         own = {
             "attacker": attacker,
             "attacker_params": inner | (self.arguments.get("attacker_params") or {}),
-            "eps": task.ball.eps,
-            "norm": task.ball.p,
+            "eps": call.ball.eps,
+            "norm": call.ball.p,
             "batch_size": self.chunk,
             "verbose": False,
         }
-        attack = kind(_classifier(task), **self.arguments | own)
+        attack = kind(_classifier(call), **self.arguments | own)
         attack.generate(x=_array(fit))
         return torch.from_numpy(attack.noise)
 
@@ -178,13 +178,13 @@ def _array(x: Tensor) -> Any:
     return x.detach().cpu().contiguous().numpy()
 
 
-def _classifier(task: Task) -> Any:
+def _classifier(call: LibraryCall) -> Any:
     kind = imported("Art", "art.estimators.classification").PyTorchClassifier
     return kind(
-        task.face,
+        call.face,
         loss=nn.CrossEntropyLoss(),
-        input_shape=tuple(task.x.shape[1:]),
-        nb_classes=task.classes,
+        input_shape=tuple(call.x.shape[1:]),
+        nb_classes=call.classes,
         clip_values=(0.0, 1.0),
-        device_type="gpu" if task.x.is_cuda else "cpu",
+        device_type="gpu" if call.x.is_cuda else "cpu",
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from agr.attacks.library.adapter import Asked, Named, Task
+from agr.attacks.library.adapter import LibraryCall, Named, RunSettings
 from agr.attacks.library.sources import imported, of_name
 from agr.utils.errors import first_line
 
@@ -43,14 +43,14 @@ class Foolbox(Named):
     def _given(self) -> set[str]:
         return set()
 
-    def _fault(self, kind: type[Any], asked: Asked) -> str | None:
+    def _fault(self, kind: type[Any], settings: RunSettings) -> str | None:
         name = kind.__name__  # MIFGSM and others are second names
         if name == "LinfMomentumIterativeFastGradientMethod":
             return "accumulates signs of gradients, which is not MI-FGSM: use attack=mifgsm"
         if name == "L2FMNAttack":
             # its project() scales by minimum(1, norms / norms)
             return "never projects onto its ball, since it divides a norm by itself: use DDNAttack"
-        if asked.targeted and name in ("L2DeepFoolAttack", "LinfDeepFoolAttack"):
+        if settings.targeted and name in ("L2DeepFoolAttack", "LinfDeepFoolAttack"):
             return "goes to the nearest other class, never to a wanted one: use it untargeted"
         if not self.budget:
             if issubclass(kind, _foolbox().attacks.base.FixedEpsilonAttack):
@@ -64,19 +64,19 @@ class Foolbox(Named):
             own = attack.distance.p
         except (AttributeError, ValueError):
             return "has no norm of its own, so it can't keep a budget"
-        if own != asked.ball.p:
-            norm = type(asked.ball).__name__.lower()
+        if own != settings.ball.p:
+            norm = type(settings.ball).__name__.lower()
             return f"is an attack in L{own:g}: it can't keep a budget in {norm}"
         return None
 
-    def _run(self, task: Task) -> Tensor:
+    def _run(self, call: LibraryCall) -> Tensor:
         library = _foolbox()
-        model = library.PyTorchModel(task.face, bounds=(0, 1), device=task.x.device)
+        model = library.PyTorchModel(call.face, bounds=(0, 1), device=call.x.device)
         wants = library.criteria
-        aim = wants.TargetedMisclassification if task.targeted else wants.Misclassification
-        eps = task.ball.eps if self.budget else None
+        aim = wants.TargetedMisclassification if call.targeted else wants.Misclassification
+        eps = call.ball.eps if self.budget else None
         attack = self._kind()(**self.arguments)
-        clipped: Tensor = attack(model, task.x, aim(task.y), epsilons=[eps])[1][0]
+        clipped: Tensor = attack(model, call.x, aim(call.y), epsilons=[eps])[1][0]
         return clipped
 
 

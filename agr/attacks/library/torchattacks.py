@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from agr.attacks.library.adapter import NEEDS_TARGET, Asked, Named, Task
+from agr.attacks.library.adapter import NEEDS_TARGET, LibraryCall, Named, RunSettings
 from agr.attacks.library.sources import imported, of_name, parameters
 
 PAIRS_BYTES = 2e9  # of memory for a table of all pairs of an image's values
@@ -39,15 +39,15 @@ class Torchattacks(Named):
     def _given(self) -> set[str]:
         return {"model", "eps"} if self.budget else {"model"}
 
-    def _fault(self, kind: type[Any], asked: Asked) -> str | None:
+    def _fault(self, kind: type[Any], settings: RunSettings) -> str | None:
         if kind.__name__ == "CW":
             # Its change of variables is infinite there; the loss also takes the largest other
             # logit to be at least 0.
             return "never moves pixels that are 0 or 1: use foolbox' L2CarliniWagnerAttack"
         if kind.__name__ == "JSMA":
-            if not asked.targeted:  # its default is (label + 1) % 10, whatever the classes
+            if not settings.targeted:  # its default is (label + 1) % 10, whatever the classes
                 return NEEDS_TARGET
-            table = PAIR_BYTES * asked.values**2
+            table = PAIR_BYTES * settings.values**2
             if table > PAIRS_BYTES:
                 return (
                     f"needs {PAIR_BYTES} bytes for each pair of values of an image, here "
@@ -58,10 +58,10 @@ class Torchattacks(Named):
             return "takes no eps: set attack.library.budget=false"
         return None
 
-    def _run(self, task: Task) -> Tensor:
-        arguments = self.arguments | ({"eps": task.ball.eps} if self.budget else {})
-        attack = self._kind()(task.face, **arguments)
-        if task.targeted:
+    def _run(self, call: LibraryCall) -> Tensor:
+        arguments = self.arguments | ({"eps": call.ball.eps} if self.budget else {})
+        attack = self._kind()(call.face, **arguments)
+        if call.targeted:
             attack.set_mode_targeted_by_label(quiet=True)
-        found: Tensor = attack(task.x, task.y)
+        found: Tensor = attack(call.x, call.y)
         return found
