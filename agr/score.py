@@ -19,6 +19,7 @@ from agr.config.load import stored_cell
 from agr.config.overrides import parse_pairs
 from agr.config.schema import Config
 from agr.jobs.console import script
+from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 
@@ -42,8 +43,8 @@ def saved_cells(
         saved = records.positions("adversarials")
         if not saved:
             continue
-        stored = (records.run() or {}).get("config")
-        if not isinstance(stored, dict) or "name" not in stored.get("suite", {}):
+        stored = (records.run() or RunInfo()).config
+        if "name" not in stored.get("suite", {}):
             raise ConfigError(f"{path} has no config of a cell: restore it, or move it away")
         now = _current(stored["suite"]["name"])
         cell = stored_cell(

@@ -12,7 +12,8 @@ import sys
 
 from agr.jobs.console import script
 from agr.jobs.request import parse_request
-from agr.report.report import gather, write_report
+from agr.report.found import gather
+from agr.report.report import write_report
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from agr.report.html import Answer, Chart, Claim, Figure, Page, Shot, Table
-from agr.report.html.numbers import MINUS
+from agr.report.numbers import Number, TableCell
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (
@@ -29,7 +29,7 @@ HOSTILE = (
     '"><svg onload="window.pwned=1">',
     "<!--<script>{{ 7 * 7 }}</table></details>",
 )
-NEGATIVE = "-1.5 [-2, -1]".replace("-", MINUS)
+NEGATIVE = "-1.5 [-2.0, -1.0]"
 
 
 @contextmanager
@@ -76,12 +76,14 @@ def _foreign(url: str, path: Path) -> list[str]:
 # ---- a page --------------------------------------------------------------------------------------
 
 
-def table(name: str, rows: Sequence[Sequence[str]] = (), caption: str = "", **more: Any) -> Table:
+def table(
+    name: str, rows: Sequence[Sequence[TableCell]] = (), caption: str = "", **more: Any
+) -> Table:
     rows = rows or [
-        ["AGR", "9.5 [8.2, 9.9]", "1,234"],
-        ["I-FGSM", "99.5 [98.2, 99.9]", "7"],
-        ["MI-FGSM", "—", "12"],
-        [HOSTILE[1], NEGATIVE, "999"],
+        ["AGR", Number(9.5, interval=(8.2, 9.9)), Number(1234, ",d")],
+        ["I-FGSM", Number(99.5, interval=(98.2, 99.9), bold=True), Number(7, ",d")],
+        ["MI-FGSM", Number(float("nan")), Number(12, ",d")],
+        [HOSTILE[1], Number(-1.5, interval=(-2, -1)), Number(999, ",d")],
     ]
     header = ["attack", "ASR (%)", "images", *(f"more {i}" for i in range(len(rows[0]) - 3))]
     return Table(name, caption or f"Caption of {name}", header, rows, **more)
@@ -149,13 +151,15 @@ def a_page(some: Sequence[Shot] | None = None, **changes: Any) -> Page:
     """A page with something in each section."""
     line = {"type": "scatter", "name": HOSTILE[1], "x": [1, 2], "y": np.array([0.5, float("nan")])}
     layout = {"xaxis": {"title": {"text": "eps"}}, "title": {"text": HOSTILE[1]}}
-    wide = [[f"row {i}", *("55.5 [54.4, 56.6]" for _ in range(13))] for i in range(8)]
+    wide = [
+        [f"row {i}", *(Number(55.5, interval=(54.4, 56.6)) for _ in range(13))] for i in range(8)
+    ]
     content: dict[str, Any] = {
         "title": f"Report {HOSTILE[0]}",
         "notice": f"Only a demo {HOSTILE[1]}",
         "summary": [("suite", "demo"), (HOSTILE[1], HOSTILE[2])],
         "tables": [
-            table("table1", emphasised=frozenset({(1, 1)}), notes=[f"a note {HOSTILE[1]}"]),
+            table("table1", notes=[f"a note {HOSTILE[1]}"]),
             table("table2", wide),
         ],
         "claims": [
@@ -167,7 +171,10 @@ def a_page(some: Sequence[Shot] | None = None, **changes: Any) -> Page:
             Figure("figure1", "Rates", "They rise.", png(), "python -m x", table("numbers"))
         ],
         "charts": [
-            Chart("chart1", "Rates by eps", "They rise.", {"data": [line], "layout": layout})
+            Chart(
+                *("chart1", "Rates by eps", "They rise.", {"data": [line], "layout": layout}),
+                table("chart1-numbers"),
+            )
         ],
         "shots": shots() if some is None else some,
         "leaderboards": [table("leaderboard")],

@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 
 from agr.config.cell import Cell
+from agr.records.run_info import NumericIdentity, RunInfo, Session
 from agr.records.schema import ROWS
 from agr.records.store import Records
+
+
+def began(run: RunInfo, cell: Cell, sessions: Sequence[tuple[int, float]] = ()) -> None:
+    """Begin a run.json; `sessions` are (images, seconds of crafting)."""
+    run.name = cell.name
+    run.numeric = NumericIdentity(1, 1, "fp32", 1, "cpu", "2.15")
+    run.sessions = [Session("2026-01-01", "0/1", n, s, s, n, n) for n, s in sessions]
 
 
 def record(
@@ -53,7 +61,6 @@ def record(
         for p, (clean, adversarial) in enumerate(images)
     ]
     records = Records(cell.folder)
-    told = {"numeric": {"slots": 1, "device": "cpu"}, "bad_images": {}, "name": cell.name}
-    records.update_run(lambda run: run.update(told))
+    records.update_run(lambda run: began(run, cell))
     tables = {"rows": rows, "trace": trace, "adversarials": adversarials}
     records.write_part("0/1", tables)

@@ -23,16 +23,18 @@ from agr.config.schema import Geometry
 from agr.data.decode import BadImage, Pixels, load_image
 from agr.data.entries import Entry
 from agr.evaluation.crafting import attack_of
-from agr.evaluation.determinism import settle
+from agr.evaluation.determinism import apply, settle
 from agr.evaluation.inputs import check_inputs, check_unchanged, find_images
 from agr.evaluation.predictions import Lab
 from agr.evaluation.provenance import open_lab
 from agr.evaluation.runner import run_cell
 from agr.evaluation.selection import select
 from agr.models.network import load_network
+from agr.records.parts import Damaged
 from agr.records.progress import finished, todo
+from agr.records.run_info import RunInfo
 from agr.records.schema import ADVERSARIALS, ROWS, TRACE
-from agr.records.store import Damaged, Records
+from agr.records.store import Records
 from agr.report.notes import closing
 from agr.score import saved_cells
 from agr.utils.errors import ConfigError
@@ -177,13 +179,13 @@ def test_bad_images_of_all_shards_are_told(tmp_path: Path, monkeypatch: pytest.M
     spoil(monkeypatch, bad)
     for shard in ("0/2", "1/2"):
         records = run_cell(demo_cell(tmp_path, *words, f"shard={shard}"))
-    assert (records.run() or {})["bad_images"] == {bad: f"{bad}: no"}
+    assert (records.run() or RunInfo()).bad_images == {bad: f"{bad}: no"}
     said = closing(demo_cell(tmp_path, *words))
     assert f"1 missing or corrupt images left out: {bad}" in said
     assert "no more are eligible" not in said
     monkeypatch.undo()
     run_cell(demo_cell(tmp_path, *words))
-    assert (records.run() or {})["bad_images"] == {}
+    assert (records.run() or RunInfo()).bad_images == {}
 
 
 def test_clean_answers_are_kept_when_a_run_is_stopped(
@@ -564,7 +566,7 @@ def test_threads_of_one_cell_do_not_leak_into_the_next(tmp_path: Path) -> None:
 
     from agr.evaluation.determinism import ALL_THREADS, settle
 
-    settle(demo_cell(tmp_path, *VGG), None).apply()
+    apply(settle(demo_cell(tmp_path, *VGG), None))
     assert torch.get_num_threads() == 1
     free = demo_cell(tmp_path, *VGG, "seed=1")
     assert settle(Cell(replace(free.config, threads=None)), None).threads == ALL_THREADS

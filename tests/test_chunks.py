@@ -15,6 +15,7 @@ from agr.config.compose import expand
 from agr.evaluation.crafting import attack_of
 from agr.evaluation.runner import run_cell
 from agr.records.progress import finished
+from agr.records.run_info import RunInfo
 from agr.records.store import Records, image_of
 from agr.report.notes import closing
 from agr.report.rates import selected
@@ -208,8 +209,8 @@ def test_a_library_that_does_wrong_ends_the_run_in_one_line(
 def test_another_version_of_the_library_is_refused(tmp_path: Path) -> None:
     cell = cell_of(tmp_path, "n_images=4", "steps=2")
     records = run_cell(cell, lambda _: None)
-    assert (records.run() or {})["versions"]["foolbox"]
-    records.update_run(lambda run: run["versions"].update(foolbox="3.0"))
+    assert (records.run() or RunInfo()).versions["foolbox"]
+    records.update_run(lambda run: run.versions.update(foolbox="3.0"))
     with pytest.raises(ConfigError, match=r"begun with foolbox 3.0, .* pip install foolbox==3.0"):
         run_cell(cell_of(tmp_path, "n_images=5", "steps=2"), lambda _: None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,21 @@ import agr.evaluation.runner
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import NetworkConfig
-from agr.evaluation.determinism import Numeric, device_of, settle, slots_that_fit
+from agr.evaluation.determinism import apply, device_of, settle, slots_that_fit
 from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.profiling import step_bytes
 from agr.evaluation.provenance import open_lab
 from agr.evaluation.runner import run_cell
-from agr.models import network as zoo
 from agr.models.defended import DefendedNetwork
 from agr.models.network import Network
 from agr.records.precision import compare, twin
+from agr.records.run_info import (
+    Narrowing,
+    NumericIdentity,
+    PrecisionComparison,
+    PrecisionRates,
+    RunInfo,
+)
 from agr.records.store import Records
 from agr.report.notes import closing
 from agr.report.tables import write_tables
@@ -78,7 +85,7 @@ def test_out_of_memory_halves_the_slots_and_loses_no_image(
     assert run["narrowed"] == [{"slots": n, "width": n, "rows": 0} for n in (8, 4)]
     pd.testing.assert_frame_equal(rows(records), expected)
     # the same command goes on, though it asks for the slots that didn't fit
-    check_unchanged(cell, run, check_inputs(cell))
+    check_unchanged(cell, records.run() or RunInfo(), check_inputs(cell))
     more = demo_cell(tmp_path / "small", *VGG, "attack=ifgsm_stop", *words, "n_images=14")
     assert len(rows(run_cell(more))) == 28
     assert tried[-1] == 2
@@ -91,29 +98,12 @@ def test_shards_that_run_out_together_halve_once(tmp_path: Path) -> None:
     said: list[str] = []
     for _ in range(3):
         agr.evaluation.runner._narrow(records, tried, "no memory", said.append)
-    run = records.run() or {}
-    assert (run["numeric"]["slots"], run["numeric"]["width"]) == (4, 4)
-    assert run["narrowed"] == [{"slots": 8, "width": 8, "rows": 0}]
+    run = records.run()
+    assert run is not None
+    assert run.numeric is not None
+    assert (run.numeric.slots, run.numeric.width) == (4, 4)
+    assert run.narrowed == [Narrowing(slots=8, width=8, rows=0)]
     assert said == ["out of memory with slots=8: going on with slots=4"] * 3
-
-
-def test_a_trial_takes_fewer_images_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[int] = []
-
-    def faster(body: torch.nn.Module, x: torch.Tensor) -> str:
-        tried.append(len(x))
-        if len(x) > 4:
-            raise torch.OutOfMemoryError("no memory")
-        return "contiguous"
-
-    monkeypatch.setattr(zoo, "faster_format", faster)
-    monkeypatch.setattr(zoo, "gradient_seconds", lambda body, x: 1e-3)
-    body = torch.nn.Conv2d(3, 2, 3)
-    assert zoo._trial(body, torch.rand(1, 3, 9, 9)) == "contiguous"
-    assert tried == [32, 16, 8, 4]
-    monkeypatch.setattr(zoo, "faster_format", lambda body, x: faster(body, x.repeat(9, 1, 1, 1)))
-    with pytest.raises(torch.OutOfMemoryError):
-        zoo._trial(body, torch.rand(1, 3, 9, 9))
 
 
 def test_weights_that_autocast_converts_are_not_counted_per_image() -> None:
@@ -184,7 +174,7 @@ class Gpu:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: float):
         monkeypatch.setattr(agr.evaluation.determinism, "device_of", lambda cell: "cuda:0")
         monkeypatch.setattr(agr.evaluation.determinism, "_kind", lambda device: "cuda Test")
-        monkeypatch.setattr(Numeric, "apply", lambda self: None)
+        monkeypatch.setattr(agr.evaluation.determinism, "apply", lambda numeric: None)
         monkeypatch.setattr(agr.evaluation.determinism, "free_bytes", lambda device: free)
         monkeypatch.setattr(agr.evaluation.determinism, "step_bytes", self.step_bytes)
         real = agr.evaluation.determinism.load_network
@@ -230,16 +220,16 @@ def test_deterministic_algorithms_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     asked: list[Any] = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *a, **k: asked.append((a, k)))
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    plain = Numeric(8, 8, "fp32", torch.get_num_threads(), "cpu AVX2", torch.__version__)
-    plain.apply()
+    plain = NumericIdentity(8, 8, "fp32", torch.get_num_threads(), "cpu AVX2", torch.__version__)
+    apply(plain)
     assert not asked
-    Numeric(**vars(plain) | {"device": "cuda Test"}).apply()
+    apply(replace(plain, device="cuda Test"))
     assert asked == [((True,), {"warn_only": True})]
     assert not torch.backends.cudnn.allow_tf32
-    Numeric(**vars(plain) | {"device": "cuda Test", "precision": "tf32"}).apply()
+    apply(replace(plain, device="cuda Test", precision="tf32"))
     assert torch.backends.cudnn.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32
-    plain.apply()
+    apply(plain)
     assert not torch.backends.cudnn.allow_tf32
 
 
@@ -289,14 +279,14 @@ def test_a_lower_precision_is_compared_with_fp32(tmp_path: Path) -> None:
     assert (exact.config.precision, exact.config.n_images) == ("fp32", 8)
     assert exact.folder.is_relative_to(tmp_path / "demo" / "fp32")
     found = compare_runs(cell, exact)
-    assert found["images"] == 8
+    assert found.images == 8
     low = rows(Records(cell.folder)).query("position < 8").groupby("target")["success"].mean()
     plain = demo_cell(tmp_path / "plain", *words, "n_images=8")
     high = rows(run_cell(plain)).groupby("target")["success"].mean()
     for target in ("vgg16", "vgg19"):
-        told = found["targets"][target]
-        assert told["asr"] == pytest.approx(100 * low[target])
-        assert told["asr_fp32"] == pytest.approx(100 * high[target])
+        told = found.targets[target]
+        assert told.asr == pytest.approx(100 * low[target])
+        assert told.asr_fp32 == pytest.approx(100 * high[target])
     vgg19 = f"VGG19 {100 * (low['vgg19'] - high['vgg19']):+.1f} ("
     assert "bf16 against fp32 on 8 images" in closing(cell)
     assert vgg19 in closing(cell)
@@ -311,11 +301,11 @@ def test_every_shard_compares_its_share(tmp_path: Path) -> None:
         cell = demo_cell(tmp_path, *VGG, *words)
         exact = twin(cell)
         assert exact is not None
-        counts.append(compare_runs(cell, exact)["images"])
+        counts.append(compare_runs(cell, exact).images)
     assert counts == [3, 6]
 
 
-def compare_runs(cell: Cell, exact: Cell) -> dict[str, Any]:
+def compare_runs(cell: Cell, exact: Cell) -> PrecisionComparison:
     run_cell(cell)
     run_cell(exact)
     return compare(cell, exact)
@@ -333,11 +323,8 @@ def test_the_comparison_by_hand(tmp_path: Path) -> None:
         Records(one.folder).update_run(lambda run: None)
         Records(one.folder).write_part("0/1", {"rows": table})
     found = compare(cell, exact)
-    assert found == {
-        "images": 4,
-        "targets": {"vgg16": {"asr": 75.0, "asr_fp32": 50.0, "same": 25.0}},
-    }
-    assert json.loads(Records(cell.folder).run_file.read_text())["against_fp32"] == found
+    assert found == PrecisionComparison(4, {"vgg16": PrecisionRates(75.0, 50.0, 25.0)})
+    assert (Records(cell.folder).run() or RunInfo()).against_fp32 == found
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def recorded(outputs: Path, *words: str) -> Frames:
     frames = {}
     for kind, keys in KEYS.items():
         frame = records.read(kind).sort_values(keys).reset_index(drop=True)
-        raw = sum(records.read_part(part, keys).num_rows for part in records.parts(kind))
+        raw = sum(part.read(keys).num_rows for part in records.parts(kind))
         assert raw == len(frame), f"{raw - len(frame)} {kind} are there twice"
         frames[kind] = frame
     return frames
@@ -476,8 +476,8 @@ def test_memory_that_runs_out(
         *[{k: f[["position", "image_id"]] for k, f in x.items()} for x in (found, whole)]
     )
     for part in records.parts("rows"):
-        for position in records.read_part(part, ["position"])["position"].to_pylist():
-            widths[position] = records.about(part)["slots"]
+        for position in part.read(["position"])["position"].to_pylist():
+            widths[position] = part.about()["slots"]
     assert set(widths.values()) == {8, 4}
     for width, expected in ((8, whole), (4, narrow)):
         mine = {position for position, slots in widths.items() if slots == width}

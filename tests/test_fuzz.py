@@ -420,7 +420,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Records:
     """A folder of records with two rows."""
     records = Records(tmp_path_factory.mktemp("records") / "cell")
     records.update_run(
-        lambda run: run.update(name="x", config={"eps": 10.0, "allow": []}, n=[1, 2])
+        lambda run: vars(run).update(name="x", config={"eps": 10.0, "allow": []}, lost=[1, 2])
     )
     row = {"suite": "s", "target": "vgg16", "image_id": "a", "success": True, "l2": 0.5, "seed": 0}
     records.write_part("0/1", {"rows": [row | {"position": i} for i in range(2)]})

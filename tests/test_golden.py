@@ -24,7 +24,7 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import conf_dir
 from agr.evaluation.crafting import attack_of, items_of
-from agr.evaluation.determinism import Numeric, device_of
+from agr.evaluation.determinism import device_of
 from agr.evaluation.inputs import check_inputs
 from agr.evaluation.predictions import Lab
 from agr.evaluation.runner import run_cell
@@ -81,14 +81,15 @@ def crafted(name: str, outputs: Path) -> tuple[Cell, dict[str, str]]:
 
 
 def identity(cell: Cell) -> dict[str, Any]:
-    run = Records(cell.folder).run()
-    assert run is not None
-    return dict(run["numeric"])
+    return dict(json.loads(Records(cell.folder).run_file.read_text())["numeric"])
 
 
 def in_a_plain_loop(cell: Cell) -> dict[str, str]:
     """The same images from a plain call of the attack on one padded batch."""
-    numeric = Numeric.of(identity(cell))
+    run = Records(cell.folder).run()
+    assert run is not None
+    assert run.numeric is not None
+    numeric = run.numeric
     lab = Lab(cell, numeric, device_of(cell), check_inputs(cell).manifest)
     attack, size = attack_of(cell), cell.chunk if cell.library else numeric.slots
     n = -(-cell.config.n_images // cell.chunk) * cell.chunk

@@ -21,6 +21,7 @@ from agr.report.leaderboard import check_leaderboard, leaderboard, write_leaderb
 from agr.report.statistics import bootstrap, wilson
 from agr.report.tables import tables_folder
 from agr.utils.errors import ConfigError
+from tests.madeup import began
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_leaderboard.py"
 SIX = ["inc_v3", "inc_v4", "ir_v2", "vgg16", "vgg19", "res152"]
@@ -60,9 +61,8 @@ def fill(
         for target in cell.targets
         for p in range(N)
     ]
-    told = [{"images": i, "crafting_seconds": s} for i, s in sessions or []]
     records = Records(cell.folder)
-    records.update_run(lambda run: run.update({"numeric": {"slots": 1}, "sessions": told}))
+    records.update_run(lambda run: began(run, cell, sessions or ()))
     records.write_part("0/1", {"rows": rows})
 
 

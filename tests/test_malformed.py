@@ -320,7 +320,7 @@ def weights(word: str, *said: str, put: Callable[[Path], object] = lambda _: Non
     return Case(make, said)
 
 
-SAVING = [*QUICK, "save_adversarials=true"]
+SAVING = [*QUICK, "save_adversarials=true", "memory_format=try"]  # which writes tuning.json
 OF_TABLES = [w for w in QUICK if w.partition("=")[0] not in ("slots", "threads", "progress")]
 FINISHED = Path("finished")  # beside the folders of the cases: outputs of a run of SAVING
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agr.report.html import Chart, Page, Shot, Table, render
-from agr.report.html import charts as chart_room
+from agr.report.html import Page, Shot, Table, render
 from agr.report.html import images as image_room
-from agr.report.html.escapes import shipped, size
-from agr.report.html.numbers import LOWEST, MINUS, orders
+from agr.report.html.escapes import json_value, shipped, size
+from agr.report.html.render import grid
+from agr.report.numbers import MARKDOWN, PLAIN, TEX, Number, TableCell, printed
 from agr.utils.errors import ConfigError
 from tests.browser import a_page, decoded, shots
 
@@ -29,26 +30,41 @@ def text(page: Page) -> str:
     return render(page)
 
 
-def test_cells_are_sorted_by_the_number_that_they_begin_with() -> None:
-    cells = [
-        "99.5 [98.2, 99.9]",
-        "1,234",
-        f"{MINUS}3.1",
-        f"+2 ({MINUS}1.5)",
-        "12 %",
-        "3e-5",
-        "5.0 ± 0.2",
-        ".5*",
-    ]
-    numbers = [99.5, 1234.0, -3.1, 2.0, 12.0, 3e-5, 5.0, 0.5]
-    assert orders(cells) == [repr(n) for n in numbers]
-    assert orders(["—", "1", ""]) == [LOWEST, "1.0", LOWEST]
+NAN = float("nan")
 
 
-@pytest.mark.parametrize("other", ["2024-01-02", "3 steps", "1e5abc", "AGR", "L∞ = 10"])
-def test_a_column_with_any_other_text_is_sorted_as_text(other: str) -> None:
-    assert orders(["1", other]) is None
-    assert orders(["—", "—"]) is None
+def keys(*column: TableCell) -> list[str | None]:
+    return [row[0].order for row in grid(Table("t", "", ["a"], [[cell] for cell in column])).rows]
+
+
+def test_numbers_are_sorted_by_value_whatever_is_printed() -> None:
+    column = (Number(9.5, interval=(8, 11)), Number(1e-5, text="< 0.0001"), Number(NAN), "")
+    assert keys(*column) == ["9.5", "1e-05", "-1e+308", "-1e+308"]
+    assert keys(Number(NAN, text="n = 0"), Number(math.inf)) == ["-1e+308", "1e+308"]
+
+
+def test_a_column_with_text_is_sorted_as_text() -> None:
+    assert keys(Number(1), "AGR") == [None, None]
+    assert keys("2024-01-02", "") == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("number", "plain", "markdown", "tex"),
+    [
+        (Number(62.34), "62.3", "62.3", "62.3"),
+        (Number(NAN, difference=2), "—", "—", "---"),
+        (Number(NAN, text="n = 0"), "n = 0", "n = 0", "n = 0"),
+        (Number(5, spread=0.25), "5.0 ± 0.2", "5.0 ± 0.2", r"5.0 $\pm$ 0.2"),
+        (Number(5, interval=(4, 6.5)), "5.0 [4.0, 6.5]", "5.0 [4.0, 6.5]", "5.0 [4.0, 6.5]"),
+        (Number(5, bold=True, star=True), "5.0*", r"**5.0**\*", r"\textbf{5.0}$^{*}$"),
+        (Number(28.86, ".2f", difference=-3.5), "28.86 (-3.5)", "28.86 (-3.5)", "28.86 (-3.5)"),
+        (Number(28.86, ".2f", difference=NAN), "28.86", "28.86", "28.86"),
+    ],
+)
+def test_a_number_is_printed_in_each_format(
+    number: Number, plain: str, markdown: str, tex: str
+) -> None:
+    assert [printed(number, style) for style in (PLAIN, MARKDOWN, TEX)] == [plain, markdown, tex]
 
 
 # ---- what is in the file -------------------------------------------------------------------------
@@ -98,7 +114,9 @@ def test_every_table_is_there_without_a_script(page: Page, read: Reader) -> None
         assert one
         shown = found[one.caption]
         assert ["".join(h) for h in shown["head"]] == list(one.header)
-        assert ["".join(c) for c in shown["cells"]] == [cell for row in one.rows for cell in row]
+        assert ["".join(c) for c in shown["cells"]] == [
+            printed(cell) for row in one.rows for cell in row
+        ]
 
 
 def test_the_page_has_landmarks_and_headings_in_order(read: Reader) -> None:
@@ -154,37 +172,11 @@ def test_a_lone_surrogate_does_not_keep_the_page_from_being_written() -> None:
 # ---- charts --------------------------------------------------------------------------------------
 
 
-def test_a_charts_numbers_are_a_table() -> None:
-    layout = {"xaxis": {"title": "eps"}, "yaxis": {"title": {"text": "ASR"}}}
-    traces = [
-        {
-            "name": "AGR",
-            "x": [1, 2],
-            "y": np.array([0.5, np.inf]),
-            "error_y": {"array": [0.1, 0.2]},
-        },
-        {"name": "DI", "y": {"dtype": "f8", "bdata": "AAAAAAAA4D8="}},
-    ]
-    made = chart_room.table(Chart("c", "C", "", {"data": traces, "layout": layout}))
-    assert made
-    assert list(made.header) == ["series", "eps", "ASR"]
-    expected = [["AGR", "1", "0.5 [0.4, 0.6]"], ["AGR", "2", "—"], ["DI", "0", "0.5"]]
-    assert [list(row) for row in made.rows] == expected
-
-
-def test_a_heatmaps_numbers_are_a_table() -> None:
-    trace = {"type": "heatmap", "x": ["a", "b"], "y": ["c"], "z": np.array([[1.25, 2.0]])}
-    made = chart_room.table(Chart("c", "C", "", {"data": [trace]}))
-    assert made
-    assert [list(row) for row in made.rows] == [["a", "c", "1.25"], ["b", "c", "2"]]
-
-
-def test_a_chart_without_points_has_no_table_and_a_long_one_a_shortened_table() -> None:
-    assert chart_room.table(Chart("c", "C", "", {"data": [{"type": "scatter"}]})) is None
-    long = chart_room.table(Chart("c", "C", "", {"data": [{"y": list(range(10_000))}]}))
-    assert long
-    assert len(long.rows) == 500
-    assert long.notes == ["the first 500 of 10,000 points"]
+def test_a_charts_data_is_json() -> None:
+    assert json_value({"y": np.array([0.5, np.inf]), 1: (np.int64(2), "a")}) == {
+        "y": [0.5, None],
+        "1": [2, "a"],
+    }
 
 
 # ---- pictures that fit ---------------------------------------------------------------------------

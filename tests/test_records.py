@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from agr.evaluation.runner import run_cell
-from agr.records.store import Damaged, Records
+from agr.records.parts import Damaged
+from agr.records.run_info import RunInfo
+from agr.records.store import Records
 from agr.utils import locks
 from agr.utils.errors import ConfigError
 from agr.utils.files import is_whole, write_named, write_whole
@@ -34,7 +36,7 @@ def trace(position: int) -> dict[str, Any]:
 @pytest.fixture
 def records(tmp_path: Path) -> Records:
     found = Records(tmp_path / "cell")
-    found.update_run(lambda run: run.update(eligible=3))
+    found.update_run(lambda run: setattr(run, "eligible", 3))
     return found
 
 
@@ -74,7 +76,7 @@ def test_parts_are_numbered_on_and_say_what_they_are_about(records: Records) -> 
         records.write_part("0/1", {"rows": [row(position)], "trace": [trace(position)]}, about)
     parts = records.parts("rows")
     assert [part.number for part in parts] == [0, 1, 2]
-    assert [records.about(part)["slots"] for part in parts] == [8, 4, 2]
+    assert [part.about()["slots"] for part in parts] == [8, 4, 2]
     assert records.positions("trace") == records.positions("rows") == {0, 1, 2}
 
 
@@ -142,10 +144,11 @@ def test_mending_clears_what_its_own_shard_left(records: Records) -> None:
 
 
 def test_run_json_tells_when_it_was_touched(records: Records) -> None:
-    records.update_run(lambda run: run.update(lost=[1], rate=0.1, title="Inc-v3 ‖v‖"))
-    assert records.run() == {
-        "schema_version": 4, "eligible": 3, "lost": [1], "rate": 0.1, "title": "Inc-v3 ‖v‖",
-    }  # fmt: skip
+    def change(run: RunInfo) -> None:
+        run.lost, run.eps_effective, run.command = [1], 0.1, "title=‖v‖"
+
+    records.update_run(change)
+    assert records.run() == RunInfo(eligible=3, lost=[1], eps_effective=0.1, command="title=‖v‖")
     text = records.run_file.read_text()
     for old, new in (('"eligible": 3', '"eligible": 2'), ("[\n  1\n ]", "[]"), ("0.1", "0.2")):
         assert old in text
@@ -391,14 +394,14 @@ def test_signals_are_the_main_threads() -> None:
 def test_an_update_is_written_or_not(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop while it is thought about leaves the old one, one while it is written the new one."""
 
-    def stopped(run: dict[str, Any]) -> None:
-        run["eligible"] = 5
+    def stopped(run: RunInfo) -> None:
+        run.eligible = 5
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
 
     with pytest.raises(KeyboardInterrupt):
         records.update_run(stopped)
-    assert (records.run() or {})["eligible"] == 3
+    assert (records.run() or RunInfo()).eligible == 3
 
     def write(path: Path, content: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -406,8 +409,8 @@ def test_an_update_is_written_or_not(records: Records, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("agr.utils.files.write_whole", write)
     with pytest.raises(KeyboardInterrupt):
-        records.update_run(lambda run: run.update(eligible=7))
-    assert (records.run() or {})["eligible"] == 7
+        records.update_run(lambda run: setattr(run, "eligible", 7))
+    assert (records.run() or RunInfo()).eligible == 7
     assert not records.folder.joinpath(".run.lock").exists()
 
 
@@ -433,5 +436,5 @@ def test_a_stop_while_a_part_is_written_does_not_double_it(
     with pytest.raises(Terminated):
         work()
     records = Records(cell.folder)
-    raw = sum(records.read_part(part, ["position"]).num_rows for part in records.parts("rows"))
+    raw = sum(part.read(["position"]).num_rows for part in records.parts("rows"))
     assert raw == len(records.read("rows")) == 8

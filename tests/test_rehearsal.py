@@ -247,7 +247,7 @@ def check_job(world: World, records: Records, source: str, size: int) -> None:
     assert own["success"].mean() > 0.5
     run = records.run()
     assert run is not None
-    assert len(run["weights"][source]) == 64
+    assert len(run.weights[source]) == 64
     assert saved(records, rows["image_id"].unique()).shape == (8, 3, size, size)
 
 

@@ -18,11 +18,14 @@ from scipy import stats
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.report.html import render
+from agr.report.found import gather
+from agr.report.html import Table, render
 from agr.report.html.gallery import SAMPLE, shots_of
+from agr.report.numbers import printed
 from agr.report.outcomes import Outcomes
+from agr.report.page import build_page
 from agr.report.pairwise import as_frame, best_and_equal, differences, transfer_differences
-from agr.report.report import _short_enough, gather, page, results, tex, write_report
+from agr.report.report import _short_enough, results, tex, write_report
 from agr.report.statistics import holm, mcnemar
 from agr.utils.errors import ConfigError
 from tests.browser import chromium, decoded, opened
@@ -114,6 +117,10 @@ def test_mean_transfer_is_compared_image_by_image(tmp_path: Path) -> None:
 # ---- the texts -----------------------------------------------------------------------------------
 
 
+def texts(table: Table) -> list[list[str]]:
+    return [[printed(cell) for cell in row] for row in table.rows]
+
+
 @pytest.fixture
 def cells(tmp_path: Path) -> list[Cell]:
     found = cells_of(tmp_path)
@@ -123,16 +130,15 @@ def cells(tmp_path: Path) -> list[Cell]:
 
 def test_the_page_says_everything(cells: list[Cell], tmp_path: Path) -> None:
     found = gather(cells, [], "agr_paper", command)
-    shown = page(found)
+    shown = build_page(found)
     assert shown.notice == "demo suite: stand-in networks, not the paper's"
     assert dict(shown.summary)["cells"] == "6 of 6 finished"
     assert [t.name for t in shown.tables] == ["table1", "table1-2", "table3"]
     inception = shown.tables[0]
     assert [row[0] for row in inception.rows] == ["Inc-v3"] * 3  # in full, for sorting
-    assert "28.86" in inception.rows[0][5]  # the paper's, beside ours
-    assert inception.rows[1][4].startswith("75.0 [")
-    assert (1, 4) in inception.emphasised
-    assert (0, 4) not in inception.emphasised
+    assert printed(inception.rows[0][5]).startswith("28.86 (")  # the paper's, beside ours
+    assert printed(inception.rows[1][4]).startswith("75.0 [")
+    assert [row[4].bold for row in inception.rows[:2]] == [False, True]  # type: ignore[union-attr]
     claims = {claim.name: claim.verdicts for claim in shown.claims}
     assert claims["AGR transfers best in each pair"]["as printed"] == "contradicted"
     assert claims["AGR transfers best in each pair"]["AGR, plain"] == "contradicted"
@@ -192,7 +198,7 @@ def test_titles_are_text_wherever_they_stand(tmp_path: Path) -> None:
              for c in found]  # fmt: skip
     fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
     told = gather(cells, [], "agr_paper", command)
-    shown = page(told)
+    shown = build_page(told)
     charts = str([chart.plotly for chart in shown.charts])
     assert "<a" not in charts
     assert "&lt;a" in charts
@@ -206,7 +212,7 @@ def test_titles_are_text_wherever_they_stand(tmp_path: Path) -> None:
 def test_targeted_attacks_have_no_leaderboard(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "attack.targeted=true")
     fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
-    shown = page(gather(cells, [], "agr_paper", command))
+    shown = build_page(gather(cells, [], "agr_paper", command))
     assert shown.leaderboards == []
     assert "frontier" not in {figure.name for figure in shown.figures}
 
@@ -217,13 +223,13 @@ def test_targets_elsewhere_are_shown_where_they_are_all_there_is(tmp_path: Path)
     for words in ("targets=[vgg19/jpeg75,vgg16]", "targets=[res152/median2]"):
         cells = cells_of(tmp_path / str(len(words)), words, "source=vgg16")
         fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
-        shown = page(gather(cells, [], "agr_paper", command))
+        shown = build_page(gather(cells, [], "agr_paper", command))
         assert not [note for note in shown.tables[0].notes if note.startswith("missing")]
-        assert "25.0 [" in str(shown.tables[0].rows)
+        assert "25.0 [" in str(texts(shown.tables[0]))
         assert "MI-FGSM" in str(shown.further[-1].rows)
     alone = cells_of(tmp_path / "alone", "targets=[inc_v4]", "source=vgg16")
     fill(alone, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
-    assert "25.0 [" in str(page(gather(alone, [], "agr_paper", command)).tables[0].rows)
+    assert "25.0 [" in str(texts(build_page(gather(alone, [], "agr_paper", command)).tables[0]))
 
 
 def test_a_network_without_an_answer_is_shown_as_one(tmp_path: Path) -> None:
@@ -232,7 +238,7 @@ def test_a_network_without_an_answer_is_shown_as_one(tmp_path: Path) -> None:
     shots = shots_of(Outcomes(cells))
     silent = shots[0].answers["VGG19"]._replace(adv_pred=-1, adv_conf=float("nan"))
     shots[0].answers["VGG19"] = silent  # type: ignore[index]
-    shown = page(gather(cells, [], "agr_paper", command))
+    shown = build_page(gather(cells, [], "agr_paper", command))
     text = render(replace(shown, shots=shots))
     assert "NaN" not in text.partition('id="shots">')[2].partition("</script>")[0]
 

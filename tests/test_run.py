@@ -178,7 +178,7 @@ def test_a_lower_precision_is_compared_even_if_it_was_stopped_before(
     _, out, _ = say(words, monkeypatch, capsys)
     assert "bf16 against fp32 on 12 images" in out
     (folder,) = tmp_path.glob("demo/fgsm-*")
-    Records(folder).update_run(lambda run: run.pop("against_fp32"))
+    Records(folder).update_run(lambda run: setattr(run, "against_fp32", None))
     code, out, _ = say(words, monkeypatch, capsys)
     assert code == 0
     assert "finished before" in out

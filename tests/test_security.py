@@ -26,7 +26,7 @@ from agr.data.decode import load_image
 from agr.data.manifest import read_manifest
 from agr.evaluation.runner import run_cell
 from agr.models.network import load_network
-from agr.report.formats import MARKDOWN, TEX
+from agr.report.numbers import MARKDOWN, TEX
 from agr.report.tables import write_tables
 from agr.run import main
 from agr.utils.errors import ConfigError, one_line

@@ -22,6 +22,7 @@ from agr.report.rates import rates, sizes
 from agr.report.statistics import wilson
 from agr.report.tables import write_tables
 from agr.utils.errors import ConfigError
+from tests.madeup import began
 
 N = 8
 
@@ -46,7 +47,7 @@ def fill(cell: Cell, successes: dict[str, int], n: int = N, **columns: Any) -> N
         for p in range(n)
     ]
     records = Records(cell.folder)
-    records.update_run(lambda run: run.update({"numeric": {"slots": 1}, "bad_images": {}}))
+    records.update_run(lambda run: began(run, cell))
     records.write_part("0/1", {"rows": rows})
 
 
@@ -98,7 +99,7 @@ def test_denominators_by_hand(tmp_path: Path) -> None:
             for p in range(N)
         ]
     records = Records(cell.folder)
-    records.update_run(lambda run: run.update({}))
+    records.update_run(lambda run: None)
     records.write_part("0/1", {"rows": rows})
     expected = {  # successes are positions 0-3
         "all": {"inc_v3": (8, 4), "inc_v4": (8, 4), "ir_v2": (8, 4)},
@@ -144,7 +145,7 @@ def test_unfinished_cells_are_not_shown(tmp_path: Path) -> None:
     assert rates([cell])["asr"].isna().all()
     assert closing(cell) == "no finished images yet"
     # ... unless there are no more images
-    Records(cell.folder).update_run(lambda run: run.update({"eligible": N - 1}))
+    Records(cell.folder).update_run(lambda run: setattr(run, "eligible", N - 1))
     assert rates([cell])["asr"].notna().all()
 
 

@@ -1,9 +1,9 @@
-"""Tuned networks answer the same; how each is computed is tried once and kept."""
+"""Tuned networks have the same logits; the memory format is a rule, or tried once and kept."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import agr
-from agr.config.schema import NetworkConfig
+from agr.config.schema import NetworkConfig, Tuning
 from agr.evaluation.determinism import settle
 from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.runner import run_cell
@@ -21,7 +21,6 @@ from agr.models import network as zoo
 from agr.models import tuning
 from agr.models.tuning import (
     CannotFold,
-    Tuning,
     faster_format,
     fold_batch_norms,
     preferred_format,
@@ -79,7 +78,7 @@ def test_folding_by_hand() -> None:
     folded = fold_batch_norms(network, seen())
     assert folded[0].weight.flatten().tolist() == [3.0] * 3  # 2 * 3 / sqrt(4)
     assert folded[0].bias.tolist() == [0.5]  # (1 - 4) * 3 / 2 + 5
-    assert isinstance(folded[1], nn.Identity)
+    assert len(folded[1]) == 0  # nothing is left of the norm
 
 
 class Odd(nn.Module):
@@ -176,7 +175,6 @@ def test_no_clock_is_read_for_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def never(*args: Any) -> float:
         raise AssertionError("a gradient was timed")
 
-    monkeypatch.setattr(zoo, "gradient_seconds", never)
     monkeypatch.setattr(tuning, "gradient_seconds", never)
     monkeypatch.setattr("agr.evaluation.determinism._tunings", {})
     settle(demo_cell(tmp_path, *VGG), None)
@@ -198,37 +196,50 @@ def test_tune_takes_a_format(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The networks that were tried, in turn."""
-    names: list[str] = []
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Networks whose tuning is chosen, in turn, with the memory format of the config."""
+    calls: list[str] = []
     monkeypatch.setattr("agr.evaluation.determinism._tunings", {})
 
     def choose(name: str, *args: Any, **kwargs: Any) -> Tuning:
-        names.append(name)
+        calls.append(f"{name} {kwargs['memory_format']}")
         return zoo.choose_tuning(name, *args, **kwargs)
 
     monkeypatch.setattr("agr.evaluation.determinism.choose_tuning", choose)
-    return names
+    return calls
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["auto", "try"])
-def test_a_tuning_is_chosen_once_for_all_cells(how: str, tried: list[str], tmp_path: Path) -> None:
-    words = (*VGG, f"memory_format={how}")
-    cell = demo_cell(tmp_path, *words, "n_images=2")
-    first = settle(cell, None)
-    assert tried == ["vgg16", "vgg19"]
+def test_a_tuning_is_chosen_once_for_all_cells(chosen: list[str], tmp_path: Path) -> None:
+    first = settle(demo_cell(tmp_path, *VGG, "n_images=2"), None)
+    assert chosen == ["vgg16 auto", "vgg19 auto"]
     assert {t.folded for t in first.networks.values()} == {False}  # plain VGGs have no norms
-    assert settle(demo_cell(tmp_path, *words, "attack=fgsm"), None) == first
-    assert settle(demo_cell(tmp_path, *words, "source=vgg19"), None) == first
-    assert len(tried) == 2
+    assert settle(demo_cell(tmp_path, *VGG, "attack=fgsm"), None) == first
+    assert settle(demo_cell(tmp_path, *VGG, "source=vgg19"), None) == first
+    assert settle(demo_cell(tmp_path / "elsewhere", *VGG), None) == first
+    assert len(chosen) == 2
     for word in ("memory_format=contiguous", "fold=false", "precision=fp64", "threads=2"):
-        settle(demo_cell(tmp_path, *words, word), None, ["vgg16"])
-    assert len(tried) == 6  # each is another question
-    if how == "try":
-        (cell.suite_folder / "tuning.json").write_text("{")  # damaged: tried again
-        settle(cell, None)
-        assert len(tried) == 8
+        settle(demo_cell(tmp_path, *VGG, word), None, ["vgg16"])
+    assert len(chosen) == 6  # each is another question
+
+
+def test_a_trial_is_made_once_per_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def settled(folder: str) -> str:
+        monkeypatch.setattr("agr.evaluation.determinism._tunings", {})  # as in a new process
+        cell = demo_cell(tmp_path / folder, *VGG, "memory_format=try")
+        return settle(cell, None, ["vgg16"]).networks["vgg16"].memory_format
+
+    results = iter(["contiguous", "channels_last", "contiguous"])
+    monkeypatch.setattr(zoo, "faster_format", lambda network, x: next(results))
+    assert [settled("one"), settled("one")] == ["contiguous"] * 2
+    assert [settled("two"), settled("two"), settled("one")] == ["channels_last"] * 2 + [
+        "contiguous"
+    ]
+    (file,) = (tmp_path / "two").glob("*/tuning.json")
+    for damaged in ("{", "[]", file.read_text().replace("channels_last", "nchw")):
+        file.write_text(damaged)
+        results = iter(["contiguous"])
+        assert [settled("two"), settled("two")] == ["contiguous"] * 2
 
 
 def test_a_trial_that_fails_keeps_nobody_waiting(
@@ -246,10 +257,10 @@ def test_a_trial_that_fails_keeps_nobody_waiting(
     assert str(held.value) == "no"
 
 
-def test_a_place_that_cannot_be_written_is_done_without(tried: list[str], tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_done_without(chosen: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert settle(demo_cell(tmp_path / "file", *VGG, "memory_format=try"), None, ["vgg16"]).networks
-    assert tried == ["vgg16"]
+    assert chosen[0] == "vgg16 try"
 
 
 def test_what_is_asked_for_is_taken(tmp_path: Path) -> None:
@@ -261,13 +272,15 @@ def test_what_is_asked_for_is_taken(tmp_path: Path) -> None:
 
 def test_a_cell_keeps_its_tuning(tmp_path: Path) -> None:
     words = ("source=res152", "targets=[res152]", "select=source", "n_images=2")
-    run = json.loads(run_cell(demo_cell(tmp_path, *words)).run_file.read_text())
-    assert run["numeric"]["networks"]["res152"]["folded"] is True
+    run = run_cell(demo_cell(tmp_path, *words)).run()
+    assert run is not None
+    assert run.numeric is not None
+    assert run.numeric.networks["res152"].folded
     for word, key in (("fold=false", "fold"), ("memory_format=contiguous", "memory_format")):
         other = demo_cell(tmp_path, *words, word)
         with pytest.raises(agr.utils.errors.ConfigError, match=f"begun with {key}="):
             check_unchanged(other, run, check_inputs(other))
-    kept = run["numeric"] | {"networks": {"res152": {"memory_format": "contiguous", "folded": 0}}}
+    kept = replace(run.numeric, networks={"res152": Tuning("contiguous", False)})
     assert settle(demo_cell(tmp_path, *words), kept).networks["res152"].memory_format == (
         "contiguous"
     )

@@ -16,8 +16,9 @@ from PIL import Image
 
 from agr.evaluation.runner import run_cell
 from agr.records.audit import check_records
+from agr.records.parts import PartFile
 from agr.records.schema import TABLES
-from agr.records.store import Part, Records
+from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_named
 from agr.verify import main
@@ -42,7 +43,7 @@ def records(whole: Path, tmp_path: Path) -> Records:
     return Records(demo_cell(tmp_path / "outputs", *VGG, *EXTRAS).folder)
 
 
-def rewrite(records: Records, kind: str, change: Callable[[pd.DataFrame], Any]) -> Part:
+def rewrite(records: Records, kind: str, change: Callable[[pd.DataFrame], Any]) -> PartFile:
     """Change the rows of the first part of a kind and write it as if it had been so."""
     part = records.parts(kind)[0]
     table = pq.read_table(part.path)
@@ -52,7 +53,7 @@ def rewrite(records: Records, kind: str, change: Callable[[pd.DataFrame], Any]) 
     return part
 
 
-def replace_part(records: Records, part: Part, table: pa.Table) -> None:
+def replace_part(records: Records, part: PartFile, table: pa.Table) -> None:
     buffer = pa.BufferOutputStream()
     metadata = pq.read_schema(part.path).metadata
     pq.write_table(table.replace_schema_metadata(metadata), buffer)

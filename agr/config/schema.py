@@ -208,3 +208,12 @@ def conf_dir() -> str:
     """Folder of configs: inside an installed package, or at the top of a checkout."""
     inside = PACKAGE / "conf"
     return str(inside if inside.is_dir() else PACKAGE.parent / "conf")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Memory format and folding of a network, which decide the last bits of its logits."""
+
+    memory_format: str
+    folded: bool  # batch norms are folded into the convolutions before them
+    unfolded_because: str = field(default="", compare=False)

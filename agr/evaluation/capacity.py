@@ -19,7 +19,7 @@ from agr.utils.errors import ConfigError
 from agr.utils.text import format_bytes, plural
 
 if TYPE_CHECKING:
-    from agr.evaluation.determinism import Numeric
+    from agr.records.run_info import NumericIdentity
 
 
 ROW_BYTES, TRACE_BYTES, ANSWER_BYTES = 100, 40, 50  # on disk, rounded up from runs on the demo
@@ -36,7 +36,7 @@ class Line(NamedTuple):
 class Machine(NamedTuple):
     """What the networks of the check run on."""
 
-    numeric: Numeric
+    numeric: NumericIdentity
     device: str
 
 
@@ -63,8 +63,8 @@ def _slots(cell: Cell) -> int:
     """As many as a run of the cell has or would have; on a GPU they depend on the source."""
     from agr.evaluation.determinism import settle
 
-    stored = (Records(cell.folder).run() or {}).get("numeric")
-    return settle(cell, stored, cell.sources).slots
+    run = Records(cell.folder).run()
+    return settle(cell, run.numeric if run else None, cell.sources).slots
 
 
 def _disk(cells: Sequence[Cell], images: Manifest | None) -> Iterator[Line]:

@@ -47,8 +47,8 @@ def _probe(cell: Cell) -> float:
     from agr.evaluation.predictions import source_of
     from agr.evaluation.profiling import step_seconds
 
-    stored = (Records(cell.folder).run() or {}).get("numeric")
-    numeric = settle(cell, stored, cell.sources)
+    run = Records(cell.folder).run()
+    numeric = settle(cell, run.numeric if run else None, cell.sources)
     network = source_of(cell, numeric, device_of(cell))
     return step_seconds(network, cell.geometry.size, numeric.slots, PROBE_SECONDS)
 

@@ -5,12 +5,13 @@ A cell goes on with the weights, images and numeric identity it was begun with, 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from agr.config.cell import Cell
 from agr.data.entries import Manifest
 from agr.data.manifest import read_manifest
 from agr.models.weights import check_weights
+from agr.records.run_info import NumericIdentity, RunInfo
 from agr.utils.errors import ConfigError
 
 
@@ -42,38 +43,43 @@ def find_images(cell: Cell) -> Manifest:
     return read_manifest(cell.config.data, cell.suite, cell.classes, cell.data_folder)
 
 
-def check_unchanged(cell: Cell, run: dict[str, Any], inputs: Inputs) -> None:
-    """Compare with what the cell's run.json holds. Raises ConfigError for a difference.
+def check_unchanged(cell: Cell, run: RunInfo, inputs: Inputs) -> None:
+    """Compare a cell's inputs with its run.json. Raises ConfigError for a difference.
 
-    Of the numeric identity only what the config sets is compared; `numeric.settle` does the rest.
+    Of the numeric identity only what the config sets is compared; `determinism.settle` does the
+    rest.
     """
-    stored, c = run.get("numeric", {}), cell.config
-    halved = ("slots", "width") if "narrowed" in run else ()  # since memory ran out
-    for key in ("slots", "width", "threads", "precision"):
-        asked = None if key in halved else getattr(c, key)
-        if asked is not None and stored.get(key, asked) != asked:
-            refuse(cell, key, stored[key], asked)
-    for tuning in stored.get("networks", {}).values():
-        if c.memory_format not in ("auto", "try", tuning["memory_format"]):
-            refuse(cell, "memory_format", tuning["memory_format"], c.memory_format)
-        if tuning["folded"] and not c.fold:
-            refuse(cell, "fold", True, False)
+    if run.numeric:
+        _check_numeric(cell, run.numeric, halved=bool(run.narrowed))
     for name, found in inputs.weights.items():
-        if run.get("weights", {}).get(name, found) != found:
+        if run.weights.get(name, found) != found:
             _refuse_input(cell, f"the weights of {name}")
     for target, found in inputs.networks.items():
-        if run.get("networks", {}).get(target, found) != found:
+        if run.networks.get(target, found) != found:
             _refuse_input(cell, f"the config of {target}")
-    fingerprint = inputs.manifest.fingerprint
-    if run.get("data", {}).get("fingerprint", fingerprint) != fingerprint:
+    if run.data and run.data.fingerprint != inputs.manifest.fingerprint:
         _refuse_input(cell, "the images or their labels")
 
 
-def refuse(cell: Cell, key: str, stored: object, asked: object) -> None:
+def _check_numeric(cell: Cell, stored: NumericIdentity, *, halved: bool) -> None:
+    """Raise ConfigError where the config sets another identity; `halved` since memory ran out."""
+    c = cell.config
+    for key in ("threads", "precision") if halved else ("slots", "width", "threads", "precision"):
+        requested, before = getattr(c, key), getattr(stored, key)
+        if requested not in (None, before):
+            refuse(cell, key, before, requested)
+    for tuning in stored.networks.values():
+        if c.memory_format not in ("auto", "try", tuning.memory_format):
+            refuse(cell, "memory_format", tuning.memory_format, c.memory_format)
+        if tuning.folded and not c.fold:
+            refuse(cell, "fold", True, False)
+
+
+def refuse(cell: Cell, key: str, stored: object, requested: object) -> None:
     """Raise the ConfigError for another numeric identity."""
     raise ConfigError(
-        f"{cell.folder} was begun with {key}={stored}, this run has {key}={asked}: such numbers "
-        "are not mixed; go on as it was begun, or use another outputs=… folder"
+        f"{cell.folder} was begun with {key}={stored}, this run has {key}={requested}: such "
+        "numbers are not mixed; go on as it was begun, or use another outputs=… folder"
     )
 
 

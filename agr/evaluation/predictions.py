@@ -26,13 +26,14 @@ from agr.data.decode import BadImage, ChangedImage, Pixels
 from agr.data.entries import Entry, Manifest
 from agr.data.index import forget
 from agr.data.loader import stream
-from agr.evaluation.determinism import Numeric, load
+from agr.evaluation.determinism import load
 from agr.evaluation.profiling import free_bytes, step_bytes
 from agr.models.defended import DefendedNetwork
 from agr.models.defenses import build_defenses
 from agr.models.logits import NO_ANSWER, confidence, joint, predict
 from agr.models.network import Ensemble, Network, Source
 from agr.models.weights import check_weights, weights_file
+from agr.records.run_info import NumericIdentity
 from agr.utils.errors import ConfigError
 from agr.utils.files import is_whole, write_named
 from agr.utils.hashing import digest, draw, slug
@@ -53,7 +54,7 @@ class Answer(NamedTuple):
     least: int = NO_ANSWER  # its least likely class, where that was asked for: of clean images
 
 
-def source_of(cell: Cell, numeric: Numeric, device: str) -> Source:
+def source_of(cell: Cell, numeric: NumericIdentity, device: str) -> Source:
     """What a cell's attack is crafted on, loaded: a network or an ensemble of them."""
     members = [load(cell, name, numeric, device) for name in cell.sources]
     return members[0] if len(members) == 1 else Ensemble(members, cell.config.ensemble)
@@ -78,7 +79,7 @@ def answers(network: Classifier, images: Sequence[Image], width: int) -> list[An
 class Lab:
     """The networks, images and clean answers that one cell works with."""
 
-    def __init__(self, cell: Cell, numeric: Numeric, device: str, manifest: Manifest):
+    def __init__(self, cell: Cell, numeric: NumericIdentity, device: str, manifest: Manifest):
         self.cell, self.numeric, self.device, self.manifest = cell, numeric, device, manifest
         self.bad: dict[str, str] = {}  # image id -> what is wrong with its file
         self.read: set[str] = set()  # ids of those whose files were fine
@@ -235,7 +236,7 @@ class Lab:
                 "weights": [check_weights(name, cell.suite.networks[name]) for name in bare],
                 "geometry": asdict(cell.geometry),
                 "data": self.manifest.fingerprint,
-                "numeric": self.numeric.of_answers(bare),
+                "numeric": self.numeric.of_predictions(bare),
             }
         )
         return f"{slug(name)}-{cell.geometry.size}px-{key}"

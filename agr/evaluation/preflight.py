@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -180,7 +179,7 @@ def _networks(
     for name in present:
         cell = _cell_of(cells, name)
         try:
-            numeric = settle(cell, asdict(numeric), [name])
+            numeric = settle(cell, numeric, [name])
             loaded[name] = load(cell, name, numeric, machine.device)
         except ConfigError as e:
             label = _label(name, cell.suite.networks[name])

@@ -1,4 +1,4 @@
-"""What a network costs on this machine: memory of a gradient, and seconds of a step, both tried."""
+"""Cost of a network on this machine: memory of a gradient and seconds of a step, both measured."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from agr.models.logits import joint
 from agr.models.network import Source
 
-# Of what a forward pass keeps for its gradient; on the paper's six networks the peak is 0.97 to
-# 1.0 of it, on a ViT 1.4.
+# Peak memory over what a forward pass keeps for its gradient: 0.97 to 1.0 on the paper's six
+# networks, 1.4 on a ViT.
 PEAK = 1.5
 
 
 def step_seconds(network: Source, size: int, slots: int, budget: float) -> float:
-    """Seconds per image of one forward and gradient over `slots` images of `size` px.
+    """Measure the seconds per image of a forward and gradient over `slots` images of `size` px.
 
-    Takes about `budget` seconds: if a step over all slots takes longer, it is tried on fewer.
+    It takes about `budget` seconds: if a step over all slots takes longer, fewer are measured.
     """
     ends = time.monotonic() + budget
     times = [_step(network, size, 1), _step(network, size, 1)]  # the first pays for setting up
@@ -33,13 +33,13 @@ def step_seconds(network: Source, size: int, slots: int, budget: float) -> float
 
 
 def step_bytes(network: Source, size: int) -> float:
-    """Bytes per image that a forward and gradient need at their peak, without the weights."""
+    """Return the peak bytes per image of a forward and gradient, without the weights."""
     # The difference leaves out what is there once, such as weights that autocast has converted.
     return PEAK * (_kept(network, size, 2) - _kept(network, size, 1))
 
 
 def _kept(network: Source, size: int, images: int) -> int:
-    """Bytes that a forward pass keeps for its gradient."""
+    """Count the bytes that a forward pass over `images` images keeps for its gradient."""
     own = {_place(t) for t in [*network.parameters(), *network.buffers()]}
     kept: dict[int, int] = {}
 
@@ -56,7 +56,7 @@ def _kept(network: Source, size: int, images: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that a run on `device` could still take: of the GPU, or of this machine."""
+    """Return the bytes that a run on `device` could still take: of the GPU, or of this machine."""
     if device.type == "cuda":
         # Torch keeps what it has freed, and takes it again.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -73,6 +73,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _step(network: Source, size: int, batch: int) -> float:
+    """Return the seconds of one forward and gradient over `batch` images."""
     point = _images(network, size, batch)
     started = time.perf_counter()
     torch.autograd.grad(joint(network(point)).sum(), point)[0].sum().item()  # waits for a GPU
@@ -86,4 +87,5 @@ def _images(network: Source, size: int, batch: int) -> Tensor:
 
 
 def _place(tensor: Tensor) -> int:
+    """Return the address of a tensor's storage, which views of it share."""
     return tensor.untyped_storage().data_ptr()

@@ -9,14 +9,14 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from agr.attacks.library import DISTRIBUTIONS
 from agr.config.cell import Cell
-from agr.evaluation.determinism import Numeric, device_of, settle
+from agr.evaluation.determinism import device_of, settle
 from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.predictions import Lab
 from agr.evaluation.selection import Chosen, Selection
+from agr.records.run_info import DataInfo, RunInfo, Session
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import digest
@@ -31,24 +31,24 @@ def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
     """
     inputs = check_inputs(cell)
 
-    def begin(run: dict[str, Any]) -> None:
+    def begin(run: RunInfo) -> None:
         # Under the lock of run.json: of two processes that begin a cell, the second sees the first.
         check_unchanged(cell, run, inputs)
         if note:
             check_library_version(cell, run)
-        run["numeric"] = asdict(settle(cell, run.get("numeric")))
-        run |= {"cell": cell.id, "name": cell.name, "attack_hash": cell.attack_hash}
-        run |= {"eps_effective": cell.eps_effective}
-        manifest = inputs.manifest
-        run |= {"data": {"layout": manifest.layout, "fingerprint": manifest.fingerprint}}
-        run |= {"weights": run.get("weights", {}) | inputs.weights}
-        run |= {"networks": run.get("networks", {}) | inputs.networks}
+        run.numeric = settle(cell, run.numeric)
+        run.cell, run.name, run.attack_hash = cell.id, cell.name, cell.attack_hash
+        run.eps_effective = cell.eps_effective
+        run.data = DataInfo(inputs.manifest.layout, inputs.manifest.fingerprint)
+        run.weights |= inputs.weights
+        run.networks |= inputs.networks
         if note:
-            run |= {"config": asdict(cell.config), "command": cell.command(), "git": git_commit()}
-            run["versions"] = {p: version(p) for p in [*PACKAGES, *_library_of(cell)]}
-            run["versions"]["python"] = platform.python_version()
+            run.config, run.command, run.git = asdict(cell.config), cell.command(), git_commit()
+            run.versions = {p: version(p) for p in [*PACKAGES, *_library_of(cell)]}
+            run.versions["python"] = platform.python_version()
 
-    numeric = Numeric.of(records.update_run(begin)["numeric"])
+    numeric = records.update_run(begin).numeric
+    assert numeric is not None  # `begin` settled it
     return Lab(cell, numeric, device_of(cell), inputs.manifest)
 
 
@@ -58,10 +58,10 @@ def _library_of(cell: Cell) -> list[str]:
     return [DISTRIBUTIONS[part]] if part in DISTRIBUTIONS else []
 
 
-def check_library_version(cell: Cell, run: dict[str, Any]) -> None:
+def check_library_version(cell: Cell, run: RunInfo) -> None:
     """Raise ConfigError if a cell was begun with another version of its attack's library."""
     for name in _library_of(cell):
-        before = run.get("versions", {}).get(name)
+        before = run.versions.get(name)
         if before not in (None, version(name)):
             raise ConfigError(
                 f"{cell.name} was begun with {name} {before}, and {version(name)} is installed: "
@@ -87,40 +87,39 @@ def _note(
     lab: Lab,
     *,
     selection: Selection | None = None,
-    session: dict[str, Any] | None = None,
+    session: Session | None = None,
     lost: set[int] | None = None,
 ) -> None:
     """Add to run.json; `lost` are positions whose file went bad after they were chosen."""
 
-    def change(run: dict[str, Any]) -> None:
+    def change(run: RunInfo) -> None:
         # Other shards have read others.
-        before = run.get("bad_images", {}).items()
-        run["bad_images"] = {i: why for i, why in before if i not in lab.read} | lab.bad
+        before = run.bad_images.items()
+        run.bad_images = {i: why for i, why in before if i not in lab.read} | lab.bad
         if selection:
             _check_same_selection(run, selection, records.folder)
         if session:
-            run.setdefault("sessions", []).append(session)
+            run.sessions.append(session)
         if lost is not None:
-            others = {p for p in run.get("lost", []) if not lab.cell.mine(p)}
-            run["lost"] = sorted(others | lost)
+            others = {p for p in run.lost if not lab.cell.mine(p)}
+            run.lost = sorted(others | lost)
 
     records.update_run(change)
 
 
-def _check_same_selection(run: dict[str, Any], selection: Selection, folder: Path) -> None:
+def _check_same_selection(run: RunInfo, selection: Selection, folder: Path) -> None:
     """Note which images were chosen. Raises ConfigError if a shard or session chose others."""
     ids = [c.entry.image_id for c in selection.chosen]
-    known = run.setdefault("selected", {})
-    for n, before in known.items():
+    for n, before in run.selected.items():
         if int(n) <= len(ids) and digest(ids[: int(n)]) != before:
             raise ConfigError(
                 f"{folder}: other images are chosen here than in an earlier run or another shard: "
                 "an image file is damaged or was repaired; restore it, or use another outputs=… "
                 "folder"
             )
-    known[str(len(ids))] = digest(ids)
+    run.selected[str(len(ids))] = digest(ids)
     if selection.total is not None:
-        run["eligible"] = selection.total
+        run.eligible = selection.total
 
 
 def git_commit() -> str | None:

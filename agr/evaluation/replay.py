@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -14,13 +14,14 @@ from agr.attacks.engine import Calls
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
 from agr.evaluation.crafting import attack_of, crafted, whole_chunks
-from agr.evaluation.determinism import Numeric, device_of, settle
+from agr.evaluation.determinism import device_of, settle
 from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.predictions import Lab
 from agr.evaluation.provenance import check_library_version
 from agr.evaluation.scoring import target_rows
 from agr.evaluation.selection import Chosen, select
 from agr.records.progress import Todo
+from agr.records.run_info import RunInfo
 from agr.records.schema import KEYS, TABLES
 from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line
@@ -34,12 +35,12 @@ def recraft(
     They are drawn by `seed`; all their rows are compared, of every target, each with the slots that
     it was made with. Nothing that an earlier run kept is used, and nothing is written.
     """
-    run = records.run() or {}
+    run = records.run() or RunInfo()
     again, problems = 0, []
     try:
         rows, abouts = _recorded(records)
         targets = sorted({*rows["target"]})
-        cell = stored_cell(run["config"], records.folder, targets=targets)
+        cell = stored_cell(run.config, records.folder, targets=targets)
         if foreign := [package for package in cell.foreign if package not in allow]:
             raise ConfigError(
                 f"its attack has parts of {', '.join(foreign)}, whose code would be run: "
@@ -63,10 +64,10 @@ def _recorded(records: Records) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     abouts: list[dict[str, Any]] = []
     frames = []
     for part in records.parts("rows"):
-        about = records.about(part)
+        about = part.about()
         if about not in abouts:
             abouts.append(about)
-        frame = records.read_part(part, TABLES["rows"].names).to_pandas()
+        frame = part.read(TABLES["rows"].names).to_pandas()
         frames.append(frame.assign(about=abouts.index(about)))
     none = TABLES["rows"].empty_table().to_pandas()
     return pd.concat(frames) if frames else none, abouts
@@ -79,7 +80,7 @@ def _drawn(rows: pd.DataFrame, images: int, seed: int) -> list[int]:
 
 
 def _differences(
-    cell: Cell, run: dict[str, Any], before: pd.DataFrame, about: dict[str, Any]
+    cell: Cell, run: RunInfo, before: pd.DataFrame, about: dict[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
     """(what, recorded, now) of every value that differs in rows that were made with `about`."""
     targets = list(dict.fromkeys(target for _, target in before.index))
@@ -99,14 +100,14 @@ def _differences(
 
 
 def _made_again(
-    cell: Cell, run: dict[str, Any], before: pd.DataFrame, about: dict[str, Any]
+    cell: Cell, run: RunInfo, before: pd.DataFrame, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """The rows once more. Raises ConfigError."""
     positions = {position for position, _ in before.index}
     inputs = check_inputs(cell)
     check_unchanged(cell, run, inputs)
     check_library_version(cell, run)
-    stored = asdict(Numeric.of(run["numeric"])) | about
+    stored = run.numeric and replace(run.numeric, **about)
     lab = Lab(cell, settle(cell, stored), device_of(cell), inputs.manifest)
     chosen, selected = _chosen(lab, before, positions)
     lab.clean(dict.fromkeys([cell.source, *cell.targets]), [c.entry for c in chosen])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,12 +15,12 @@ from agr.attacks.engine import Calls, Crafted
 from agr.attacks.library.batches import LibraryAttack
 from agr.config.cell import Cell
 from agr.evaluation.crafting import attack_of, check_defenses, crafted, saved, whole_chunks
-from agr.evaluation.determinism import Numeric
 from agr.evaluation.predictions import Lab
 from agr.evaluation.provenance import _check_same_images, _note, open_lab
 from agr.evaluation.scoring import adversarial_rows, target_rows, trace_rows
 from agr.evaluation.selection import Chosen, select
 from agr.records.progress import Todo, todo
+from agr.records.run_info import Narrowing, NumericIdentity, RunInfo, Session
 from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.signals import unbroken
@@ -139,7 +138,7 @@ def _out_of_memory(e: RuntimeError | MemoryError) -> bool:
     return known or "can't allocate memory" in str(e)
 
 
-def _narrow(records: Records, tried: Numeric | None, reason: str, say: Say) -> None:
+def _narrow(records: Records, tried: NumericIdentity | None, reason: str, say: Say) -> None:
     """Halve the slots of a cell whose memory ran out with `tried`; what is recorded stays.
 
     run.json says how wide it was before: the last bits of the rows from then on may be others.
@@ -154,15 +153,15 @@ def _narrow(records: Records, tried: Numeric | None, reason: str, say: Say) -> N
     if after is None:
         raise ConfigError(f"out of memory with a single image: use another device ({reason})")
 
-    def change(run: dict[str, Any]) -> None:
-        now = Numeric.of(run["numeric"])
-        if (now.slots, now.width) == (tried.slots, tried.width):  # else another shard was first
-            until = {"slots": tried.slots, "width": tried.width}
-            run.setdefault("narrowed", []).append(until | {"rows": len(records.read("rows"))})
-            run["numeric"] = asdict(after)
+    def change(run: RunInfo) -> None:
+        now = run.numeric
+        # else another shard was first
+        if now and (now.slots, now.width) == (tried.slots, tried.width):
+            run.narrowed.append(Narrowing(tried.slots, tried.width, len(records.read("rows"))))
+            run.numeric = after
 
-    now = records.update_run(change)["numeric"]
-    say(f"out of memory with slots={tried.slots}: going on with slots={now['slots']}")
+    now = records.update_run(change).numeric or after
+    say(f"out of memory with slots={tried.slots}: going on with slots={now.slots}")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -180,15 +179,15 @@ def _craft(
     made = _Timed(crafted(lab, attack, chosen, selected, calls))
     wanted = (m for m in made if m.item.tag.position in work.to_craft)
     count = _record(lab, records, work, wanted, total=len(work.to_craft))
-    session = {
-        "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "shard": lab.cell.config.shard,
-        "images": count,
-        "seconds": round(time.monotonic() - started, 3),
-        "crafting_seconds": round(made.seconds, 3),
-        "batch_forwards": calls.forwards,
-        "batch_backwards": calls.backwards,
-    }
+    session = Session(
+        ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        shard=lab.cell.config.shard,
+        images=count,
+        seconds=round(time.monotonic() - started, 3),
+        crafting_seconds=round(made.seconds, 3),
+        batch_forwards=calls.forwards,
+        batch_backwards=calls.backwards,
+    )
     _note(records, lab, session=session)
 
 
@@ -278,6 +277,3 @@ class _Parts:
             if any(self.tables.values()):
                 self.records.write_part(self.shard, self.tables, self.about)
             self.tables, self.last = {}, time.monotonic()
-
-
-# ---- run.json ------------------------------------------------------------------------------------

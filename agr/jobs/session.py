@@ -21,6 +21,7 @@ from agr.config.compose import expand
 from agr.config.schema import Config
 from agr.records.precision import compare, twin
 from agr.records.progress import finished
+from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line, one_line
 from agr.utils.locks import Busy
@@ -136,7 +137,7 @@ def _run(cell: Cell, records: Records, done: bool, place: str) -> None:
 
         run_cell(cell)
     exact = twin(cell)
-    if exact and not (done and "against_fp32" in (records.run() or {})):
+    if exact and not (done and (records.run() or RunInfo()).against_fp32):
         from agr.evaluation.runner import run_cell
 
         run_cell(exact, lambda _: None)
@@ -167,7 +168,7 @@ def _check_unchanged(cell: Cell, records: Records) -> None:
     except ConfigError as e:  # the records are worth showing without images and weights
         print(f"not compared with its images and weights: {e}")
     else:
-        check_unchanged(cell, records.run() or {}, inputs)
+        check_unchanged(cell, records.run() or RunInfo(), inputs)
 
 
 def _greet(cell: Cell, place: str) -> None:

@@ -92,7 +92,7 @@ def _missing(cell: Cell, lost: Collection[int] = ()) -> set[int]:
     """Positions of a cell's shard that lack something, without the `lost` ones."""
     records = Records(cell.folder)
     run, wanted = records.run(), wanted_positions(cell, records) - {*lost}
-    if run is None or (twin(cell) and "against_fp32" not in run):
+    if run is None or (twin(cell) and not run.against_fp32):
         return wanted
     lack = lacking(cell, records, wanted)
     return wanted if lack is None else lack  # of a damaged part a run does the images again
@@ -105,8 +105,8 @@ def failure_of(task: Task) -> str | None:
         return shortened(text)
     try:
         refresh(task.cell.folder)
-        lost = (Records(task.cell.folder).run() or {}).get("lost", [])  # files that went bad
-        if not _missing(task.cell, lost):
+        run = Records(task.cell.folder).run()
+        if not _missing(task.cell, run.lost if run else ()):  # files that went bad
             return None
     except ConfigError as e:
         return str(e)

@@ -1,4 +1,4 @@
-"""Networks by their config: timm's code, a weight file that is checked, and its preprocessing."""
+"""Networks built from their configs: timm's code, a checked weight file and preprocessing."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agr.config.registry import check_architecture
-from agr.config.schema import NetworkConfig
+from agr.config.schema import NetworkConfig, Tuning
 from agr.models.slim import load_slim
 from agr.models.tuning import (
     MEMORY_FORMATS,
     CannotFold,
-    Tuning,
     faster_format,
     fold_batch_norms,
-    gradient_seconds,
     in_format,
     preferred_format,
 )
@@ -41,12 +39,11 @@ BROKEN = (
     SafetensorError,
 )  # fmt: skip
 DTYPES = {"fp64": torch.float64} | dict.fromkeys(("fp32", "tf32", "bf16"), torch.float32)
-TRIAL_SECONDS = 0.5  # of one gradient in the trials that choose a memory format
-TRIAL_IMAGES = 32
+TRIAL_IMAGES = 8  # in a batch, where memory formats are timed
 
 
 class Network(nn.Module):
-    """A classifier of images in [0, 1], of any size: it resizes and normalises them itself.
+    """Classifier of images in [0, 1] of any size, which it resizes and normalises itself.
 
     Its parameters need no gradient, so attacks pay for the input's gradient only.
     """
@@ -68,13 +65,13 @@ class Network(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return self.mean.device
 
     def as_input(self, images: Sequence[NDArray[Any]]) -> Tensor:
-        """Images (3, H, W), uint8 or floating point in [0, 1], as (B, 3, H, W) in [0, 1].
+        """Stack images (3, H, W), uint8 or floating point in [0, 1], to one batch.
 
-        On the network's device and in its dtype.
+        Returns (B, 3, H, W) in [0, 1], on the network's device and in its dtype.
         """
         x = torch.from_numpy(np.stack(images))
         if self.device.type == "cuda":  # from pinned memory a copy doesn't wait for the GPU
@@ -84,16 +81,20 @@ class Network(nn.Module):
         return x.to(self.dtype) / LEVELS if whole else x.to(self.dtype)
 
     def forward(self, x: Tensor, side: int | None = None) -> Tensor:
-        """Logits (B, classes) of images `x` (B, 3, H, W) in [0, 1].
+        """Return the logits (B, classes) of images.
 
-        `side`: they are copies of images of that many pixels, which an attack has made larger or
-        smaller. They are resized as those would be, and no further, so that they reach the network
-        at another size than its own. Raises ValueError if it takes no other.
+        Args:
+            x: images (B, 3, H, W) in [0, 1].
+            side: pixels of the images that `x` are copies of, if an attack has enlarged or shrunk
+                them. Copies are resized by the factor of the originals, so that they reach the
+                network at another size than its own.
+
+        Raises ValueError if the network takes no other size.
         """
         return self.logits(self.fit(x, side))
 
     def fit(self, x: Tensor, side: int | None = None) -> Tensor:
-        """Images at the network's own size; copies of images of `side` px by the same factor."""
+        """Resize images to the network's size, or copies of images of `side` px by its factor."""
         own, side = self.config.size, side or x.shape[-1]
         if x.shape[-1] != side and self.config.fixed_size:
             raise ValueError(f"it takes {own} px only")
@@ -103,7 +104,7 @@ class Network(nn.Module):
         return F.interpolate(x, size, mode=str(self.config.resize), antialias=True)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images in [0, 1] at whatever size they have."""
+        """Return the logits (B, classes) of images in [0, 1], without resizing them."""
         x = ((x - self.mean) / self.std).contiguous(memory_format=self.memory_format)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits: Tensor = self.body(x)
@@ -111,12 +112,12 @@ class Network(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Several networks as one source, as Liu et al. (ICLR 2017, arXiv:1611.02770) craft on them.
+    """Several networks as one source, as in Liu et al. (ICLR 2017, arXiv:1611.02770).
 
     Averaging is over "logits" (Dong et al., CVPR 2018, arXiv:1710.06081, section 3.4), so that
     the ensemble is a network like any other, or over "losses": then it returns each member's
-    logits, (B, members, classes), and the attack averages their losses. In both, its answer is
-    that of the mean logits.
+    logits, (B, members, classes), and the attack averages their losses. In both cases it predicts
+    the class of the largest mean logit.
     """
 
     takes_side = True
@@ -132,11 +133,11 @@ class Ensemble(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its members are."""
+        """Device of the members."""
         return cast(Network, self.members[0]).device
 
     def forward(self, x: Tensor, side: int | None = None) -> Tensor:
-        """Logits (B, classes), or (B, members, classes), of images `x`, as by `Network.forward`."""
+        """Return logits (B, classes) or (B, members, classes); arguments as `Network.forward`."""
         each = torch.stack([member(x, side) for member in self.members], 1)
         return each if self.over == "losses" else each.mean(1)
 
@@ -153,9 +154,15 @@ def load_network(
     device: str,
     folded: bool = False,
 ) -> Network:
-    """The network `name`, ready for use; one that this process has loaded before is reused.
+    """Load the network `name`, or return it if this process has loaded it before.
 
-    `folded`: its batch norms go into the convolutions before them (see `choose_tuning`).
+    Args:
+        name: name of the network, for messages.
+        config: its entry in the suite.
+        memory_format, folded: see `choose_tuning`.
+        precision: "fp32", "tf32", "bf16" or "fp64".
+        device: torch's name of a device.
+
     Raises ConfigError if the weight file is missing, has another hash, or is another network's.
     """
     key = _key(name, config, Tuning(memory_format, folded), precision, device)
@@ -174,13 +181,10 @@ def choose_tuning(
     """Choose the tuning of the network `name` at its own size.
 
     Args:
-        name: of the network, for messages.
-        config: its entry in the suite.
+        name, config, precision, device: as in `load_network`.
         memory_format: "auto" follows the rule of `preferred_format`, "try" times both formats on
-            this machine, a name is taken as it is.
+            the device, any other is taken.
         fold: fold batch norms, unless a self-check in float64 forbids it.
-        precision: as in the config.
-        device: of the trial.
 
     Raises ConfigError as `load_network` does.
     """
@@ -197,26 +201,14 @@ def choose_tuning(
         memory_format = preferred_format(body)
     elif memory_format == "try":
         body = body.requires_grad_(False).to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            memory_format = _trial(body, noise.to(device))
+        batch = noise.to(device).repeat(TRIAL_IMAGES, 1, 1, 1)
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            memory_format = faster_format(body, batch)
     tuning = Tuning(memory_format, folded, why)
     if device == "cpu":  # it will be used; on a GPU it might not fit beside the others
         network = Network(body, config, memory_format, precision)
         _loaded[_key(name, config, tuning, precision, device)] = network
     return tuning
-
-
-def _trial(body: nn.Module, x: Tensor) -> str:
-    """The faster memory format for as many images like `x` as there is time and memory for."""
-    gradient_seconds(body, x)  # the first pays for setting up
-    n = max(1, min(int(TRIAL_SECONDS / gradient_seconds(body, x)), TRIAL_IMAGES))
-    while True:
-        try:
-            return faster_format(body, x.repeat(n, 1, 1, 1))
-        except torch.OutOfMemoryError:
-            if n == 1:
-                raise
-        n //= 2
 
 
 def _key(name: str, config: NetworkConfig, tuning: Tuning, precision: str, device: str) -> str:
@@ -249,10 +241,10 @@ def _body(name: str, config: NetworkConfig) -> nn.Module:
 
 
 def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
-    """timm's network with the weights of a file, which timm adapts as it does its own."""
+    """Build timm's network with the weights of a file, which timm adapts as it does its own."""
     weights = _state_dict(path)
     given = {"state_dict": weights, "num_classes": config.classes, "custom_load": False}
-    with mock.patch.object(nn.Module, "load_state_dict", _load_whole):
+    with mock.patch.object(nn.Module, "load_state_dict", _load_all_weights):
         body: nn.Module = timm.create_model(
             config.architecture,
             pretrained=True,
@@ -266,7 +258,7 @@ def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
-    """The weights in a file, by name. Raises BROKEN; nothing in the file is ever run."""
+    """Read the weights in a file, by name; no code in it is run. Raises one of BROKEN."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of pickles that it refuses in the next line
         try:
@@ -278,19 +270,20 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-_load_some = nn.Module.load_state_dict
+_load_state_dict = nn.Module.load_state_dict
 
 
-def _load_whole(module: nn.Module, weights: dict[str, Tensor], **kwargs: Any) -> Any:
-    """`load_state_dict` that never leaves a weight random, as timm would in an Inception-v3.
+def _load_all_weights(module: nn.Module, weights: dict[str, Tensor], **kwargs: Any) -> Any:
+    """Load a state dict without leaving any weight random, as timm would in an Inception-v3.
 
-    Whole numbers are no weights: torch would take those of a quantised network as they are.
+    Raises RuntimeError for integers too: torch would take those of a quantised network as they are.
     """
     for name, own in module.state_dict().items():
         if own.is_floating_point() and name in weights and not weights[name].is_floating_point():
             raise RuntimeError(f"{name} is of {weights[name].dtype}, and {own.dtype} is needed")
-    found = _load_some(module, weights, **kwargs)
+    found = _load_state_dict(module, weights, **kwargs)
     if found.missing_keys:
         n = len(found.missing_keys)
-        raise RuntimeError(f"it lacks {found.missing_keys[0]}" + (f" and {n - 1} more" * (n > 1)))
+        more = f" and {n - 1} more" if n > 1 else ""
+        raise RuntimeError(f"it lacks {found.missing_keys[0]}{more}")
     return found

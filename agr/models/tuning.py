@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,15 +27,6 @@ ROUNDS = 3
 SAME = 1e-9
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """Memory format and folding of a network, which decide the last bits of its logits."""
-
-    memory_format: str
-    folded: bool  # batch norms are folded into the convolutions before them
-    unfolded_because: str = field(default="", compare=False)
-
-
 class CannotFold(ValueError):
     """A network's batch norms can't be folded; the text says why."""
 
@@ -50,7 +40,7 @@ def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
         memory_format: "auto" follows the rule of `preferred_format`; "try" times both formats on
             `x`; or "channels_last" or "contiguous".
 
-    Where batch norms can't be folded they stay: a self-check compares the logits in float64.
+    Batch norms that can't be folded stay: a self-check compares the logits in float64.
     """
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     with suppress(CannotFold):
@@ -66,15 +56,15 @@ def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
 def preferred_format(network: nn.Module) -> str:
     """Return the memory format of a network by its modules: "channels_last" if it convolves.
 
-    A network with two or more convolutions larger than 1x1 computes a forward and input gradient
-    1.2 to 1.8 times as fast in channels_last (Inceptions, VGGs, ResNets, DenseNet, MobileNet,
-    RegNet, ConvNeXt; full-size, and at 64 and 80 px). One that only embeds patches by a
-    convolution (ViT, Swin, Mixer) runs about equally fast in both: docs/performance.md. The input
-    size made no difference, so it has no part in the rule.
+    TODO
     """
-    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    spatial = [m for m in convolutions if max(m.kernel_size) > 1]
-    return "channels_last" if len(spatial) > 1 else "contiguous"
+    convolves = any(
+        kernel > stride  # else windows don't overlap: patches are embedded
+        for layer in network.modules()
+        if isinstance(layer, nn.Conv2d)
+        for kernel, stride in zip(layer.kernel_size, layer.stride, strict=True)
+    )
+    return "channels_last" if convolves else "contiguous"
 
 
 def in_format(network: nn.Module, memory_format: str) -> nn.Module:
@@ -115,11 +105,14 @@ def gradient_seconds(network: Callable[[Tensor], Tensor], x: Tensor) -> float:
 def fold_batch_norms(network: nn.Module, x: Tensor, *, check: bool = True) -> nn.Module:
     """Return a copy of `network` with its batch norms folded into the convolutions before them.
 
-    The convolution before a norm is found by running `x`, images (B, 3, H, W), so that any
-    network will do. Norms that follow something else stay as they are.
+    Norms that follow something else stay as they are.
 
-    Raises CannotFold if there is nothing to fold, or, with `check`, if the copy's logits for `x`
-    differ in float64 by more than rounding.
+    Args:
+        network: any network in evaluation mode.
+        x: images (B, 3, H, W), which are run through it to find the convolution before each norm.
+        check: compare the logits of `x` before and after, in float64.
+
+    Raises CannotFold if there is nothing to fold, or if logits differ by more than rounding.
     """
     fast = copy.deepcopy(network)
     pairs = _pairs(fast, x)
@@ -130,27 +123,30 @@ def fold_batch_norms(network: nn.Module, x: Tensor, *, check: bool = True) -> nn
         parent, _, own = name.rpartition(".")
         setattr(fast.get_submodule(parent), own, _rest(norm))
     if check:
-        _compare(copy.deepcopy(network).double(), x.double())
+        _check_folding(copy.deepcopy(network).double(), x.double())
     return fast
 
 
 def _pairs(network: nn.Module, x: Tensor) -> dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions whose output goes, unchanged, into a batch norm, by the norm's name."""
-    made: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # by the id of an output, which is held
-    seen: dict[nn.Module, nn.Conv2d] = {}
+    """Find the convolutions whose output goes, unchanged, into a batch norm, by the norm's name.
+
+    Runs `x` through the network. A convolution or norm that is used more than once has no pair.
+    """
+    outputs: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # by the tensor's id, which is held
+    before: dict[nn.Module, nn.Conv2d] = {}
     uses: Counter[nn.Module] = Counter()
 
     def note_output(layer: nn.Module, _: Any, out: Tensor) -> None:
         assert isinstance(layer, nn.Conv2d)
         uses[layer] += 1
-        made[id(out)] = layer, out, out._version
+        outputs[id(out)] = layer, out, out._version
 
     def note_input(norm: nn.Module, args: Sequence[Any]) -> None:
         uses[norm] += 1
-        if id(args[0]) in made:
-            layer, out, version = made[id(args[0])]
+        if id(args[0]) in outputs:
+            layer, out, version = outputs[id(args[0])]
             if out._version == version:  # else it was changed in place in between
-                seen[norm] = layer
+                before[norm] = layer
 
     handles = []
     for layer in network.modules():
@@ -163,13 +159,13 @@ def _pairs(network: nn.Module, x: Tensor) -> dict[str, tuple[nn.Conv2d, nn.Batch
     finally:
         for handle in handles:
             handle.remove()
-    taken = Counter(seen.values())
+    norms = Counter(before.values())
     return {
-        name: (seen[norm], norm)
+        name: (before[norm], norm)
         for name, norm in network.named_modules()
         if isinstance(norm, nn.BatchNorm2d)
-        and norm in seen
-        and uses[norm] == uses[seen[norm]] == taken[seen[norm]] == 1
+        and norm in before
+        and uses[norm] == uses[before[norm]] == norms[before[norm]] == 1
     }
 
 
@@ -185,14 +181,13 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def _rest(norm: nn.BatchNorm2d) -> nn.Module:
-    """Return what a norm does besides: timm's `BatchNormAct2d` carries dropout and activation."""
+    """Return the dropout and activation that timm's `BatchNormAct2d` has beside the norm."""
     parts = [getattr(norm, name, nn.Identity()) for name in ("drop", "act")]
-    parts = [part for part in parts if not isinstance(part, nn.Identity)]
-    return parts[0] if len(parts) == 1 else nn.Sequential(*parts) if parts else nn.Identity()
+    return nn.Sequential(*(part for part in parts if not isinstance(part, nn.Identity)))
 
 
-def _compare(network: nn.Module, x: Tensor) -> None:
-    """Raise CannotFold if folding changes the answers of `network`, which is in float64."""
+def _check_folding(network: nn.Module, x: Tensor) -> None:
+    """Raise CannotFold if folding changes the logits of `network`, which is in float64."""
     try:
         before, after = network(x), fold_batch_norms(network, x, check=False)(x)
     except Exception as e:  # whatever a network does that asks its norms for more

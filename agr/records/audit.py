@@ -17,6 +17,7 @@ from PIL import Image
 
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
+from agr.records.run_info import RunInfo
 from agr.records.schema import KEYS, TABLES
 from agr.records.store import DAMAGED, Records, image_of
 from agr.utils.errors import ConfigError, first_line
@@ -53,8 +54,8 @@ def check_records(records: Records) -> Report:
         run = records.run()
         if run is None:
             raise ConfigError("there is no run.json")
-        cell = stored_cell(run["config"], records.folder)
-    except (ConfigError, KeyError) as e:
+        cell = stored_cell(run.config, records.folder)
+    except ConfigError as e:
         report.problems.append(first_line(e))
         return report
     report.add(list(_files(records, report)))
@@ -88,7 +89,7 @@ def _files(records: Records, report: Report) -> Iterator[str]:
             continue
         try:
             schema = pq.read_schema(part.path).remove_metadata()
-            records.about(part)
+            part.about()
         except (pa.ArrowException, OSError, ConfigError) as e:
             yield f"{part.path.name} cannot be read: {first_line(e)}"
             continue
@@ -100,7 +101,7 @@ def _raw(records: Records, kind: str) -> pd.DataFrame:
     """The rows of all parts, also those that stand in two of them."""
     names = TABLES[kind].names
     tables = [TABLES[kind].empty_table()]
-    tables += [records.read_part(part, names) for part in records.parts(kind)]
+    tables += [part.read(names) for part in records.parts(kind)]
     return pa.concat_tables(tables).to_pandas()
 
 
@@ -114,10 +115,10 @@ def _twice(frame: pd.DataFrame, kind: str, report: Report) -> Iterator[str]:
         yield f"two different {kind} for {', '.join(f'{k} {v}' for k, v in key.items())}"
 
 
-def _complete(cell: Cell, run: dict[str, Any], rows: pd.DataFrame) -> Iterator[str]:
+def _complete(cell: Cell, run: RunInfo, rows: pd.DataFrame) -> Iterator[str]:
     """Images that lack a row."""
-    n, eligible = cell.config.n_images, run.get("eligible")
-    wanted = {*range(n if eligible is None else min(n, eligible))} - {*run.get("lost", [])}
+    n, eligible = cell.config.n_images, run.eligible
+    wanted = {*range(n if eligible is None else min(n, eligible))} - {*run.lost}
     for target in cell.targets:
         missing = wanted - {*rows["position"][rows["target"] == target]}
         if missing:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from agr.config.cell import Cell
+from agr.records.run_info import PrecisionComparison, PrecisionRates
 from agr.records.store import Records
 
 LOWER = ("tf32", "bf16")
@@ -27,33 +27,29 @@ def twin(cell: Cell) -> Cell | None:
     return replace(cell, config=config)
 
 
-def compare(cell: Cell, exact: Cell) -> dict[str, Any]:
-    """Success rates (percent) of both on the images that both have, kept in run.json.
-
-    Returns {"images": n, "targets": {name: {"asr", "asr_fp32", "same"}}}; "same" is the share of
-    images on which success is the same.
-    """
+def compare(cell: Cell, exact: Cell) -> PrecisionComparison:
+    """Compare the success rates of both on the images that both have; run.json keeps them."""
     columns = ["image_id", "target", "success"]
     records = Records(cell.folder)
     ours, theirs = (r.read("rows", columns) for r in (records, Records(exact.folder)))
     both = ours.merge(theirs, on=["image_id", "target"], suffixes=("", "_fp32"))
-    found: dict[str, Any] = {"images": int(both["image_id"].nunique()), "targets": {}}
+    found = PrecisionComparison(int(both["image_id"].nunique()), {})
     for target, rows in both.groupby("target"):
         low, high = rows["success"].astype(float), rows["success_fp32"].astype(float)
-        rates = {"asr": 100 * low.mean(), "asr_fp32": 100 * high.mean()}
-        found["targets"][str(target)] = rates | {"same": 100 * (low == high).mean()}
-    records.update_run(lambda run: run.update({"against_fp32": found}))
+        percent = (100 * float(v.mean()) for v in (low, high, low == high))
+        found.targets[str(target)] = PrecisionRates(*percent)
+    records.update_run(lambda run: setattr(run, "against_fp32", found))
     return found
 
 
-def compared(cell: Cell, found: dict[str, Any]) -> str:
-    """The comparison in a line."""
+def compared(cell: Cell, found: PrecisionComparison) -> str:
+    """Return the comparison in a line."""
     said = (
-        f"{cell.title(target)} {r['asr'] - r['asr_fp32']:+.1f} ({r['same']:.0f} % the same)"
-        for target, r in found["targets"].items()
+        f"{cell.title(target)} {r.asr - r.asr_fp32:+.1f} ({r.same:.0f} % the same)"
+        for target, r in found.targets.items()
         if target in cell.targets
     )
     return (
-        f"{cell.config.precision} against fp32 on {found['images']} images, ASR in points: "
+        f"{cell.config.precision} against fp32 on {found.images} images, ASR in points: "
         f"{', '.join(said)}"
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from agr.config.cell import Cell
-from agr.records.store import Damaged, Records
+from agr.records.parts import Damaged
+from agr.records.run_info import RunInfo
+from agr.records.store import Records
 
 
 class Todo(NamedTuple):
@@ -33,7 +35,7 @@ def todo(cell: Cell, records: Records, wanted: set[int]) -> Todo:
 
 def wanted_positions(cell: Cell, records: Records) -> set[int]:
     """The positions of this run's shard; fewer than n_images once the images are known to be."""
-    n, eligible = cell.config.n_images, (records.run() or {}).get("eligible")
+    n, eligible = cell.config.n_images, (records.run() or RunInfo()).eligible
     return set(filter(cell.mine, range(n if eligible is None else min(n, eligible))))
 
 
@@ -73,7 +75,7 @@ def progress(cell: Cell, records: Records) -> Progress:
     lack = lacking(cell, records, wanted)
     if lack is None:
         return Progress("damaged", len(wanted), len(wanted))
-    lost = lack & {*run.get("lost", [])}
+    lost = lack & {*run.lost}
     missing = len(lack - lost)
     if not missing:
         return Progress(f"done, {len(lost)} lost" if lost else "done", 0, len(wanted))

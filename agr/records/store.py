@@ -13,11 +13,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,8 @@ import pyarrow.parquet as pq
 from filelock import SoftFileLease
 from numpy.typing import NDArray
 
+from agr.records.parts import PartFile
+from agr.records.run_info import RunInfo
 from agr.records.schema import _NULLABLE, KEYS, SCHEMA_VERSION, TABLES
 from agr.utils.errors import ConfigError
 from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole, read_text, write_json, write_named
@@ -34,35 +36,6 @@ from agr.utils.signals import unbroken
 
 IMAGES_AT_ONCE = 64
 DAMAGED = "damaged"  # a folder: parts that were set aside
-
-
-class Damaged(ConfigError):
-    """A part file that isn't as it was written."""
-
-
-class Part(NamedTuple):
-    """A part file: KIND-SHARD-NUMBER-HASH.parquet."""
-
-    path: Path
-    kind: str
-    shard: str  # "0of1"
-    number: int
-
-    @property
-    def own(self) -> tuple[str, int]:
-        """What it shares with the other files that were written with it."""
-        return self.shard, self.number
-
-
-PART = re.compile(
-    rf"({'|'.join(TABLES)})-(\d+of\d+)-(\d{{5,}})-[0-9a-f]{{{CHECKSUM_LENGTH}}}\.parquet"
-)
-
-
-def part_of(path: Path) -> Part | None:
-    """A file's part, by its name; None if it is none."""
-    match = PART.fullmatch(path.name)
-    return match and Part(path, match[1], match[2], int(match[3]))
 
 
 class Records:
@@ -79,12 +52,12 @@ class Records:
         """run.json: what was run, on what, and for how long."""
         return self.folder / "run.json"
 
-    def run(self) -> dict[str, Any] | None:
-        """The content of run.json, or None. Raises ConfigError for an unreadable or older one."""
+    def run(self) -> RunInfo | None:
+        """Read run.json; None if there is none. Raises ConfigError for a damaged or older one."""
         try:
-            run = json.loads(read_text(self.run_file))
-            version = run["schema_version"]
-            digest = run.pop("digest", None)
+            content = json.loads(read_text(self.run_file))
+            version = content["schema_version"]
+            digest = content.pop("digest", None)
         except FileNotFoundError:
             if self.parts("rows"):
                 raise ConfigError(
@@ -99,27 +72,30 @@ class Records:
                 f"{self.run_file} has schema {version!r}, this program writes {SCHEMA_VERSION}: "
                 "use another outputs=… folder"
             )
-        if digest != _digest(run):
+        if digest != _digest(content):
             raise self._damaged_run()
-        return dict(run)
+        try:
+            return RunInfo.parse(content)
+        except TypeError as e:
+            raise self._damaged_run() from e
 
     def _damaged_run(self) -> ConfigError:
         return ConfigError(
             f"{self.run_file} is damaged, or was edited: restore it, or move {self.folder} away"
         )
 
-    def update_run(self, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Change run.json in place, one writer at a time; its new content."""
+    def update_run(self, change: Callable[[RunInfo], None]) -> RunInfo:
+        """Have `change` change run.json, one writer at a time, and return its new content."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / ".run.lock") as lease:
             for draft in self.folder.glob(f".run.json.*{DRAFT}"):  # of who was killed here
                 draft.unlink(missing_ok=True)
-            run = self.run() or {"schema_version": SCHEMA_VERSION}
+            run = self.run() or RunInfo()
             change(run)
-            run = json.loads(json.dumps(run))  # as it will be read: tuples are lists
+            content = json.loads(json.dumps(asdict(run)))  # as it will be read: tuples are lists
             check_ours(lease, self.folder.name)
             with unbroken():
-                write_json(self.run_file, run | {"digest": _digest(run)})
+                write_json(self.run_file, content | {"digest": _digest(content)})
             return run
 
     def drop_run(self) -> None:
@@ -206,15 +182,15 @@ class Records:
                     stems = f"{kind}-{stem}-{number:05d}"
                     write_named(self.folder, stems, ".parquet", content.getvalue())
 
-    def parts(self, kind: str) -> list[Part]:
+    def parts(self, kind: str) -> list[PartFile]:
         """The parts of a kind that count, in their order: those that have rows."""
         # What a kill left without its rows is no part: its images are crafted again.
-        with_rows = {part.own for part in self._parts("rows")}
-        return [part for part in self._parts(kind) if part.own in with_rows]
+        with_rows = {part.key for part in self._parts("rows")}
+        return [part for part in self._parts(kind) if part.key in with_rows]
 
-    def _parts(self, kind: str = "*") -> list[Part]:
+    def _parts(self, kind: str = "*") -> list[PartFile]:
         paths = sorted(self.folder.glob(f"{kind}-*.parquet"))
-        return [part for path in paths if (part := part_of(path))]
+        return [part for path in paths if (part := PartFile.parse(path))]
 
     def mend(self, shard: str) -> list[str]:
         """Set damaged parts aside and clear away what a killed writer left; what was found.
@@ -234,9 +210,9 @@ class Records:
                         f"{part.path.name} was damaged: it is set aside in {DAMAGED}, and its "
                         f"images are done again{again}"
                     )
-        whole = {part.own for part in self._parts("rows")}
+        whole = {part.key for part in self._parts("rows")}
         for part in self._parts():
-            if part.shard == stem and part.own not in whole:
+            if part.shard == stem and part.key not in whole:
                 part.path.unlink(missing_ok=True)
         for draft in self.folder.glob(f".*-{stem}-*{DRAFT}"):
             draft.unlink(missing_ok=True)
@@ -258,39 +234,10 @@ class Records:
         tables = [TABLES[kind].empty_table().select(wanted)]
         # Pixels are many bytes to hash for a question about positions.
         trusting = kind == "adversarials" and not {"pixels", "clean_pixels"} & {*wanted}
-        tables += [self.read_part(part, wanted, trusting) for part in self.parts(kind)]
+        tables += [part.read(wanted, trusting=trusting) for part in self.parts(kind)]
         table = pa.concat_tables(tables)
         again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
         return table.filter(pa.array(~again)).select(columns)
-
-    def read_part(self, part: Part, columns: list[str], trusting: bool = False) -> pa.Table:
-        """Columns of one part, of which the hash is looked at unless it is `trusting`.
-
-        Raises Damaged.
-        """
-        try:
-            if part.path.is_file() and (trusting or is_whole(part.path)):
-                table = pq.read_table(part.path, columns=columns, schema=TABLES[part.kind])
-                return table.replace_schema_metadata(None)
-        except (pa.ArrowException, OSError) as e:
-            if isinstance(e, OSError) and e.errno is not None:  # of the system, not of Parquet
-                raise
-            raise self._damaged_part(part) from e
-        raise self._damaged_part(part)
-
-    def _damaged_part(self, part: Part) -> Damaged:
-        return Damaged(
-            f"{part.path} is damaged: run the cell again, which sets it aside and does its images "
-            "once more"
-        )
-
-    def about(self, part: Part) -> dict[str, Any]:
-        """What `write_part` was told of a part. Raises Damaged."""
-        try:
-            found = json.loads((pq.read_schema(part.path).metadata or {})[b"agr"])
-            return dict(found)
-        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as e:
-            raise self._damaged_part(part) from e
 
     def saved_images(self, positions: set[int]) -> Iterator[list[dict[str, Any]]]:
         """The rows of "adversarials" at `positions`, a few at a time: all would fill the memory.
@@ -299,11 +246,11 @@ class Records:
         """
         left = set(positions)
         for part in self.parts("adversarials"):
-            known = self.read_part(part, ["position"], trusting=True)["position"].to_pylist()
+            known = part.read(["position"], trusting=True)["position"].to_pylist()
             if left.isdisjoint(known):  # its pixels are many bytes to hash
                 continue
             if not is_whole(part.path):
-                raise self._damaged_part(part)
+                raise part.damaged()
             for batch in pq.ParquetFile(part.path).iter_batches(IMAGES_AT_ONCE):
                 rows = [r for r in batch.to_pylist() if r["position"] in left]
                 left -= {r["position"] for r in rows}

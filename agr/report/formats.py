@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment
 from tabulate import tabulate
 
-from agr.config.cell import Cell
-from agr.utils.text import printable
+from agr.report.numbers import MARKDOWN, TEX, Format, TableCell, printed
 
-NO_RUN = "—"
 TEX_TEMPLATES = Environment(
     block_start_string="<%", block_end_string="%>", variable_start_string="<<",
     variable_end_string=">>", trim_blocks=True, lstrip_blocks=True, autoescape=False,
@@ -47,50 +45,11 @@ LATEX = TEX_TEMPLATES.from_string(r"""% needs \usepackage{booktabs,graphicx}
 """)
 
 
-class Text(NamedTuple):
-    """How a table's pieces look in one format."""
-
-    bold: str
-    star: str
-    plain: Callable[[str], str]  # a name or other text, without any meaning that it may have there
-
-
-# What means something in Markdown, of which HTML is a part; brackets where they make a link.
-MARKUP = re.compile(r"[\\`*|<]|\](?=[(\[:])|&(?=#?\w+;)")
-SIGNS = {
-    **{sign: f"\\{sign}" for sign in "%&_#${}"},
-    **{sign: f"${sign}$" for sign in "<>|"},
-    **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
-    **{"∞": r"$_\infty$", "—": "---", "±": r"$\pm$", "→": r"$\to$", "‖": r"$\|$"},
-    **{"₂": "$_2$", "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$", "ε": r"$\epsilon$"},
-    **{"β": r"$\beta$", "δ": r"$\delta$", "μ": r"$\mu$", "φ": r"$\varphi$", "√": r"$\sqrt{}$"},
-    **{"“": "``", "”": "''", "…": r"\ldots{}"},
-}
-
-
-LATIN = "\u0180"  # what pdflatex knows without further packages; of other letters it makes an error
-
-
-def _markdown_of(value: str) -> str:
-    return MARKUP.sub(r"\\\g<0>", printable(value))
-
-
-def _tex_of(value: str) -> str:
-    """Text for LaTeX; "[" or "*" at its beginning would belong to the line break before."""
-    known = (SIGNS.get(s, s if s < LATIN else "?") for s in printable(value))
-    tex = "".join(known)
-    return f"{{{tex[0]}}}{tex[1:]}" if tex.startswith(("[", "*")) else tex
-
-
-MARKDOWN = Text(bold="**{}**", star=r"\*", plain=_markdown_of)
-TEX = Text(bold=r"\textbf{{{}}}", star="$^{*}$", plain=_tex_of)
-
-
 class Block(NamedTuple):
-    """One group of networks: a header and rows of text."""
+    """A header and rows of a table, of one group of networks."""
 
     header: list[str]
-    rows: list[list[str]]
+    rows: list[list[TableCell]]
 
 
 class Sheet(NamedTuple):
@@ -98,18 +57,13 @@ class Sheet(NamedTuple):
 
     name: str
     caption: str
-    frame: pd.DataFrame  # its numbers
-    cells: Sequence[Cell]
-    draw: Callable[[Sequence[Cell], pd.DataFrame, Text], list[Block]]
+    frame: pd.DataFrame  # all its numbers, for the CSV
+    blocks: Sequence[Block]
     notes: list[str]
-
-    def blocks(self, text: Text) -> list[Block]:
-        """What is shown, in one format."""
-        return self.draw(self.cells, self.frame, text)
 
 
 def write_sheets(sheets: Sequence[Sheet], folder: Path, older: str) -> list[Path]:
-    """Tables in three formats each, in place of `older` files (a pattern); the paths."""
+    """Write tables as Markdown, LaTeX and CSV in place of `older` files (a pattern); the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(older):
         old.unlink()
@@ -128,19 +82,30 @@ NUMBERED = re.compile(r"^Table \d+: ")  # LaTeX counts by itself
 
 
 def latex(sheet: Sheet) -> str:
-    """A table for a paper: \\input it; it needs booktabs and graphicx."""
-    blocks = sheet.blocks(TEX)
+    """Render a table for a paper: \\input it; it needs booktabs and graphicx."""
     return LATEX.render(
         caption=TEX.plain(NUMBERED.sub("", sheet.caption)),
-        blocks=blocks,
-        columns=max(len(block.header) for block in blocks),
+        blocks=[_printed(block, TEX) for block in sheet.blocks],
+        columns=max(len(block.header) for block in sheet.blocks),
         notes=[TEX.plain(n) for n in sheet.notes],
     )
 
 
 def markdown(sheet: Sheet) -> str:
-    """A table for a page or a pull request."""
-    blocks = sheet.blocks(MARKDOWN)
-    tables = [tabulate(b.rows, b.header, tablefmt="pipe", disable_numparse=True) for b in blocks]
+    """Render a table for a page or a pull request."""
+    blocks = [_printed(block, MARKDOWN) for block in sheet.blocks]
+    tables = [pipes(block["rows"], block["header"]) for block in blocks]
     items = "\n".join(f"- {MARKDOWN.plain(n)}" for n in sheet.notes)
     return "\n\n".join([f"**{MARKDOWN.plain(sheet.caption)}**", *tables, items]) + "\n"
+
+
+def pipes(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """Lay out rows of Markdown as a table."""
+    return tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
+
+
+def _printed(block: Block, style: Format) -> dict[str, Any]:
+    return {
+        "header": [style.plain(title) for title in block.header],
+        "rows": [[printed(cell, style) for cell in row] for row in block.rows],
+    }

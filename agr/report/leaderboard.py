@@ -13,21 +13,23 @@ from typing import Any
 import pandas as pd
 
 from agr.config.cell import Cell
+from agr.records.run_info import RunInfo
 from agr.records.store import Records
-from agr.report.formats import NO_RUN, Block, Sheet, Text, write_sheets
+from agr.report.formats import Block, Sheet, write_sheets
 from agr.report.notes import all_unanswered, missing, setting, wrong_when_clean
+from agr.report.numbers import Number, TableCell
 from agr.report.rates import NAN, count, norm_title, rate, selected
 from agr.report.statistics import bootstrap, effective_number, wilson
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
 
 NUMBERS = {  # in the table's order: heading and format
-    "white_box": ("white-box ASR %", "{:.1f}"),
-    "transfer": ("mean transfer ASR % [95 %]", "{:.1f} [{transfer_low:.1f}, {transfer_high:.1f}]"),
-    "gradients": ("gradients / image", "{:.2f}"),
-    "images_per_second": ("images / s", "{:.1f}"),
-    "linf": ("L∞ of v", "{:.2f}"),
-    "rel_l2": ("‖v‖₂/‖x‖₂", "{:.4f}"),
+    "white_box": ("white-box ASR %", ".1f"),
+    "transfer": ("mean transfer ASR % [95 %]", ".1f"),
+    "gradients": ("gradients / image", ".2f"),
+    "images_per_second": ("images / s", ".1f"),
+    "linf": ("L∞ of v", ".2f"),
+    "rel_l2": ("‖v‖₂/‖x‖₂", ".4f"),
 }
 INTERVALS = ("white_box_low", "white_box_high", "transfer_low", "transfer_high")
 
@@ -56,7 +58,7 @@ def _sheet(mine: Sequence[Cell], cells: Sequence[Cell]) -> Sheet:
     budget = f"{norm_title(c.norm.name)} = {c.eps:g}"
     caption = f"Leaderboard: mean transfer of {len(board)} attacks, {budget}"
     notes = [*_notes(mine, board, rates), *_left_out(cells), *missing(mine, board)]
-    return Sheet(f"leaderboard-{c.norm.name}-{c.eps:g}", caption, board, mine, _blocks, notes)
+    return Sheet(f"leaderboard-{c.norm.name}-{c.eps:g}", caption, board, _blocks(board), notes)
 
 
 def check_leaderboard(cells: Sequence[Cell]) -> list[Cell]:
@@ -168,24 +170,21 @@ def white_box_of(shares: pd.Series[float]) -> dict[str, float]:
 
 def _images_per_second(cells: Sequence[Cell]) -> float:
     """Crafted in all sessions of these cells together; NaN where a cell has none."""
-    sessions = [(Records(cell.folder).run() or {}).get("sessions", []) for cell in cells]
-    seconds = sum(s["crafting_seconds"] for mine in sessions for s in mine)
-    images = sum(s["images"] for mine in sessions for s in mine)
+    sessions = [(Records(cell.folder).run() or RunInfo()).sessions for cell in cells]
+    seconds = sum(s.crafting_seconds for mine in sessions for s in mine)
+    images = sum(s.images for mine in sessions for s in mine)
     return images / seconds if all(sessions) and seconds else NAN
 
 
-def _blocks(cells: Sequence[Cell], board: pd.DataFrame, text: Text) -> list[Block]:
-    """A row per attack: its title, its name, numbers, n."""
-    header = ["Attack", "name", *(text.plain(heading) for heading, _ in NUMBERS.values()), "n"]
-    rows = []
-    for record in board.to_dict("records"):
-        row = {str(key): value for key, value in record.items()}
-        numbers = [
-            form.format(row[key], **row) if row[key] == row[key] else NO_RUN
-            for key, (_, form) in NUMBERS.items()
-        ]
-        cells_of_row = (row["title"], row["attack"], *numbers, str(row["n"]))
-        rows.append([text.plain(v) for v in cells_of_row])
+def _blocks(board: pd.DataFrame) -> list[Block]:
+    """Make a row per attack: its title, its name, numbers, n."""
+    header = ["Attack", "name", *(heading for heading, _ in NUMBERS.values()), "n"]
+    rows: list[list[TableCell]] = []
+    for row in board.to_dict("records"):
+        numbers = {key: Number(row[key], form) for key, (_, form) in NUMBERS.items()}
+        interval = row["transfer_low"], row["transfer_high"]
+        numbers["transfer"] = numbers["transfer"]._replace(interval=interval)
+        rows.append([row["title"], row["attack"], *numbers.values(), Number(row["n"], "d")])
     return [Block(header, rows)]
 
 

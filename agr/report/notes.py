@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import pandas as pd
 from tabulate import tabulate
 
 from agr.config.cell import Cell
+from agr.config.schema import Tuning
 from agr.records.precision import compared
+from agr.records.run_info import NumericIdentity, RunInfo
 from agr.records.store import Records
-from agr.report.formats import NO_RUN
+from agr.report.numbers import NO_RUN
 from agr.report.rates import needed, rate, selected
 from agr.utils.text import printable
 
@@ -43,20 +45,17 @@ def setting(cells: Sequence[Cell]) -> list[str]:
     }
     if scaled:
         notes.append(f"L2 budgets are scaled to the image's size: {', '.join(sorted(scaled))}")
-    bad = {image for run in runs for image in run.get("bad_images", {})}
+    bad = {image for run in runs for image in run.bad_images}
     if bad:
         notes.append(f"{len(bad)} missing or corrupt images left out: {', '.join(sorted(bad)[:5])}")
-    notes += _numeric_notes([run["numeric"] for run in runs if "numeric" in run])
-    narrowed = [run["name"] for run in runs if "narrowed" in run]
+    notes += _numeric_notes([run.numeric for run in runs if run.numeric])
+    narrowed = [run.name for run in runs if run.narrowed]
     if narrowed:
         notes.append(f"memory ran out and slots were halved in {', '.join(narrowed)}")
-    gaps = [
-        abs(rates["asr"] - rates["asr_fp32"])
-        for run in runs
-        for rates in run.get("against_fp32", {}).get("targets", {}).values()
-    ]
+    compared_runs = [run.against_fp32 for run in runs if run.against_fp32]
+    gaps = [abs(r.asr - r.asr_fp32) for found in compared_runs for r in found.targets.values()]
     if gaps:
-        n = max(run["against_fp32"]["images"] for run in runs if "against_fp32" in run)
+        n = max(found.images for found in compared_runs)
         notes.append(
             f"precision={c.precision}: on {n} images of a cell, ASR is at most {max(gaps):.1f} "
             "points from that in fp32"
@@ -64,13 +63,13 @@ def setting(cells: Sequence[Cell]) -> list[str]:
     return notes
 
 
-def _numeric_notes(identities: Sequence[dict[str, Any]]) -> list[str]:
-    """A line where cells don't have one numeric identity; of networks where they share some."""
-    own = {str({k: v for k, v in i.items() if k != "networks"}) for i in identities}
-    tunings: dict[str, set[str]] = {}
+def _numeric_notes(identities: Sequence[NumericIdentity]) -> list[str]:
+    """Return a line if cells differ in their numeric identities, or in a network's tuning."""
+    own = {repr(replace(identity, networks={})) for identity in identities}
+    tunings: dict[str, set[Tuning]] = {}
     for identity in identities:
-        for name, tuning in identity.get("networks", {}).items():
-            tunings.setdefault(name, set()).add(str(tuning))
+        for name, tuning in identity.networks.items():
+            tunings.setdefault(name, set()).add(tuning)
     if len(own) < 2 and all(len(found) == 1 for found in tunings.values()):
         return []
     return ["the cells were run under different numeric identities (see their run.json)"]
@@ -142,12 +141,12 @@ def closing(cell: Cell) -> str:
         f"‖v‖₂/‖x‖₂ {images['rel_l2'].mean():.4f} · mean |v| {images['mean_abs'].mean():.4f} · "
         f"cosine {images['cosine'].mean():.5f}"
     )
-    run, n = Records(cell.folder).run() or {}, cell.config.n_images
-    eligible = run.get("eligible", n)
+    run, n = Records(cell.folder).run() or RunInfo(), cell.config.n_images
+    eligible = n if run.eligible is None else min(n, run.eligible)
     extra = [f"{eligible} of {n} images: no more are eligible"] if eligible < n else []
     extra += [needed(cell, frame)] if cell.smallest else []
     extra += silent
-    bad = run.get("bad_images", {})
+    bad = run.bad_images
     extra += [f"{len(bad)} missing or corrupt images left out: {', '.join(bad)}"] if bad else []
-    extra += [compared(cell, run["against_fp32"])] if "against_fp32" in run else []
+    extra += [compared(cell, run.against_fp32)] if run.against_fp32 else []
     return "\n".join([table, sums, *map(printable, extra)])

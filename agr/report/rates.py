@@ -109,7 +109,7 @@ def selected(cell: Cell) -> pd.DataFrame | None:
     wanted = wanted_positions(cell, records)
     rows = records.read("rows", COLUMNS)
     rows = rows[rows["position"].isin(wanted) & rows["target"].isin(cell.targets)]
-    needed = wanted - set(run.get("lost", []))
+    needed = wanted - set(run.lost)
     if any(needed - set(rows["position"][rows["target"] == t]) for t in cell.targets):
         return None
     return rows

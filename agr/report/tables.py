@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from agr.config.cell import Cell
-from agr.report.formats import NO_RUN, Block, Sheet, Text, write_sheets
+from agr.report.formats import Block, Sheet, write_sheets
 from agr.report.notes import all_unanswered, missing, setting, wrong_when_clean
-from agr.report.rates import NUMBER_OF, needed, norm_title, rates_and_sizes, selected
+from agr.report.numbers import NO_RUN, Number, TableCell
+from agr.report.rates import NAN, NUMBER_OF, needed, norm_title, rates_and_sizes, selected
 from agr.utils.hashing import slug
 
 # Words that say where and how cells are run, not which ones are shown.
@@ -56,7 +57,7 @@ def sheets_of(cells: Sequence[Cell]) -> list[Sheet]:
             budget = f"{norm_title(norm)} = {mine[0].config.eps:g}"
             caption = f"Table {number}: ASR (%), {budget}"
             notes = [*setting(mine), *_asr_notes(mine, part), *missing(mine, part)]
-            sheets.append(Sheet(f"table{number}", caption, part, mine, _asr_blocks, notes))
+            sheets.append(Sheet(f"table{number}", caption, part, _asr_blocks(mine, part), notes))
     mine = [c for c in cells if c.source == PAPER_SOURCE_OF_TABLE_3]
     if mine:
         part = amp[amp["source"] == PAPER_SOURCE_OF_TABLE_3]
@@ -66,12 +67,12 @@ def sheets_of(cells: Sequence[Cell]) -> list[Sheet]:
             "means over all images of a cell; the difference is that of ‖v‖₂/‖x‖₂",
             *missing(mine, part),
         ]
-        sheets.append(Sheet("table3", caption, part, mine, _amp_blocks, notes))
+        sheets.append(Sheet("table3", caption, part, _size_blocks(mine, part), notes))
     return sheets
 
 
-def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[Block]:
-    """One block per group: a row per source and attack, two columns per target."""
+def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
+    """Make a block per group: a row per source and attack, two columns per target."""
     blocks = []
     groups = frame.groupby(["source", "target", "attack"])
     found = dict(iter(groups))
@@ -81,19 +82,18 @@ def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[
         targets = list(dict.fromkeys(t for c in mine for t in c.targets))
         header = ["Source", "Attack"]
         for target in targets:
-            header += [text.plain(mine[0].title(target)), "paper (diff.)"]
-        rows = []
+            header += [mine[0].title(target), "paper (diff.)"]
+        rows: list[list[TableCell]] = []
         for source in dict.fromkeys(c.source for c in mine):
             attacks = {c.config.attack.name: c for c in mine if c.source == source}
             for i, (attack, cell) in enumerate(attacks.items()):
-                title = "" if i else text.plain(cell.title(source))
-                row = [title, text.plain(cell.config.attack.title)]
+                row: list[TableCell] = ["" if i else cell.title(source), cell.config.attack.title]
                 for target in targets:
                     seeds = found.get((source, target, attack))
                     if seeds is None:
-                        row += [text.plain(NO_RUN)] * 2
+                        row += [NO_RUN, NO_RUN]
                     else:
-                        row += _asr_pair(seeds, best[source, target], text)
+                        row += _asr_pair(seeds, best[source, target])
                 rows.append(row)
         blocks.append(Block(header, rows))
     return blocks
@@ -113,58 +113,59 @@ def _by_group(cells: Sequence[Cell]) -> list[list[Cell]]:
     return list(grouped.values())
 
 
-def _asr_pair(mine: pd.DataFrame, best: float, text: Text) -> list[str]:
-    """The two columns of a target: ours with its interval, the paper's with the difference.
+def _asr_pair(mine: pd.DataFrame, best: float) -> list[TableCell]:
+    """Return the two cells of a target: ours with its interval, the paper's with the difference.
 
     `mine` has a row per seed; `best` is the highest mean of any attack.
     """
-    paper = mine["paper"].iloc[0]
-    printed = text.plain(NO_RUN) if paper != paper else f"{paper:.2f}"
-    if mine["asr"].isna().any():
-        return ["n = 0" if mine["run"].all() else text.plain(NO_RUN), printed]
-    asr = mine["asr"].mean()
-    value = f"{asr:.1f}"
-    if asr >= best - 1e-9:
-        value = text.bold.format(value)
-    if mine["white_box"].iloc[0]:
-        value += text.star
-    if len(mine) > 1:
-        value += text.plain(f" ± {mine['asr'].std():.1f}")
-    else:
-        value += f" [{mine['low'].iloc[0]:.1f}, {mine['high'].iloc[0]:.1f}]"
-    gap = "" if paper != paper else f" ({asr - paper:+.1f})"
-    return [value, printed + gap]
+    paper, asr = mine["paper"].iloc[0], mine["asr"].mean(skipna=False)
+    printed = Number(paper, ".2f", difference=asr - paper)
+    if asr != asr:
+        return [Number(NAN, text="n = 0" if mine["run"].all() else ""), printed]
+    ours = Number(
+        asr,
+        interval=(mine["low"].iloc[0], mine["high"].iloc[0]),
+        spread=_spread(mine["asr"]),
+        bold=asr >= best - 1e-9,
+        star=bool(mine["white_box"].iloc[0]),
+    )
+    return [ours, printed]
 
 
-def _amp_blocks(cells: Sequence[Cell], frame: pd.DataFrame, text: Text) -> list[Block]:
-    """Table 3: a row per norm and attack, a column per definition of size.
+def _size_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
+    """Make Table 3: a row per norm and attack, a column per definition of size.
 
     The difference to the paper is that of the relative norm, the only definition under which all
     of the printed values are possible (docs/design.md, "Table 3").
     """
-    header = ["Norm", "Attack", *map(text.plain, SIZES.values()), "paper (diff.)", "n"]
-    rows = []
+    header = ["Norm", "Attack", *SIZES.values(), "paper (diff.)", "n"]
+    rows: list[list[TableCell]] = []
     for norm in dict.fromkeys(c.config.norm.name for c in cells):
         attacks = {c.config.attack.name: c for c in cells if c.config.norm.name == norm}
         for i, (attack, cell) in enumerate(attacks.items()):
             mine = frame[(frame["norm"] == norm) & (frame["attack"] == attack)]
-            eps = f"{norm_title(norm)} = {cell.config.eps:g}"
-            row = ["" if i else text.plain(eps), text.plain(cell.config.attack.title)]
-            row += [text.plain(_mean(mine[key])) for key in SIZES]
-            paper, gap = mine["paper"].iloc[0], mine["rel_l2"].mean(skipna=False)
-            printed = text.plain(NO_RUN) if paper != paper else f"{paper:.3f}"
-            printed += "" if paper != paper or gap != gap else f" ({gap - paper:+.4f})"
-            row += [printed, str(int(mine["n"].sum()))]
-            rows.append(row)
+            budget = f"{norm_title(norm)} = {cell.config.eps:g}"
+            paper = mine["paper"].iloc[0]
+            gap = mine["rel_l2"].mean(skipna=False) - paper
+            rows.append(
+                [
+                    *("" if i else budget, cell.config.attack.title),
+                    *(_mean(mine[key]) for key in SIZES),
+                    Number(paper, ".3f", difference=gap, difference_form="+.4f"),
+                    Number(int(mine["n"].sum()), "d"),
+                ]
+            )
     return [Block(header, rows)]
 
 
-def _mean(values: pd.Series[float]) -> str:
-    """Mean over seeds, with the spread where there are several."""
-    if values.isna().any():
-        return NO_RUN
-    spread = f" ± {values.std():.4f}" if len(values) > 1 else ""
-    return f"{values.mean():.4f}{spread}"
+def _mean(values: pd.Series[float]) -> Number:
+    """Return the mean over seeds, with the spread where there are several."""
+    return Number(values.mean(skipna=False), ".4f", spread=_spread(values))
+
+
+def _spread(values: pd.Series[float]) -> float | None:
+    """Return the standard deviation over seeds, or None of one seed."""
+    return values.std() if len(values) > 1 else None
 
 
 def _asr_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:

@@ -23,6 +23,7 @@ from agr.attacks.engine import craft
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.jobs.console import guard
+from agr.records.run_info import RunInfo
 from scripts.bench.demo import Bench, demo_cell, opened, ours, run_quietly
 from scripts.bench.options import DEMO_SOURCES, Options
 from scripts.bench.timing import Contender, Measurement, interleave
@@ -121,12 +122,12 @@ def _crafted(attack: Attack, b: Bench, slots: int) -> None:
 
 def cost_of(cell: Cell) -> dict[str, Any]:
     """Run a cell, and return fields of its Measurement; the value is the process's peak, MB."""
-    session = (run_quietly(cell).run() or {})["sessions"][-1]
+    session = (run_quietly(cell).run() or RunInfo()).sessions[-1]
     return {
-        "seconds": session["seconds"],
-        "images": session["images"],
-        "forwards": session["batch_forwards"],
-        "backwards": session["batch_backwards"],
+        "seconds": session.seconds,
+        "images": session.images,
+        "forwards": session.batch_forwards,
+        "backwards": session.batch_backwards,
         "value": peak_megabytes(),
     }
 

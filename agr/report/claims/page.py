@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from tabulate import tabulate
 
 from agr.config.cell import Cell
 from agr.report.claims.judge import CONTRADICTED, INCOMPLETE, SUPPORTED, Judge, Judgement
 from agr.report.claims.spec import PAPER, Claim, load_claims
 from agr.report.claims.wording import UNDECIDED, Compared
-from agr.report.formats import MARKDOWN
+from agr.report.formats import pipes
 from agr.report.notes import setting
+from agr.report.numbers import MARKDOWN
 from agr.report.outcomes import Outcomes, Place
 from agr.utils.files import write_content
 
@@ -87,7 +87,7 @@ def grid(verdicts: Verdicts) -> str:
     ]
     plain = [[MARKDOWN.plain(text) for text in row] for row in rows]
     header = ["claim", *map(MARKDOWN.plain, verdicts.columns)]
-    return tabulate(plain, header, tablefmt="pipe", disable_numparse=True)
+    return pipes(plain, header)
 
 
 def which_supports_which(verdicts: Verdicts) -> list[str]:

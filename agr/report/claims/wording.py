@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from agr.report.numbers import Number, TableCell
 from agr.report.outcomes import MEASURES, Place
 from agr.report.rates import NAN
 
@@ -34,13 +35,16 @@ class Compared:
     verdict: str = UNDECIDED
 
 
-def numbers_of(c: Compared) -> list[str]:
-    """A comparison's numbers as texts: left, right, difference, interval, n, p after Holm."""
+def numbers_of(c: Compared) -> list[TableCell]:
+    """Return a comparison's cells of a table: left, right, difference, interval, n, p (Holm)."""
     digits, _ = _format(c)
-    values = [f"{v:.{digits}f}" for v in (c.left_value, c.right_value)]
     interval = "" if c.low != c.low else f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]"
-    p = "" if c.p_holm != c.p_holm else p_words(c.p_holm).removeprefix("= ")
-    return [*values, f"{c.difference:+.{digits}f}", interval, str(c.n) if c.n else "", p]
+    p = "" if c.p_holm != c.p_holm else Number(c.p_holm, text=p_words(c.p_holm).removeprefix("= "))
+    return [
+        *(Number(c.left_value, f".{digits}f"), Number(c.right_value, f".{digits}f")),
+        *(Number(c.difference, f"+.{digits}f"), interval),
+        *(Number(c.n, "d") if c.n else "", p),
+    ]
 
 
 def in_words(c: Compared, names: Mapping[str, str]) -> str:

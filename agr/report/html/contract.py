@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from agr.report.numbers import TableCell
+
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts, all of which are plain: the page escapes them."""
+    """A table of numbers and plain texts, which the page escapes."""
 
     name: str  # for anchors: "table1"
     caption: str
     header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[TableCell]]
     notes: Sequence[str] = ()
-    emphasised: frozenset[tuple[int, int]] = frozenset()  # (row, column): the best of its kind
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Chart:
     title: str
     caption: str
     plotly: Mapping[str, Any]
+    numbers: Table | None = None  # of its points, for those who read rather than see
 
 
 class Answer(NamedTuple):

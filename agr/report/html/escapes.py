@@ -6,12 +6,14 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from agr.utils.errors import ConfigError
@@ -57,6 +59,17 @@ def own(name: str) -> Markup:
 def digest(script: str) -> str:
     """How a content security policy names a script that may run."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def json_value(value: Any) -> Any:
+    """Return a value as JSON has it: arrays as lists, and null for what is not finite."""
+    if isinstance(value, Mapping):
+        return {str(k): json_value(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return json_value(value.tolist())
+    if isinstance(value, list | tuple):
+        return [json_value(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def data_block(value: Any) -> Markup:

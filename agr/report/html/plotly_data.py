@@ -8,9 +8,11 @@ from typing import Any
 
 from agr.report.figures import Drawing
 from agr.report.figures.style import Look
-from agr.report.html import Chart
+from agr.report.html import Chart, Table
+from agr.report.numbers import Number, TableCell
 
 Trace = dict[str, Any]
+MOST_ROWS = 500  # of a chart's table: more numbers than that are not read but searched
 SYMBOLS = {
     "o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down",
     "<": "triangle-left", ">": "triangle-right", "p": "pentagon", "h": "hexagon",
@@ -44,6 +46,18 @@ def _frontier(drawing: Drawing) -> Chart:
         "One point per attack: mean relative norm across, mean transfer upwards, with 95 % "
         "intervals. Hollow: attacks with a stop.",
         {"data": traces, "layout": _layout(titles, "mean ‖v‖₂/‖x‖₂", "mean transfer, %")},
+        _numbers(
+            "chart-frontier",
+            "Transfer against size of the perturbation",
+            ["norm", "attack", "mean ‖v‖₂/‖x‖₂", "mean transfer, %"],
+            [
+                [
+                    *(drawing.names[row["norm"]], drawing.looks[row["attack"]].title),
+                    *(_with_interval(row, "rel_l2", ".4g"), _with_interval(row, "transfer", ".1f")),
+                ]
+                for row in frame.to_dict("records")
+            ],
+        ),
     )
 
 
@@ -62,6 +76,18 @@ def _steps(drawing: Drawing, norm: str) -> Chart:
         f"White-box ASR against step, {drawing.names[norm]}",
         "One panel per source, one line per attack. Dashed: attacks with a stop.",
         {"data": traces, "layout": _layout(titles, "step", "white-box ASR, %")},
+        _numbers(
+            f"chart-steps-{norm}",
+            f"White-box ASR against step, {drawing.names[norm]}",
+            ["source", "attack", "step", "white-box ASR, %"],
+            [
+                [
+                    *(drawing.names[row["source"]], drawing.looks[row["attack"]].title),
+                    *(Number(row["step"], "d"), Number(row["asr"])),
+                ]
+                for row in frame.to_dict("records")
+            ],
+        ),
     )
 
 
@@ -99,7 +125,31 @@ def _matrix(drawing: Drawing, norm: str) -> Chart:
         f"Transfer between networks, {drawing.names[norm]}",
         "ASR in percent, a panel per attack: sources down, targets across.",
         {"data": traces, "layout": layout},
+        _numbers(
+            f"chart-transfer-{norm}",
+            f"Transfer between networks, {names[norm]}",
+            ["attack", "source", "target", "ASR, %", "n"],
+            [
+                [
+                    *(drawing.looks[row["attack"]].title, names[row["source"]]),
+                    *(names[row["target"]], Number(row["asr"], interval=(row["low"], row["high"]))),
+                    Number(row["n"], "d"),
+                ]
+                for row in frame.to_dict("records")
+            ],
+        ),
     )
+
+
+def _numbers(name: str, title: str, header: list[str], rows: list[list[TableCell]]) -> Table:
+    """Return the table below a chart."""
+    notes = [f"the first {MOST_ROWS} of {len(rows):,} points"] if len(rows) > MOST_ROWS else []
+    caption = f"Numbers of the chart “{title}”"
+    return Table(f"{name}-numbers", caption, header, rows[:MOST_ROWS], notes)
+
+
+def _with_interval(row: Mapping[Any, Any], name: str, form: str) -> Number:
+    return Number(row[name], form, (row[f"{name}_low"], row[f"{name}_high"]))
 
 
 def _rounded(row: Any) -> float | None:

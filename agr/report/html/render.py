@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from agr.report.html import charts, escapes
+from agr.report.html import escapes
 from agr.report.html.browser import browser
 from agr.report.html.contract import Claim, Page, Table
-from agr.report.html.numbers import orders
+from agr.report.numbers import Number, TableCell, printed
 from agr.utils.errors import ConfigError
 
 MOST_BYTES = 20_000_000
+LARGEST = 1e308  # a key that JavaScript reads as a number
 # Nothing is fetched from anywhere, and of scripts only the page's own runs; the two libraries that
 # it unpacks are blobs.
 POLICY = (
@@ -90,7 +92,6 @@ def _filled(page: Page, shots: dict[str, Any] | None) -> str:
         script=script,
         style=escapes.own("style.css"),
         policy=POLICY.format(digest=escapes.digest(script)),
-        chart_table=charts.table,
     )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "anchor": Anchors().of, "grid": grid, "verdict": verdict, "json": escapes.data_block,
-        "plain": charts.plain, "data_url": escapes.data_url,
+        "plain": escapes.json_value, "data_url": escapes.data_url,
     }  # fmt: skip
     environment.globals |= {"packed": _packed, "shipped_style": _shipped_style}
     return environment
@@ -139,19 +140,33 @@ def verdict(text: str | None) -> tuple[str, str, str]:
 
 
 def grid(table: Table) -> Grid:
-    """A table with the keys by which it is sorted."""
+    """Return a table with the keys by which its columns of numbers are sorted."""
     width = len(table.header)
     for i, row in enumerate(table.rows):
         if len(row) != width:
             raise ValueError(
                 f"table {table.name}: row {i} has {len(row)} cells and the header has {width}"
             )
-    keys = [orders([row[j] for row in table.rows]) for j in range(width)]
+    numeric = [_are_numbers([row[j] for row in table.rows]) for j in range(width)]
     return Grid(
-        columns=[(title, keys[j] is not None) for j, title in enumerate(table.header)],
-        rows=[[_cell(table, i, j, keys[j]) for j in range(width)] for i in range(len(table.rows))],
+        columns=list(zip(table.header, numeric, strict=True)),
+        rows=[[_td(c, n) for c, n in zip(row, numeric, strict=True)] for row in table.rows],
     )
 
 
-def _cell(table: Table, i: int, j: int, keys: list[str] | None) -> Td:
-    return Td(table.rows[i][j], keys[i] if keys else None, (i, j) in table.emphasised)
+def _are_numbers(column: Sequence[TableCell]) -> bool:
+    """Return whether a column holds numbers, and beside them at most empty cells."""
+    return any(isinstance(c, Number) for c in column) and all(
+        isinstance(c, Number) or not c for c in column
+    )
+
+
+def _td(cell: TableCell, numeric: bool) -> Td:
+    bold = isinstance(cell, Number) and cell.bold
+    return Td(printed(cell), _order(cell) if numeric else None, bold)
+
+
+def _order(cell: TableCell) -> str:
+    """Return the key by which a cell is sorted: an unknown number goes below all others."""
+    value = cell.value if isinstance(cell, Number) else math.nan
+    return repr(min(max(float(value), -LARGEST), LARGEST)) if value == value else repr(-LARGEST)

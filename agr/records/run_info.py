@@ -1,0 +1,140 @@
+"""The schema of run.json: what a cell was begun with, and how its sessions went.
+
+It is read into `RunInfo`, and a file whose keys or types differ is refused as damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from agr.config.schema import Tuning
+from agr.records.schema import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class NumericIdentity:
+    """Numeric identity, within which the result of an image is bitwise the same in every run."""
+
+    slots: int
+    width: int
+    precision: str
+    threads: int
+    device: str  # type of device, with the instruction set or the GPU's name
+    torch: str
+    networks: dict[str, Tuning] = field(default_factory=dict)
+
+    def of_predictions(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the part that decides the predictions of the networks `names`."""
+        plain = {k: v for k, v in vars(self).items() if k not in ("slots", "networks")}
+        own = {name: self.networks[name] for name in names}
+        return plain | {"networks": [[t.memory_format, t.folded] for t in own.values()]}
+
+    def halved(self) -> NumericIdentity | None:
+        """Return the identity with half the slots and width, or None if both are 1."""
+        if self.slots == self.width == 1:
+            return None
+        return replace(self, slots=max(1, self.slots // 2), width=max(1, self.width // 2))
+
+
+@dataclass
+class DataInfo:
+    """The images of a cell: the layout of their folder, and a hash of their list and labels."""
+
+    layout: str
+    fingerprint: str
+
+
+@dataclass
+class Session:
+    """One session of crafting: when it ended, what it made and what that cost."""
+
+    ended: str  # ISO 8601, UTC
+    shard: str
+    images: int
+    seconds: float
+    crafting_seconds: float
+    batch_forwards: int
+    batch_backwards: int
+
+
+@dataclass
+class Narrowing:
+    """Slots and width of the first `rows` rows, before memory ran out and both were halved."""
+
+    slots: int
+    width: int
+    rows: int
+
+
+@dataclass
+class PrecisionRates:
+    """Rates of a target in percent: ASR, the same in fp32, images with the same outcome."""
+
+    asr: float
+    asr_fp32: float
+    same: float
+
+
+@dataclass
+class PrecisionComparison:
+    """Comparison of a lower precision with fp32 on some images, by target."""
+
+    images: int
+    targets: dict[str, PrecisionRates]
+
+
+@dataclass
+class RunInfo:
+    """The content of run.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    numeric: NumericIdentity | None = None
+    cell: str = ""  # id
+    name: str = ""  # of its folder
+    attack_hash: str = ""
+    eps_effective: float | None = None  # 0-255 scale
+    data: DataInfo | None = None
+    weights: dict[str, str] = field(default_factory=dict)  # sha256 by network
+    networks: dict[str, str] = field(default_factory=dict)  # hash of the config by target
+    config: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    git: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)  # by package
+    bad_images: dict[str, str] = field(default_factory=dict)  # why, by image
+    selected: dict[str, str] = field(default_factory=dict)  # digest of the first n, by n
+    eligible: int | None = None  # images in all, once known
+    sessions: list[Session] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)  # positions whose file went bad later
+    narrowed: list[Narrowing] = field(default_factory=list)
+    against_fp32: PrecisionComparison | None = None
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> RunInfo:
+        """Build it from parsed JSON. Raises TypeError for other keys or types than it has."""
+        found: RunInfo = _typed(cls, content)
+        return found
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Build a value of the type `kind` from parsed JSON. Raises TypeError if it is none."""
+    arguments = get_args(kind)
+    if kind is Any:
+        return value
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        kinds = get_type_hints(kind)
+        made: Any = kind  # a key too many or too few is a TypeError
+        return made(**{k: _typed(kinds.get(k, None), v) for k, v in value.items()})
+    if get_origin(kind) is UnionType:  # X | None
+        return None if value is None else _typed(arguments[0], value)
+    if get_origin(kind) is dict and isinstance(value, Mapping):
+        return {k: _typed(arguments[1], v) for k, v in value.items()}
+    if get_origin(kind) is list and isinstance(value, list):
+        return [_typed(arguments[0], v) for v in value]
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(f"{value!r:.50} is no {kind}")
+    return value

@@ -1,0 +1,177 @@
+"""The content of report.html, from what the records say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from agr.records.run_info import RunInfo
+from agr.report.claims.judge import NOT_ASKED, NOT_RUN, Judgement
+from agr.report.claims.page import LEGEND
+from agr.report.claims.wording import described, measure_title, numbers_of
+from agr.report.figures import encoded
+from agr.report.formats import Sheet
+from agr.report.found import Found, provenance, summary
+from agr.report.html import Claim, Figure, Page, Table
+from agr.report.html.gallery import shots_of
+from agr.report.html.plotly_data import charts_of
+from agr.report.numbers import Number, TableCell
+from agr.report.pairwise import best_and_equal
+from agr.report.statistics import LEVEL
+
+SILENT = (NOT_ASKED, NOT_RUN)  # verdicts that need no sentence beside the grid
+READABLE = 60  # rows of a figure's data that are shown below it
+
+
+def build_page(found: Found) -> Page:
+    """Build the content of report.html."""
+    suite = found.cells[0].suite
+    return Page(
+        title=f"Transfer of adversarial attacks, suite {suite.name}",
+        notice=suite.notice or "",
+        summary=summary(found),
+        tables=[table for sheet in found.tables for table in tables_of(sheet)],
+        claims=[claim_of(found, *each) for each in found.verdicts.claims],
+        claims_about=[found.verdicts.paper, *LEGEND],
+        figures=figures_of(found),
+        charts=charts_of(found.drawing),
+        shots=shots_of(found.outcomes),
+        leaderboards=[table for sheet in found.leaderboards for table in tables_of(sheet)],
+        further=further(found),
+        provenance=provenance(found),
+        cells=cells_table(found),
+        commands=[found.command("make_report")],
+    )
+
+
+def tables_of(sheet: Sheet) -> list[Table]:
+    """Return a table's blocks as tables of their own, each row with its source in full."""
+    found = []
+    for i, block in enumerate(sheet.blocks):
+        part = f", part {i + 1}" if len(sheet.blocks) > 1 else ""
+        notes = sheet.notes if i == len(sheet.blocks) - 1 else ()
+        name = f"{sheet.name}-{i + 1}" if i else sheet.name
+        found.append(Table(name, sheet.caption + part, block.header, _filled(block.rows), notes))
+    return found
+
+
+def _filled(rows: Iterable[Sequence[TableCell]]) -> list[list[TableCell]]:
+    """Fill a first column that is empty where it is as above: rows may be sorted."""
+    found: list[list[TableCell]] = []
+    for row in rows:
+        first = row[0] or (found[-1][0] if found else "")
+        found.append([first, *row[1:]])
+    return found
+
+
+def claim_of(found: Found, claim: Any, judged: dict[str, Judgement]) -> Claim:
+    """Return a claim with its verdicts and every comparison behind them."""
+    names = found.verdicts.names
+    rows: list[list[TableCell]] = [
+        [column, described(c, names), measure_title(c.measure), *numbers_of(c), c.verdict]
+        for column, judgement in judged.items()
+        for c in judgement.compared
+    ]
+    header = ["reading", "compared", "measure", "left", "right", "difference", "95 % interval"]
+    header += ["n", "p (Holm)", "verdict"]
+    details = Table(f"claim-{claim.name}", f"{claim.title}: every comparison", header, rows)
+    return Claim(
+        claim.title,
+        claim.says,
+        claim.where,
+        {column: judgement.verdict for column, judgement in judged.items()},
+        {column: j.why for column, j in judged.items() if j.verdict not in SILENT},
+        details if rows else None,
+    )
+
+
+def figures_of(found: Found) -> list[Figure]:
+    """Return the figures as pictures, with their numbers where these are few."""
+    figures = []
+    for drawn in found.drawing.figures():
+        data = None
+        if len(drawn.data) <= READABLE:
+            rows = [[_cell(v) for v in row] for row in drawn.data.itertuples(index=False)]
+            data = Table(f"{drawn.name}-data", drawn.title, list(drawn.data.columns), rows)
+        png = encoded(drawn.figure, "png")
+        figures.append(
+            Figure(drawn.name, drawn.title, drawn.caption, png, found.command("make_figures"), data)
+        )
+    return figures
+
+
+def _cell(value: Any) -> TableCell:
+    if isinstance(value, bool | str):
+        return str(value)
+    return Number(value, "d" if isinstance(value, int) else ".4g")
+
+
+def further(found: Found) -> list[Table]:
+    """Return the tables of attacks that differ: in mean transfer, and on each source and target."""
+    tables = [transfers_of(found, norm) for norm in found.transfers]
+    return [*(t for t in tables if t.rows), *(equals_of(found, norm) for norm in found.compared)]
+
+
+def transfers_of(found: Found, norm: str) -> Table:
+    """Return the comparisons of every two attacks by their mean transfer."""
+    names = found.outcomes.titles()
+    rows: list[list[TableCell]] = [
+        [
+            *(names[c.left.attack], names[c.right.attack], *numbers_of(c)),
+            "yes" if c.p_holm < LEVEL else "can't be told",
+        ]
+        for c in found.transfers[norm]
+    ]
+    header = ["attack", "against", "mean transfer %", "against %", "difference, points"]
+    header += ["95 % interval", "images", "p (Holm)", "real"]
+    notes = [
+        "mean transfer: of every image, the share of its black-box targets that it fools; images "
+        "are the same for both, and are drawn with all their sources; p by a bootstrap, with "
+        f"Holm's correction over these {len(rows)} comparisons, at 5 %",
+    ]
+    caption = f"Mean transfer of every two attacks, {names[norm]}"
+    return Table(f"transfer-{norm}", caption, header, rows, notes)
+
+
+def equals_of(found: Found, norm: str) -> Table:
+    """Return the best attacks of each source and target, and those that can't be told from them."""
+    names, compared = found.outcomes.titles(), found.compared[norm]
+    frame = best_and_equal(compared)
+    rows: list[list[TableCell]] = [
+        [
+            *(names[row["source"]], names[row["target"]]),
+            "; ".join(names[attack] for attack in row["best"]),
+            Number(row["asr"]),
+            "; ".join(names[attack] for attack in row["equal"]) or "none",
+            *(Number(row["n"], "d"), Number(row["smallest"])),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    header = ["source", "target", "best attacks", "ASR %", "can't be told from them", "n"]
+    header += ["smallest difference that n can show, points"]
+    notes = [
+        f"every two attacks on the same images of a source and target: {len(compared)} comparisons "
+        "by McNemar's exact test with Holm's correction over all of them, at 5 %",
+        "the smallest difference: if all images on which two attacks differ speak for one of them",
+        "all comparisons: differences.csv beside this page",
+    ]
+    return Table(f"best-{norm}", f"Best attacks, {names[norm]}", header, rows, notes)
+
+
+def cells_table(found: Found) -> Table:
+    """Return every cell with its numbers of images and seconds, and the command that runs it."""
+    runs = {run.name: run for run in found.runs}
+    rows: list[list[TableCell]] = []
+    for cell in found.cells:
+        sessions = runs.get(cell.name, RunInfo()).sessions
+        seconds = sum(session.seconds for session in sessions)
+        images = sum(session.images for session in sessions)
+        c = cell.config
+        rows.append(
+            [
+                *(c.attack.title, c.norm.name, Number(c.eps, "g"), cell.title(cell.source)),
+                *(Number(images, "d"), Number(seconds), cell.name, cell.command()),
+            ]
+        )
+    header = ["attack", "norm", "eps", "source", "images crafted", "seconds", "folder", "command"]
+    return Table("cells", "Cells", header, rows, found.outcomes.missing())
