@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from agr.models.slim import fold_batch_norm, load_slim, slim
+from agr.models.slim import load_slim, slim
 from scripts.demo.training import RECIPES, Recipe
+from scripts.demo.weights import fold_batch_norm, initialise_weights
 
 LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
 
@@ -21,6 +22,12 @@ def full(architecture: str) -> nn.Module:
     """timm's own network, without storage."""
     with torch.device("meta"):
         return timm.create_model(architecture, num_classes=10)
+
+
+def initialised(architecture: str, width: float = 1 / 8, classes: int = 10) -> nn.Module:
+    network = slim(architecture, width, classes)
+    initialise_weights(network)
+    return network
 
 
 def shape(layer: nn.Module) -> tuple[int, int]:
@@ -35,7 +42,7 @@ def shape(layer: nn.Module) -> tuple[int, int]:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_every_layer_is_divided(recipe: Recipe) -> None:
-    network = slim(recipe.architecture, recipe.width, 10, initialise=False)
+    network = slim(recipe.architecture, recipe.width, 10)
     reference = full(recipe.architecture)
     pairs = list(zip(network.modules(), reference.modules(), strict=True))
     keep = {3: 3, 10: 10, 4096: 4096 * recipe.width / 4}
@@ -48,7 +55,7 @@ def test_every_layer_is_divided(recipe: Recipe) -> None:
 
 
 def test_batch_norm_keeps_its_activation() -> None:
-    network = slim("inception_resnet_v2", 3 / 16, 10)
+    network = initialised("inception_resnet_v2", 3 / 16)
     norms = [m for m in network.modules() if isinstance(m, BatchNormAct2d)]
     assert len(norms) > 200
     for norm, original in zip(
@@ -65,7 +72,7 @@ def test_batch_norm_keeps_its_activation() -> None:
 
 @pytest.mark.parametrize("architecture", ["inception_v3", "vgg16_bn", "resnet152"])
 def test_initialised_for_training(architecture: str) -> None:
-    network = slim(architecture, 1 / 8, 7)
+    network = initialised(architecture, classes=7)
     assert not network.training
     network.train()
     logits = network(torch.randn(4, 3, 80, 80))
@@ -81,8 +88,8 @@ def test_initialised_for_training(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", ["vgg16", "vgg19"])
 def test_folding_keeps_the_function(architecture: str) -> None:
     torch.manual_seed(0)
-    trained = slim(architecture + "_bn", 1 / 8, 10).double()  # so only algebra can differ
-    plain = slim(architecture, 1 / 8, 10, initialise=False).double()
+    trained = initialised(architecture + "_bn").double()  # so only algebra can differ
+    plain = slim(architecture, 1 / 8, 10).double()
     x = torch.randn(8, 3, 64, 64, dtype=torch.float64)
     for norm in (m for m in trained.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.momentum = 1.0
@@ -103,7 +110,7 @@ def test_folding_refuses_another_network() -> None:
 
 
 def test_loading_casts_halves_up(tmp_path: Path) -> None:
-    network = slim("resnet152", 1 / 8, 10)
+    network = initialised("resnet152")
     halves = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     save_file(halves, tmp_path / "w.safetensors")
     loaded = load_slim("resnet152", 1 / 8, 10, tmp_path / "w.safetensors")

@@ -27,8 +27,9 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from torchvision.transforms import Normalize
 
-from agr.models.slim import fold_batch_norm, slim
+from agr.models.slim import slim
 from scripts.demo import images as demo
+from scripts.demo.weights import fold_batch_norm, initialise_weights
 
 BATCH = 64
 INCEPTION_STATS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -253,12 +254,13 @@ def train(name: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(stream)
     architecture = f"{recipe.architecture}_bn" if recipe.batch_norm else recipe.architecture
     network = slim(architecture, recipe.width, len(demo.CLASSES))
+    initialise_weights(network)
     model = normalised(network, recipe).to(memory_format=torch.channels_last)
     _run(model, recipe, data, tuning, rng)
     _settle_norms(model, data, rng)
     print(f"{name}: {accuracy(model, tuning):.1%} right on the tuning images", file=sys.stderr)
     if recipe.batch_norm:
-        plain = slim(recipe.architecture, recipe.width, len(demo.CLASSES), initialise=False)
+        plain = slim(recipe.architecture, recipe.width, len(demo.CLASSES))
         network = fold_batch_norm(network, plain)
     return network
 
