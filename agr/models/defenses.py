@@ -1,4 +1,4 @@
-"""Defenses that transform a target's input before the target answers.
+"""Defenses that transform the input of a target.
 
 Named defenses are parts, alone or one after the other (conf/defense/standard.yaml):
 
@@ -10,8 +10,8 @@ Named defenses are parts, alone or one after the other (conf/defense/standard.ya
 | squeeze | BitDepth(5), Median(2) | Xu et al. 2018, two of its squeezers in a row |
 | randpad | RandomResizePad() | Xie et al. 2018 |
 
-None of them is trained or has a gradient: a `DefendedNetwork` is scored and never attacked. What is
-measured is the transfer of attacks that don't know of the defense. Attacks that adapt to it are
+None of them is trained or has a gradient: a `DefendedNetwork` is scored and never attacked. This
+measures the transfer of attacks that don't know of the defense. Attacks that adapt to it are
 another matter, and are known to defeat JPEG, bit depth and randomisation (Athalye et al.,
 ICML 2018, arXiv:1802.00420).
 """
@@ -31,21 +31,21 @@ from torch import Tensor
 
 from agr.config.instantiate import make_part
 from agr.config.schema import Config
-from agr.utils.checks import number
+from agr.utils.checks import number, whole
 from agr.utils.hashing import draw
 from agr.utils.pixels import LEVELS, to_levels
 
 
 class Defense(Protocol):
-    """What is done to images before a network sees them."""
+    """A transformation of images before a network sees them."""
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
-        """The images that the network gets instead.
+        """Return the images that the network gets instead.
 
         Args:
             x: images as the defender receives them, (B, 3, H, W), finite and in [0, 1].
-            keys: one random 64-bit number per image, which is all the randomness there is.
-            size: pixels of the network's own input.
+            keys: one random 64-bit number per image, the only source of randomness.
+            size: side of the network's own input, in pixels.
 
         Returns:
             Images in [0, 1], of the same size unless the defense is `RandomResizePad`. An image's
@@ -58,61 +58,60 @@ class Defense(Protocol):
 class BitDepth:
     """Colours rounded to `bits` bits, round(x * (2^bits - 1)) / (2^bits - 1), halves to even.
 
-    Feature squeezing (Xu et al., NDSS 2018, arXiv:1704.01155), as in the authors' code. They take
-    5 bits for ImageNet, and 1 for MNIST.
+    Feature squeezing (Xu et al., NDSS 2018, arXiv:1704.01155), as in the authors' code. They use
+    5 bits for ImageNet and 1 for MNIST.
     """
 
     bits: int = 5
 
     def __post_init__(self) -> None:
-        _whole("bits", self.bits, 1, 8)
+        whole("bits", self.bits, 1, 8)
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
-        """Images like `x`, on the coarser grid."""
+        """Round the images to the coarser grid."""
         top = 2**self.bits - 1
         return (x * top).round() / top
 
 
 @dataclass(frozen=True)
 class Median:
-    """Each value becomes the median of a square window, channel by channel.
+    """Median filter with a square window, channel by channel.
 
-    Feature squeezing (Xu et al., NDSS 2018, arXiv:1704.01155), where ImageNet gets a window of 2.
-    Equal to what the authors call, scipy.ndimage.median_filter with mode "reflect": a window
+    Feature squeezing (Xu et al., NDSS 2018, arXiv:1704.01155), with a window of 2 for ImageNet.
+    The result is that of the authors' scipy.ndimage.median_filter with mode "reflect": a window
     covers `window // 2` pixels above and to the left and `(window - 1) // 2` below and to the
     right, borders are mirrored with the edge repeated, and of an even number of values the upper
-    of the middle two is taken, so that no new value comes into being.
+    of the middle two is taken, so that no new value arises.
     """
 
     window: int = 2
 
     def __post_init__(self) -> None:
-        _whole("window", self.window, 2)
+        whole("window", self.window, 2)
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
-        """Images like `x`, smoothed."""
-        # Image by image: a window holds window^2 copies of what it works on.
+        """Smooth the images, one by one: the filter holds window^2 copies of its input."""
         return torch.stack([self._one(image) for image in x])
 
     def _one(self, image: Tensor) -> Tensor:
-        """The median of an image (3, H, W)."""
+        """Return the filtered image (3, H, W)."""
         n, (h, w) = self.window, image.shape[-2:]
         rows, columns = (_mirrored(d, n).to(image.device) for d in (h, w))
         wide = image[:, rows][:, :, columns]
-        seen = [wide[:, i : i + h, j : j + w] for i in range(n) for j in range(n)]
+        values = [wide[:, i : i + h, j : j + w] for i in range(n) for j in range(n)]
         # Selection by exchanges of whole images: several times as fast as sorting every window
         # (ten times for windows of 2), and the same on every device.
         rank = n * n // 2
         for k in range(rank + 1):
-            for j in range(k + 1, len(seen)):
-                a, b = seen[k], seen[j]
-                seen[k], seen[j] = torch.minimum(a, b), torch.maximum(a, b)
-        return seen[rank]
+            for j in range(k + 1, len(values)):
+                a, b = values[k], values[j]
+                values[k], values[j] = torch.minimum(a, b), torch.maximum(a, b)
+        return values[rank]
 
 
 @dataclass(frozen=True)
 class Jpeg:
-    """Encoded as JPEG and decoded again, with Pillow's default chroma subsampling.
+    """A round trip through JPEG, with Pillow's default chroma subsampling.
 
     The image is rounded to 8 bits first. Quality 75 is that of Dziugaite et al. (2016,
     arXiv:1608.00853) and Guo et al. (ICLR 2018, arXiv:1711.00117), and Pillow's default; Das et
@@ -122,16 +121,16 @@ class Jpeg:
     quality: int = 75
 
     def __post_init__(self) -> None:
-        _whole("quality", self.quality, 1, 100)
+        whole("quality", self.quality, 1, 100)
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
-        """Images like `x`, on the 8-bit grid."""
+        """Encode and decode the images; the result is on the 8-bit grid."""
         levels = to_levels(x).clamp(0, LEVELS).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         decoded = np.stack([self._one(image) for image in levels])
         return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(x.device).to(x.dtype) / LEVELS
 
     def _one(self, image: NDArray[Any]) -> NDArray[Any]:
-        """An image (H, W, 3) uint8 after a round trip."""
+        """Encode and decode an image (H, W, 3), uint8."""
         file = BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=self.quality)
         with Image.open(file) as decoded:
@@ -140,19 +139,18 @@ class Jpeg:
 
 @dataclass(frozen=True)
 class RandomResizePad:
-    """Resized to a random size, put at a random place of a larger canvas.
+    """The image at a random size, at a random place of a larger canvas.
 
     Xie et al. (ICLR 2018, arXiv:1711.01991): a network of 299 px gets r x r pixels, r uniform in
     [299, 331), on 331 x 331, each place as likely as any other. Other networks get the same
-    ratio. As in the authors' code the nearest pixel is taken (the one at or before, in whole
-    numbers), and the paper's padding with zeros happens in [-1, 1], the range of all networks
-    there: it is grey, `fill` 0.5, in [0, 1].
+    ratio. As in the authors' code, resizing takes the nearest pixel, rounded down. The paper pads
+    with zeros in [-1, 1], the range of all its networks: that is grey, `fill` 0.5, in [0, 1].
 
-    Their challenge entry differs from the paper and from this: r in [310, 331), mirror images,
-    30 draws of a whole batch, and 0.4 of the auxiliary head's answer.
+    The authors' challenge entry differs from the paper and from this: r in [310, 331), mirrored
+    images, 30 draws of a whole batch, and 0.4 of the auxiliary head's logits.
 
     The randomness is a hash of (seed, key, draw), so an image's draws depend on nothing else.
-    `DefendedNetwork` averages the answers to draws 0 to `draws` - 1.
+    `DefendedNetwork` averages over draws 0 to `draws` - 1.
     """
 
     ratio: float = 331 / 299
@@ -164,20 +162,20 @@ class RandomResizePad:
         number("ratio", self.ratio, 1)
         if self.ratio == 1:
             raise ValueError("ratio=1 leaves nothing to draw: give a number above 1")
-        _whole("draws", self.draws, 1)
-        _whole("seed", self.seed, 0)
+        whole("draws", self.draws, 1)
+        whole("seed", self.seed, 0)
         number("fill", self.fill, 0)
         if self.fill > 1:
             raise ValueError(f"fill={self.fill} is no colour: give a number from 0 to 1")
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
-        """Draw 0 of every image, (B, 3, canvas, canvas)."""
+        """Return draw 0 of every image, (B, 3, canvas, canvas)."""
         return self.draw(x, keys, size, 0)
 
     def canvas(self, size: int) -> int:
-        """Pixels of the padded image for a network of `size` pixels.
+        """Return the side of the padded image for a network of `size` pixels.
 
-        Raises ValueError where that is no more than `size`.
+        Raises ValueError if that is no more than `size`.
         """
         pixels = round(size * self.ratio)
         if pixels <= size:
@@ -188,7 +186,7 @@ class RandomResizePad:
         return pixels
 
     def draw(self, x: Tensor, keys: Sequence[int], size: int, n: int) -> Tensor:
-        """Draw `n` of every image: (B, 3, canvas, canvas) from (B, 3, H, W)."""
+        """Return draw `n` of every image: (B, 3, canvas, canvas) from (B, 3, H, W)."""
         canvas = self.canvas(size)
         padded = x.new_full((len(x), 3, canvas, canvas), self.fill)
         for image, key, out in zip(x, keys, padded, strict=True):
@@ -198,7 +196,7 @@ class RandomResizePad:
         return padded
 
     def place(self, key: int, size: int, n: int) -> tuple[int, int, int]:
-        """What draw `n` of an image is: its size, and the row and column it begins at."""
+        """Return the size of draw `n` of an image, and the row and column it begins at."""
         canvas = self.canvas(size)
         r = size + draw(self.seed, key, n, "size") % (canvas - size)
         room = canvas - r + 1
@@ -207,7 +205,7 @@ class RandomResizePad:
 
 
 def check_order(defenses: Sequence[Defense], size: int) -> None:
-    """Raise ValueError unless these can stand before a network of `size` pixels."""
+    """Raise ValueError unless these defenses, in this order, suit a network of `size` pixels."""
     if not defenses:
         raise ValueError("defenses=[] defends nothing: name one or more, or the plain network")
     if any(isinstance(d, RandomResizePad) for d in defenses[:-1]):
@@ -219,24 +217,16 @@ def check_order(defenses: Sequence[Defense], size: int) -> None:
 
 
 def _mirrored(n: int, window: int) -> Tensor:
-    """The pixels (0 to n-1) that windows around n pixels see: c b a | a b c d | d c b."""
+    """Return the pixels (0 to n-1) that windows around n pixels see: c b a | a b c d | d c b."""
     i = torch.arange(-(window // 2), n + (window - 1) // 2) % (2 * n)
     return torch.where(i < n, i, 2 * n - 1 - i)
 
 
-def _whole(name: str, value: int, least: int, most: int | None = None) -> None:
-    """Raise ValueError unless the parameter `value` is a whole number in the range."""
-    fine = isinstance(value, int) and not isinstance(value, bool)
-    if not fine or value < least or (most is not None and value > most):
-        limits = f"{least} or more" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name}={value} cannot be: give a whole number, {limits}")
-
-
 def build_defenses(c: Config, names: Iterable[str]) -> list[Defense]:
-    """The parts of defenses by their names in the config, in that order. Raises ConfigError."""
-    found = []
+    """Build defenses by their names in the config, in that order. Raises ConfigError."""
+    parts = []
     for name in names:
         node = c.defenses[name]
-        parts = node if isinstance(node, list) else [node]
-        found += [make_part(f"defenses.{name}", "agr.models.defenses", part) for part in parts]
-    return found
+        nodes = node if isinstance(node, list) else [node]
+        parts += [make_part(f"defenses.{name}", "agr.models.defenses", each) for each in nodes]
+    return parts

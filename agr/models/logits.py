@@ -9,23 +9,26 @@ NO_ANSWER = -1  # the prediction of a model whose logits are not finite
 
 
 def predict(logits: Tensor) -> Tensor:
-    """The class of each row of `logits` (B, classes), or NO_ANSWER: NaN is never an answer."""
+    """Return the class of each row of `logits` (B, classes), NO_ANSWER where not finite."""
     return torch.where(logits.isfinite().all(1), logits.argmax(1), NO_ANSWER)
 
 
 def is_fooled(pred: Tensor, y: Tensor, *, targeted: bool) -> Tensor:
-    """Which rows of `pred` (B,) are an answer other than `y` (B,), or `y` itself when targeted."""
+    """Return the rows, (B,) bool, whose `pred` (B,) differs from `y` (B,), or is it if targeted.
+
+    NO_ANSWER is never fooled.
+    """
     return pred == y if targeted else (pred != y) & (pred != NO_ANSWER)
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """The softmax probability of the class of each row of `logits` (B, classes)."""
+    """Return the largest softmax probability of each row of `logits` (B, classes)."""
     return logits.float().softmax(1).amax(1)
 
 
 def joint(logits: Tensor) -> Tensor:
-    """The logits (B, classes) that an answer is taken from.
+    """Return the logits (B, classes) that decide the prediction.
 
-    An ensemble whose losses are averaged gives (B, members, classes): the mean over its members.
+    An ensemble whose losses are averaged gives (B, members, classes): this is the members' mean.
     """
     return logits.mean(1) if logits.dim() == 3 else logits

@@ -1,4 +1,4 @@
-"""Weight files: where a network's are, and whether they are the ones that are meant."""
+"""Weight files: finding that of a network, and checking its hash."""
 
 from __future__ import annotations
 
@@ -12,27 +12,31 @@ from agr.utils.hub import HUB, WEIGHT_FILES, WEIGHT_SUFFIXES, hub_file
 
 
 def check_weights(name: str, config: NetworkConfig) -> str:
-    """The sha256 of a network's weight file. Raises ConfigError if it is missing or another."""
+    """Return the sha256 of a network's weight file.
+
+    Raises ConfigError if the file is missing, or has another hash than the suite says.
+    """
     path = weights_file(name, config)
-    found = _sha256(path, path.stat().st_mtime_ns)
-    if config.sha256 and found != config.sha256:
+    digest = _sha256(path, path.stat().st_mtime_ns)
+    if config.sha256 and digest != config.sha256:
         raise ConfigError(
-            f"network {name}: {path} has sha256 {found[:12]}…, the suite says "
+            f"network {name}: {path} has sha256 {digest[:12]}…, the suite says "
             f"{config.sha256[:12]}…: restore the file, or correct the suite if the new one is meant"
         )
-    return found
+    return digest
 
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, changed: int) -> str:
+    """Hash a file; `changed`, its time stamp, keeps an old hash from being returned."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def weights_file(name: str, config: NetworkConfig) -> Path:
-    """The weight file of a network: a local one, or the hub's, fetched where it isn't cached yet.
+    """Return the weight file of a network: a local one, or the hub's, fetched if it isn't cached.
 
-    Raises ConfigError, which says what is missing and where to put it.
+    Raises ConfigError with what is missing and where to put it.
     """
     weights = config.weights
     if weights.startswith(HUB):

@@ -21,10 +21,11 @@ def number(name: str, value: float, least: float, most: float = math.inf) -> Non
         raise ValueError(f"{name}={value} cannot be: give a number, {bounds}")
 
 
-def whole(name: str, value: int, least: int) -> None:
-    """Raise ValueError unless the parameter `value` is a whole number, `least` or more."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value} cannot be: give a whole number, {least} or more")
+def whole(name: str, value: int, least: int, most: float = math.inf) -> None:
+    """Raise ValueError unless the parameter `value` is a whole number in [least, most]."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        bounds = f"{least} or more" if most == math.inf else f"{least} to {most}"
+        raise ValueError(f"{name}={value} cannot be: give a whole number, {bounds}")
 
 
 def flag(name: str, value: bool) -> None:
