@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from agr.data.entries import NUMBER, SYNSET
-from agr.data.layouts import NIPS, ImageFile, Images, check_ids, find_images
+from agr.data.layouts import NIPS, ImageFile, Layout, check_ids, find_layout
 from agr.data.snapshot import FileSnapshot, look_at
 from agr.utils.errors import ConfigError, first_line
 
@@ -89,7 +89,7 @@ def images_of(table: CsvTable, root: Path, snapshot: FileSnapshot) -> list[Image
     no file, or root is a tar, the images of the layout at `root` count by their ids.
     """
     if root != table.path and not snapshot.is_folder(root):
-        return _by_id(table, find_images(root, snapshot))
+        return _by_id(table, find_layout(root, snapshot))
     above = table.path.parent
     base = above if root == table.path else root
     if table.layout == "csv":
@@ -100,7 +100,7 @@ def images_of(table: CsvTable, root: Path, snapshot: FileSnapshot) -> list[Image
     stats = [None if row.sha256 else look_at(p) for row, p in zip(table.rows, paths, strict=True)]
     if paths and not any(stats) and not any(map(look_at, paths)):
         try:
-            return _by_id(table, find_images(base, snapshot))
+            return _by_id(table, find_layout(base, snapshot))
         except ConfigError as e:
             raise ConfigError(
                 f"{table.path}: none of its {len(paths)} images is there, as {paths[0]}: give "
@@ -112,14 +112,14 @@ def images_of(table: CsvTable, root: Path, snapshot: FileSnapshot) -> list[Image
     ]
 
 
-def _by_id(table: CsvTable, images: Images) -> list[ImageFile]:
+def _by_id(table: CsvTable, layout: Layout) -> list[ImageFile]:
     """Pick the images that a CSV names from a layout's. Raises ConfigError if one is missing."""
-    check_ids((i.image_id for i in images.images), str(images.place))
-    by_id = {i.image_id: i for i in images.images}
+    check_ids((i.image_id for i in layout.images), str(layout.place))
+    by_id = {i.image_id: i for i in layout.images}
     absent = [row.name for row in table.rows if not _matches(row, by_id.get(row.image_id))]
     if absent:
         raise ConfigError(
-            f"{table.path}: {absent[0]} is not in {images.place} ({len(absent)} such): correct the "
+            f"{table.path}: {absent[0]} is not in {layout.place} ({len(absent)} such): correct the "
             "names, or give the folder of the images as data.root"
         )
     return [by_id[row.image_id] for row in table.rows]

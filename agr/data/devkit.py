@@ -8,10 +8,22 @@ from pathlib import Path, PurePosixPath
 
 from agr.data import tar
 from agr.data.entries import NUMBER, SYNSET, RawLabels
+from agr.data.snapshot import FileSnapshot, decode
 from agr.utils.errors import ConfigError, first_line
 
 DEVKIT, TRUTH, META = "ILSVRC2012_devkit_t12", "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 LARGEST_DEVKIT = 1 << 26  # bytes, unpacked; it has 8 MB
+
+
+def read_devkit(truth: Path, snapshot: FileSnapshot) -> RawLabels:
+    """Read the ground truth at `truth`, with meta.mat beside it. Raises ConfigError."""
+    return parse_devkit(snapshot.text(truth), snapshot.read(truth.parent / META), truth)
+
+
+def read_packed_devkit(path: Path, snapshot: FileSnapshot) -> RawLabels:
+    """Read the ground truth in the devkit's .tar.gz or .tar. Raises ConfigError."""
+    files = unpack_devkit(snapshot.read(path), path)
+    return parse_devkit(decode(files[TRUTH], path), files[META], path)
 
 
 def parse_devkit(truth: str, meta: bytes, path: Path) -> RawLabels:
@@ -36,10 +48,10 @@ def ilsvrc_ids(meta: bytes, path: Path) -> dict[int, str]:
     try:
         rows = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         columns = (rows[name].tolist() for name in ("ILSVRC2012_ID", "WNID", "num_children"))
-        found = {int(i): str(name) for i, name, below in zip(*columns, strict=True) if not below}
+        leaves = {int(i): str(name) for i, name, below in zip(*columns, strict=True) if not below}
     except Exception as e:  # whatever scipy makes of bytes that are no such file
         raise ConfigError(f"{path}: {META} cannot be read: {first_line(e)}: copy it again") from e
-    return {i: name for i, name in found.items() if SYNSET.fullmatch(name)}
+    return {i: name for i, name in leaves.items() if SYNSET.fullmatch(name)}
 
 
 def unpack_devkit(content: bytes, path: Path) -> dict[str, bytes]:
@@ -47,7 +59,7 @@ def unpack_devkit(content: bytes, path: Path) -> dict[str, bytes]:
     try:
         if tar.packing(content) == "gzip":
             content = _gunzip(content)
-        found = {
+        files = {
             name: content[m.offset : m.offset + m.size]
             for m in tar.members(lambda at, size: content[at : at + size], len(content))
             if (name := PurePosixPath(m.name).name) in (TRUTH, META)
@@ -57,9 +69,9 @@ def unpack_devkit(content: bytes, path: Path) -> dict[str, bytes]:
     except ValueError as e:
         raise ConfigError(f"{path} {first_line(e)}: copy it again") from e
     for name in (TRUTH, META):
-        if name not in found:
+        if name not in files:
             raise ConfigError(f"{path} has no {name} in it: give {DEVKIT}.tar.gz")
-    return found
+    return files
 
 
 def _gunzip(content: bytes) -> bytes:

@@ -21,12 +21,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from agr.data.devkit import DEVKIT, META, TRUTH, parse_devkit, unpack_devkit
+from agr.data.devkit import DEVKIT, META, TRUTH, read_devkit, read_packed_devkit
 from agr.data.entries import NUMBER, SYNSET, RawLabels, id_of
-from agr.data.snapshot import FileSnapshot, absence, decode
+from agr.data.snapshot import FileSnapshot, absence
 from agr.utils.errors import ConfigError
 
 SOLUTION, VAL_TXT = "LOC_val_solution.csv", "val.txt"
+GROUND_TRUTH = "the devkit's ground truth"
 # Folders of the known layouts: above them labels are looked for too.
 INNER = {"val", "validation", "images", "ILSVRC2012_img_val", "CLS-LOC", "Data", "ILSVRC"}
 
@@ -36,7 +37,11 @@ class LabelSource(NamedTuple):
 
     title: str  # part of the layout's name
     place: Path
-    read: Callable[[FileSnapshot], RawLabels]  # raises ConfigError
+    reader: Callable[[Path, FileSnapshot], RawLabels]
+
+    def read(self, snapshot: FileSnapshot) -> RawLabels:
+        """Read the raw labels. Raises ConfigError."""
+        return self.reader(self.place, snapshot)
 
 
 # ---- the order of the classes -------------------------------------------------------------------
@@ -52,18 +57,18 @@ def imagenet_synsets() -> tuple[str, ...]:
     return tuple(FileSnapshot().text(path).split())
 
 
-def class_order(found: Iterable[str], classes: int, synsets: str | None, where: str) -> RawLabels:
+def class_order(raw: Iterable[str], classes: int, synsets: str | None, where: str) -> RawLabels:
     """Map each synset to its class, a number as text, as in files of labels.
 
     Args:
-        found: raw labels; only synsets count.
+        raw: raw labels; only synsets count.
         classes: number of classes that the networks know.
-        synsets: "imagenet" for timm's order; None for the sorted order of those found.
+        synsets: "imagenet" for timm's order; None for the sorted order of those in `raw`.
         where: file or folder of the raw labels, for messages.
 
     Raises ConfigError for a synset that is no class, or for another number of them.
     """
-    names = sorted(filter(SYNSET.fullmatch, set(found)))
+    names = sorted(filter(SYNSET.fullmatch, set(raw)))
     if synsets == "imagenet":
         order = {name: str(i) for i, name in enumerate(imagenet_synsets())}
         unknown = [name for name in names if name not in order]
@@ -118,30 +123,46 @@ def _hint(values: Iterable[int], classes: int) -> str:
 def find_sources(places: Sequence[Path], snapshot: FileSnapshot) -> list[LabelSource]:
     """Find the files of labels in and near some folders, the preferred one first."""
     folders = list(dict.fromkeys(f for place in places for f in _nearby(place)))
-    found = [_solution(f / SOLUTION) for f in folders if snapshot.is_file(f / SOLUTION)]
-    found += [_val_txt(f / VAL_TXT) for f in folders if snapshot.is_file(f / VAL_TXT)]
+    sources = [_solution(f / SOLUTION) for f in folders if snapshot.is_file(f / SOLUTION)]
+    sources += [_val_txt(f / VAL_TXT) for f in folders if snapshot.is_file(f / VAL_TXT)]
     for folder in folders:
         for inner in (folder, folder / "data", folder / DEVKIT, folder / DEVKIT / "data"):
             if snapshot.is_file(inner / TRUTH) and snapshot.is_file(inner / META):
-                found.append(_devkit(inner))
+                sources.append(LabelSource(GROUND_TRUTH, inner / TRUTH, read_devkit))
         packed = folder / f"{DEVKIT}.tar.gz"
-        found += [_packed_devkit(packed)] if snapshot.is_file(packed) else []
-    return found
+        if snapshot.is_file(packed):
+            sources.append(LabelSource(GROUND_TRUTH, packed, read_packed_devkit))
+    return sources
 
 
 def name_source(path: Path, snapshot: FileSnapshot) -> LabelSource:
     """Return the file of labels `path` of data.labels, by its content. Raises ConfigError."""
     if snapshot.is_folder(path):
-        inner = next((f for f in (path, path / "data") if snapshot.is_file(f / TRUTH)), path)
-        return _truth_of(inner, path, snapshot)
-    if not snapshot.is_file(path):
+        folder = next((f for f in (path, path / "data") if snapshot.is_file(f / TRUTH)), path)
+    elif not snapshot.is_file(path):
         raise ConfigError(f"data.labels={path} {absence(path)}: give a file of labels, or null")
-    if path.name == TRUTH:
-        return _truth_of(path.parent, path, snapshot)
-    if path.name.endswith((".tar.gz", ".tgz", ".tar")):
-        return _packed_devkit(path)
-    start = snapshot.text(path).partition("\n")[0]
-    return _solution(path) if "PredictionString" in start else _val_txt(path)
+    elif path.name == TRUTH:
+        folder = path.parent
+    elif path.name.endswith((".tar.gz", ".tgz", ".tar")):
+        return LabelSource(GROUND_TRUTH, path, read_packed_devkit)
+    else:
+        start = snapshot.text(path).partition("\n")[0]
+        return _solution(path) if "PredictionString" in start else _val_txt(path)
+    for name in (TRUTH, META):
+        if not snapshot.is_file(folder / name):
+            raise ConfigError(
+                f"data.labels={path}: there is no {name} in {folder}: give the devkit "
+                f"({DEVKIT}, its folder or .tar.gz)"
+            )
+    return LabelSource(GROUND_TRUTH, folder / TRUTH, read_devkit)
+
+
+def _solution(path: Path) -> LabelSource:
+    return LabelSource(SOLUTION, path, lambda path, files: parse_solution(files.text(path), path))
+
+
+def _val_txt(path: Path) -> LabelSource:
+    return LabelSource(path.name, path, lambda path, files: parse_val_txt(files.text(path), path))
 
 
 def _nearby(place: Path) -> Iterator[Path]:
@@ -153,41 +174,7 @@ def _nearby(place: Path) -> Iterator[Path]:
     yield place.parent
 
 
-def _truth_of(folder: Path, named: Path, snapshot: FileSnapshot) -> LabelSource:
-    for name in (TRUTH, META):
-        if not snapshot.is_file(folder / name):
-            raise ConfigError(
-                f"data.labels={named}: there is no {name} in {folder}: give the devkit "
-                f"({DEVKIT}, its folder or .tar.gz)"
-            )
-    return _devkit(folder)
-
-
-# ---- reading files of labels --------------------------------------------------------------------
-
-
-def _solution(path: Path) -> LabelSource:
-    return LabelSource(SOLUTION, path, lambda snapshot: parse_solution(snapshot.text(path), path))
-
-
-def _val_txt(path: Path) -> LabelSource:
-    return LabelSource(path.name, path, lambda snapshot: parse_val_txt(snapshot.text(path), path))
-
-
-def _devkit(folder: Path) -> LabelSource:
-    def read(snapshot: FileSnapshot) -> RawLabels:
-        truth, meta = folder / TRUTH, snapshot.read(folder / META)
-        return parse_devkit(snapshot.text(truth), meta, truth)
-
-    return LabelSource("the devkit's ground truth", folder / TRUTH, read)
-
-
-def _packed_devkit(path: Path) -> LabelSource:
-    def read(snapshot: FileSnapshot) -> RawLabels:
-        inside = unpack_devkit(snapshot.read(path), path)
-        return parse_devkit(decode(inside[TRUTH], path), inside[META], path)
-
-    return LabelSource("the devkit's ground truth", path, read)
+# ---- parsing text files -------------------------------------------------------------------------
 
 
 def parse_solution(text: str, path: Path) -> RawLabels:

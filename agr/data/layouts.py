@@ -1,9 +1,9 @@
 """Images in the layouts that ILSVRC2012 comes in: synset folders, flat files, tars, CSVs.
 
 A layout is found below `data.root` or a level of the known trees further down (`LEVELS`). Where
-several are there, the first of these is taken: a CSV of images, synset folders, flat files under
+there are several, the first of these is taken: a CSV of images, synset folders, flat files under
 ILSVRC's names, a tar, other flat files.
-To add a layout: a function here that makes `Images`, and its line in `find_images`.
+To add a layout, write a function that returns a `Layout`, and call it in `find_layout`.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class ImageFile(NamedTuple):
     synset: str | None = None  # where its folder or its name says so
 
 
-class Images(NamedTuple):
-    """The images of one layout."""
+class Layout(NamedTuple):
+    """A layout that was found, with its images."""
 
-    layout: str  # a description, such as "flat files"
+    name: str  # such as "flat files"
     place: Path  # the folder or tar
     images: list[ImageFile]
     synsets: list[str] | None = None  # of synset folders, empty ones too
 
 
-def find_images(root: Path, snapshot: FileSnapshot) -> Images:
-    """Find the images at `root`, a folder or a tar. Raises ConfigError if there are none."""
+def find_layout(root: Path, snapshot: FileSnapshot) -> Layout:
+    """Find the layout at `root`, a folder or a tar. Raises ConfigError if there is none."""
     if snapshot.is_file(root):
         return in_tar(root, snapshot)
     if not snapshot.is_folder(root):
@@ -76,26 +76,26 @@ def find_images(root: Path, snapshot: FileSnapshot) -> Images:
     for place in places:
         if snapshot.is_file(place / TAR):
             return in_tar(place / TAR, snapshot)
-    for place in flat:  # other names; last, for a stray picture may lie beside a tar
-        return in_one_folder(place, listings[place])
+    if flat:  # other names; last, for a stray picture may lie beside a tar
+        return in_one_folder(flat[0], listings[flat[0]])
     raise ConfigError(_no_images(root, listings[root]))
 
 
-def in_synset_folders(place: Path, listing: Listing, snapshot: FileSnapshot) -> Images:
+def in_synset_folders(place: Path, listing: Listing, snapshot: FileSnapshot) -> Layout:
     """List images in folders named nXXXXXXXX."""
     images: list[ImageFile] = []
     synsets = sorted(filter(SYNSET.fullmatch, listing.folders))
     for synset in synsets:
         images += _images(place / synset, snapshot.list(place / synset), synset)
-    return Images("synset folders", place, images, synsets)
+    return Layout("synset folders", place, images, synsets)
 
 
-def in_one_folder(place: Path, listing: Listing) -> Images:
+def in_one_folder(place: Path, listing: Listing) -> Layout:
     """List images that lie side by side."""
     return _flat("flat files", place, list(_images(place, listing)))
 
 
-def in_tar(path: Path, snapshot: FileSnapshot) -> Images:
+def in_tar(path: Path, snapshot: FileSnapshot) -> Layout:
     """List images in an uncompressed tar, side by side or in synset folders; read in place.
 
     Only the last two parts of a member's name are looked at, and none ever serves as a path.
@@ -107,7 +107,7 @@ def in_tar(path: Path, snapshot: FileSnapshot) -> Images:
     except OSError as e:
         raise ConfigError(f"{path} cannot be read: {e.strerror or first_line(e)}") from e
     if any(i.synset for i in images):
-        return Images(f"{path.name} with synset folders", path, images)
+        return Layout(f"{path.name} with synset folders", path, images)
     return _flat(path.name, path, images)
 
 
@@ -133,16 +133,16 @@ def check_ids(ids: Iterable[str], where: str) -> None:
 
 def class_in_name(image_id: str) -> str | None:
     """Return the synset at the end of an image id, as in ILSVRC2012_val_00000001_n01751748."""
-    found = NAMED_CLASS.search(image_id)
-    return found[1] if found else None
+    synset = NAMED_CLASS.search(image_id)
+    return synset[1] if synset else None
 
 
-def _flat(layout: str, place: Path, images: list[ImageFile]) -> Images:
-    """Return flat images; the classes in their names count if all have one."""
+def _flat(name: str, place: Path, images: list[ImageFile]) -> Layout:
+    """Return a layout of flat images; the classes in their names count if all have one."""
     named = [i._replace(synset=class_in_name(i.image_id)) for i in images]
     if named and all(i.synset for i in named):
-        return Images(f"{layout} with synsets in their names", place, named)
-    return Images(layout, place, images)
+        return Layout(f"{name} with synsets in their names", place, named)
+    return Layout(name, place, images)
 
 
 def _images(folder: Path, listing: Listing, synset: str | None = None) -> Iterator[ImageFile]:

@@ -24,7 +24,7 @@ from agr.data.labels import (
     name_source,
     number,
 )
-from agr.data.layouts import Images, check_ids, class_in_name, find_images
+from agr.data.layouts import Layout, check_ids, class_in_name, find_layout
 from agr.data.snapshot import FileSnapshot, expand_home
 from agr.utils.errors import ConfigError, first_line
 
@@ -101,7 +101,7 @@ def _other_sources(data: Data, manifest: Manifest, snapshot: FileSnapshot) -> li
             names[e.image_id] = synset
     sources = []
     if names and manifest.labels:
-        sources.append(LabelSource("synsets in names", manifest.place, lambda _: names))
+        sources.append(LabelSource("synsets in names", manifest.place, lambda path, files: names))
     places = [manifest.place, manifest.place.parent, expand_home(data.root or "")]
     for source in find_sources([p for p in places if snapshot.is_folder(p)], snapshot):
         if not manifest.labels or source.place.resolve() != manifest.labels.resolve():
@@ -117,17 +117,17 @@ def _index(data: Data, synsets: str | None, classes: int, snapshot: FileSnapshot
     named = expand_home(data.labels) if data.labels else None
     if path := find_table(root, named, snapshot):
         return _from_table(path, root, synsets, classes, snapshot)
-    found = find_images(root, snapshot)
-    images, place = found.images, str(found.place)
+    layout = find_layout(root, snapshot)
+    images, place = layout.images, str(layout.place)
     if not images:
         raise ConfigError(f"data.root={root}: there is no image in {place}: check the path")
     check_ids((i.image_id for i in images), place)
-    source = _source(found, root, named, snapshot)
+    source = _source(layout, root, named, snapshot)
     if source:
         labels = _labels(source.read(snapshot), classes, synsets, str(source.place))
     else:
         raw = {i.image_id: i.synset for i in images if i.synset}
-        order = class_order(found.synsets or raw.values(), classes, synsets, place)
+        order = class_order(layout.synsets or raw.values(), classes, synsets, place)
         labels = number(raw, classes, order, place)
     unlabelled = [i.image_id for i in images if i.image_id not in labels]
     if unlabelled:
@@ -139,8 +139,9 @@ def _index(data: Data, synsets: str | None, classes: int, snapshot: FileSnapshot
     entries = [
         Entry(i.image_id, i.path, labels[i.image_id], size=i.size, offset=i.offset) for i in images
     ]
-    layout = f"{found.layout} with {source.title}" if source else found.layout
-    return _manifest(layout, found.place, entries, source.place if source else None)
+    if source:
+        return _manifest(f"{layout.name} with {source.title}", layout.place, entries, source.place)
+    return _manifest(layout.name, layout.place, entries, None)
 
 
 def _from_table(
@@ -166,18 +167,18 @@ def _from_table(
 
 
 def _source(
-    found: Images, root: Path, named: Path | None, snapshot: FileSnapshot
+    layout: Layout, root: Path, named: Path | None, snapshot: FileSnapshot
 ) -> LabelSource | None:
     """Choose the file of labels; None where names of folders or files are the labels."""
     if named:
         return name_source(named, snapshot)
-    if any(i.synset for i in found.images):
+    if any(i.synset for i in layout.images):
         return None
-    place = found.place if snapshot.is_folder(found.place) else found.place.parent
+    place = layout.place if snapshot.is_folder(layout.place) else layout.place.parent
     sources = find_sources([place, root] if snapshot.is_folder(root) else [place], snapshot)
     if not sources:
         raise ConfigError(
-            f"data.root={root}: {found.layout} in {found.place}, but no labels: put {SOLUTION}, "
+            f"data.root={root}: {layout.name} in {layout.place}, but no labels: put {SOLUTION}, "
             f"{VAL_TXT} or {DEVKIT}.tar.gz beside them, or name one by data.labels=…"
         )
     return sources[0]
