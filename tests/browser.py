@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agr.report.html import Answer, Chart, Claim, Figure, Page, Shot, Table
+from agr.report.html import Chart, Claim, Figure, Page, Shot, Table, TargetPrediction
 from agr.report.numbers import Number, TableCell
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -122,7 +122,7 @@ def _shot(size: int, group: str, image: str, norm: str, attack: str, source: str
     change = _noise((group, image, norm, attack, source), shape, -1, 2) * 10
     adversarial = np.clip(clean + change, 0, 255).astype(np.uint8)
     fools = attack == "AGR"
-    answer = Answer(3, 0.91, 4 if fools else 3, 0.42, fools)
+    answer = TargetPrediction(3, 0.91, 4 if fools else 3, 0.42, fools)
     targets = ("Inc-v3", "VGG-16") if group == "tall" else (HOSTILE[2], "ResNet-152")
     facts = {"steps": "3", HOSTILE[0]: HOSTILE[1]}
     answers = dict.fromkeys(targets, answer)

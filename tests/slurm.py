@@ -22,7 +22,7 @@ PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scont
 # One core and one job per node. `urgent` takes nodes away from `main`, whose jobs are requeued, to
 # begin again cred_expire seconds later (5 at least, 120 if not set).
 CONF = """
-ClusterName=lab
+ClusterName=evaluator
 SlurmctldHost=localhost
 SlurmUser=root
 AuthType=auth/none

@@ -17,7 +17,10 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import agr.data.decode
+import agr.data.index
 import agr.data.loader
+import agr.evaluation.predictions
 from agr.config.cell import Cell
 from agr.config.schema import Geometry
 from agr.data.decode import BadImage, Pixels, load_image
@@ -25,8 +28,8 @@ from agr.data.entries import Entry
 from agr.evaluation.crafting import attack_of
 from agr.evaluation.determinism import apply, settle
 from agr.evaluation.inputs import check_inputs, check_unchanged, find_images
-from agr.evaluation.predictions import Lab
-from agr.evaluation.provenance import open_lab
+from agr.evaluation.predictions import Evaluator
+from agr.evaluation.provenance import open_evaluator
 from agr.evaluation.runner import run_cell
 from agr.evaluation.selection import select
 from agr.models.network import load_network
@@ -193,15 +196,15 @@ def test_clean_answers_are_kept_when_a_run_is_stopped(
 ) -> None:
     """Also in the middle of asking: a job shorter than that would never get on."""
     asked: list[str] = []
-    real = Lab.answer
+    real = Evaluator.predict
 
-    def answer(self: Lab, name: str, images: Any) -> Any:
+    def answer(self: Evaluator, name: str, images: Any) -> Any:
         asked.append(name)
         if len(asked) == 4:
             raise KeyboardInterrupt
         return real(self, name, images)
 
-    monkeypatch.setattr(Lab, "answer", answer)
+    monkeypatch.setattr(Evaluator, "predict", answer)
     with pytest.raises(KeyboardInterrupt):
         run_cell(demo_cell(tmp_path, *VGG, "n_images=200"))
     monkeypatch.undo()
@@ -367,7 +370,7 @@ def test_bad_images_are_named_and_counted(
     demo = demo_cell(tmp_path, *VGG)
     images = tmp_path / "val"
     shutil.copytree(demo.suite.root, images)
-    order = select(open_lab(demo, Records(demo.folder)), 12).chosen
+    order = select(open_evaluator(demo, Records(demo.folder)), 12).chosen
     damaged, gone = order[2].entry, order[5].entry
     damaged_path = images / damaged.path.relative_to(demo.suite.root)
     damaged_path.write_bytes(damaged_path.read_bytes()[:200])
@@ -395,9 +398,9 @@ def test_an_image_lost_in_mid_run_does_not_end_it(
     cell = demo_cell(tmp_path, *VGG, "n_images=4")
     real = agr.evaluation.crafting.items_of
 
-    def without_first(lab, chosen):
-        lab.bad[chosen[0].entry.image_id] = "gone"
-        return real(lab, chosen[1:])
+    def without_first(evaluator, chosen):
+        evaluator.bad[chosen[0].entry.image_id] = "gone"
+        return real(evaluator, chosen[1:])
 
     monkeypatch.setattr(agr.evaluation.crafting, "items_of", without_first)
     records = run_cell(cell)
@@ -415,8 +418,8 @@ def test_an_image_lost_in_mid_run_does_not_end_it(
 
 
 def chosen_ids(cell: Cell) -> list[str]:
-    lab = open_lab(cell, Records(cell.folder))
-    return [c.entry.image_id for c in select(lab, cell.config.n_images).chosen]
+    evaluator = open_evaluator(cell, Records(cell.folder))
+    return [c.entry.image_id for c in select(evaluator, cell.config.n_images).chosen]
 
 
 def test_selection_is_seeded_and_its_beginning_stable(tmp_path: Path) -> None:
@@ -433,12 +436,12 @@ def test_selecting_networks_are_right_about_every_image(tmp_path: Path) -> None:
     sizes = {}
     for word, names in words.items():
         cell = demo_cell(tmp_path, *VGG, "n_images=10000", f"select={word}")
-        lab = open_lab(cell, Records(cell.folder))
-        selection = select(lab, 10_000)
+        evaluator = open_evaluator(cell, Records(cell.folder))
+        selection = select(evaluator, 10_000)
         sizes[word] = selection.total
         for c in selection.chosen:
             for name in names:
-                answer = lab.clean_answer(name, c.entry.image_id)
+                answer = evaluator.clean_prediction(name, c.entry.image_id)
                 assert answer is not None
                 assert answer.pred == c.entry.label
     assert sizes["none"] == len(find_images(cell).entries)
@@ -484,13 +487,13 @@ def test_unchanged_images_keep_their_clean_answers(
     words = (*VGG, "attack=ifgsm_stop", "select=none", "n_images=120", "slots=16", "steps=2")
     cell = demo_cell(tmp_path / "a", *words)
     asked: list[int] = []
-    real = agr.evaluation.predictions.Lab.answer
+    real = agr.evaluation.predictions.Evaluator.predict
 
     def answer(self: Any, name: str, images: Any) -> Any:
         asked.append(len(images) if name == "vgg19" else 0)
         return real(self, name, images)
 
-    monkeypatch.setattr(agr.evaluation.predictions.Lab, "answer", answer)
+    monkeypatch.setattr(agr.evaluation.predictions.Evaluator, "predict", answer)
     frame = run_cell(cell).read("rows")
     mine = frame[frame.target == "vgg19"]
     unchanged = mine[mine.linf == 0]
@@ -509,13 +512,13 @@ def test_the_source_is_asked_again_only_at_another_width(
 ) -> None:
     import agr.evaluation.predictions
 
-    real, asked = agr.evaluation.predictions.Lab.answer, []
+    real, asked = agr.evaluation.predictions.Evaluator.predict, []
 
     def answer(self: Any, name: str, images: Any) -> Any:
         asked.append((name, len(images)))
         return real(self, name, images)
 
-    monkeypatch.setattr(agr.evaluation.predictions.Lab, "answer", answer)
+    monkeypatch.setattr(agr.evaluation.predictions.Evaluator, "predict", answer)
     words = (*VGG, "n_images=8", "slots=16")
     frame = run_cell(demo_cell(tmp_path / "a", *words)).read("rows")
     assert [n for name, n in asked if name == "vgg16"][1:] == [0]
@@ -553,7 +556,7 @@ def test_another_numeric_identity_is_refused(word: str, key: str, tmp_path: Path
 def test_a_finished_cell_is_compared_too(tmp_path: Path) -> None:
     """Nothing is run, yet a knob that differs from the stored identity is not passed over."""
     cell = demo_cell(tmp_path, *VGG, "n_images=2")
-    run = json.loads(run_cell(cell).run_file.read_text())
+    run = run_cell(cell).run() or RunInfo()
     check_unchanged(cell, run, check_inputs(cell))
     for word in ("slots=4", "precision=fp64", "memory_format=contiguous", "threads=2"):
         other = demo_cell(tmp_path, *VGG, "n_images=2", word)
@@ -756,19 +759,37 @@ def test_a_manifests_targets_are_what_a_targeted_attack_wants(tmp_path: Path) ->
 # ---- the cache of decoded images -----------------------------------------------------------------
 
 
-def test_the_second_cell_of_a_sweep_decodes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import agr.data.decode
-
-    decoded: list[str] = []
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every image that is decoded, by its id."""
+    found: list[str] = []
     real = agr.data.decode.load_image
 
-    def load(entry, geometry):
-        decoded.append(entry.image_id)
+    def load(entry: Entry, geometry: Geometry) -> Pixels:
+        found.append(entry.image_id)
         return real(entry, geometry)
 
     monkeypatch.setattr(agr.data.loader, "load_image", load)
+    return found
+
+
+def test_an_image_is_decoded_once_per_cell(
+    tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*VGG, "attack=fgsm")
+    plain = run_cell(demo_cell(tmp_path / "once", *words)).read("rows")
+    assert len(decoded) == len(set(decoded)) > 0
+    once = len(decoded)
+    decoded.clear()
+    monkeypatch.setattr(agr.evaluation.predictions, "DECODED_BYTES", 3 * 3 * 64 * 64)
+    twice = run_cell(demo_cell(tmp_path / "twice", *words)).read("rows")
+    assert len(decoded) > once  # memory has its bound
+    assert twice["adv_sha256"].tolist() == plain["adv_sha256"].tolist()
+
+
+def test_the_second_cell_of_a_sweep_decodes_nothing(
+    tmp_path: Path, decoded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     words = (*VGG, "data.cache=true", "workers=2")
     plain = run_cell(demo_cell(tmp_path / "plain", *VGG, "attack=mifgsm")).read("rows")
     decoded.clear()
@@ -805,8 +826,8 @@ def test_labels_in_a_csv_count_for_a_known_layout(tmp_path: Path) -> None:
 # ---- clean answers that are kept -----------------------------------------------------------------
 
 
-def lab_of(cell: Cell) -> Lab:
-    return Lab(cell, settle(cell, None), "cpu", find_images(cell))
+def evaluator_of(cell: Cell) -> Evaluator:
+    return Evaluator(cell, settle(cell, None), "cpu", find_images(cell))
 
 
 @pytest.mark.slow
@@ -832,11 +853,11 @@ def test_clean_answers_are_kept_apart_by_all_that_decides_them(tmp_path: Path) -
     words = ("source=vgg16", "targets=[vgg16,vgg16/jpeg75]")
     files = []
     for change in changes:
-        files.append(lab_of(demo_cell(tmp_path, *words, *change))._stem("vgg16"))
+        files.append(evaluator_of(demo_cell(tmp_path, *words, *change))._stem("vgg16"))
     assert len(set(files)) == len(changes)
-    lab = lab_of(demo_cell(tmp_path, *words))
-    other = lab_of(demo_cell(tmp_path, *words, "defenses.jpeg75.quality=50"))
-    names = [lab._stem("vgg16"), lab._stem("vgg16/jpeg75"), other._stem("vgg16/jpeg75")]
+    evaluator = evaluator_of(demo_cell(tmp_path, *words))
+    other = evaluator_of(demo_cell(tmp_path, *words, "defenses.jpeg75.quality=50"))
+    names = [evaluator._stem("vgg16"), evaluator._stem("vgg16/jpeg75"), other._stem("vgg16/jpeg75")]
     assert len(set(names)) == 3
 
 
@@ -846,7 +867,7 @@ def test_a_repaired_file_makes_the_index_again(
     """An index that is kept holds sizes; a file mended in place must not stay bad for ever."""
     import agr.data.manifest
 
-    monkeypatch.setattr(agr.data.manifest, "LARGE", 1)
+    monkeypatch.setattr(agr.data.index, "LARGE", 1)
     demo = demo_cell(tmp_path)
     shutil.copytree(str(demo.config.data.root), tmp_path / "val")
     cell = demo_cell(tmp_path, *VGG, f"data.root={tmp_path / 'val'}", "data.labels=null")
@@ -859,9 +880,9 @@ def test_a_repaired_file_makes_the_index_again(
     assert min(e.size for e in find_images(cell).entries) == 100
     assert list(cell.data_folder.glob("index-*"))
     path.write_bytes(content)
-    lab = open_lab(cell, Records(cell.folder))
-    list(lab.images(find_images(cell).entries))
-    assert "changed since it was indexed" in lab.bad[path.stem]
+    evaluator = open_evaluator(cell, Records(cell.folder))
+    list(evaluator.images(find_images(cell).entries))
+    assert "changed since it was indexed" in evaluator.bad[path.stem]
     assert min(e.size for e in find_images(cell).entries) > 100
 
 

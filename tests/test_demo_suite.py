@@ -12,7 +12,7 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import Geometry
 from agr.evaluation.inputs import find_images
-from agr.evaluation.provenance import open_lab
+from agr.evaluation.provenance import open_evaluator
 from agr.evaluation.runner import run_cell
 from agr.records.store import Records
 
@@ -45,12 +45,12 @@ def right(cell: Cell) -> dict[str, float]:
     """The share of all shipped images that each network has right, in the cell's geometry."""
     every = list(cell.suite.networks)
     cell = replace(cell, config=replace(cell.config, targets=every))
-    lab = open_lab(cell, Records(cell.folder))
+    evaluator = open_evaluator(cell, Records(cell.folder))
     entries = find_images(cell).entries
-    lab.clean(cell.suite.networks, entries)
-    assert not lab.bad
+    evaluator.ensure_clean_predictions(cell.suite.networks, entries)
+    assert not evaluator.bad
     return {
-        name: sum(lab.clean_answer(name, e.image_id).pred == e.label for e in entries)
+        name: sum(evaluator.clean_prediction(name, e.image_id).pred == e.label for e in entries)
         / len(entries)
         for name in cell.suite.networks
     }

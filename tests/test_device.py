@@ -20,7 +20,7 @@ from agr.config.schema import NetworkConfig
 from agr.evaluation.determinism import apply, device_of, settle, slots_that_fit
 from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.profiling import step_bytes
-from agr.evaluation.provenance import open_lab
+from agr.evaluation.provenance import open_evaluator
 from agr.evaluation.runner import run_cell
 from agr.models.defended import DefendedNetwork
 from agr.models.network import Network
@@ -94,7 +94,7 @@ def test_out_of_memory_halves_the_slots_and_loses_no_image(
 def test_shards_that_run_out_together_halve_once(tmp_path: Path) -> None:
     cell = demo_cell(tmp_path, *VGG)
     records = Records(cell.folder)
-    tried = open_lab(cell, records).numeric
+    tried = open_evaluator(cell, records).numeric
     said: list[str] = []
     for _ in range(3):
         agr.evaluation.runner._narrow(records, tried, "no memory", said.append)
@@ -259,13 +259,13 @@ def test_targets_stay_where_they_fit(
     free: float, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = demo_cell(tmp_path, *VGG)
-    lab = open_lab(cell, Records(cell.folder))
-    assert lab.resident  # on the CPU always
-    del lab.resident
-    assert lab.source.device.type == "cpu"
-    lab.device = "cuda:0"
+    evaluator = open_evaluator(cell, Records(cell.folder))
+    assert evaluator.resident  # on the CPU always
+    del evaluator.resident
+    assert evaluator.source.device.type == "cpu"
+    evaluator.device = "cuda:0"
     monkeypatch.setattr(agr.evaluation.predictions, "free_bytes", lambda device: free)
-    assert lab.resident is fits
+    assert evaluator.resident is fits
 
 
 # ---- lower precision -----------------------------------------------------------------------------

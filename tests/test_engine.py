@@ -17,7 +17,7 @@ from agr.attacks.engine import Calls, Crafted, Item, craft
 from agr.attacks.parts import Seen
 from agr.config.compose import expand
 from agr.config.schema import NetworkConfig
-from agr.evaluation.predictions import answers
+from agr.evaluation.predictions import predict_batched
 from agr.evaluation.scoring import image_hash
 from agr.models.network import Network
 from tests.conftest import CLASSES, EPS, demo_items, demo_network, images, small_model
@@ -230,13 +230,13 @@ def test_the_last_look_is_the_answer_that_scoring_would_give(source: str, name: 
     cell = expand([f"source={source}"])[0]
     network, items = demo_network(cell), demo_items(cell, 40)
     made = list(craft(load_attack(name, steps=4), network, items, DEMO_SLOTS))
-    scored = answers(network, [m.image for m in made], DEMO_SLOTS)
-    assert [m.answer for m in made] == [(a.pred, a.conf) for a in scored]
+    scored = predict_batched(network, [m.image for m in made], DEMO_SLOTS)
+    assert [m.prediction for m in made] == [(a.pred, a.conf) for a in scored]
 
 
 def test_no_answer_where_the_source_saw_another_image() -> None:
     attack = load_attack("ifgsm", quantize="end")
-    assert {m.answer for m in run(attack, small_network(), small_items(3), 3)} == {None}
+    assert {m.prediction for m in run(attack, small_network(), small_items(3), 3)} == {None}
 
 
 def test_another_network_gives_other_images(tmp_path: Path) -> None:

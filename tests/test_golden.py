@@ -26,7 +26,7 @@ from agr.config.schema import conf_dir
 from agr.evaluation.crafting import attack_of, items_of
 from agr.evaluation.determinism import device_of
 from agr.evaluation.inputs import check_inputs
-from agr.evaluation.predictions import Lab
+from agr.evaluation.predictions import Evaluator
 from agr.evaluation.runner import run_cell
 from agr.evaluation.scoring import image_hash
 from agr.evaluation.selection import select
@@ -90,22 +90,22 @@ def in_a_plain_loop(cell: Cell) -> dict[str, str]:
     assert run is not None
     assert run.numeric is not None
     numeric = run.numeric
-    lab = Lab(cell, numeric, device_of(cell), check_inputs(cell).manifest)
+    evaluator = Evaluator(cell, numeric, device_of(cell), check_inputs(cell).manifest)
     attack, size = attack_of(cell), cell.chunk if cell.library else numeric.slots
     n = -(-cell.config.n_images // cell.chunk) * cell.chunk
-    items = list(items_of(lab, select(lab, n).chosen))
-    x = lab.source.as_input([item.pixels for item in items])
+    items = list(items_of(evaluator, select(evaluator, n).chosen))
+    x = evaluator.source.as_input([item.pixels for item in items])
     y = torch.tensor([item.y for item in items])
     if isinstance(attack, Attack):
         lacking = size - len(items)
         x = torch.cat([x, x.new_zeros(lacking, *x.shape[1:])])
         y = torch.cat([y, y.new_zeros(lacking)])
         key = torch.tensor([item.key for item in items] + [0] * lacking)
-        made = attack(lab.source, x.contiguous(memory_format=torch.channels_last), y, key)
+        made = attack(evaluator.source, x.contiguous(memory_format=torch.channels_last), y, key)
     else:
         from agr.utils.hashing import draw
 
-        made = attack(lab.source, x, y, draw(cell.config.seed, "chunk", 0))
+        made = attack(evaluator.source, x, y, draw(cell.config.seed, "chunk", 0))
     pixels = to_levels(made).to(torch.uint8).contiguous().numpy()
     found = {item.tag.entry.image_id: image_hash(p) for item, p in zip(items, pixels, strict=False)}
     mine = {item.tag.entry.image_id for item in items[: cell.config.n_images]}

@@ -143,8 +143,8 @@ def test_looking_changes_no_image() -> None:
     ]
     for a, b, c in zip(*(sorted(r, key=lambda m: m.item.tag) for r in runs), strict=True):
         assert image_hash(a.image) == image_hash(b.image) == image_hash(c.image)
-        assert a.answer is None  # nobody asked about the last iterate
-        assert b.answer is not None
+        assert a.prediction is None  # nobody asked about the last iterate
+        assert b.prediction is not None
         assert (a.forwards, a.backwards) == (3, 3)  # one of the two copies each step
         assert (b.forwards, b.backwards) == (3 + 4, 3)
         assert [p.step for p in b.trace] == [0, 1, 2, 3]

@@ -22,7 +22,7 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.registry import describe
 from agr.config.schema import Geometry, NetworkConfig
-from agr.evaluation.predictions import answers
+from agr.evaluation.predictions import predict_batched
 from agr.evaluation.runner import run_cell
 from agr.models.network import Ensemble, Network, load_network
 from agr.models.weights import weights_file
@@ -432,7 +432,7 @@ def test_an_ensemble_stops_on_its_own_answer(x: torch.Tensor) -> None:
             assert m.forwards == 2 * (m.steps_used + 1)  # both members are paid for
             assert m.backwards == 2 * m.steps_used
         assert calls.forwards % 2 == 0
-        said = answers(ensemble, [m.image for m in made], 4)
+        said = predict_batched(ensemble, [m.image for m in made], 4)
         assert [a.pred for a in said] == mean.argmax(1).tolist()
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,11 +28,13 @@ from agr.attacks.parts import State
 from agr.models.network import Source
 from agr.utils.pixels import to_levels
 
+Tag = TypeVar("Tag")
 
-class Item(NamedTuple):
+
+class Item(NamedTuple, Generic[Tag]):
     """An image that is to be attacked; `tag` is the caller's and comes back with the result."""
 
-    tag: Any
+    tag: Tag
     pixels: NDArray[np.uint8]  # (3, H, W)
     y: int  # the label, or the wanted label when the attack is targeted
     label: int | None = None  # the true class, where `y` is something else
@@ -48,18 +50,18 @@ class Point(NamedTuple):
     cosine: float  # between that image and the clean one
 
 
-class Crafted(NamedTuple):
+class Crafted(NamedTuple, Generic[Tag]):
     """An adversarial image and what it cost."""
 
-    item: Item
+    item: Item[Tag]
     image: NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1] when never quantised
     steps_used: int | None  # None where another library took them
     first_success_step: int | None
     forwards: int
     backwards: int
     trace: tuple[Point, ...] = ()
-    # What the source said of it, where the source saw exactly this image: (class, confidence).
-    answer: tuple[int, float] | None = None
+    # The source's, where it saw exactly this image: (class, confidence).
+    prediction: tuple[int, float] | None = None
 
 
 @dataclass
@@ -86,10 +88,10 @@ class Calls:
 
 
 @dataclass
-class Slot:
+class Slot(Generic[Tag]):
     """The bookkeeping of one image on its way."""
 
-    item: Item
+    item: Item[Tag]
     step: int = 0  # of its iterate
     seen: bool = False  # that iterate has been looked at
     trace: list[Point] = field(default_factory=list)
@@ -108,7 +110,7 @@ class Odds:
         self.looked[step] += 1
         self.done[step] += done
 
-    def of(self, slot: Slot | None) -> float:
+    def of(self, slot: Slot[Any] | None) -> float:
         """How likely it is that a look will find the slot's image done."""
         if slot is None or slot.seen:
             return 0.0
@@ -120,12 +122,12 @@ class Odds:
 def craft(
     attack: Attack,
     network: Source,
-    items: Iterable[Item],
+    items: Iterable[Item[Tag]],
     slots: int,
     *,
     trace: bool = False,
     calls: Calls | None = None,
-) -> Iterator[Crafted]:
+) -> Iterator[Crafted[Tag]]:
     """Attack every item on `network`; results come as they are done, not in order.
 
     Args:
@@ -138,7 +140,7 @@ def craft(
     """
     calls = calls or Calls()
     state: State = {}
-    held: list[Slot | None] = [None] * slots
+    held: list[Slot[Tag] | None] = [None] * slots
     odds, items = Odds(attack.steps), iter(items)
     watched = attack.direct or attack.stop is not None or trace
     while True:
@@ -174,7 +176,11 @@ def craft(
 
 
 def _refill(
-    attack: Attack, network: Source, state: State, held: list[Slot | None], items: Iterator[Item]
+    attack: Attack,
+    network: Source,
+    state: State,
+    held: list[Slot[Tag] | None],
+    items: Iterator[Item[Tag]],
 ) -> State:
     """Put new items into the free slots."""
     free = [row for row, slot in enumerate(held) if slot is None]
@@ -219,7 +225,7 @@ def _put(state: State, rows: Tensor, fresh: State) -> None:
             state[key][rows] = value
 
 
-def _note(held: list[Slot | None], state: State, observed: Observation) -> None:
+def _note(held: list[Slot[Tag] | None], state: State, observed: Observation) -> None:
     """Add the iterate that the model just saw to the trace of each slot."""
     seen, clean = observed.image.double(), state["x0"].double()
     l2 = row_norm(seen - clean).tolist()
@@ -236,9 +242,9 @@ def _harvest(
     network: Source,
     seen: Observation | None,
     state: State,
-    held: list[Slot | None],
+    held: list[Slot[Tag] | None],
     done: list[int],
-) -> Iterator[Crafted]:
+) -> Iterator[Crafted[Tag]]:
     """The results of the rows that are done; their slots become free."""
     if not done:
         return

@@ -26,7 +26,7 @@ ROW_BYTES, TRACE_BYTES, ANSWER_BYTES = 100, 40, 50  # on disk, rounded up from r
 
 
 class Line(NamedTuple):
-    """One answer."""
+    """A line of the check: fine or not, of what, and what was found."""
 
     fine: bool
     about: str
@@ -34,14 +34,14 @@ class Line(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What the networks of the check run on."""
+    """Device and numeric identity of a check."""
 
     numeric: NumericIdentity
     device: str
 
 
 def _memory(sources: Sequence[Cell], machine: Machine) -> Iterator[Line]:
-    """Whether the slots fit beside the networks, which are loaded by now."""
+    """Check that the slots fit beside the networks, which are loaded by now."""
     import torch
 
     from agr.evaluation.predictions import source_of
@@ -60,7 +60,7 @@ def _memory(sources: Sequence[Cell], machine: Machine) -> Iterator[Line]:
 
 
 def _slots(cell: Cell) -> int:
-    """As many as a run of the cell has or would have; on a GPU they depend on the source."""
+    """Return the slots that a run of the cell has or would have; on a GPU the source decides."""
     from agr.evaluation.determinism import settle
 
     run = Records(cell.folder).run()
@@ -68,7 +68,7 @@ def _slots(cell: Cell) -> int:
 
 
 def _disk(cells: Sequence[Cell], images: Manifest | None) -> Iterator[Line]:
-    """Whether records, saved images and the cache of decoded images fit."""
+    """Check that records, saved images and the cache of decoded images fit on the disk."""
     need = sum(_record_bytes(cell) for cell in cells)
     parts = [f"records {format_bytes(need)}"]
     if cells[0].config.data.cache and images:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from agr.attacks import Attack
 from agr.attacks.ball import BALLS
@@ -12,30 +13,30 @@ from agr.attacks.draws import key_of
 from agr.attacks.engine import Calls, Crafted, Item, craft
 from agr.attacks.library.batches import LibraryAttack, craft_chunks
 from agr.config.cell import Cell
-from agr.config.networks import undefended
-from agr.evaluation.predictions import Lab
+from agr.evaluation.predictions import Evaluator
 from agr.evaluation.selection import Chosen
-from agr.models.defenses import build_defenses, check_order
+from agr.models.defended import defenses_of
+from agr.models.defenses import Defense
 from agr.records.store import Records, image_of
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from agr.utils.pixels import LEVELS
 
 
-def check_defenses(cell: Cell) -> None:
-    """Raise ConfigError for a target's defenses that can't be made or stand in the wrong order."""
-    for target in cell.targets:
-        bare, defenses = undefended(target, cell.config.defenses)
-        if defenses:
-            parts = build_defenses(cell.config, defenses)
-            try:
-                check_order(parts, cell.suite.networks[bare].size)
-            except ValueError as e:
-                raise ConfigError(f"target {target}: {e}") from e
+class Parts(NamedTuple):
+    """The parts of a cell that need no network, built and checked once."""
+
+    attack: Attack | LibraryAttack | None  # None: only saved images are scored
+    defenses: Mapping[str, Sequence[Defense]]  # by target, of those that have some
+
+
+def parts_of(cell: Cell) -> Parts:
+    """Build the attack and the defenses of a cell. Raises ConfigError."""
+    return Parts(attack_of(cell), defenses_of(cell))
 
 
 def attack_of(cell: Cell) -> Attack | LibraryAttack:
-    """The attack of a cell, with its budget in effect. Raises ConfigError."""
+    """Build the attack of a cell, with its budget in effect. Raises ConfigError."""
     if cell.library is not None:
         return _library_attack(cell)
     attack = build_attack(cell.config, cell.eps_scale)
@@ -82,62 +83,64 @@ def _check_sizes(cell: Cell, attack: Attack) -> None:
 
 
 def whole_chunks(cell: Cell, chosen: Sequence[Chosen], wanted: set[int]) -> list[Chosen]:
-    """Those of `chosen` that have to be attacked together for the positions `wanted`."""
+    """Return those of `chosen` that have to be attacked together for the positions `wanted`."""
     chunks = {position // cell.chunk for position in wanted}
     return [c for c in chosen if c.position // cell.chunk in chunks]
 
 
 def crafted(
-    lab: Lab,
+    evaluator: Evaluator,
     attack: Attack | LibraryAttack,
     chosen: Sequence[Chosen],
     selected: Sequence[Chosen],
     calls: Calls,
-) -> Iterator[Crafted]:
-    """What the attack makes of `chosen` on the source; `selected` are the images of all shards.
+) -> Iterator[Crafted[Chosen]]:
+    """Attack the images `chosen` on the source; `selected` are the images of all shards.
 
     Raises ConfigError for what a part or a library refuses in the middle of a run.
     """
-    c = lab.cell.config
-    items = items_of(lab, chosen)
+    c = evaluator.cell.config
+    items = items_of(evaluator, chosen)
     try:
         if isinstance(attack, Attack):
             if attack.pool_size:
-                attack = replace(attack, pool=lab.pool(attack.pool_size))
-            slots = lab.numeric.slots
-            yield from craft(attack, lab.source, items, slots, trace=c.trace, calls=calls)
+                attack = replace(attack, pool=evaluator.pool(attack.pool_size))
+            slots = evaluator.numeric.slots
+            yield from craft(attack, evaluator.source, items, slots, trace=c.trace, calls=calls)
             return
         fit = None
         if attack.library.fit_images:
-            fit = lab.fit(attack.library.fit_images, {s.entry.image_id for s in selected})
+            fit = evaluator.fit(attack.library.fit_images, {s.entry.image_id for s in selected})
         placed = ((item.tag.position, item) for item in items)
-        yield from craft_chunks(attack, lab.source, placed, seed=c.seed, fit=fit, calls=calls)
+        yield from craft_chunks(attack, evaluator.source, placed, seed=c.seed, fit=fit, calls=calls)
     except ConfigError:
         raise
     except ValueError as e:
         raise ConfigError(f"attack={c.attack.name}: {e}") from e
 
 
-def items_of(lab: Lab, chosen: Sequence[Chosen]) -> Iterator[Item]:
-    """The images to attack, decoded ahead, with the label that the attack works against."""
+def items_of(evaluator: Evaluator, chosen: Sequence[Chosen]) -> Iterator[Item[Chosen]]:
+    """Yield the images to attack, decoded ahead, with the label that the attack works against."""
     by_id = {c.entry.image_id: c for c in chosen}
-    for entry, pixels in lab.images(c.entry for c in chosen):
+    for entry, pixels in evaluator.images(c.entry for c in chosen):
         c = by_id[entry.image_id]
-        key = key_of(draw(lab.cell.config.seed, "attack", entry.image_id))
+        key = key_of(draw(evaluator.cell.config.seed, "attack", entry.image_id))
         y = c.target_label
         if y is None:
-            own = lab.clean_answer(lab.cell.source, entry.image_id)
-            prediction = lab.cell.config.attack.label == "prediction"
+            own = evaluator.clean_prediction(evaluator.cell.source, entry.image_id)
+            prediction = evaluator.cell.config.attack.label == "prediction"
             y = own.pred if prediction and own else entry.label
         yield Item(c, pixels, y, entry.label, key)
 
 
-def saved(lab: Lab, records: Records, chosen: Sequence[Chosen]) -> Iterator[Crafted]:
-    """Adversarial images that an earlier run saved, as if they had just been crafted."""
+def saved(
+    evaluator: Evaluator, records: Records, chosen: Sequence[Chosen]
+) -> Iterator[Crafted[Chosen]]:
+    """Yield adversarial images that an earlier run saved, as if they had just been crafted."""
     by_position = {c.position: c for c in chosen}
     for rows in records.saved_images(set(by_position)):
         entries = [by_position[row["position"]].entry for row in rows]
-        clean = {entry.image_id: pixels for entry, pixels in lab.images(entries)}
+        clean = {entry.image_id: pixels for entry, pixels in evaluator.images(entries)}
         for row in rows:
             if row["image_id"] in clean:
                 c = by_position[row["position"]]

@@ -1,4 +1,4 @@
-"""What a cell reads: weight files and the list of images, checked without torch.
+"""Inputs of a cell: weight files and the list of images, checked without torch.
 
 A cell goes on with the weights, images and numeric identity it was begun with, or not at all.
 """

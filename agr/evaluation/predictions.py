@@ -1,10 +1,10 @@
-"""What networks say about images: the clean ones, kept on disk, and the adversarial ones."""
+"""Predictions of networks for clean images, which are kept on disk, and for adversarial ones."""
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
@@ -28,8 +28,8 @@ from agr.data.index import forget
 from agr.data.loader import stream
 from agr.evaluation.determinism import load
 from agr.evaluation.profiling import free_bytes, step_bytes
-from agr.models.defended import DefendedNetwork
-from agr.models.defenses import build_defenses
+from agr.models.defended import DefendedNetwork, defenses_of
+from agr.models.defenses import Defense
 from agr.models.logits import NO_ANSWER, confidence, joint, predict
 from agr.models.network import Ensemble, Network, Source
 from agr.models.weights import check_weights, weights_file
@@ -41,64 +41,84 @@ from agr.utils.locks import locked
 from agr.utils.signals import unbroken
 
 CLEAN_COLUMNS = ["image_id", "pred", "conf", "least"]
-KEEP_SECONDS = 20.0  # clean answers are written about so often: a file is written whole
-Image = NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1]
+KEEP_SECONDS = 20.0  # clean predictions are written about so often: a file is written whole
+DECODED_BYTES = 2**28  # decoded images that are kept for crafting: 1,000 of 299 px
+ImageArray = NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1]
 Classifier = Network | Ensemble | DefendedNetwork
 
 
-class Answer(NamedTuple):
+class Prediction(NamedTuple):
     """A network's class for an image and its softmax probability; class -1: logits not finite."""
 
     pred: int
     conf: float
-    least: int = NO_ANSWER  # its least likely class, where that was asked for: of clean images
+    least: int = NO_ANSWER  # the least likely class; of clean images only
 
 
 def source_of(cell: Cell, numeric: NumericIdentity, device: str) -> Source:
-    """What a cell's attack is crafted on, loaded: a network or an ensemble of them."""
+    """Load the source of a cell: a network or an ensemble of them."""
     members = [load(cell, name, numeric, device) for name in cell.sources]
     return members[0] if len(members) == 1 else Ensemble(members, cell.config.ensemble)
 
 
 @torch.no_grad()
-def answers(network: Classifier, images: Sequence[Image], width: int) -> list[Answer]:
-    """The network's answer to each image (3, H, W), all of one shape.
+def predict_batched(
+    network: Classifier, images: Sequence[ImageArray], width: int
+) -> list[Prediction]:
+    """Return the network's prediction for each image (3, H, W), all of one shape.
 
-    Batches have a fixed `width` and are padded, so that an answer never depends on companions.
+    Batches have a fixed `width` and are padded, so that none depends on its companions.
     """
-    found: list[Answer] = []
+    found: list[Prediction] = []
     for start in range(0, len(images), width):
         batch = list(images[start : start + width])
         padding = [np.zeros_like(batch[0])] * (width - len(batch))
         logits = joint(network(network.as_input([*batch, *padding])))[: len(batch)]
         columns = predict(logits), confidence(logits), predict(-logits)
-        found += map(Answer, *(column.tolist() for column in columns))
+        found += map(Prediction, *(column.tolist() for column in columns))
     return found
 
 
-class Lab:
-    """The networks, images and clean answers that one cell works with."""
+class Evaluator:
+    """The networks, images and clean predictions of one cell.
 
-    def __init__(self, cell: Cell, numeric: NumericIdentity, device: str, manifest: Manifest):
+    Args:
+        cell: the cell.
+        numeric: the numeric identity that networks are loaded in.
+        device: torch's name of the device.
+        manifest: the images.
+        defenses: by target, of those that have some; None: built from the config.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        numeric: NumericIdentity,
+        device: str,
+        manifest: Manifest,
+        defenses: Mapping[str, Sequence[Defense]] | None = None,
+    ):
         self.cell, self.numeric, self.device, self.manifest = cell, numeric, device, manifest
         self.bad: dict[str, str] = {}  # image id -> what is wrong with its file
         self.read: set[str] = set()  # ids of those whose files were fine
         self.cache: PixelCache | None = None
         if cell.config.data.cache:
             self.cache = PixelCache(cell.data_folder, manifest, cell.geometry)
+        self.defenses = defenses_of(cell) if defenses is None else defenses
         self._networks: dict[str, Classifier] = {}
-        self._clean: dict[str, dict[str, Answer]] = {}
+        self._decoded: dict[str, Pixels] = {}
+        self._clean: dict[str, dict[str, Prediction]] = {}
         self._changed: set[str] = set()
         self._kept = time.monotonic()
 
     @cached_property
     def source(self) -> Source:
-        """What the attack is crafted on."""
+        """The network, or ensemble, that the attack is crafted on."""
         return source_of(self.cell, self.numeric, self.device)
 
     @cached_property
     def resident(self) -> bool:
-        """Whether all targets stay on the device, or come there one at a time."""
+        """True if all targets stay on the device; else they come there one at a time."""
         cell, device = self.cell, torch.device(self.device)
         if cell.config.resident is not None or device.type == "cpu":
             return cell.config.resident is not False
@@ -108,7 +128,7 @@ class Lab:
         return need + sum(path.stat().st_size for path in files) < free_bytes(device)
 
     def network(self, name: str) -> Classifier:
-        """The source, or a target with its defenses, loaded on first use."""
+        """Return the source, or a target with its defenses, loaded on first use."""
         if name not in self._networks:  # every batch asks
             self._networks[name] = self._load(name)
         return self._networks[name]
@@ -116,17 +136,32 @@ class Lab:
     def _load(self, name: str) -> Classifier:
         if name == self.cell.source:
             return self.source
-        bare, defenses = undefended(name, self.cell.config.defenses)
+        bare, _ = undefended(name, self.cell.config.defenses)
         device = self.device if self.resident else "cpu"
         network = load(self.cell, bare, self.numeric, device)
-        if not defenses:
+        if name not in self.defenses:
             return network
-        return DefendedNetwork(network, build_defenses(self.cell.config, defenses))
+        return DefendedNetwork(network, self.defenses[name])
 
     def images(self, entries: Iterable[Entry]) -> Iterable[tuple[Entry, Pixels]]:
-        """The entries with their pixels; bad files are noted in `bad` and left out."""
-        workers = self.cell.config.workers
-        for entry, pixels in stream(entries, self.cell.geometry, workers, self.cache):
+        """Yield entries with their pixels; bad files are noted in `bad` and left out.
+
+        An image that was decoded for its clean predictions isn't decoded again, as far as
+        DECODED_BYTES go: memory doesn't grow with the number of images.
+        """
+        entries = list(entries)
+        decoded = {
+            e.image_id: self._decoded.pop(e.image_id)
+            for e in entries
+            if e.image_id in self._decoded
+        }
+        files = [e for e in entries if e.image_id not in decoded]
+        stored = stream(files, self.cell.geometry, self.cell.config.workers, self.cache)
+        for entry in entries:
+            if entry.image_id in decoded:
+                yield entry, decoded.pop(entry.image_id)
+                continue
+            _, pixels = next(stored)
             if isinstance(pixels, ChangedImage):
                 forget(self.cell.data_folder)
             if isinstance(pixels, BadImage):
@@ -136,12 +171,12 @@ class Lab:
                 yield entry, pixels
 
     def order(self, *use: str) -> list[Entry]:
-        """All images in the seeded order that they are chosen in, or in another one for a `use`."""
+        """Return all images in the seeded order of the selection, or in another one of a `use`."""
         seed = self.cell.config.seed
         return sorted(self.manifest.entries, key=lambda e: draw(seed, *use, e.image_id))
 
     def fit(self, size: int, attacked: set[str]) -> Tensor:
-        """The images that a universal perturbation is fitted on: the last of the seeded order.
+        """Return the images that a universal perturbation is fitted on: the last of the order.
 
         (size, 3, H, W), the same for every shard. Raises ConfigError where they are attacked too.
         """
@@ -155,7 +190,7 @@ class Lab:
         return self.source.as_input([pixels for _, pixels in found])
 
     def pool(self, size: int) -> Pool:
-        """The images that an attack may mix in: `size` of the suite's, in an order of their own.
+        """Return the `size` images that an attack may mix in, the first of an order of their own.
 
         Raises ConfigError where they are all of one class.
         """
@@ -173,20 +208,20 @@ class Lab:
             )
         return Pool(self.source.as_input([pixels for _, pixels in found]), labels)
 
-    def answer(self, name: str, images: Sequence[Image]) -> list[Answer]:
-        """A network's answers to images in the cell's geometry."""
+    def predict(self, name: str, images: Sequence[ImageArray]) -> list[Prediction]:
+        """Return a network's predictions for images in the cell's geometry."""
         network = self.network(name)
         if self.resident or name == self.cell.source or not images:
-            return answers(network, images, self.numeric.width)
+            return predict_batched(network, images, self.numeric.width)
         try:  # one at a time
-            return answers(network.to(self.device), images, self.numeric.width)
+            return predict_batched(network.to(self.device), images, self.numeric.width)
         finally:
             network.to("cpu")
 
-    def clean(self, names: Iterable[str], entries: Sequence[Entry]) -> None:
-        """See that the clean answers of the networks to the entries are known.
+    def ensure_clean_predictions(self, names: Iterable[str], entries: Sequence[Entry]) -> None:
+        """Predict the classes of clean images that aren't known yet.
 
-        They reach the disk every now and then, and with `keep`.
+        Predictions reach the disk every now and then, and with `save_clean_predictions`.
         """
         names = list(names)
         known = [self._known(name) for name in names]
@@ -194,38 +229,47 @@ class Lab:
         found = iter(self.images(missing))
         while batch := list(islice(found, 4 * self.numeric.width)):
             for name in names:
-                answered = self._known(name)
-                new = [(e, p) for e, p in batch if e.image_id not in answered]
-                said = self.answer(name, [p for _, p in new])
-                answered |= {e.image_id: a for (e, _), a in zip(new, said, strict=True)}
+                clean = self._known(name)
+                new = [(e, p) for e, p in batch if e.image_id not in clean]
+                predictions = self.predict(name, [p for _, p in new])
+                clean |= {e.image_id: p for (e, _), p in zip(new, predictions, strict=True)}
                 self._changed.add(name)
+            for entry, pixels in batch:
+                if (len(self._decoded) + 1) * pixels.nbytes <= DECODED_BYTES:
+                    self._decoded[entry.image_id] = pixels
             if time.monotonic() - self._kept > KEEP_SECONDS:
-                self.keep()
+                self.save_clean_predictions()
 
-    def keep(self) -> None:
-        """Write the clean answers that are new to their files."""
+    def drop_decoded(self, entries: Iterable[Entry]) -> None:
+        """Forget the pixels of images that won't be attacked."""
+        for entry in entries:
+            self._decoded.pop(entry.image_id, None)
+
+    def save_clean_predictions(self) -> None:
+        """Write the clean predictions that are new to their files."""
         for name in sorted(self._changed):
             self._keep(name)
         self._changed.clear()
         self._kept = time.monotonic()
 
-    def clean_answer(self, name: str, image_id: str) -> Answer | None:
-        """The network's answer to a clean image, if `clean` found one."""
+    def clean_prediction(self, name: str, image_id: str) -> Prediction | None:
+        """Return the network's prediction for a clean image; None if its file is bad."""
         return self._clean[name].get(image_id)
 
-    def silent(self) -> dict[str, tuple[int, int]]:
-        """Networks that had no finite answer to some clean images: to how many, of how many."""
+    def nonfinite_counts(self) -> dict[str, tuple[int, int]]:
+        """Count, by network, the clean images whose logits weren't finite, and all of them."""
         found = {}
         for name, known in self._clean.items():
-            silent = sum(answer.pred == NO_ANSWER for answer in known.values())
-            if silent:
-                found[name] = silent, len(known)
+            nonfinite = sum(p.pred == NO_ANSWER for p in known.values())
+            if nonfinite:
+                found[name] = nonfinite, len(known)
         return found
 
     def _stem(self, name: str) -> str:
-        """What files of clean answers begin with, by network, geometry, data and identity.
+        """Return how the names of files of clean predictions begin.
 
-        What decides the answers is their configs, of defenses too, and their weights.
+        It hashes what decides them: configs of network and defenses, weights, geometry, data and
+        numeric identity.
         """
         cell = self.cell
         members = cell.sources if name == cell.source else [name]
@@ -242,18 +286,18 @@ class Lab:
         return f"{slug(name)}-{cell.geometry.size}px-{key}"
 
     def _files(self, name: str) -> list[Path]:
-        """Where clean answers are kept: one file, two where a writer was killed."""
+        """Return the files of clean predictions: one, or two if a writer was killed."""
         return sorted((self.cell.suite_folder / "clean").glob(f"{self._stem(name)}-*.parquet"))
 
-    def _known(self, name: str) -> dict[str, Answer]:
+    def _known(self, name: str) -> dict[str, Prediction]:
         if name not in self._clean:
             self._clean[name] = {}
             for path in self._files(name):
-                self._clean[name] |= _answers_in(path)
+                self._clean[name] |= _predictions_in(path)
         return self._clean[name]
 
     def _keep(self, name: str) -> None:
-        """Add what is known to what is kept; another process may have added to it meanwhile."""
+        """Merge what is known into the file; another process may have added to it meanwhile."""
         stem = self._stem(name)
         folder = self.cell.suite_folder / "clean"
         folder.mkdir(parents=True, exist_ok=True)
@@ -269,13 +313,13 @@ class Lab:
                     older.unlink(missing_ok=True)
 
 
-def _answers_in(path: Path) -> dict[str, Answer]:
-    """The clean answers in a file; none where it is damaged or gone: they are asked for again."""
+def _predictions_in(path: Path) -> dict[str, Prediction]:
+    """Read the clean predictions in a file; none if it is damaged or gone: they are made again."""
     try:
         frame = pd.read_parquet(path) if is_whole(path) else pd.DataFrame()
     except (OSError, pa.ArrowException):
         frame = pd.DataFrame()
     if not {*CLEAN_COLUMNS} <= {*frame.columns}:
         return {}
-    ids, *said = (frame[c].tolist() for c in CLEAN_COLUMNS)
-    return dict(zip(ids, map(Answer, *said), strict=True))
+    ids, *columns = (frame[c].tolist() for c in CLEAN_COLUMNS)
+    return dict(zip(ids, map(Prediction, *columns), strict=True))

@@ -65,7 +65,7 @@ def _images(cell: Cell) -> Generator[Line, None, Manifest | None]:
 
 
 def _complete(cell: Cell, manifest: Manifest) -> Line:
-    """Whether as many images are there as the suite says."""
+    """Check that there are as many images as the suite says."""
     n, classes = len(manifest.entries), len({e.label for e in manifest.entries})
     found = f"{n:,} images in {classes:,} classes"
     wanted = cell.suite.images
@@ -80,7 +80,7 @@ def _complete(cell: Cell, manifest: Manifest) -> Line:
 
 
 def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
-    """Whether classes are even where the data are complete, and other sources of labels agree."""
+    """Check that classes are even where the data are complete, and that label files agree."""
     counts = Counter(e.label for e in manifest.entries)
     low, high = min(counts.values()), max(counts.values())
     each = f"{plural(low, 'image')} of each class"
@@ -146,7 +146,7 @@ def _weights(cells: Sequence[Cell]) -> Generator[Line, None, list[str]]:
 
 
 def _fetch(missing: Sequence[NotOnHub]) -> str:
-    """How the weights that are missing can be brought here."""
+    """Describe how the missing weights can be brought here."""
     first, ids = missing[0], " ".join(e.hub_id for e in missing)
     return (
         f"nothing can be fetched from here ({first.reason}). Where it can: for i in {ids}; do hf "
@@ -211,22 +211,22 @@ def _accuracies(
 def _right(
     network: Network, sample: Sequence[Entry], workers: int, width: int, bad: dict[str, str]
 ) -> tuple[int, int]:
-    """How many images the network has right, and of how many; bad files are noted."""
-    from agr.evaluation.predictions import answers
+    """Count the images that the network has right, and all of them; bad files are noted."""
+    from agr.evaluation.predictions import predict_batched
 
     right = n = 0
     found = stream(sample, network.config.geometry, workers)
     while batch := list(islice(found, width)):
         bad |= {entry.image_id: str(said) for entry, said in batch if isinstance(said, BadImage)}
         good = [(entry, said) for entry, said in batch if not isinstance(said, BadImage)]
-        told = answers(network, [pixels for _, pixels in good], width)
+        told = predict_batched(network, [pixels for _, pixels in good], width)
         right += sum(a.pred == entry.label for a, (entry, _) in zip(told, good, strict=True))
         n += len(good)
     return right, n
 
 
 def _accuracy(name: str, config: NetworkConfig, right: int, n: int) -> Line:
-    """Whether the accuracy is the published one, or at least better than chance."""
+    """Check that the accuracy is the published one, or at least better than chance."""
     low, high = (100 * edge for edge in wilson(right, n, CONFIDENCE))
     rate = f"{100 * right / n:.1f}" if n else "-"
     said = f"{rate} % of {n} images [{low:.1f}, {high:.1f}]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -14,8 +14,9 @@ from agr.attacks.library import DISTRIBUTIONS
 from agr.config.cell import Cell
 from agr.evaluation.determinism import device_of, settle
 from agr.evaluation.inputs import check_inputs, check_unchanged
-from agr.evaluation.predictions import Lab
+from agr.evaluation.predictions import Evaluator
 from agr.evaluation.selection import Chosen, Selection
+from agr.models.defenses import Defense
 from agr.records.run_info import DataInfo, RunInfo, Session
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
@@ -24,8 +25,16 @@ from agr.utils.hashing import digest
 PACKAGES = ("agr", "torch", "timm", "numpy", "pillow", "hydra-core", "pandas", "pyarrow")
 
 
-def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
-    """Everything a cell works with, checked and, unless `note` is off, written down.
+def open_evaluator(
+    cell: Cell,
+    records: Records,
+    defenses: Mapping[str, Sequence[Defense]] | None = None,
+    *,
+    note: bool = True,
+) -> Evaluator:
+    """Check what a cell works with, note it in run.json and return it.
+
+    Without `note`, config, command and versions in run.json stay as they are.
 
     Raises ConfigError.
     """
@@ -49,11 +58,11 @@ def open_lab(cell: Cell, records: Records, *, note: bool = True) -> Lab:
 
     numeric = records.update_run(begin).numeric
     assert numeric is not None  # `begin` settled it
-    return Lab(cell, numeric, device_of(cell), inputs.manifest)
+    return Evaluator(cell, numeric, device_of(cell), inputs.manifest, defenses)
 
 
 def _library_of(cell: Cell) -> list[str]:
-    """The distribution whose attack the cell runs, if any."""
+    """Name the distribution whose attack the cell runs, if any."""
     part = "" if cell.library is None else str(cell.library["_target_"]).rpartition(".")[2]
     return [DISTRIBUTIONS[part]] if part in DISTRIBUTIONS else []
 
@@ -70,7 +79,7 @@ def check_library_version(cell: Cell, run: RunInfo) -> None:
 
 
 def _check_same_images(records: Records, chosen: Sequence[Chosen]) -> None:
-    """The positions that have rows must still be the same images."""
+    """Raise ConfigError if a position that has rows is another image now."""
     frame = records.read("rows", ["position", "image_id"]).drop_duplicates()
     before = dict(zip(frame["position"].tolist(), frame["image_id"].tolist(), strict=True))
     for c in chosen:
@@ -84,7 +93,7 @@ def _check_same_images(records: Records, chosen: Sequence[Chosen]) -> None:
 
 def _note(
     records: Records,
-    lab: Lab,
+    evaluator: Evaluator,
     *,
     selection: Selection | None = None,
     session: Session | None = None,
@@ -95,13 +104,13 @@ def _note(
     def change(run: RunInfo) -> None:
         # Other shards have read others.
         before = run.bad_images.items()
-        run.bad_images = {i: why for i, why in before if i not in lab.read} | lab.bad
+        run.bad_images = {i: why for i, why in before if i not in evaluator.read} | evaluator.bad
         if selection:
             _check_same_selection(run, selection, records.folder)
         if session:
             run.sessions.append(session)
         if lost is not None:
-            others = {p for p in run.lost if not lab.cell.mine(p)}
+            others = {p for p in run.lost if not evaluator.cell.mine(p)}
             run.lost = sorted(others | lost)
 
     records.update_run(change)
@@ -123,7 +132,7 @@ def _check_same_selection(run: RunInfo, selection: Selection, folder: Path) -> N
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, marked when it has changes."""
+    """Return the commit of the checkout this package runs from, marked when it has changes."""
     words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(

@@ -16,7 +16,7 @@ from agr.config.load import stored_cell
 from agr.evaluation.crafting import attack_of, crafted, whole_chunks
 from agr.evaluation.determinism import device_of, settle
 from agr.evaluation.inputs import check_inputs, check_unchanged
-from agr.evaluation.predictions import Lab
+from agr.evaluation.predictions import Evaluator
 from agr.evaluation.provenance import check_library_version
 from agr.evaluation.scoring import target_rows
 from agr.evaluation.selection import Chosen, select
@@ -30,10 +30,10 @@ from agr.utils.errors import ConfigError, first_line
 def recraft(
     records: Records, images: int, seed: int, allow: Sequence[str]
 ) -> tuple[int, list[str]]:
-    """How many of `images` random images of a finished cell were done again, and what differs.
+    """Do random images of a finished cell again; return their number and what differs.
 
-    They are drawn by `seed`; all their rows are compared, of every target, each with the slots that
-    it was made with. Nothing that an earlier run kept is used, and nothing is written.
+    `images` are drawn by `seed`; all their rows are compared, of every target, each with the slots
+    that it was made with. Nothing that an earlier run kept is used, and nothing is written.
     """
     run = records.run() or RunInfo()
     again, problems = 0, []
@@ -60,7 +60,7 @@ def recraft(
 
 
 def _recorded(records: Records) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """All rows, and what they were made with, slots and width: the column `about` counts these."""
+    """Return all rows and the slots and widths that they were made with, counted by `about`."""
     abouts: list[dict[str, Any]] = []
     frames = []
     for part in records.parts("rows"):
@@ -74,7 +74,7 @@ def _recorded(records: Records) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
 
 
 def _drawn(rows: pd.DataFrame, images: int, seed: int) -> list[int]:
-    """Random positions."""
+    """Draw random positions."""
     known = sorted({*rows["position"].tolist()})
     return random.Random(seed).sample(known, min(images, len(known)))
 
@@ -82,7 +82,7 @@ def _drawn(rows: pd.DataFrame, images: int, seed: int) -> list[int]:
 def _differences(
     cell: Cell, run: RunInfo, before: pd.DataFrame, about: dict[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """(what, recorded, now) of every value that differs in rows that were made with `about`."""
+    """Yield (what, recorded, now) of each value that differs in rows made with `about`."""
     targets = list(dict.fromkeys(target for _, target in before.index))
     with TemporaryDirectory() as place:
         config = replace(
@@ -102,32 +102,34 @@ def _differences(
 def _made_again(
     cell: Cell, run: RunInfo, before: pd.DataFrame, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The rows once more. Raises ConfigError."""
+    """Make the rows once more. Raises ConfigError."""
     positions = {position for position, _ in before.index}
     inputs = check_inputs(cell)
     check_unchanged(cell, run, inputs)
     check_library_version(cell, run)
     stored = run.numeric and replace(run.numeric, **about)
-    lab = Lab(cell, settle(cell, stored), device_of(cell), inputs.manifest)
-    chosen, selected = _chosen(lab, before, positions)
-    lab.clean(dict.fromkeys([cell.source, *cell.targets]), [c.entry for c in chosen])
+    evaluator = Evaluator(cell, settle(cell, stored), device_of(cell), inputs.manifest)
+    chosen, selected = _chosen(evaluator, before, positions)
+    evaluator.ensure_clean_predictions(
+        dict.fromkeys([cell.source, *cell.targets]), [c.entry for c in chosen]
+    )
     work = Todo(dict.fromkeys(cell.targets, positions), set(), set(), positions, set())
-    made = crafted(lab, attack_of(cell), chosen, selected, Calls())
-    return target_rows(lab, work, [m for m in made if m.item.tag.position in positions])
+    made = crafted(evaluator, attack_of(cell), chosen, selected, Calls())
+    return target_rows(evaluator, work, [m for m in made if m.item.tag.position in positions])
 
 
 def _chosen(
-    lab: Lab, before: pd.DataFrame, positions: set[int]
+    evaluator: Evaluator, before: pd.DataFrame, positions: set[int]
 ) -> tuple[list[Chosen], Sequence[Chosen]]:
-    """The images that have to be crafted, and those that the cell attacks in all.
+    """Return the images that have to be crafted, and those that the cell attacks in all.
 
     Of a library's attack, whose chunks are crafted whole, the selection is made again.
     """
-    if lab.cell.library is not None:
-        n = -(-(max(positions) + 1) // lab.cell.chunk) * lab.cell.chunk
-        selected = select(lab, n).chosen
-        return whole_chunks(lab.cell, selected, positions), selected
-    entries = {e.image_id: e for e in lab.manifest.entries}
+    if evaluator.cell.library is not None:
+        n = -(-(max(positions) + 1) // evaluator.cell.chunk) * evaluator.cell.chunk
+        selected = select(evaluator, n).chosen
+        return whole_chunks(evaluator.cell, selected, positions), selected
+    entries = {e.image_id: e for e in evaluator.manifest.entries}
     images = before.reset_index().drop_duplicates("position")
     found = []
     for row in images.to_dict("records"):

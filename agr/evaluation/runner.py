@@ -14,11 +14,12 @@ from agr.attacks import Attack
 from agr.attacks.engine import Calls, Crafted
 from agr.attacks.library.batches import LibraryAttack
 from agr.config.cell import Cell
-from agr.evaluation.crafting import attack_of, check_defenses, crafted, saved, whole_chunks
-from agr.evaluation.predictions import Lab
-from agr.evaluation.provenance import _check_same_images, _note, open_lab
+from agr.evaluation.crafting import Parts, crafted, parts_of, saved, whole_chunks
+from agr.evaluation.predictions import Evaluator
+from agr.evaluation.provenance import _check_same_images, _note, open_evaluator
 from agr.evaluation.scoring import adversarial_rows, target_rows, trace_rows
 from agr.evaluation.selection import Chosen, select
+from agr.models.defended import defenses_of
 from agr.records.progress import Todo, todo
 from agr.records.run_info import Narrowing, NumericIdentity, RunInfo, Session
 from agr.records.store import Records
@@ -30,24 +31,26 @@ IMAGES_IN_PART = 256  # at most, of saved ones: memory doesn't grow with their n
 BATCHES = 4  # of scoring, at once
 
 
-def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
-    """Do what is missing of `cell`; its records, complete unless images were bad.
+def run_cell(
+    cell: Cell, say: Say = print, *, crafting: bool = True, parts: Parts | None = None
+) -> Records:
+    """Do what is missing of `cell` and return its records, complete unless images were bad.
 
-    Without `crafting`, only adversarial images that are saved are scored.
+    Without `crafting`, only adversarial images that are saved are scored. `parts` are the cell's,
+    if they were built before.
     Raises ConfigError for what cannot be run, before a network is loaded, and Busy if another
     process runs the cell's shard (with `wait` it is waited for).
     """
     records = Records(cell.folder)
-    attack = attack_of(cell) if crafting else None
-    check_defenses(cell)
+    parts = parts or (parts_of(cell) if crafting else Parts(None, defenses_of(cell)))
     with records.lock(cell.config.shard, wait=cell.config.wait):
         for line in records.mend(cell.config.shard):
             say(line)
         while True:
-            lab: Lab | None = None
+            evaluator: Evaluator | None = None
             try:
-                lab = open_lab(cell, records, note=crafting)
-                return _run(lab, records, attack, say)
+                evaluator = open_evaluator(cell, records, parts.defenses, note=crafting)
+                return _run(evaluator, records, parts.attack, say)
             except (RuntimeError, MemoryError) as e:
                 if not _out_of_memory(e):
                     raise
@@ -58,68 +61,71 @@ def run_cell(cell: Cell, say: Say = print, *, crafting: bool = True) -> Records:
                     f"out of memory with {cell.chunk} images at once: give a smaller "
                     f"attack.library.chunk ({reason})"
                 )
-            tried = lab.numeric if lab else None
-            lab = None
+            tried = evaluator.numeric if evaluator else None
+            evaluator = None
             _narrow(records, tried, reason, say)
 
 
-def _run(lab: Lab, records: Records, attack: Attack | LibraryAttack | None, say: Say) -> Records:
-    """Do what is missing of the lab's cell, once; without an attack, score what is saved."""
-    cell = lab.cell
-    say(f"images: {len(lab.manifest.entries):,}, {lab.manifest.layout} in {lab.manifest.place}")
-    if lab.cache:
-        say(lab.cache.describe())
-    for name, tuning in lab.numeric.networks.items():
+def _run(
+    evaluator: Evaluator, records: Records, attack: Attack | LibraryAttack | None, say: Say
+) -> Records:
+    """Do what is missing of a cell, once; without an attack, score what is saved."""
+    cell = evaluator.cell
+    images = evaluator.manifest
+    say(f"images: {len(images.entries):,}, {images.layout} in {images.place}")
+    if evaluator.cache:
+        say(evaluator.cache.describe())
+    for name, tuning in evaluator.numeric.networks.items():
         if tuning.unfolded_because:
             say(f"{name}: batch norms stay as they are: {tuning.unfolded_because}")
     for name in [cell.source, *cell.targets]:
-        lab.network(name)  # a file that holds something else shows before the long work
+        evaluator.network(name)  # a file that holds something else shows before the long work
     # Of a library's attack the last chunk is crafted as a whole, with images that aren't recorded.
     n = cell.config.n_images
-    selection = select(lab, -(-n // cell.chunk) * cell.chunk)
-    for line in _silent(lab):
+    selection = select(evaluator, -(-n // cell.chunk) * cell.chunk)
+    for line in _nonfinite(evaluator):
         say(line)
     if not selection.chosen:
         records.drop_run()  # nothing was made: with what is mended the cell begins anew
-        raise ConfigError(_none_eligible(lab))
+        raise ConfigError(_none_eligible(evaluator))
     mine = [c for c in selection.chosen if cell.mine(c.position)]
     chosen = [c for c in mine if c.position < n]
     _check_same_images(records, [c for c in selection.chosen if c.position < n])
-    _note(records, lab, selection=selection)
+    _note(records, evaluator, selection=selection)
     work = todo(cell, records, {c.position for c in chosen})
     if work.to_score:
-        made = saved(lab, records, [c for c in chosen if c.position in work.to_score])
-        _record(lab, records, work, made, total=len(work.to_score))
+        made = saved(evaluator, records, [c for c in chosen if c.position in work.to_score])
+        _record(evaluator, records, work, made, total=len(work.to_score))
     if work.to_craft and attack:
         together = whole_chunks(cell, mine, work.to_craft)
-        _craft(lab, records, work, attack, together, selection.chosen)
-    _note(records, lab, lost={c.position for c in chosen if c.entry.image_id in lab.bad})
-    for reason in lab.bad.values():
+        _craft(evaluator, records, work, attack, together, selection.chosen)
+    _note(
+        records, evaluator, lost={c.position for c in chosen if c.entry.image_id in evaluator.bad}
+    )
+    for reason in evaluator.bad.values():
         say(f"bad image, left out: {reason}")
     return records
 
 
-def _silent(lab: Lab) -> list[str]:
-    """A line for each network that had no finite answer to clean images: -1 is none."""
-    said = []
-    for name, (silent, known) in lab.silent().items():
-        title = lab.cell.title(name)
-        said.append(
-            f"{title} ({name}): no finite answer (NaN) to {silent:,} of {known:,} clean images"
-        )
-    return said
+def _nonfinite(evaluator: Evaluator) -> list[str]:
+    """Return a line for each network whose logits for clean images weren't finite."""
+    title = evaluator.cell.title
+    return [
+        f"{title(name)} ({name}): no finite answer (NaN) to {nonfinite:,} of {known:,} clean images"
+        for name, (nonfinite, known) in evaluator.nonfinite_counts().items()
+    ]
 
 
-def _none_eligible(lab: Lab) -> str:
-    cell = lab.cell
-    n = len(lab.manifest.entries)
-    if len(lab.bad) == n:
-        first = next(iter(lab.bad.values()))
+def _none_eligible(evaluator: Evaluator) -> str:
+    cell = evaluator.cell
+    n = len(evaluator.manifest.entries)
+    if len(evaluator.bad) == n:
+        first = next(iter(evaluator.bad.values()))
         return (
             f"no image of {cell.config.data.root} can be read ({n:,} tried; {first}): restore "
             "them, or give others as data.root"
         )
-    broken = [name for name, (silent, known) in lab.silent().items() if silent == known]
+    broken = [name for name, (bad, known) in evaluator.nonfinite_counts().items() if bad == known]
     if broken:
         return (
             f"no image is eligible: {' and '.join(broken)} never gave a finite answer (NaN): its "
@@ -133,7 +139,7 @@ def _none_eligible(lab: Lab) -> str:
 
 
 def _out_of_memory(e: RuntimeError | MemoryError) -> bool:
-    """Whether there was no memory left, on a GPU or on the CPU."""
+    """Return whether an error says that no memory was left, on a GPU or on the CPU."""
     known = isinstance(e, torch.OutOfMemoryError | MemoryError)
     return known or "can't allocate memory" in str(e)
 
@@ -167,7 +173,7 @@ def _narrow(records: Records, tried: NumericIdentity | None, reason: str, say: S
 
 
 def _craft(
-    lab: Lab,
+    evaluator: Evaluator,
     records: Records,
     work: Todo,
     attack: Attack | LibraryAttack,
@@ -176,31 +182,31 @@ def _craft(
 ) -> None:
     """Craft on the source what is to be crafted, and record it."""
     started, calls = time.monotonic(), Calls()
-    made = _Timed(crafted(lab, attack, chosen, selected, calls))
+    made = _Timed(crafted(evaluator, attack, chosen, selected, calls))
     wanted = (m for m in made if m.item.tag.position in work.to_craft)
-    count = _record(lab, records, work, wanted, total=len(work.to_craft))
+    count = _record(evaluator, records, work, wanted, total=len(work.to_craft))
     session = Session(
         ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        shard=lab.cell.config.shard,
+        shard=evaluator.cell.config.shard,
         images=count,
         seconds=round(time.monotonic() - started, 3),
         crafting_seconds=round(made.seconds, 3),
         batch_forwards=calls.forwards,
         batch_backwards=calls.backwards,
     )
-    _note(records, lab, session=session)
+    _note(records, evaluator, session=session)
 
 
 class _Timed:
     """An iterator that adds up how long it takes for what it gives."""
 
-    def __init__(self, inner: Iterator[Crafted]):
+    def __init__(self, inner: Iterator[Crafted[Chosen]]):
         self.inner, self.seconds = inner, 0.0
 
-    def __iter__(self) -> Iterator[Crafted]:
+    def __iter__(self) -> Iterator[Crafted[Chosen]]:
         return self
 
-    def __next__(self) -> Crafted:
+    def __next__(self) -> Crafted[Chosen]:
         started = time.monotonic()
         try:
             return next(self.inner)
@@ -208,14 +214,21 @@ class _Timed:
             self.seconds += time.monotonic() - started
 
 
-def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, total: int) -> int:
-    """Score what is made and write it in parts, also when interrupted; how many images."""
-    parts = _Parts(records, lab)
+def _record(
+    evaluator: Evaluator,
+    records: Records,
+    work: Todo,
+    made: Iterator[Crafted[Chosen]],
+    *,
+    total: int,
+) -> int:
+    """Score what is made, write it in parts, also when interrupted, and count the images."""
+    parts = _Parts(records, evaluator)
     count, fooled = 0, 0
-    shown = next((t for t in lab.cell.targets if work.rows[t]), lab.cell.source)
-    with _bar(lab.cell, total) as bar, parts:
-        for batch in _batches(made, lab.numeric.width, lab.cell.config.part_seconds):
-            rows = target_rows(lab, work, batch)
+    shown = next((t for t in evaluator.cell.targets if work.rows[t]), evaluator.cell.source)
+    with _bar(evaluator.cell, total) as bar, parts:
+        for batch in _batches(made, evaluator.numeric.width, evaluator.cell.config.part_seconds):
+            rows = target_rows(evaluator, work, batch)
             adversarials = adversarial_rows(work, batch, records.folder)
             parts.add(rows=rows, trace=trace_rows(work, batch), adversarials=adversarials)
             count += len(batch)
@@ -225,12 +238,14 @@ def _record(lab: Lab, records: Records, work: Todo, made: Iterator[Crafted], *, 
     return count
 
 
-def _batches(made: Iterator[Crafted], width: int, seconds: float) -> Iterator[list[Crafted]]:
-    """Images to be scored together: many, so that few places of scoring batches stay empty.
+def _batches(
+    made: Iterator[Crafted[Chosen]], width: int, seconds: float
+) -> Iterator[list[Crafted[Chosen]]]:
+    """Yield images to be scored together: many, so that few places of scoring batches stay empty.
 
     But no image waits for longer than about `seconds`.
     """
-    batch: list[Crafted] = []
+    batch: list[Crafted[Chosen]] = []
     last = time.monotonic()
     for m in made:
         batch.append(m)
@@ -251,8 +266,8 @@ def _bar(cell: Cell, total: int) -> tqdm[Any]:
 class _Parts:
     """Rows on their way to disk: written every so often, and on leaving, however that comes."""
 
-    def __init__(self, records: Records, lab: Lab):
-        c, numeric = lab.cell.config, lab.numeric
+    def __init__(self, records: Records, evaluator: Evaluator):
+        c, numeric = evaluator.cell.config, evaluator.numeric
         self.records, self.shard, self.seconds = records, c.shard, c.part_seconds
         # What decides the last bits and can change in the middle of a cell: memory ran out.
         self.about = {"slots": numeric.slots, "width": numeric.width}

@@ -1,4 +1,4 @@
-"""Rows of the records: what was done to an image, and what every target said of it."""
+"""Rows of the records: an adversarial image, its cost and the predictions of every target."""
 
 from __future__ import annotations
 
@@ -13,54 +13,61 @@ from PIL import Image
 
 from agr.attacks.engine import Crafted
 from agr.config.cell import Cell
-from agr.evaluation.predictions import Answer, Lab, Pixels
+from agr.evaluation.predictions import Evaluator, Pixels, Prediction
 from agr.evaluation.selection import Chosen
 from agr.records.progress import Todo
+from agr.records.schema import BUDGET_TOLERANCE
 from agr.utils.files import naming
 from agr.utils.pixels import LEVELS
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # of the records, by column
 
 
-def target_rows(lab: Lab, work: Todo, made: Sequence[Crafted]) -> list[Row]:
+def target_rows(evaluator: Evaluator, work: Todo, made: Sequence[Crafted[Chosen]]) -> list[Row]:
     """Score adversarial images: one row per image and target that lacks one."""
-    cell = lab.cell
+    cell = evaluator.cell
     wanted = {m.item.tag.position for m in made}
     targets = [t for t in cell.targets if work.rows[t] & wanted]
-    said = {name: _said(lab, name, made) for name in dict.fromkeys([cell.source, *targets])}
-    shared, white = _of_cell(lab), {t: cell.white_box(t) for t in targets}
+    predicted = {
+        name: _predictions(evaluator, name, made) for name in dict.fromkeys([cell.source, *targets])
+    }
+    shared, white = _of_cell(evaluator), {t: cell.white_box(t) for t in targets}
     rows = []
     for i, m in enumerate(made):
-        chosen: Chosen = m.item.tag
-        source = _answers(lab, cell.source, chosen, said[cell.source][i])
+        chosen = m.item.tag
+        source = _both_predictions(evaluator, cell.source, chosen, predicted[cell.source][i])
         own = shared | _of_image(m) | {f"source_{k}": v for k, v in source.items()}
         counts = not cell.smallest or _within(cell, own)
         for target in targets:
             if chosen.position in work.rows[target]:
-                answer = _answers(lab, target, chosen, said[target][i])
-                success = succeeded(cell.success, chosen.entry.label, chosen.target_label, answer)
+                both = _both_predictions(evaluator, target, chosen, predicted[target][i])
+                success = succeeded(cell.success, chosen.entry.label, chosen.target_label, both)
                 success = success and counts
                 place = {"target": target, "white_box": white[target]}
-                rows.append(own | place | answer | {"success": success})
+                rows.append(own | place | both | {"success": success})
     return rows
 
 
-def _said(lab: Lab, name: str, made: Sequence[Crafted]) -> list[Answer]:
-    """A network's answers to adversarial images; what is known already isn't asked again."""
-    found: list[Answer | None] = [None] * len(made)
+def _predictions(
+    evaluator: Evaluator, name: str, made: Sequence[Crafted[Chosen]]
+) -> list[Prediction]:
+    """Return a network's predictions for adversarial images; known ones aren't made again."""
+    found: list[Prediction | None] = [None] * len(made)
     # A batch of another width could differ in the last bits.
-    seen = name == lab.cell.source and lab.numeric.slots == lab.numeric.width
+    seen = name == evaluator.cell.source and evaluator.numeric.slots == evaluator.numeric.width
     for i, m in enumerate(made):
         if np.array_equal(m.image, m.item.pixels):
-            found[i] = lab.clean_answer(name, m.item.tag.entry.image_id)
-        elif seen and m.answer:
-            found[i] = Answer(*m.answer)
-    asked = iter(lab.answer(name, [m.image for m, a in zip(made, found, strict=True) if not a]))
-    return [answer or next(asked) for answer in found]
+            found[i] = evaluator.clean_prediction(name, m.item.tag.entry.image_id)
+        elif seen and m.prediction:
+            found[i] = Prediction(*m.prediction)
+    new = iter(
+        evaluator.predict(name, [m.image for m, a in zip(made, found, strict=True) if not a])
+    )
+    return [prediction or next(new) for prediction in found]
 
 
-def trace_rows(work: Todo, made: Sequence[Crafted]) -> list[Row]:
-    """One row per image and iterate, of the images that lack a trace."""
+def trace_rows(work: Todo, made: Sequence[Crafted[Chosen]]) -> list[Row]:
+    """Make a row per image and iterate, of the images that lack a trace."""
     return [
         {"position": m.item.tag.position, "image_id": m.item.tag.entry.image_id} | p._asdict()
         for m in made
@@ -69,8 +76,8 @@ def trace_rows(work: Todo, made: Sequence[Crafted]) -> list[Row]:
     ]
 
 
-def adversarial_rows(work: Todo, made: Sequence[Crafted], folder: Path) -> list[Row]:
-    """The images themselves, of those that are to be saved; also written as PNG below `folder`."""
+def adversarial_rows(work: Todo, made: Sequence[Crafted[Chosen]], folder: Path) -> list[Row]:
+    """Make rows of the images that are to be saved; also write them as PNG below `folder`."""
     rows = []
     for m in made:
         if m.item.tag.position in work.adversarials:
@@ -86,31 +93,31 @@ def adversarial_rows(work: Todo, made: Sequence[Crafted], folder: Path) -> list[
     return rows
 
 
-def succeeded(rule: str, label: int, target_label: int | None, answer: Row) -> bool:
-    """Whether a target was fooled, by the rule "label", "changed" or "targeted".
+def succeeded(rule: str, label: int, target_label: int | None, predictions: Row) -> bool:
+    """Return whether a target was fooled, by the rule "label", "changed" or "targeted".
 
-    A prediction of -1 (logits that are not finite) is no answer, and no success.
+    A prediction of -1 (logits that are not finite) is no success.
     """
-    pred = answer["adv_pred"]
+    pred = predictions["adv_pred"]
     if rule == "targeted":
         return bool(pred >= 0 and pred == target_label)
-    reference = label if rule == "label" else answer["clean_pred"]
+    reference = label if rule == "label" else predictions["clean_pred"]
     return bool(pred >= 0 and reference >= 0 and pred != reference)
 
 
 def _within(cell: Cell, row: Row) -> bool:
-    """Whether a smallest perturbation is one at all, and no larger than eps."""
+    """Return whether a smallest perturbation is one at all, and no larger than eps."""
     size = LEVELS * row[cell.config.norm.name]
-    return bool(0 < size <= cell.eps_effective * (1 + 1e-6))
+    return bool(0 < size <= cell.eps_effective * BUDGET_TOLERANCE)
 
 
 def image_hash(image: np.ndarray[Any, Any]) -> str:
-    """sha256 of an image's bytes, from (3, H, W) in the order (H, W, 3)."""
+    """Return the sha256 of an image (3, H, W), of its bytes in the order (H, W, 3)."""
     return hashlib.sha256(np.ascontiguousarray(image.transpose(1, 2, 0)).tobytes()).hexdigest()
 
 
 def norms(clean: Pixels, image: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Sizes of a perturbation, images in [0, 1]: linf, l2, mean_abs, rel_l2 and the cosine.
+    """Measure a perturbation, images in [0, 1]: linf, l2, mean_abs, rel_l2 and the cosine.
 
     Args:
         clean: (3, H, W) uint8.
@@ -130,17 +137,17 @@ def norms(clean: Pixels, image: np.ndarray[Any, Any]) -> dict[str, float]:
     }
 
 
-def _of_cell(lab: Lab) -> Row:
-    cell, c = lab.cell, lab.cell.config
+def _of_cell(evaluator: Evaluator) -> Row:
+    cell, c = evaluator.cell, evaluator.cell.config
     names = {"suite": cell.suite.name, "cell": cell.id, "source": cell.source}
     attack = {"attack": c.attack.name, "attack_hash": cell.attack_hash, "norm": c.norm.name}
     budget = {"eps": c.eps, "eps_effective": cell.eps_effective, "steps": c.steps, "seed": c.seed}
     return names | attack | budget
 
 
-def _of_image(m: Crafted) -> Row:
-    """What a row says of the image itself, whatever the target."""
-    chosen: Chosen = m.item.tag
+def _of_image(m: Crafted[Chosen]) -> Row:
+    """Return the columns of the image itself, whatever the target."""
+    chosen = m.item.tag
     what = {"position": chosen.position, "image_id": chosen.entry.image_id}
     what |= {"label": chosen.entry.label, "target_label": chosen.target_label}
     cost = {"steps_used": m.steps_used, "first_success_step": m.first_success_step}
@@ -148,10 +155,10 @@ def _of_image(m: Crafted) -> Row:
     return what | cost | {"adv_sha256": image_hash(m.image)} | norms(m.item.pixels, m.image)
 
 
-def _answers(lab: Lab, name: str, chosen: Chosen, adv: Answer) -> Row:
-    """A network's answers to the clean and the adversarial image."""
-    clean = lab.clean_answer(name, chosen.entry.image_id)
-    assert clean is not None  # `select` asked for it
+def _both_predictions(evaluator: Evaluator, name: str, chosen: Chosen, adv: Prediction) -> Row:
+    """Return a network's predictions for the clean and the adversarial image."""
+    clean = evaluator.clean_prediction(name, chosen.entry.image_id)
+    assert clean is not None  # `select` made it
     return {
         "clean_pred": clean.pred,
         "clean_conf": clean.conf,

@@ -1,4 +1,4 @@
-"""Which images are attacked, in which order, and which label a targeted attack wants."""
+"""Selection of the images to attack, their order, and the labels of targeted attacks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from agr.data.entries import Entry
-from agr.evaluation.predictions import Lab
+from agr.evaluation.predictions import Evaluator
 from agr.models.logits import NO_ANSWER
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
@@ -28,60 +28,66 @@ class Selection(NamedTuple):
     total: int | None  # how many there are in all, once that is known
 
 
-def select(lab: Lab, n: int) -> Selection:
-    """The first `n` eligible images, fewer if there are not so many.
+def select(evaluator: Evaluator, n: int) -> Selection:
+    """Select the first `n` eligible images, fewer if there are not so many.
 
     The order is a hash of (seed, image id), so the first n stay the same when n grows, and don't
-    depend on the other images of the suite. Clean answers of the selecting networks are known
+    depend on the other images of the suite. Clean predictions of the selecting networks are known
     afterwards for every chosen image, those of the source and the targets for the shard's own,
-    which alone have their target labels; bad files are in `lab.bad`.
+    which alone have their target labels; bad files are in `evaluator.bad`.
     """
-    cell = lab.cell
+    cell = evaluator.cell
     deciding = cell.selecting or [cell.source]
-    entries = lab.order()
+    entries = evaluator.order()
     found: list[Entry] = []
-    chunk, start = 4 * lab.numeric.width, 0
+    chunk, start = 4 * evaluator.numeric.width, 0
     silent = not cell.config.progress
     try:
         with tqdm(total=n, unit="img", desc="choosing", disable=silent, leave=False) as bar:
             while len(found) < n and start < len(entries):
                 batch = entries[start : start + chunk]
-                lab.clean(deciding, batch)
-                found += [e for e in batch if _eligible(lab, deciding, e)]
+                evaluator.ensure_clean_predictions(deciding, batch)
+                eligible = [e for e in batch if _eligible(evaluator, deciding, e)]
+                evaluator.drop_decoded({*batch} - {*eligible})
+                found += eligible
                 start += chunk
                 bar.update(min(n, len(found)) - bar.n)
         total = len(found) if start >= len(entries) else None
         found = found[:n]
         mine = [e for i, e in enumerate(found) if cell.mine(i)]
-        lab.clean(dict.fromkeys([cell.source, *cell.targets]), mine)
+        evaluator.drop_decoded({*entries[:start]} - {*mine})
+        evaluator.ensure_clean_predictions(dict.fromkeys([cell.source, *cell.targets]), mine)
     finally:
-        lab.keep()
+        evaluator.save_clean_predictions()
     chosen = [
-        Chosen(i, e, _target_label(lab, e) if cell.mine(i) else None) for i, e in enumerate(found)
+        Chosen(i, e, _target_label(evaluator, e) if cell.mine(i) else None)
+        for i, e in enumerate(found)
     ]
     return Selection(chosen, total)
 
 
-def _eligible(lab: Lab, deciding: list[str], entry: Entry) -> bool:
-    said = [lab.clean_answer(name, entry.image_id) for name in deciding]
-    if any(answer is None for answer in said):
+def _eligible(evaluator: Evaluator, deciding: list[str], entry: Entry) -> bool:
+    clean = [evaluator.clean_prediction(name, entry.image_id) for name in deciding]
+    if any(prediction is None for prediction in clean):
         return False  # its file is bad
-    return not lab.cell.selecting or all(a is not None and a.pred == entry.label for a in said)
+    return not evaluator.cell.selecting or all(
+        p is not None and p.pred == entry.label for p in clean
+    )
 
 
-def _target_label(lab: Lab, entry: Entry) -> int | None:
-    """The label that a targeted attack wants, as `attack.target` says. Raises ConfigError.
+def _target_label(evaluator: Evaluator, entry: Entry) -> int | None:
+    """Return the label that a targeted attack wants, by `attack.target`. Raises ConfigError.
 
     "file": the manifest's own; "least_likely": the source's least likely class for the clean image
     (Kurakin et al., arXiv:1607.02533, section 2.3), -1, which isn't attacked, if that is the true
     one (which select=none allows); "random": a class other than the true one,
     uniform, by image id. None: the manifest's where it has one, else random.
     """
-    attack = lab.cell.config.attack
+    attack = evaluator.cell.config.attack
     if not attack.targeted:
         return None
     if attack.target == "least_likely":
-        own = lab.clean_answer(lab.cell.source, entry.image_id)
+        own = evaluator.clean_prediction(evaluator.cell.source, entry.image_id)
         assert own is not None  # it was just asked
         return own.least if own.least != entry.label else NO_ANSWER
     if attack.target != "random" and entry.target is not None:
@@ -91,6 +97,6 @@ def _target_label(lab: Lab, entry: Entry) -> int | None:
             f"attack.target=file: the file of labels has no target for {entry.image_id}: give a "
             "CSV with filename,label,target (data.labels=…), or use random or least_likely"
         )
-    classes = lab.cell.classes
-    shift = draw(lab.cell.config.seed, entry.image_id, "target") % (classes - 1)
+    classes = evaluator.cell.classes
+    shift = draw(evaluator.cell.config.seed, entry.image_id, "target") % (classes - 1)
     return (entry.label + 1 + shift) % classes

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
@@ -27,9 +27,12 @@ from agr.utils.errors import ConfigError, first_line, one_line
 from agr.utils.locks import Busy
 from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
 
+if TYPE_CHECKING:
+    from agr.evaluation.crafting import Parts
 
-def check_all(cells: Sequence[Cell]) -> list[bool]:
-    """Check every cell before the first one runs, and return which ones are finished already.
+
+def check_all(cells: Sequence[Cell]) -> list[Parts | None]:
+    """Check every cell before the first one runs, and return its parts; None for a finished one.
 
     Shards of a cell are checked once. Raises ConfigError.
     """
@@ -41,32 +44,32 @@ def check_all(cells: Sequence[Cell]) -> list[bool]:
     }
     for cell in missing.values():
         check_inputs(cell)  # before torch and timm are loaded, which takes seconds
-    if missing:
-        from agr.evaluation.crafting import attack_of, check_defenses
+    if not missing:
+        return [None] * len(cells)
+    from agr.evaluation.crafting import parts_of
 
-        for cell in missing.values():
-            attack_of(cell)
-            check_defenses(cell)
+    built = {key: parts_of(cell) for key, cell in missing.items()}
     return [
-        repr(cell.whole.config) not in missing
-        or (cell.shard[1] > 1 and finished(cell, Records(cell.folder)))
+        None
+        if cell.shard[1] > 1 and finished(cell, Records(cell.folder))
+        else built.get(repr(cell.whole.config))
         for cell in cells
     ]
 
 
-def run_all(cells: Sequence[Cell], done: Sequence[bool]) -> int:
-    """Run the cells of a sweep that aren't `done`, and return the command's exit code.
+def run_all(cells: Sequence[Cell], parts: Sequence[Parts | None]) -> int:
+    """Run the cells of a sweep with their `parts`, and return the command's exit code.
 
     A cell that can't be run doesn't keep the others from running: the code is then 1. A single
     cell's error is raised as `run` raises it.
     """
     if len(cells) == 1:
-        run(cells[0], done=done[0])
+        run(cells[0], parts[0])
         return 0
     undone = []
     for i, cell in enumerate(cells, 1):
         try:
-            run(cell, done=done[i - 1], place=f"[{i}/{len(cells)}] ")
+            run(cell, parts[i - 1], place=f"[{i}/{len(cells)}] ")
         except ConfigError as e:
             print(f"error: {one_line(f'{cell.name}: {first_line(e)}')}", file=sys.stderr)
             undone.append(cell.name)
@@ -94,7 +97,7 @@ def run_overrides(overrides: Sequence[str]) -> None:
     keep_freed_memory()
     (cell,) = expand(overrides)
     cell = replace(cell, config=replace(cell.config, wait=True, progress=False))
-    run(cell, done=finished(cell, Records(cell.folder)))
+    run(cell, *check_all([cell]))
 
 
 def run_first(overrides: Sequence[str]) -> None:
@@ -104,15 +107,17 @@ def run_first(overrides: Sequence[str]) -> None:
         raise SystemExit(code)
 
 
-def run(cell: Cell, *, done: bool, place: str = "") -> None:
-    """Run one cell unless it is `done`, and show its table; `place` is its place in the sweep.
+def run(cell: Cell, parts: Parts | None, *, place: str = "") -> None:
+    """Run one cell and show its table; one without `parts` is finished, and only shown.
+
+    `place` is its place in the sweep.
 
     What goes wrong is noted beside the records, for `agr.status`. Raises ConfigError, Busy if
     another process is at work on it, and whatever a user's own part raises.
     """
     shard, records = cell.config.shard, Records(cell.folder)
     try:
-        _run(cell, records, done, place)
+        _run(cell, records, parts, place)
     except Busy:
         raise
     except Exception as e:
@@ -126,18 +131,18 @@ def run(cell: Cell, *, done: bool, place: str = "") -> None:
             records.note_failure(other, None)
 
 
-def _run(cell: Cell, records: Records, done: bool, place: str) -> None:
+def _run(cell: Cell, records: Records, parts: Parts | None, place: str) -> None:
     _greet(cell, place)
     _check_writable(cell)
-    if done:
+    if parts is None:
         print("finished before: nothing to run")
         _check_unchanged(cell, records)
     else:
         from agr.evaluation.runner import run_cell
 
-        run_cell(cell)
+        run_cell(cell, parts=parts)
     exact = twin(cell)
-    if exact and not (done and (records.run() or RunInfo()).against_fp32):
+    if exact and not (parts is None and (records.run() or RunInfo()).against_fp32):
         from agr.evaluation.runner import run_cell
 
         run_cell(exact, lambda _: None)

@@ -18,19 +18,18 @@ from PIL import Image
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
 from agr.records.run_info import RunInfo
-from agr.records.schema import KEYS, TABLES
+from agr.records.schema import BUDGET_TOLERANCE, KEYS, TABLES
 from agr.records.store import DAMAGED, Records, image_of
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.files import is_whole
 from agr.utils.pixels import LEVELS
 
 SHOWN = 5  # problems of one kind and cell that are listed
-TOLERANCE = 1 + 1e-6  # of budgets, whose norms are floating point
 
 
 @dataclass
 class Report:
-    """What was found of a cell."""
+    """Findings of the audit of a cell."""
 
     name: str
     images: int = 0
@@ -48,7 +47,7 @@ class Report:
 
 
 def check_records(records: Records) -> Report:
-    """All that can be checked of a cell without its networks."""
+    """Check a cell's records as far as that needs no network."""
     report = Report(records.folder.name)
     try:
         run = records.run()
@@ -158,7 +157,7 @@ def _agreeing(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
         yield "an image stands at two positions"
     norm = cell.config.norm.name
     size = LEVELS * rows[norm].max()
-    if not cell.smallest and size > cell.eps_effective * TOLERANCE:
+    if not cell.smallest and size > cell.eps_effective * BUDGET_TOLERANCE:
         yield f"{norm} is {size:g} of {cell.eps_effective:g} allowed (0-255 scale)"
     if (rows["steps_used"] > cell.config.steps).any():
         yield f"an image took more than {cell.config.steps} steps"
@@ -175,7 +174,7 @@ def _success(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
         success = answered & (reference >= 0) & (pred != reference)
     if cell.smallest:
         size = LEVELS * rows[cell.config.norm.name]
-        success &= (size > 0) & (size <= cell.eps_effective * TOLERANCE)
+        success &= (size > 0) & (size <= cell.eps_effective * BUDGET_TOLERANCE)
     for row in rows[success != rows["success"]].to_dict("records"):
         yield f"success of {row['image_id']} on {row['target']} isn't what its predictions say"
 
@@ -210,13 +209,13 @@ def _saved(records: Records, rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _same_l2(row: dict[str, Any], l2: float) -> bool:
-    """Whether the two images of a row are as far apart as its norm says."""
+    """Return whether the two images of a row are as far apart as its norm says."""
     clean, adversarial = (image_of(row, k).astype(float) for k in ("clean_pixels", "pixels"))
     return math.isclose(np.linalg.norm(adversarial - clean) / LEVELS, l2, rel_tol=1e-9)
 
 
 def _same_png(path: Path, row: dict[str, Any]) -> bool:
-    """Whether an exported image, if it is still there, is the one of its row."""
+    """Return whether an exported image, if it is still there, is the one of its row."""
     try:
         with Image.open(path) as image:
             return np.array_equal(np.asarray(image), image_of(row))

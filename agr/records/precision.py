@@ -1,4 +1,4 @@
-"""What a lower precision changes: some images of a cell are done in fp32 as well, and compared."""
+"""Comparison of a lower precision with fp32 on some images of a cell."""
 
 from __future__ import annotations
 

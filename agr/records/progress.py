@@ -1,4 +1,4 @@
-"""What of a cell is done and what is missing. Reads records only: needs neither torch nor timm."""
+"""Progress of a cell: what is done and what is missing. Needs neither torch nor timm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Todo(NamedTuple):
 
 
 def todo(cell: Cell, records: Records, wanted: set[int]) -> Todo:
-    """What the positions `wanted` lack of what the config asks for."""
+    """Return what the positions `wanted` lack of what the config asks for."""
     c = cell.config
     scored = records.scored()
     rows = {target: wanted - scored.get(target, set()) for target in cell.targets}
@@ -40,7 +40,7 @@ def wanted_positions(cell: Cell, records: Records) -> set[int]:
 
 
 def finished(cell: Cell, records: Records) -> bool:
-    """Whether the records hold all that this config asks for. Raises ConfigError (run.json)."""
+    """Return whether the records hold all that the config asks for. Raises ConfigError (run.json)."""
     if records.run() is None:
         return False
     return lacking(cell, records, wanted_positions(cell, records)) == set()
@@ -56,7 +56,7 @@ def lacking(cell: Cell, records: Records, wanted: set[int]) -> set[int] | None:
 
 
 class Progress(NamedTuple):
-    """How far a cell is."""
+    """State of a cell, in a word and in images."""
 
     word: str  # done | done, 2 lost | 5 of 12 left | damaged | missing
     missing: int  # images still to be crafted or scored
@@ -64,7 +64,7 @@ class Progress(NamedTuple):
 
 
 def progress(cell: Cell, records: Records) -> Progress:
-    """How far a cell is. What is lost, since files of images went bad, counts as done.
+    """Return the progress of a cell. Lost images, whose files went bad, count as done.
 
     Raises ConfigError (run.json).
     """

@@ -6,6 +6,7 @@ import pandas as pd
 import pyarrow as pa
 
 SCHEMA_VERSION = 4
+BUDGET_TOLERANCE = 1 + 1e-6  # of budgets, whose norms are floating point
 
 
 def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:

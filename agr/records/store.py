@@ -1,4 +1,4 @@
-"""What a run leaves behind: typed rows in part files, and run.json.
+"""Records of a cell: typed rows in part files, and run.json.
 
 A cell's folder holds `rows-*.parquet` (one row per image and target), on request
 `trace-*.parquet` (one per image and step) and `adversarials-*.parquet` (8-bit images, clean and
@@ -142,7 +142,7 @@ class Records:
             write_json(path, failure)
 
     def failures(self) -> dict[str, dict[str, Any]]:
-        """What `note_failure` kept, by shard."""
+        """Read what `note_failure` kept, by shard."""
         found = {}
         for path in sorted(self.folder.glob("failed-*.json")):
             with suppress(OSError, ValueError):  # gone, since the shard was done meanwhile

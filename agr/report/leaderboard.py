@@ -134,7 +134,7 @@ def _row(cells: Sequence[Cell], frames: Sequence[pd.DataFrame | None]) -> dict[s
 
 
 def shares_of(cell: Cell, frame: pd.DataFrame, *, white_box: bool) -> pd.Series[float]:
-    """Of every image, by id: the share of the targets that it fools, of those that count it."""
+    """Return the share of targets that each image fools, by id, of those that count it."""
     targets = [t for t in cell.targets if cell.white_box(t) is white_box]
     counted = [count(frame, target, cell.config.denominator) for target in targets]
     rows = pd.concat(counted) if counted else frame.iloc[:0]
@@ -189,7 +189,7 @@ def _blocks(board: pd.DataFrame) -> list[Block]:
 
 
 def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
-    """What a reader must know."""
+    """Return the notes below a leaderboard."""
     c = cells[0].config
     sources = {cell.source: cell.title(cell.source) for cell in cells}
     targets = {t: cell.title(t) for cell in cells for t in cell.targets}

@@ -19,7 +19,7 @@ from agr.utils.text import printable
 
 
 def setting(cells: Sequence[Cell]) -> list[str]:
-    """What a reader must know to read any table of these cells."""
+    """Return the notes that belong below any table of these cells."""
     c, cell = cells[0].config, cells[0]
     runs = [run for x in cells if (run := Records(x.folder).run())]
     notes = [cell.suite.notice] if cell.suite.notice else []

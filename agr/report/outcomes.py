@@ -1,4 +1,4 @@
-"""What became of every image of some cells: the numbers that figures and claims compare.
+"""Outcomes of every image of some cells: the numbers that figures and claims compare.
 
 A *place* is where a number stands: norm, source, attack and target. Numbers of two places are
 compared image by image, since attacks of one seed and group had the same images. Records are read
@@ -44,7 +44,7 @@ COLUMN_OF = {"asr": "success", "mean_abs_sym": "mean_abs"}
 
 
 class Place(NamedTuple):
-    """Where a number stands; what is said of an image whatever the target has target ""."""
+    """Place of a number in the tables; numbers that no target decides have target ""."""
 
     norm: str
     source: str
@@ -73,7 +73,7 @@ class Outcomes:
         return self.cells[place[:3]]
 
     def finished(self, place: Place) -> bool:
-        """Whether the place's cell is there and finished."""
+        """Return whether the place's cell is there and finished."""
         return place[:3] in self.cells and self._frame(place) is not None
 
     def frame(self, place: Place) -> pd.DataFrame:
@@ -120,7 +120,7 @@ class Outcomes:
         return values.set_axis(rows["image_id"].astype(str))
 
     def titles(self) -> dict[str, str]:
-        """What norms, attacks and networks are called, by name."""
+        """Return the titles of norms, attacks and networks, by name."""
         networks: dict[str, str] = {}
         for (_, source, _), cell in self.cells.items():
             networks |= {name: cell.title(name) for name in (source, *cell.targets)}

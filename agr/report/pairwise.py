@@ -1,4 +1,4 @@
-"""Which attacks differ: every two of a table on the same images, and which can't be told apart."""
+"""Comparisons of every two attacks of a table on the same images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How perturbations are shown: around grey, times a factor that is said beside them."""
+"""Pictures of perturbations: around grey, times a factor that is given beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GREY = 128
 
 
 def scaled(clean: Image, adversarial: Image, factor: int) -> Image:
-    """What an attack changed, times a factor, around grey: from exact pixels."""
+    """Draw the perturbation times a factor, around grey, from exact pixels."""
     change = adversarial.astype(np.int32) - clean.astype(np.int32)
     return np.clip(GREY + factor * change, 0, 255).astype(np.uint8)
 

@@ -84,7 +84,7 @@ def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _printed(table: str, keys: list[str], value: str) -> dict[Any, float]:
-    """What the paper prints, by `keys`."""
+    """Read the paper's printed values, by `keys`."""
     printed = pd.read_csv(PACKAGE / "assets" / "paper" / f"{table}.csv")
     return dict(printed.set_index(keys)[value].items())
 
@@ -94,7 +94,7 @@ def _of(printed: dict[Any, float], row: dict[str, Any], keys: list[str]) -> floa
 
 
 def as_in_paper(cell: Cell) -> bool:
-    """Whether the paper's printed values belong beside this cell: its eps, T and goal."""
+    """Return whether the paper's values belong beside this cell: same eps, T and goal."""
     c = cell.config
     as_printed = c.eps == PAPER_EPS[c.norm.name] and c.steps == PAPER_STEPS
     return as_printed and not cell.attack_overrides
@@ -136,7 +136,7 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
 
 
 def needed(cell: Cell, frame: pd.DataFrame) -> str:
-    """What an attack without a budget needed, in words, from the cell's `selected` rows."""
+    """Describe the sizes that an attack without a budget needed, from `selected` rows."""
     images = frame.drop_duplicates("image_id")
     found = images[images["l2"] > 0]
     said = f"smallest perturbations, found for {len(found)} of {len(images)} images"
@@ -147,7 +147,7 @@ def needed(cell: Cell, frame: pd.DataFrame) -> str:
 
 
 def _place(cell: Cell) -> dict[str, Any]:
-    """What names a cell in a table."""
+    """Return the columns that name a cell in a table."""
     c = cell.config
     suite = {"suite": cell.suite.name, "notice": cell.suite.notice}
     return suite | {

@@ -37,7 +37,7 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float,
 
 
 class Bootstrap(NamedTuple):
-    """What a bootstrap says of a mean."""
+    """Bootstrap result of a mean: interval and p-value."""
 
     low: float
     high: float
@@ -99,7 +99,7 @@ def bootstrap(
 
 @lru_cache(maxsize=1)  # claims ask a thousand times about as many images
 def _draws(n: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]:
-    """How often each of n clusters is drawn, a row per draw, some draws at a time."""
+    """Draw how often each of n clusters is taken, a row per draw, some draws at a time."""
     rng = np.random.default_rng(seed)
     starts = range(0, resamples, DRAWS_AT_ONCE)
     many = [min(DRAWS_AT_ONCE, resamples - start) for start in starts]
@@ -107,7 +107,7 @@ def _draws(n: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]
 
 
 def _limit(sums: NDArray[np.float64], sizes: NDArray[np.int_], confidence: float) -> Bootstrap:
-    """What a bootstrap of very many clusters comes to: a normal distribution around the mean.
+    """Approximate a bootstrap of very many clusters: a normal distribution around the mean.
 
     Its variance is that of the linearised ratio of sums: Davison, Hinkley (1997), section 2.7.
     """
@@ -119,7 +119,7 @@ def _limit(sums: NDArray[np.float64], sizes: NDArray[np.int_], confidence: float
 
 
 def effective_number(clusters: ArrayLike) -> float:
-    """How many independent values are worth as much as these, if those of a cluster are all alike.
+    """Return the number of independent values that are worth these if a cluster's are all alike.
 
     (sum of m)^2 / sum of m^2 over the clusters' sizes m: the least that clustering can leave.
     Kish: Survey sampling (1965), section 11.7 (unequal weights). 0 without values.

@@ -22,8 +22,8 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import NetworkConfig
 from agr.data.entries import Entry
-from agr.evaluation.predictions import Lab, answers
-from agr.evaluation.provenance import open_lab
+from agr.evaluation.predictions import Evaluator, predict_batched
+from agr.evaluation.provenance import open_evaluator
 from agr.evaluation.runner import run_cell
 from agr.evaluation.selection import select
 from agr.models.slim import load_slim
@@ -55,9 +55,9 @@ class Bench:
     """An opened cell of the demo suite, and the same as a user of another library has it."""
 
     cell: Cell
-    lab: Lab
+    evaluator: Evaluator
     entries: list[Entry]
-    items: list[Item]
+    items: list[Item[Any]]
     plain: nn.Module  # the source in timm's code, as it comes
     x: Tensor  # the images, (N, 3, H, W) in [0, 1]
     y: Tensor
@@ -70,7 +70,7 @@ class Bench:
 
     def asr(self, images: Sequence[np.ndarray[Any, Any]]) -> float:
         """Return the share of 8-bit images, in the order of `items`, that the source gets wrong."""
-        predictions = answers(self.lab.source, images, self.slots)
+        predictions = predict_batched(self.evaluator.source, images, self.slots)
         wrong = [p.pred != i.y for p, i in zip(predictions, self.items, strict=True)]
         return float(np.mean(wrong))
 
@@ -78,13 +78,13 @@ class Bench:
 def opened(options: Options, source: str, n: int, *overrides: str) -> Bench:
     """Open the first `n` images of a demo cell with `source`, and its networks."""
     cell = demo_cell(options, f"source={source}", f"n_images={n}", *overrides)
-    lab = open_lab(cell, Records(cell.folder), note=False)
-    entries = [c.entry for c in select(lab, n).chosen]
-    items = [Item(i, p, e.label) for i, (e, p) in enumerate(lab.images(entries))]
+    evaluator = open_evaluator(cell, Records(cell.folder), note=False)
+    entries = [c.entry for c in select(evaluator, n).chosen]
+    items = [Item(i, p, e.label) for i, (e, p) in enumerate(evaluator.images(entries))]
     plain = as_handed_over(source, cell.suite.networks[source], options)
-    x = lab.source.as_input([item.pixels for item in items])
+    x = evaluator.source.as_input([item.pixels for item in items])
     y = torch.tensor([item.y for item in items], device=options.device)
-    return Bench(cell, lab, entries, items, plain, x, y, lab.numeric.slots)
+    return Bench(cell, evaluator, entries, items, plain, x, y, evaluator.numeric.slots)
 
 
 def demo_cell(options: Options, *overrides: str, outputs: Path | None = None) -> Cell:
@@ -127,7 +127,8 @@ def stops(options: Options) -> Iterator[list[Measurement]]:
         b = opened(options, source, options.demo_images)
         setting, n = f"{source}, {len(b.items)} images", len(b.items)
         contenders = [
-            Contender(name, partial(crafted, ours(name), b), n, b.lab.source) for name in STOPPED
+            Contender(name, partial(crafted, ours(name), b), n, b.evaluator.source)
+            for name in STOPPED
         ]
         for title, network in ((PLAIN, b.plain), (TUNED, tune(b.plain, b.x[: b.slots]))):
             for attack in ("ifgsm", "mifgsm"):
@@ -151,9 +152,9 @@ def ours(name: str) -> Attack:
     return load_attack(name, eps=EPS, steps=STEPS)
 
 
-def crafted(attack: Attack, b: Bench) -> list[Crafted]:
+def crafted(attack: Attack, b: Bench) -> list[Crafted[Any]]:
     """Return our results in the order of the images."""
-    results = craft(attack, b.lab.source, b.items, b.slots)
+    results = craft(attack, b.evaluator.source, b.items, b.slots)
     return sorted(results, key=lambda result: result.item.tag)
 
 
@@ -163,7 +164,7 @@ def _run(run: Run, b: Bench) -> list[np.ndarray[Any, Any]]:
 
 def _prices(b: Bench) -> list[Contender]:
     """Time full batches through the bare network: a forward, and a forward with a gradient."""
-    network = b.lab.source
+    network = b.evaluator.source
     batch = b.x[torch.arange(b.slots, device=b.x.device) % len(b.x)]
     batch = batch.contiguous(memory_format=network.memory_format)
     y = b.y[torch.arange(b.slots, device=b.y.device) % len(b.y)]
@@ -202,7 +203,7 @@ def curve(options: Options) -> Iterator[list[Measurement]]:
     n = len(b.items)
     setting = f"{DEMO_SOURCES[0]}, {n} images, {STEPS} steps"
     own = partial(_own_curve, build_attack(b.cell.config), b)
-    contenders = [Contender(CURVE, own, n, b.lab.source)]
+    contenders = [Contender(CURVE, own, n, b.evaluator.source)]
     for library in installed("ifgsm"):
         work = partial(_their_curve, library, b)
         contenders.append(Contender(f"{library}, {STEPS} runs", work, n, b.plain))
@@ -218,7 +219,7 @@ def curve(options: Options) -> Iterator[list[Measurement]]:
 
 def _own_curve(attack: Attack, b: Bench) -> list[float]:
     """Return the share of images that are fooled after 0, 1 … T steps."""
-    results = craft(attack, b.lab.source, b.items, len(b.items), trace=True)
+    results = craft(attack, b.evaluator.source, b.items, len(b.items), trace=True)
     fooled = [[point.fooled for point in result.trace] for result in results]
     return [float(share) for share in np.mean(fooled, axis=0)]
 
@@ -288,18 +289,18 @@ def _their_row(run: Run, b: Bench, networks: dict[str, nn.Module]) -> dict[str, 
     folder = Path(b.cell.config.outputs) / "png"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    pixels = (p for _, p in b.lab.images(b.entries))
+    pixels = (p for _, p in b.evaluator.images(b.entries))
     names = [f"{e.image_id}.png" for e in b.entries]
     for start in range(0, len(names), BATCH):
         part = slice(start, start + BATCH)
-        x = b.lab.source.as_input([next(pixels) for _ in names[part]])
+        x = b.evaluator.source.as_input([next(pixels) for _ in names[part]])
         for name, image in zip(names[part], to_8bit(run(x, b.y[part])), strict=True):
             Image.fromarray(image.transpose(1, 2, 0)).save(folder / name)
     wrong = dict.fromkeys(networks, 0)
     for start in range(0, len(names), BATCH):
         part = slice(start, start + BATCH)
         images = [np.asarray(Image.open(folder / n)).transpose(2, 0, 1) for n in names[part]]
-        x = b.lab.source.as_input(images)
+        x = b.evaluator.source.as_input(images)
         for name, network in networks.items():
             predicted = _predict(network, x, b.cell.suite.networks[name].size)
             wrong[name] += int((predicted != b.y[part]).sum())

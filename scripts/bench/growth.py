@@ -104,7 +104,7 @@ def _slots(options: Options) -> list[Measurement]:
             f"{name}, {slots} slots",
             partial(_crafted, attack, b, slots),
             min(len(b.items), 16 * slots),
-            b.lab.source,
+            b.evaluator.source,
         )
         for name, attack in attacks.items()
         for slots in numbers
@@ -113,7 +113,7 @@ def _slots(options: Options) -> list[Measurement]:
 
 
 def _crafted(attack: Attack, b: Bench, slots: int) -> None:
-    for _ in craft(attack, b.lab.source, b.items[: 16 * slots], slots):
+    for _ in craft(attack, b.evaluator.source, b.items[: 16 * slots], slots):
         pass
 
 

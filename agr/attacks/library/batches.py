@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from agr.attacks.ball import Ball
-from agr.attacks.engine import Calls, Crafted, Item
+from agr.attacks.engine import Calls, Crafted, Item, Tag
 from agr.attacks.library import Library, on_grid
 from agr.models.network import Source
 from agr.utils.hashing import draw
@@ -58,12 +58,12 @@ class LibraryAttack:
 def craft_chunks(
     attack: LibraryAttack,
     network: Source,
-    items: Iterable[tuple[int, Item]],
+    items: Iterable[tuple[int, Item[Tag]]],
     *,
     seed: int,
     fit: Tensor | None = None,
     calls: Calls | None = None,
-) -> Iterator[Crafted]:
+) -> Iterator[Crafted[Tag]]:
     """Attack the images of whole chunks on `network`.
 
     Args:

@@ -36,7 +36,7 @@ INCOMPLETE = "incomplete"  # what is run speaks for it, or can't tell, and not a
 
 @dataclass(frozen=True)
 class Judgement:
-    """What becomes of a claim."""
+    """Verdict on a claim, why, and every comparison behind it."""
 
     verdict: str
     why: str
@@ -54,7 +54,7 @@ class Judge:
     # ---- printed tables --------------------------------------------------------------------------
 
     def on_paper(self, claim: Claim) -> Judgement:
-        """Whether the printed tables bear a claim out."""
+        """Judge a claim by the printed tables."""
         if claim.possible:
             return self._possible(claim, claim.possible)
         table = self.printed.get(claim.value)
@@ -78,7 +78,7 @@ class Judge:
         return _summed(found, claim, self.names)
 
     def _possible(self, claim: Claim, measure: str) -> Judgement:
-        """Whether the printed sizes can be means of `measure` at all, given their budgets."""
+        """Judge whether the printed sizes can be means of `measure` at all, given their budgets."""
         table = self.printed[claim.value].dropna(subset="value")
         found = []
         for norm, source, attack, target, value in table.itertuples(index=False):
@@ -133,7 +133,7 @@ class Judge:
     # ---- records ---------------------------------------------------------------------------------
 
     def on_records(self, claim: Claim, named: Mapping[str, str]) -> Judgement:
-        """Whether the records bear a claim out, if `named` plays the paper's attacks."""
+        """Judge a claim by the records, in which `named` play the paper's attacks."""
         if claim.possible:
             return Judgement(NOT_ASKED, "a question about the printed values alone")
         asked = dict.fromkeys(
@@ -153,7 +153,7 @@ class Judge:
         return _summed(tested, claim, self.names, lacking)
 
     def _absent(self, claim: Claim, named: Mapping[str, str]) -> list[str]:
-        """What a claim names and these cells don't have, by kind and name."""
+        """Return what a claim names and these cells don't have, by kind and name."""
         places = self.outcomes.places("all")
         there = {key: {getattr(place, key) for place in places} for key in Place._fields}
         wanted = [

@@ -106,7 +106,7 @@ def which_supports_which(verdicts: Verdicts) -> list[str]:
 
 
 def reasons(judged: Mapping[str, Judgement]) -> list[str]:
-    """Why each column says what it says; columns that say the same in one line."""
+    """Return the reasons of each column's verdict; columns with the same one share a line."""
     columns: dict[tuple[str, str], list[str]] = {}
     for column, judgement in judged.items():
         columns.setdefault((judgement.verdict, judgement.why), []).append(column)

@@ -47,7 +47,7 @@ class Compare:
     target: Any = None
 
     def names(self, key: str) -> bool:
-        """Whether the places are given by this key."""
+        """Return whether the places are given by this key."""
         return getattr(self, key) is not None or key in self.left
 
     def attacks(self) -> list[str]:
@@ -102,7 +102,7 @@ class Claims:
     readings: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
 
     def measures(self, claim: Claim) -> list[str]:
-        """What is measured for a claim's value."""
+        """Return the measure of a claim's value."""
         return list(self.values.get(claim.value, [claim.value]))
 
     def variants(self) -> dict[str, dict[str, str]]:

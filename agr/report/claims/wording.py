@@ -67,7 +67,7 @@ def in_words(c: Compared, names: Mapping[str, str]) -> str:
 def bounds_in_words(
     found: Sequence[Compared], over: Sequence[Compared], names: Mapping[str, str]
 ) -> str:
-    """Which printed values are larger than can be."""
+    """Name the printed values that are larger than is possible."""
     named = "; ".join(
         f"{place_in_words(c.left, names)}: {c.left_value:g}, at most {c.right_value:.4f} can be"
         for c in over
@@ -79,7 +79,7 @@ def bounds_in_words(
 
 
 def described(c: Compared, names: Mapping[str, str]) -> str:
-    """Which places a comparison is of: "AGR against I-FGSM, L2, VGG16 → VGG19"."""
+    """Name the two sides of a comparison: "AGR against I-FGSM, L2, VGG16 → VGG19"."""
     what = "" if c.measure == "asr" else f", {measure_title(c.measure)}"
     if c.left == c.right:  # a printed value and what it can be at most
         return f"{place_in_words(c.left, names)}{what}"
@@ -108,7 +108,7 @@ def p_words(p: float) -> str:
 
 
 def measure_title(measure: str) -> str:
-    """What a measure, or a printed table, is called."""
+    """Return the title of a measure or of a printed table."""
     return MEASURES[measure].title if measure in MEASURES else measure
 
 

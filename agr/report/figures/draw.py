@@ -122,12 +122,12 @@ def frontier(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
 
 
 def _ends(middle: float, low: float, high: float) -> list[list[float]]:
-    """How far an interval reaches, which rounding must not make negative."""
+    """Return the lengths of an interval's arms, which rounding must not make negative."""
     return [[max(0.0, middle - low)], [max(0.0, high - middle)]]
 
 
 def distributions(steps: pd.DataFrame, sizes: pd.DataFrame, looks: Looks, names: Names) -> Figure:
-    """How many steps images needed, and how large their perturbations are; a row per norm."""
+    """Draw the steps that images needed and the sizes of their perturbations, a row per norm."""
     norms = list(dict.fromkeys(sizes["norm"]))
     attacks = [attack for attack in looks if (sizes["attack"] == attack).any()]
     figure = new(7.2, (0.9 + 0.22 * len(attacks)) * len(norms))

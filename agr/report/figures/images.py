@@ -52,7 +52,7 @@ def _images(outcomes: Outcomes, place: Place, position: int) -> tuple[Image, Ima
 
 
 def _texts(facts: dict[str, Any]) -> list[str]:
-    """What stands below the three images."""
+    """Return the text below the three images."""
     steps = facts["steps_used"]
     taken = "" if pd.isna(steps) else f"{plural(int(steps), 'step')}, "
     return [

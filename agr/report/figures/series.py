@@ -123,7 +123,7 @@ def over_eps(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def steps_needed(outcomes: Outcomes) -> pd.DataFrame:
-    """How many steps images needed: norm attack step n share (percent), over all sources.
+    """Count the steps that images needed: norm attack step n share (percent), over all sources.
 
     `step` is the first iterate seen to fool the source; -1: none was.
     """
@@ -143,7 +143,7 @@ def steps_needed(outcomes: Outcomes) -> pd.DataFrame:
 
 
 def _fooled(cell: Cell, images: pd.DataFrame) -> bool:
-    """Whether the source was fooled at all: if it was at no step, nobody looked at the steps."""
+    """Return whether the source was fooled at any step; if it never was, steps weren't observed."""
     if cell.config.attack.targeted:
         return True
     said = images["source_adv_pred"]
@@ -176,5 +176,5 @@ def _named(place: Place) -> dict[str, Any]:
 
 
 def line_of(cell: Cell) -> tuple[str, str, str]:
-    """What stays the same along a line over eps: norm, source, attack."""
+    """Return the columns that stay the same along a line over eps: norm, source, attack."""
     return cell.config.norm.name, cell.source, cell.config.attack.name

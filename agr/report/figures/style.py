@@ -1,4 +1,4 @@
-"""How all figures look: one palette that colour-blind readers can tell apart, readable in print.
+"""Style of all figures: one palette that colour-blind readers can tell apart, readable in print.
 
 An attack and the same attack with a stop have one colour; the stopped one is dashed and its markers
 are hollow. Colours are those of Okabe and Ito: Color universal design (2008).
@@ -41,7 +41,7 @@ SETTINGS: Any = {
 
 
 class Look(NamedTuple):
-    """How an attack is drawn."""
+    """Colour, marker and title of an attack in every figure."""
 
     title: str
     colour: str
@@ -64,7 +64,7 @@ class Look(NamedTuple):
 
 
 def looks(cells: Sequence[Cell], names: Mapping[str, str]) -> dict[str, Look]:
-    """How each attack of some cells is drawn, by name; `names` are titles by name."""
+    """Choose the style of each attack of some cells, by name; `names` are titles by name."""
     kinds: dict[str, int] = {}
     found: dict[str, Look] = {}
     for cell in cells:

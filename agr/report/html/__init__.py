@@ -6,17 +6,17 @@ nothing of cells or records.
 
 from __future__ import annotations
 
-from agr.report.html.contract import Answer, Chart, Claim, Figure, Page, Shot, Table
+from agr.report.html.contract import Chart, Claim, Figure, Page, Shot, Table, TargetPrediction
 from agr.report.html.render import MOST_BYTES, render
 
 __all__ = [
     "MOST_BYTES",
-    "Answer",
     "Chart",
     "Claim",
     "Figure",
     "Page",
     "Shot",
     "Table",
+    "TargetPrediction",
     "render",
 ]

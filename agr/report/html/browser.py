@@ -1,4 +1,4 @@
-"""What the image browser's script is given: each name once, and everything else by its number."""
+"""Data of the image browser's script: each name once, and everything else by its number."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _pair(pictures: Pictures | None, i: int) -> list[str]:
 
 
 def _told(index: Index, shot: Shot) -> list[Any]:
-    """What each target answered, and the facts."""
+    """Return the predictions of each target, and the facts."""
     answers = [
         [
             *(index.networks.number(name), a.clean_pred, _confidence(a.clean_conf)),
@@ -99,7 +99,7 @@ def _classes(shots: Sequence[Shot]) -> set[int]:
 
 
 def _words(pictures: Pictures) -> str:
-    """How good the pictures are, in words."""
+    """Describe the quality of the pictures."""
     shown = f"Pictures are shown {pictures.step.words()}"
     if pictures.step != (None, None):
         shown += "; the records hold the exact ones"

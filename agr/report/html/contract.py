@@ -1,4 +1,4 @@
-"""What the page is given: texts, pictures and numbers, all made elsewhere and all untrusted."""
+"""Content of the page: texts, pictures and numbers, all made elsewhere and all untrusted."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Chart:
     numbers: Table | None = None  # of its points, for those who read rather than see
 
 
-class Answer(NamedTuple):
-    """What a target said of an image before and after: classes and softmax probabilities."""
+class TargetPrediction(NamedTuple):
+    """A target's predictions before and after: classes and softmax probabilities."""
 
     clean_pred: int
     clean_conf: float
@@ -66,7 +66,7 @@ class Shot:
     clean: Any
     adversarial: Any
     facts: Mapping[str, str]  # "steps": "3", "‖v‖₂/‖x‖₂": "0.0188" …
-    answers: Mapping[str, Answer]  # by the target's title
+    answers: Mapping[str, TargetPrediction]  # by the target's title
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How texts, data and programs get into the page without being taken for something else."""
+"""Escaping of texts, data and programs for the page."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def own(name: str) -> Markup:
 
 
 def digest(script: str) -> str:
-    """How a content security policy names a script that may run."""
+    """Return the name of a script that may run, as a content security policy has it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from agr.config.cell import Cell
 from agr.records.store import Records, image_of
-from agr.report.html import Answer, Shot
+from agr.report.html import Shot, TargetPrediction
 from agr.report.outcomes import Outcomes
 from agr.report.perturbations import Image
 from agr.report.rates import norm_title
@@ -83,7 +83,7 @@ def _shot(
         adversarial=images[1],
         facts=_facts(first),
         answers={
-            names[row["target"]]: Answer(
+            names[row["target"]]: TargetPrediction(
                 int(row["clean_pred"]),
                 float(row["clean_conf"]),
                 int(row["adv_pred"]),

@@ -25,7 +25,7 @@ ImageKey = tuple[str, str]  # group and image id: an image has another geometry 
 
 
 class Step(NamedTuple):
-    """How pictures are encoded: WebP of a quality, and the longest side if they are shrunk."""
+    """Encoding of pictures: WebP of a quality, and the longest side if they are shrunk."""
 
     quality: int | None  # None: lossless
     side: int | None = None  # None: as they are
@@ -46,7 +46,7 @@ STEPS = (
 
 
 class Pictures(NamedTuple):
-    """What the browser shows: WebP as base64, for shots and for their clean images."""
+    """Encoded pictures: WebP as base64, for shots and for their clean images."""
 
     shots: Sequence[Shot]  # those that are shown
     adversarials: Sequence[str]  # of each shot
@@ -58,7 +58,7 @@ class Pictures(NamedTuple):
 
 
 def key_of(shot: Shot) -> ImageKey:
-    """Which clean image a shot began from."""
+    """Return the group and id of a shot's clean image."""
     return shot.group, shot.image_id
 
 

@@ -157,7 +157,7 @@ def _rounded(row: Any) -> float | None:
 
 
 def _said(place: tuple[str, str], row: Any, names: Mapping[str, str]) -> str:
-    """What is shown where one points at a square."""
+    """Return the text that is shown when the pointer is on a square."""
     pair = escape(f"{names[place[0]]} → {names[place[1]]}")
     if _rounded(row) is None:
         return f"{pair}: no images"

@@ -120,7 +120,7 @@ def _shipped_style(package: str, path: str) -> Markup:
 
 
 def _has(page: Page, section: str) -> bool:
-    """Whether there is anything to show in a section."""
+    """Return whether a section has content."""
     content = {"browser": page.shots, "provenance": True}
     return bool(content.get(section) or getattr(page, section, ()))
 
