@@ -853,11 +853,15 @@ def test_clean_answers_are_kept_apart_by_all_that_decides_them(tmp_path: Path) -
     words = ("source=vgg16", "targets=[vgg16,vgg16/jpeg75]")
     files = []
     for change in changes:
-        files.append(evaluator_of(demo_cell(tmp_path, *words, *change))._stem("vgg16"))
+        files.append(evaluator_of(demo_cell(tmp_path, *words, *change)).clean.stem("vgg16"))
     assert len(set(files)) == len(changes)
     evaluator = evaluator_of(demo_cell(tmp_path, *words))
     other = evaluator_of(demo_cell(tmp_path, *words, "defenses.jpeg75.quality=50"))
-    names = [evaluator._stem("vgg16"), evaluator._stem("vgg16/jpeg75"), other._stem("vgg16/jpeg75")]
+    names = [
+        evaluator.clean.stem("vgg16"),
+        evaluator.clean.stem("vgg16/jpeg75"),
+        other.clean.stem("vgg16/jpeg75"),
+    ]
     assert len(set(names)) == 3
 
 

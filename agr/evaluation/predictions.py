@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,33 +20,21 @@ from agr.data.decode import BadImage, ChangedImage, Pixels
 from agr.data.entries import Entry, Manifest
 from agr.data.index import forget
 from agr.data.loader import stream
+from agr.evaluation.clean_predictions import CleanPredictions, Prediction
 from agr.evaluation.determinism import load
 from agr.evaluation.profiling import free_bytes, step_bytes
 from agr.models.defended import DefendedNetwork, defenses_of
 from agr.models.defenses import Defense
-from agr.models.logits import NO_ANSWER, confidence, joint, predict
+from agr.models.logits import confidence, joint, predict
 from agr.models.network import Ensemble, Network, Source
-from agr.models.weights import check_weights, weights_file
+from agr.models.weights import weights_file
 from agr.records.run_info import NumericIdentity
 from agr.utils.errors import ConfigError
-from agr.utils.files import is_whole, write_named
-from agr.utils.hashing import digest, draw, slug
-from agr.utils.locks import locked
-from agr.utils.signals import unbroken
+from agr.utils.hashing import draw
 
-CLEAN_COLUMNS = ["image_id", "pred", "conf", "least"]
-KEEP_SECONDS = 20.0  # clean predictions are written about so often: a file is written whole
 DECODED_BYTES = 2**28  # decoded images that are kept for crafting: 1,000 of 299 px
 ImageArray = NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1]
 Classifier = Network | Ensemble | DefendedNetwork
-
-
-class Prediction(NamedTuple):
-    """A network's class for an image and its softmax probability; class -1: logits not finite."""
-
-    pred: int
-    conf: float
-    least: int = NO_ANSWER  # the least likely class; of clean images only
 
 
 def source_of(cell: Cell, numeric: NumericIdentity, device: str) -> Source:
@@ -107,9 +89,7 @@ class Evaluator:
         self.defenses = defenses_of(cell) if defenses is None else defenses
         self._networks: dict[str, Classifier] = {}
         self._decoded: dict[str, Pixels] = {}
-        self._clean: dict[str, dict[str, Prediction]] = {}
-        self._changed: set[str] = set()
-        self._kept = time.monotonic()
+        self.clean = CleanPredictions(cell, numeric, manifest)
 
     @cached_property
     def source(self) -> Source:
@@ -219,107 +199,28 @@ class Evaluator:
             network.to("cpu")
 
     def ensure_clean_predictions(self, names: Iterable[str], entries: Sequence[Entry]) -> None:
-        """Predict the classes of clean images that aren't known yet.
-
-        Predictions reach the disk every now and then, and with `save_clean_predictions`.
-        """
+        """Predict the classes of clean images that aren't known yet."""
         names = list(names)
-        known = [self._known(name) for name in names]
+        known = [self.clean.of(name) for name in names]
         missing = [e for e in entries if any(e.image_id not in k for k in known)]
         found = iter(self.images(missing))
         while batch := list(islice(found, 4 * self.numeric.width)):
             for name in names:
-                clean = self._known(name)
+                clean = self.clean.of(name)
                 new = [(e, p) for e, p in batch if e.image_id not in clean]
                 predictions = self.predict(name, [p for _, p in new])
-                clean |= {e.image_id: p for (e, _), p in zip(new, predictions, strict=True)}
-                self._changed.add(name)
+                ids = (e.image_id for e, _ in new)
+                self.clean.add(name, dict(zip(ids, predictions, strict=True)))
             for entry, pixels in batch:
                 if (len(self._decoded) + 1) * pixels.nbytes <= DECODED_BYTES:
                     self._decoded[entry.image_id] = pixels
-            if time.monotonic() - self._kept > KEEP_SECONDS:
-                self.save_clean_predictions()
+            self.clean.save_if_due()
 
     def drop_decoded(self, entries: Iterable[Entry]) -> None:
         """Forget the pixels of images that won't be attacked."""
         for entry in entries:
             self._decoded.pop(entry.image_id, None)
 
-    def save_clean_predictions(self) -> None:
-        """Write the clean predictions that are new to their files."""
-        for name in sorted(self._changed):
-            self._keep(name)
-        self._changed.clear()
-        self._kept = time.monotonic()
-
     def clean_prediction(self, name: str, image_id: str) -> Prediction | None:
         """Return the network's prediction for a clean image; None if its file is bad."""
-        return self._clean[name].get(image_id)
-
-    def nonfinite_counts(self) -> dict[str, tuple[int, int]]:
-        """Count, by network, the clean images whose logits weren't finite, and all of them."""
-        found = {}
-        for name, known in self._clean.items():
-            nonfinite = sum(p.pred == NO_ANSWER for p in known.values())
-            if nonfinite:
-                found[name] = nonfinite, len(known)
-        return found
-
-    def _stem(self, name: str) -> str:
-        """Return how the names of files of clean predictions begin.
-
-        It hashes what decides them: configs of network and defenses, weights, geometry, data and
-        numeric identity.
-        """
-        cell = self.cell
-        members = cell.sources if name == cell.source else [name]
-        bare = [undefended(member, cell.config.defenses)[0] for member in members]
-        key = digest(
-            {
-                "networks": [cell.network_digest(member) for member in members],
-                "weights": [check_weights(name, cell.suite.networks[name]) for name in bare],
-                "geometry": asdict(cell.geometry),
-                "data": self.manifest.fingerprint,
-                "numeric": self.numeric.of_predictions(bare),
-            }
-        )
-        return f"{slug(name)}-{cell.geometry.size}px-{key}"
-
-    def _files(self, name: str) -> list[Path]:
-        """Return the files of clean predictions: one, or two if a writer was killed."""
-        return sorted((self.cell.suite_folder / "clean").glob(f"{self._stem(name)}-*.parquet"))
-
-    def _known(self, name: str) -> dict[str, Prediction]:
-        if name not in self._clean:
-            self._clean[name] = {}
-            for path in self._files(name):
-                self._clean[name] |= _predictions_in(path)
-        return self._clean[name]
-
-    def _keep(self, name: str) -> None:
-        """Merge what is known into the file; another process may have added to it meanwhile."""
-        stem = self._stem(name)
-        folder = self.cell.suite_folder / "clean"
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f".{stem}.lock"), unbroken():
-            mine = self._clean.pop(name)
-            self._clean[name] = merged = self._known(name) | mine
-            content = io.BytesIO()
-            frame = pd.DataFrame([(i, *a) for i, a in merged.items()], columns=CLEAN_COLUMNS)
-            frame.to_parquet(content, index=False)
-            written = write_named(folder, stem, ".parquet", content.getvalue())
-            for older in self._files(name):
-                if older != written:
-                    older.unlink(missing_ok=True)
-
-
-def _predictions_in(path: Path) -> dict[str, Prediction]:
-    """Read the clean predictions in a file; none if it is damaged or gone: they are made again."""
-    try:
-        frame = pd.read_parquet(path) if is_whole(path) else pd.DataFrame()
-    except (OSError, pa.ArrowException):
-        frame = pd.DataFrame()
-    if not {*CLEAN_COLUMNS} <= {*frame.columns}:
-        return {}
-    ids, *columns = (frame[c].tolist() for c in CLEAN_COLUMNS)
-    return dict(zip(ids, map(Prediction, *columns), strict=True))
+        return self.clean.of(name).get(image_id)

@@ -112,7 +112,7 @@ def _nonfinite(evaluator: Evaluator) -> list[str]:
     title = evaluator.cell.title
     return [
         f"{title(name)} ({name}): no finite answer (NaN) to {nonfinite:,} of {known:,} clean images"
-        for name, (nonfinite, known) in evaluator.nonfinite_counts().items()
+        for name, (nonfinite, known) in evaluator.clean.nonfinite_counts().items()
     ]
 
 
@@ -125,7 +125,9 @@ def _none_eligible(evaluator: Evaluator) -> str:
             f"no image of {cell.config.data.root} can be read ({n:,} tried; {first}): restore "
             "them, or give others as data.root"
         )
-    broken = [name for name, (bad, known) in evaluator.nonfinite_counts().items() if bad == known]
+    broken = [
+        name for name, (bad, known) in evaluator.clean.nonfinite_counts().items() if bad == known
+    ]
     if broken:
         return (
             f"no image is eligible: {' and '.join(broken)} never gave a finite answer (NaN): its "

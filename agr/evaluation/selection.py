@@ -58,7 +58,7 @@ def select(evaluator: Evaluator, n: int) -> Selection:
         evaluator.drop_decoded({*entries[:start]} - {*mine})
         evaluator.ensure_clean_predictions(dict.fromkeys([cell.source, *cell.targets]), mine)
     finally:
-        evaluator.save_clean_predictions()
+        evaluator.clean.save()
     chosen = [
         Chosen(i, e, _target_label(evaluator, e) if cell.mine(i) else None)
         for i, e in enumerate(found)

@@ -40,7 +40,7 @@ def wanted_positions(cell: Cell, records: Records) -> set[int]:
 
 
 def finished(cell: Cell, records: Records) -> bool:
-    """Return whether the records hold all that the config asks for. Raises ConfigError (run.json)."""
+    """Return whether the records hold all that the config asks for. Raises ConfigError."""
     if records.run() is None:
         return False
     return lacking(cell, records, wanted_positions(cell, records)) == set()
