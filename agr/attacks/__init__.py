@@ -1,4 +1,4 @@
-"""What an attack is. `Attack` puts the parts together; `agr.attacks.parts` says what a part is."""
+"""Attacks. `Attack` puts parts together; `agr.attacks.parts` has their contracts."""
 
 from agr.attacks.attack import Attack
 from agr.attacks.ball import L2, Linf

@@ -1,8 +1,8 @@
 """The budget: balls that give a direction, a projection and a rounding.
 
-A ball is the only thing that knows the norm. Stages and steps ask it for a direction, and
-`Attack` projects after each step, so no part can leave the budget and ``norm=l2`` touches no
-attack. `eps` is in units of [0, 1] images here; configs speak of the 0-255 pixel scale.
+Only a ball knows the norm. Stages and steps ask it for a direction, and `Attack` projects after
+each step, so no part can leave the budget, and ``norm=l2`` works with every attack. `eps` is in
+units of [0, 1] images here; configs use the 0-255 pixel scale.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from torch import Tensor
 from agr.attacks.draws import fold, normal, symmetric, uniform
 from agr.utils.pixels import LEVELS, to_levels
 
-# Halvings of the search in `L2.round`: finds the threshold to 0.5/2**8 of a level.
-HALVINGS = 8
+HALVINGS = 8  # in the search of `L2.fit`, which finds its threshold to 0.5/2**8 of a level
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -28,12 +27,12 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
 
 
 def within(v: Tensor) -> tuple[int, ...]:
-    """The dimensions of `v` (B, ...) within an image: flattening would copy channels_last ones."""
+    """Return the dimensions within an image of `v`; flattening would copy channels_last ones."""
     return tuple(range(1, v.dim()))
 
 
 def row_norm(v: Tensor) -> Tensor:
-    """L2 norm of each row of `v` (B, ...), shape (B,)."""
+    """Return the L2 norm of each row of `v` (B, ...), (B,)."""
     return torch.linalg.vector_norm(v, dim=within(v))
 
 
@@ -42,7 +41,7 @@ class Ball(abc.ABC):
     """All images within `eps` (in [0, 1] units) of a clean image, and inside [0, 1]."""
 
     eps: float
-    p: ClassVar[float]  # of its norm
+    p: ClassVar[float]  # exponent of its norm
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
@@ -50,40 +49,40 @@ class Ball(abc.ABC):
 
     @abc.abstractmethod
     def direction(self, g: Tensor) -> Tensor:
-        """The unit step of steepest ascent for gradients `g` (B, ...); 0 where `g` is 0 or NaN."""
+        """Return the unit step of steepest ascent for gradients `g` (B, ...), 0 where 0 or NaN."""
 
     @abc.abstractmethod
     def unit_sign(self, g: Tensor) -> Tensor:
-        """sign(g) scaled to length 1 in this norm: what a formula that prints sign() means."""
+        """Return sign(g) scaled to length 1 in this norm, for formulas that are printed with it."""
 
     @abc.abstractmethod
     def length(self, v: Tensor) -> Tensor:
-        """The norm of each row of `v` (B, ...), (B,)."""
+        """Return the norm of each row of `v` (B, ...), (B,)."""
 
     @abc.abstractmethod
     def ones(self, x: Tensor) -> float:
-        """The length of an image like `x` (B, ...) whose every value is 1.
+        """Return the length of an image like those of `x` (B, ...) whose every value is 1.
 
-        What per-pixel amounts are divided by: a perturbation of ``eps / ones`` everywhere is on
-        the budget in either norm.
+        Amounts per pixel are divided by it: a perturbation of ``eps / ones`` everywhere is on the
+        budget in either norm.
         """
 
     @abc.abstractmethod
     def sample(self, key: Tensor, x: Tensor) -> Tensor:
-        """Perturbations like `x` (B, ...), uniform in the ball, drawn with `key` (B,)."""
+        """Draw perturbations like `x` (B, ...), uniform in the ball, with `key` (B,)."""
 
     @abc.abstractmethod
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
-        """`x` (B, ...) moved into the ball around `x0` and into [0, 1]."""
+        """Move `x` (B, ...) into the ball around `x0` and into [0, 1]."""
 
     @abc.abstractmethod
     def fit(self, v: Tensor) -> Tensor:
-        """Whole-level perturbations near `v` (B, ..., in levels) that keep the budget."""
+        """Round perturbations `v` (B, ...), in levels, to whole levels that keep the budget."""
 
     def round(self, x: Tensor, x0: Tensor) -> Tensor:
-        """The 8-bit image nearest to `x` that still lies in the ball around the 8-bit `x0`.
+        """Round `x` (B, ...) to 8-bit images that still lie in the ball around the 8-bit `x0`.
 
-        Each pixel goes to its nearest level; pixels that thereby left the budget are undone.
+        Each pixel goes to its nearest level; those that leave the budget by it are moved back.
         The result is bitwise what ``uint8 / 255`` gives, so a stored image is the scored one.
         """
         v = self.fit((x - x0).mul_(LEVELS))
@@ -141,7 +140,7 @@ class L2(Ball):
         return math.sqrt(math.prod(x.shape[1:]))
 
     def sample(self, key: Tensor, x: Tensor) -> Tensor:
-        """A direction that is uniform on the sphere, at a radius that fills the volume evenly."""
+        """Draw a uniform direction, and a radius that fills the volume evenly."""
         v = normal(fold(key, 0), x.shape[1:], x.dtype)
         radius = uniform(fold(key, 1), (), torch.float64).pow_(1 / math.prod(x.shape[1:]))
         radius *= self.eps
@@ -154,11 +153,11 @@ class L2(Ball):
         return v.mul_(per_image(scale, v)).add_(x0).clamp_(0, 1)
 
     def fit(self, v: Tensor) -> Tensor:
-        """Round to nearest; in rows that left the ball, undo the pixels rounded farthest out.
+        """Round to nearest; in rows that leave the ball, move back the pixels rounded farthest out.
 
-        A row that left it gets the largest threshold (by bisection) such that stepping back
-        one level wherever rounding went outwards by more than the threshold fits the budget.
-        Threshold 0 always fits: no pixel is then farther out than before rounding.
+        Such a row gets the largest threshold (by bisection) with which stepping back one level
+        wherever rounding went outwards by more than the threshold fits the budget. A threshold of
+        0 always fits: no pixel is then farther out than before rounding.
         """
         r = v.round()
         outwards = r.abs().sub_(v.abs())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def build_attack(c: Config, scale: float = 1.0) -> Attack:
-    """The attack of a config. Budget and step size go from the 0-255 scale to [0, 1] here.
+    """Build the attack of a config; budget and step size go from the 0-255 scale to [0, 1].
 
     `scale` is the suite's rescaling (`Cell.eps_scale`). Raises ConfigError.
     """
@@ -50,7 +50,7 @@ def build_attack(c: Config, scale: float = 1.0) -> Attack:
 
 
 def build_library(c: Config) -> Library:
-    """The other library's attack that a config names. Raises ConfigError."""
+    """Build the other library's attack that a config names. Raises ConfigError."""
     return _attack_part(c, "library", "library", c.attack.library)
 
 
@@ -62,7 +62,7 @@ def load_attack(
     overrides: Iterable[str] = (),
     quantize: str = "always",
 ) -> Attack:
-    """An attack of conf/attack by its name, to be called as ``attack(model, x, y)``.
+    """Load an attack of conf/attack by its name, to be called as ``attack(model, x, y)``.
 
     Args:
         name: as in ``attack=name`` on the command line.
@@ -70,7 +70,7 @@ def load_attack(
         eps: the budget on the 0-255 pixel scale; the norm's default (10, 1500) when None.
             L2 budgets are taken as they are, not scaled to the image's size.
         steps: T; the attack's own when None.
-        overrides: further words, as ``"attack.chain.momentum.decay=0.5"``.
+        overrides: further ones, such as ``"attack.chain.momentum.decay=0.5"``.
         quantize: see `agr.attacks.Attack`.
 
     One that mixes in other images (Admix) needs them:
@@ -79,18 +79,22 @@ def load_attack(
     """
     if eps is not None:
         check_eps(eps)
-    words = [f"attack={name}", f"norm={norm}", *overrides]
-    # What L2 can be depends on the size of images, which nobody knows yet.
-    words += [f"eps={eps}"] if eps is not None and norm != "l2" else []
-    words += [f"steps={steps}"] if steps is not None else []
-    config = expand([*words, f"quantize={quantize}", "suite.l2_reference=null"])[0].config
+    overrides = [f"attack={name}", f"norm={norm}", *overrides]
+    if eps is not None and norm != "l2":  # an L2 budget's limit depends on the size of images
+        overrides.append(f"eps={eps}")
+    if steps is not None:
+        overrides.append(f"steps={steps}")
+    config = expand([*overrides, f"quantize={quantize}", "suite.l2_reference=null"])[0].config
     return build_attack(config if eps is None else replace(config, eps=eps))
 
 
 def _attack_parts(c: Config, slot: str, module: str, nodes: dict[str, Any]) -> tuple[Any, ...]:
-    """The parts of the named slots that are filled, in their order."""
-    filled = {name: node for name, node in nodes.items() if node is not None}
-    return tuple(_attack_part(c, f"{slot}.{name}", module, node) for name, node in filled.items())
+    """Build the parts of the slots that are filled, in their order."""
+    return tuple(
+        _attack_part(c, f"{slot}.{name}", module, node)
+        for name, node in nodes.items()
+        if node is not None
+    )
 
 
 def _attack_part(c: Config, slot: str, module: str, node: Any) -> Any:

@@ -10,13 +10,9 @@ from agr.utils.pixels import is_8bit
 
 
 def check_images(model: Model, x: Tensor, *, on_grid: bool = False, least_bytes: int = 2) -> None:
-    """Raise ValueError unless the model is in eval mode and `x` holds images in [0, 1].
+    """Raise ValueError unless the model is in eval mode and `x` (B, 3, H, W) are images in [0, 1].
 
-    Args:
-        model: what is attacked.
-        x: clean images, to be of shape (B, 3, H, W).
-        on_grid: require 8-bit images, k/255.
-        least_bytes: size of the smallest floating-point number that will do.
+    With `on_grid` they must be 8-bit, k/255. `least_bytes` is per floating-point number.
     """
     if getattr(model, "training", False):
         raise ValueError("the model is in training mode: call model.eval() first")
@@ -35,9 +31,9 @@ def check_labels(x: Tensor, y: Tensor) -> None:
 
 
 def check_pool(pool: Pool | None, size: int, x: Tensor) -> None:
-    """Raise ValueError unless the pool has images like those of `x`, of several classes.
+    """Raise ValueError unless the pool has images like `x`, of several classes, if it is needed.
 
-    None is no error where the views need no images: `size` is how many they need.
+    `size` is the number of images that the views need.
     """
     if pool is None and size:
         raise ValueError(

@@ -1,9 +1,10 @@
-"""Random numbers that are a function of a key: never of a global generator, nor of companions.
+"""Random numbers that are a function of a key, not of a global generator or of other images.
 
-A key is an int64 per image, (B,). `fold` makes new keys of it for a step, a copy, a use; `uniform`,
-`normal` and `integers` draw with a key. Keys are mixed as in SplitMix64 (Steele, Lea and Flood,
-OOPSLA 2014). An image's many draws come from a Weyl sequence with an increment and a start of its
-own that a 32-bit finaliser scrambles: half the memory of 64 bits, which is what these draws cost.
+A key is an int64 per image, (B,). `fold` makes new keys from it for a step, a copy or a use;
+`uniform`, `normal` and `integers` draw with a key. Keys are mixed as in SplitMix64 (Steele, Lea and
+Flood, OOPSLA 2014). An image's many draws come from a Weyl sequence with an increment and a start
+of its own, scrambled by a 32-bit finaliser: 64 bits would take twice the memory, which is what
+these draws cost.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-START, STEPS = 0, 1  # what a key is folded with: the start, or the step t
-OWN, GRADIENT = 0, 1  # of a stage: its own draws, or those of a gradient that it asks for
-BITS = 24  # of a draw: exact in float32, so that every dtype gets the same numbers
+# Uses of a key, to fold it with: an attack's start or its steps; a stage's own draws or those of a
+# gradient that it takes.
+START, STEPS = 0, 1
+OWN, GRADIENT = 0, 1
+BITS = 24  # per draw: exact in float32, so that every dtype gets the same numbers
 
 
 def _signed(value: int, bits: int) -> int:
-    """The signed number with the same bits: torch has no unsigned arithmetic."""
+    """Return the signed number with the same bits: torch has no unsigned arithmetic."""
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
@@ -34,41 +37,41 @@ MIX32 = ((16, 0x7FEB352D), (15, _signed(0x846CA68B, 32)))  # Wellons' "lowbias32
 
 
 def key_of(number: int) -> int:
-    """The signed 64-bit key of an unsigned number such as `agr.utils.hashing.draw` gives."""
+    """Return the signed 64-bit key of an unsigned number, as `agr.utils.hashing.draw` gives."""
     return _signed(number % (1 << 64), 64)
 
 
 def fold(key: Tensor, *data: int | Tensor) -> Tensor:
-    """New keys (B,) from `key` (B,) and numbers, each one for all rows or (B,) int64."""
+    """Return new keys (B,) from `key` (B,) and numbers, each one for all rows or (B,) int64."""
     for value in data:
         key = _mixed64((key ^ _mixed64(_as_tensor(value, key))) + GOLDEN)
     return key
 
 
 def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Draws (B, *shape) that are uniform in [0, 1): multiples of 2^-24."""
-    return _whole(key, shape).to(dtype).mul_(2.0**-BITS)
+    """Draw numbers (B, *shape) uniformly from [0, 1): multiples of 2^-24."""
+    return _draws(key, shape).to(dtype).mul_(2.0**-BITS)
 
 
 def symmetric(key: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Draws (B, *shape) that are uniform in (-1, 1), and symmetric about 0."""
+    """Draw numbers (B, *shape) uniformly from (-1, 1), symmetric about 0."""
     # One bit less, since the half needs one.
-    return (_whole(key, shape) >> 1).to(dtype).add_(0.5).mul_(2.0 ** (2 - BITS)).sub_(1)
+    return (_draws(key, shape) >> 1).to(dtype).add_(0.5).mul_(2.0 ** (2 - BITS)).sub_(1)
 
 
 def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Standard normal draws (B, *shape): the inverse error function of `symmetric` ones."""
+    """Draw standard normal numbers (B, *shape): the inverse error function of `symmetric` ones."""
     # In float64 everywhere: near 1 the inverse is steep, and float32 would lose its bits.
     return torch.erfinv(symmetric(key, shape, torch.float64)).mul_(math.sqrt(2)).to(dtype)
 
 
 def integers(key: Tensor, low: int, high: int | Tensor) -> Tensor:
-    """Draws (B,) int64 that are uniform in low, ..., high - 1; `high` for all rows or (B,)."""
+    """Draw integers (B,) uniformly from low, ..., high - 1; `high` is for all rows or (B,)."""
     return low + (uniform(key, (), torch.float64) * (high - low)).long()
 
 
-def _whole(key: Tensor, shape: Sequence[int]) -> Tensor:
-    """Draws (B, *shape) of BITS bits, int32."""
+def _draws(key: Tensor, shape: Sequence[int]) -> Tensor:
+    """Draw numbers (B, *shape) of BITS bits, int32."""
     n = math.prod(shape)
     mixed = _mixed64(key)
     start, increment = _low32(mixed), _low32(mixed >> 32) | 1  # odd: its period is 2^32

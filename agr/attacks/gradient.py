@@ -36,12 +36,8 @@ class Objective(NamedTuple):
     ) -> Tensor:
         """Return the gradient at `c.point` (B, 3, H, W), over all copies by their shares.
 
-        Args:
-            model: as in `Attack`.
-            y: labels (B,), int64, or target labels.
-            live: rows (B,) that still need it; a copy that only others have a share in is skipped.
-            c: context of the views.
-            spent: passes of each row, (B,) int64; those made here are added in place.
+        Copies without a share in a `live` row (B,) are skipped. `spent` (B,), the passes of each
+        row, is added to in place.
         """
         total = torch.zeros_like(c.point)
         for copy in itertools.product(*(range(view.copies) for view in self.views)):
@@ -55,7 +51,7 @@ class Objective(NamedTuple):
                 takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(live)
                 if isinstance(share, Tensor) and not bool((live & takes).any()):
                     continue
-                losses = self.losses(_logits_of_copies(model, image, leaf), y) * share
+                losses = self.losses(_logits(model, image, leaf), y) * share
                 g = self.gradient(torch.where(takes, losses, 0.0), leaf)
             # Rows without a share are left out, since 0 times a NaN is no 0.
             total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
@@ -63,11 +59,8 @@ class Objective(NamedTuple):
         return total
 
 
-def _logits_of_copies(model: Model, image: Tensor, own: Tensor) -> Tensor:
-    """Return the model's logits for copies `image`, of whatever size, of the images `own`.
-
-    Raises ValueError, with the way out, if the model doesn't take images of that size.
-    """
+def _logits(model: Model, image: Tensor, own: Tensor) -> Tensor:
+    """Return the logits for copies of the images `own`; ValueError if it can't take their size."""
     if image.shape == own.shape:
         return model(image)
     side = [own.shape[-1]] if getattr(model, "takes_side", False) else []

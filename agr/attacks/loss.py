@@ -1,4 +1,4 @@
-"""Losses that an attack climbs. Per image, never averaged: no image feels its neighbours."""
+"""Losses that an attack climbs, per image: a mean would let images change each other's."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class Logit:
-    """-z_y: its gradient doesn't vanish as the softmax saturates.
+    """-z_y, whose gradient doesn't vanish as the softmax saturates.
 
-    For targeted attacks (which descend) by Zhao et al., arXiv:2012.11207, Eq. 3.
+    Zhao et al., arXiv:2012.11207, Eq. 3, use it for targeted attacks, which descend it.
     """
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        return -_of_class(logits, y)
+        return -_logit_of(logits, y)
 
 
 @dataclass(frozen=True)
 class Margin:
-    """The highest other logit minus the label's: above 0 the label has lost.
+    """The highest other logit minus the label's, above 0 where the label isn't predicted.
 
     f_6 of Carlini and Wagner, arXiv:1608.04644, section V.A, without their bound kappa: the
-    confidence that is enough is a matter of the stop (`agr.attacks.stop.Margin`).
+    confidence that is enough is up to the stop (`agr.attacks.stop.Margin`).
     """
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -42,10 +42,10 @@ class Margin:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The highest other logit minus that of `y`, (B,), from logits (B, classes)."""
+    """Return the highest other logit minus that of `y`, (B,), from logits (B, classes)."""
     others = logits.scatter(1, y[:, None], -math.inf)
-    return others.amax(1) - _of_class(logits, y)
+    return others.amax(1) - _logit_of(logits, y)
 
 
-def _of_class(logits: Tensor, y: Tensor) -> Tensor:
+def _logit_of(logits: Tensor, y: Tensor) -> Tensor:
     return torch.gather(logits, 1, y[:, None]).squeeze(1)

@@ -1,4 +1,4 @@
-"""What a part of an attack is: the contracts, and what a part may look at.
+"""Parts of an attack: their contracts, and the data that they get.
 
 Known attacks, named by their parts (conf/attack has them, docs/attacks.md lists them all):
 
@@ -15,7 +15,7 @@ Known attacks, named by their parts (conf/attack has them, docs/attacks.md lists
 
 Parts are frozen dataclasses. What changes during a run is a `State`: a dict of tensors whose
 every leaf has one row per image, so that the engine can put any image into any row. Randomness
-comes from a key per row (`agr.attacks.draws`), so that no image feels its companions.
+comes from a key per row (`agr.attacks.draws`), so that no image depends on the others.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Pool(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a view, a stage or a step may look at; B rows, one image each."""
+    """Data that a view, a stage or a step may use; B rows, one image each."""
 
     x: Tensor  # iterate, (B, 3, H, W) in [0, 1]
     x0: Tensor  # clean image, like x
@@ -67,29 +67,29 @@ class Context(NamedTuple):
     size: float  # step size, in [0, 1] units of the ball's norm
     ball: Ball
     root: Tensor  # random key of each image, (B,) int64
-    path: tuple[int | Tensor, ...]  # what it is folded with: step, use, …
+    path: tuple[int | Tensor, ...]  # numbers that it is folded with: step, use, …
     grad: Callable[[Tensor, int], Tensor]  # (point, use) -> gradient there, through the views
     pool: Pool | None
 
     @property
     def key(self) -> Tensor:
-        """Random key of (image, step, use), (B,) int64; made when asked for, as few parts do."""
+        """Random key of (image, step, use), (B,) int64; made on demand, since few parts need it."""
         return fold(self.root, *self.path)
 
     def at(self, *use: int) -> Context:
-        """The same with another key, for a use of its own."""
+        """Return the same context with another key, for one more use."""
         return self._replace(path=(*self.path, *use))
 
 
 class Copy(NamedTuple):
     """One copy of the images, as a view makes it."""
 
-    image: Tensor  # (B, 3, h, w), differentiable in what it was made of
-    share: Tensor | float  # (B,) or one for all: its part of the gradient; over all copies 1
+    image: Tensor  # (B, 3, h, w), differentiable in what it was made from
+    share: Tensor | float  # (B,) or one for all: weight of its gradient; 1 over all copies
 
 
 class Seen(NamedTuple):
-    """What a stop may look at: the model's answer to the iterate."""
+    """Data that a stop may use: the model's logits for the iterate."""
 
     logits: Tensor  # (B, classes)
     fooled: Tensor  # (B,) bool: not the label, or the target label when targeted
@@ -99,42 +99,43 @@ class Seen(NamedTuple):
 
 
 class Start(Protocol):
-    """Where an attack begins."""
+    """The first iterates of an attack."""
 
     def __call__(self, x0: Tensor, ball: Ball, key: Tensor) -> Tensor:
-        """The first iterates (B, 3, H, W) for clean images `x0`; `Attack` projects them."""
+        """Return first iterates (B, 3, H, W) for clean images `x0`; `Attack` projects them."""
         ...
 
 
 class Loss(Protocol):
-    """What an attack climbs (descends, when targeted)."""
+    """A loss that an attack climbs, or descends when targeted."""
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Loss of each image, (B,), from logits (B, classes) and labels (B,)."""
+        """Return the loss of each image, (B,), from logits (B, classes) and labels (B,)."""
         ...
 
 
 class View(Protocol):
-    """Makes copies of an image; the gradient is the mean of theirs, by share.
+    """Copies of an image, whose gradients are averaged by their shares.
 
     Copies are made one at a time and have one shape, so memory doesn't grow with their number.
     """
 
     @property
     def copies(self) -> int:
-        """How many copies there are."""
+        """Number of copies."""
         ...
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
-        """Copy `i` of the images `x` (B, 3, H, W). `c.key` is the same for all copies."""
+        """Make copy `i` of the images `x` (B, 3, H, W). `c.key` is the same for all copies."""
         ...
 
 
 class Stage(Protocol):
-    """Turns a gradient into what the step gets to see: normalising, momentum, smoothing.
+    """A transformation of the gradient before the step: normalising, momentum, smoothing.
 
-    A stage with a true attribute `look_ahead` also has `point(s, c)`: where to take the gradient.
-    Of these an attack has one at most. One that calls `c.grad` says in `extra` how often in a step.
+    A stage whose attribute `look_ahead` is true also has `point(s, c)`, which returns the point
+    where the gradient is taken; an attack has at most one of these. A stage that calls `c.grad` has
+    an attribute `extra`, the number of its calls in a step.
     """
 
     def init(self, x: Tensor) -> State: ...
@@ -143,7 +144,7 @@ class Stage(Protocol):
 
 
 class Step(Protocol):
-    """Moves the iterate. Returns the next one *before* projection; `Attack` projects it."""
+    """A rule that moves the iterate; `Attack` projects what `update` returns."""
 
     def init(self, x: Tensor) -> State: ...
 
@@ -151,7 +152,7 @@ class Step(Protocol):
 
 
 class Stop(Protocol):
-    """Says which rows are done before their T steps are over."""
+    """A rule that ends rows before their T steps are over."""
 
     def init(self, x: Tensor) -> State: ...
 
@@ -159,7 +160,7 @@ class Stop(Protocol):
 
 
 class Stateless:
-    """A part that remembers nothing from step to step."""
+    """A part without a state."""
 
     def init(self, x: Tensor) -> State:
         return {}

@@ -1,4 +1,4 @@
-"""Stages: what happens to a gradient on its way to the step."""
+"""Stages: transformations of the gradient before the step."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from agr.utils.checks import flag, number, one_of, whole
 
 
 def mean_normalized(g: Tensor) -> Tensor:
-    """Each row of `g` (B, ...) over its mean absolute value; 0 where `g` is 0 or not finite."""
+    """Divide each row of `g` (B, ...) by its mean absolute value; 0 where it is 0 or not finite."""
     scale = g.abs().mean(within(g))
     good = (scale > 0) & scale.isfinite()
     # A row that cannot be normalised contributes nothing: dividing would put NaN into the
     # momentum for good, which freezes L-inf attacks silently and ruins L2 images.
-    shared = g / per_image(torch.where(good, scale, torch.inf), g)
-    return shared.nan_to_num_(0.0, 0.0, 0.0)
+    quotient = g / per_image(torch.where(good, scale, torch.inf), g)
+    return quotient.nan_to_num_(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class MeanNormalize(Stateless):
     """g / mean|g| of each image.
 
-    MI-FGSM divides by the L1 norm (Dong et al., arXiv:1710.06081, Eq. 6). The mean differs from
-    it by a factor that is the same at every step and that no direction sees; it is used because
-    a look-ahead along the momentum (NI-FGSM) needs the momentum at the scale of one.
+    MI-FGSM divides by the L1 norm (Dong et al., arXiv:1710.06081, Eq. 6). The mean differs from it
+    by a factor that is the same at every step, which changes no direction; it is used because a
+    look-ahead along the momentum (NI-FGSM) needs the momentum at the scale of one.
     """
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
@@ -59,7 +59,7 @@ class Momentum:
         return {"m": torch.zeros_like(x)}
 
     def point(self, s: State, c: Context) -> Tensor:
-        """Where the gradient is taken, with `look_ahead`."""
+        """Return the point (B, 3, H, W) of the gradient, with `look_ahead`."""
         return torch.add(c.image, s["m"], alpha=c.size / c.ball.ones(c.x) * self.decay)
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
@@ -73,7 +73,7 @@ class Smooth(Stateless):
 
     `shape` is "gaussian" (the normal density on `size` points from -`reach` to `reach` standard
     deviations, as in the authors' code), "uniform", or "linear" (1 - |i| / (k + 1), size = 2k + 1).
-    The authors' size is 15. All three are products of two lines, and are computed so.
+    The authors' size is 15. All three are separable, and are applied along one axis at a time.
     """
 
     size: int = 15
@@ -96,7 +96,7 @@ class Smooth(Stateless):
         return F.conv2d(g, down, padding=(half, 0), groups=channels), s
 
     def line(self) -> list[float]:
-        """The kernel is the outer product of this with itself; it sums to 1."""
+        """Return the line whose outer product with itself is the kernel; it sums to 1."""
         k = self.size // 2
         if self.shape == "gaussian":
             step = self.reach / k if k else 0.0
@@ -117,10 +117,10 @@ def _tensor_of(stage: Smooth, dtype: torch.dtype, device: torch.device) -> Tenso
 class Variance:
     """VMI: adds the variance of the gradient around the last iterate (Wang & He, arXiv:2103.15571).
 
-    Algorithm 1: g + v, and then v <- mean of the gradients at `samples` neighbours - g, which are
-    drawn uniformly within `beta` times the budget of the iterate: with a look-ahead (VNI) too, as
-    its authors do. In L2, of which the paper doesn't speak, a pixel's bound is that of a
-    perturbation that has the same amount everywhere.
+    Algorithm 1: g + v, and then v <- mean of the gradients at `samples` neighbours - g. Neighbours
+    are uniform within `beta` times the budget around the iterate, with a look-ahead (VNI) too, as
+    in the authors' code. For L2, which the paper doesn't cover, a pixel's bound is that of a
+    perturbation with the same amount everywhere.
     """
 
     samples: int = 20
@@ -132,7 +132,7 @@ class Variance:
 
     @property
     def extra(self) -> int:
-        """Gradients that it asks for in a step."""
+        """Number of further gradients per step."""
         return self.samples
 
     def init(self, x: Tensor) -> State:
@@ -145,7 +145,7 @@ class Variance:
         return g + s["v"], {"v": total.div_(self.samples).sub_(g)}
 
     def neighbour(self, i: int, c: Context) -> Tensor:
-        """Neighbour `i` of the iterate, (B, 3, H, W)."""
+        """Draw neighbour `i` of the iterate, (B, 3, H, W)."""
         bound = self.beta * c.ball.eps / c.ball.ones(c.x)
         return symmetric(fold(c.key, i), c.x.shape[1:], c.x.dtype).mul_(bound).add_(c.image)
 
@@ -154,8 +154,8 @@ class Variance:
 class Enhance:
     """EMI: the mean gradient along the last mean gradient (Wang et al., arXiv:2103.10609).
 
-    `samples` points evenly spaced from -`reach` to `reach` steps along the last one, which is
-    normalised by its mean absolute value. The middle one is where the gradient is taken anyway,
+    Gradients are taken at `samples` points, evenly spaced from -`reach` to `reach` steps along the
+    last mean, which is divided by its mean absolute value. The middle point has a gradient anyway,
     so their number is odd.
     """
 
@@ -170,7 +170,7 @@ class Enhance:
 
     @property
     def extra(self) -> int:
-        """Gradients that it asks for in a step."""
+        """Number of further gradients per step."""
         return self.samples - 1
 
     def init(self, x: Tensor) -> State:

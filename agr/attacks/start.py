@@ -1,4 +1,4 @@
-"""Starts: where an attack begins. (Without one, at the clean image.)"""
+"""Starts: the first iterates of an attack. Without one they are the clean images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agr.utils.checks import number
 class Uniform:
     """Uniform in the ball of `radius` times the budget (PGD; Madry et al., arXiv:1706.06083).
 
-    Uniform in volume, in L2 too: a normal direction at a radius u^(1/d).
+    It is uniform in volume in L2 too: a normal direction at a radius u^(1/d).
     """
 
     radius: float = 1.0

@@ -1,7 +1,7 @@
-"""Steps: how the iterate moves, and how long a step is.
+"""Steps: rules that move the iterate, and the size of a step.
 
-The paper's Algorithm 1 can be read in more than one way (docs/design.md, "AGR's readings"); the
-readings are `AdaGrad` or `Overwrite`, a step-size rule, and a stop or none.
+The paper's Algorithm 1 can be read in more than one way (docs/design.md, "AGR's readings"): as
+`AdaGrad` or `Overwrite`, with one of several step sizes, with a stop or without.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Direction = Literal["ball", "sign"]
 
 
 def step_size(rule: str | float, eps: float, steps: int) -> float:
-    """The base step of an attack, in the units of `eps`.
+    """Return the base step of an attack, in the units of `eps`.
 
-    `rule` is a number (taken as it is) or a name: "even" is eps/T; "decaying" is
-    eps / sum_{i<=T} i^(-1/2), so that T steps which shrink as 1/sqrt(i) add up to eps;
-    "full" is eps; "eps/4" is what it says.
+    `rule` is a number, taken as it is, or a name: "even" is eps/T; "decaying" is
+    eps / sum_{i<=T} i^(-1/2), so that T steps which shrink as 1/sqrt(i) add up to eps; "full" is
+    eps; "eps/4" and the like are fractions of it.
 
     Raises ValueError for another name, or a number that is not above 0.
     """
@@ -48,12 +48,12 @@ def step_size(rule: str | float, eps: float, steps: int) -> float:
 
 
 def _of_row(values: Tensor, like: Tensor) -> Tensor:
-    """One value per row (B,), in the dtype of `like` and to be broadcast over it."""
+    """Cast one value per row (B,) to the dtype of `like`, and shape it to broadcast over it."""
     return per_image(values.to(like.dtype), like)
 
 
 def unit(ball: Ball, g: Tensor, direction: Direction) -> Tensor:
-    """A step of length 1: the ball's steepest ascent ("ball"), or sign(g) in any norm ("sign")."""
+    """Return a step of length 1: steepest ascent ("ball"), or sign(g) in any norm ("sign")."""
     return ball.direction(g) if direction == "ball" else ball.unit_sign(g)
 
 
@@ -88,7 +88,7 @@ class _Adaptive:
         one_of("direction", self.direction, ("ball", "sign"))
 
     def _squared_and_along(self, g: Tensor, c: Context) -> tuple[Tensor, Tensor]:
-        """What is squared, and the numerator: a step of length 1."""
+        """Return what is squared, and the numerator: a step of length 1."""
         if self.of == "sign":
             return g.sign(), unit(c.ball, g, self.direction)
         u = mean_normalized(torch.nan_to_num(g, posinf=1.0, neginf=-1.0))
@@ -99,9 +99,9 @@ class _Adaptive:
 class AdaGrad(_Adaptive):
     """x + size * u / (phi * sqrt(G + delta)), with G the sum of the squares u^2 so far.
 
-    Eqs. 8, 9 and 11 of the AGR paper, G accumulated as Eq. 8 says. Of the sign (Eq. 10) this is
-    `Plain` on a 1/sqrt(t) schedule wherever no gradient is zero; of the gradient it is truly per
-    pixel, as AdaGrad is (Duchi et al., 2011).
+    Eqs. 8, 9 and 11 of the AGR paper, with G accumulated as in Eq. 8. With `of="sign"` (Eq. 10) it
+    is `Plain` on a 1/sqrt(t) schedule wherever no gradient is zero; with `of="gradient"` steps
+    differ by pixel, as in AdaGrad (Duchi et al., 2011).
     """
 
     phi: float = 1.0
@@ -127,7 +127,7 @@ class RMSProp(_Adaptive):
     """x + size * u / sqrt(G + delta), with G <- rho * G + (1 - rho) * u^2.
 
     RMSProp (Tieleman and Hinton, Neural networks for machine learning, lecture 6, 2012). G starts
-    at 0, so that first steps are longer: the first one by 1 / sqrt(1 - rho).
+    at 0, so the first steps are longer: the very first by 1 / sqrt(1 - rho).
     """
 
     rho: float = 0.9
@@ -181,9 +181,10 @@ class Adam(_Adaptive):
 class Tanh:
     """x + size_t * tanh(scale * m / (sqrt(v) + delta)): AI-FGTM (Zou et al., arXiv:2007.03838).
 
-    m and v add up mu1 * g and mu2 * g^2; size_t grows as (1 - beta1^t) / sqrt(1 - beta2^t), so that
-    T steps add up to T * size. Its authors smooth the gradient before (`Smooth(9)`) and normalise
-    nothing. In L2, of which the paper doesn't speak, a step of 1 everywhere has length `size`.
+    m and v add up mu1 * g and mu2 * g^2; size_t is proportional to
+    (1 - beta1^t) / sqrt(1 - beta2^t), scaled so that T steps add up to T * size. The authors smooth
+    the gradient first (`Smooth(9)`) and don't normalise it. In L2, which the paper doesn't cover, a
+    step of 1 everywhere has length `size`.
     """
 
     mu1: float = 1.5
@@ -219,7 +220,7 @@ class Tanh:
 class Overwrite(Stateless):
     """x0 + size * sign(g) / (phi * sqrt(sign(g)^2 + delta)): Algorithm 1 and Eq. 11 as printed.
 
-    "update v by" is taken as overwriting v, and nothing carries history.
+    "update v by" is read as overwriting v, and nothing carries history.
     """
 
     direction: Direction = "sign"

@@ -1,4 +1,4 @@
-"""Stops: when an image needs no further step. (Every attack ends after its T steps anyway.)"""
+"""Stops: rules that end an image's run before its T steps are over."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Margin(Stateless):
 
 @dataclass(frozen=True)
 class AnyOf:
-    """Stop an image as soon as one of several stops says so."""
+    """Stop an image as soon as one of several stops would."""
 
     stops: Sequence[Stop]
 
@@ -87,6 +87,6 @@ class AnyOf:
         return {str(i): stop.init(x) for i, stop in enumerate(self.stops)}
 
     def update(self, seen: Seen, s: State) -> tuple[Tensor, State]:
-        said = [stop.update(seen, s[str(i)]) for i, stop in enumerate(self.stops)]
-        done = torch.stack([done for done, _ in said]).any(0)
-        return done, {str(i): state for i, (_, state) in enumerate(said)}
+        updates = [stop.update(seen, s[str(i)]) for i, stop in enumerate(self.stops)]
+        done = torch.stack([done for done, _ in updates]).any(0)
+        return done, {str(i): state for i, (_, state) in enumerate(updates)}

@@ -1,8 +1,8 @@
 """Views: differentiable copies of an image whose gradients are averaged, for transfer.
 
-Their zeros matter. Where an image is scaled, padded or mixed, authors who work in [-1, 1] go to
-grey and ports that work in [0, 1] go to black: `zero` says which, and the authors' own is the
-default of each view.
+Zero isn't the same everywhere: scaling, padding and mixing go towards grey where authors work in
+[-1, 1], and towards black in ports that work in [0, 1]. `zero` chooses; each view's default is its
+authors' own.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Admix:
     """Copies with a fraction of another image mixed in: x + eta * x'.
 
     Admix (Wang et al., arXiv:2102.00436). Partners come from the attack's fixed pool of `pool`
-    images, a new one for each image, step and copy, never of the image's own class. The authors
-    follow it by `Scale`, and mix relative to grey.
+    images: a new one for each image, step and copy, never of the image's own class. The authors
+    apply `Scale` afterwards, and mix relative to grey.
     """
 
     copies: int = 3
@@ -70,8 +70,8 @@ class Admix:
         return Copy(x + self.eta * (partner - LEVEL[self.zero]), 1 / self.copies)
 
     def partner(self, i: int, c: Context) -> Tensor:
-        """The images (B, 3, H, W) that copy `i` has mixed in."""
-        assert c.pool is not None  # `Attack` sees to it
+        """Draw the images (B, 3, H, W) that are mixed into copy `i`."""
+        assert c.pool is not None  # `Attack` checks it
         others = c.pool.labels != c.label[:, None]
         rank = integers(fold(c.key, i), 0, others.sum(1)) + 1
         return c.pool.images[((others.cumsum(1) == rank[:, None]) & others).int().argmax(1)]
@@ -81,16 +81,16 @@ class Admix:
 class Diverse:
     """DI: resized to a random size and padded at random, with probability `prob`.
 
-    As its authors do it (Xie et al., arXiv:1803.06978, section 3.2; their code): enlarged to a
-    size from [s, s * ratio), by nearest neighbour, and padded to s * ratio with grey; otherwise the
-    image stays as it is. For s = 299 and ratio = 330/299 that is [299, 330) and 330. Size, place
-    and coin are drawn per image. Images of both sizes can't share a batch, so a step makes two
-    passes; an image needs one of them.
+    As in the authors' paper and code (Xie et al., arXiv:1803.06978, section 3.2), an image of s px
+    is enlarged to a size from [s, s * ratio), by nearest neighbour, and padded to s * ratio with
+    grey; otherwise it stays as it is. For s = 299 and ratio = 330/299 that is [299, 330) and 330.
+    Size, place and coin are drawn per image. Images of both sizes can't share a batch, so a step
+    makes two passes; an image needs one of them.
 
-    With a ratio below 1 it is shrunk to a size from [s * ratio, s) and padded to s, as
-    torchattacks does with ratio 0.9, mode "bilinear" and zero "black". `back` resizes the enlarged
-    image back to s (bilinear), as TransferAttack does with ratio 1.1 and mode "bilinear": for
-    networks that take one size only.
+    With a ratio below 1 the image is shrunk to a size from [s * ratio, s) and padded to s, as in
+    torchattacks with ratio 0.9, mode "bilinear" and zero "black". `back` resizes the enlarged image
+    back to s (bilinear), as in TransferAttack with ratio 1.1 and mode "bilinear": for networks that
+    take one size only.
     """
 
     prob: float = 0.5
@@ -108,7 +108,7 @@ class Diverse:
 
     @property
     def copies(self) -> int:
-        """Two where images that stay as they are have another size."""
+        """Number of copies: two if images that stay as they are have another size."""
         return 2 if self._grows and 0 < self.prob < 1 else 1
 
     @property
@@ -116,11 +116,11 @@ class Diverse:
         return self.ratio > 1 and not self.back
 
     def side(self, side: int) -> int:
-        """Pixels of the copies of an image of `side` px."""
+        """Return the side of the copies of an image of `side` px."""
         return self._sides(side)[1] if self._grows and self.prob > 0 else side
 
     def _sides(self, side: int) -> tuple[int, int]:
-        """The least size and the side of the padded image, which no size reaches."""
+        """Return the smallest size, and the side of the padded image, which no size reaches."""
         other = int(side * self.ratio + 1e-9)
         return min(side, other), max(side, other)
 
@@ -135,18 +135,18 @@ class Diverse:
         return Copy(torch.where(per_image(coin, x), made, x), 1.0)
 
     def coin(self, c: Context) -> Tensor:
-        """Which images are resized, (B,) bool."""
+        """Draw the images that are resized, (B,) bool."""
         return uniform(fold(c.key, 0), (), torch.float64) < self.prob
 
     def place(self, side: int, c: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """The size, top and left of each image within its padding, (B,) int64."""
+        """Draw the size, top and left of each image within its padding, (B,) int64."""
         low, canvas = self._sides(side)
         size = integers(fold(c.key, 1), low, max(canvas, low + 1))
-        room = (canvas - size).clamp_min(1)  # as by the authors, the last offset is left out
+        room = (canvas - size).clamp_min(1)  # as in the authors' code, without the last offset
         return size, integers(fold(c.key, 2), 0, room), integers(fold(c.key, 3), 0, room)
 
     def padded(self, x: Tensor, c: Context) -> Tensor:
-        """Each image resized and padded."""
+        """Resize and pad each image."""
         size, top, left = self.place(x.shape[-1], c)
         canvas = self._sides(x.shape[-1])[1]
         # Products with sparse matrices: every row of the batch has a size of its own.
@@ -167,9 +167,9 @@ class Spectrum:
     """SSA: noise, and a random mask in the frequency domain (Long et al., arXiv:2207.05382, Eq. 6).
 
     idct(dct(x + n) * m) with n normal of `sigma` (0-255 scale) and m uniform in [1 - rho, 1 + rho].
-    The equation goes through the transform (`through`); the authors' code takes the gradient at
-    the copy, which they found to make little difference.
-    Their code works in [0, 1], so the mask scales towards black.
+    The equation's gradient goes through the transform (`through`); the authors' code takes it at
+    the copy, and they found little difference. Their code works in [0, 1], so the mask scales
+    towards black.
     """
 
     copies: int = 20
@@ -193,15 +193,15 @@ class Spectrum:
         copy = base + self.noise(x, i, c) - level
         copy = dct.T @ ((dct @ copy @ dct.T) * self.mask(x, i, c)) @ dct + level
         if not self.through:
-            copy = copy + (x - x.detach())  # adds nothing; a gradient passes as it is
+            copy = copy + (x - x.detach())  # adds 0, and lets the gradient pass unchanged
         return Copy(copy, 1 / self.copies)
 
     def noise(self, x: Tensor, i: int, c: Context) -> Tensor:
-        """What is added to copy `i`, like `x`."""
+        """Draw the noise of copy `i`, like `x`."""
         return normal(fold(c.key, i, 0), x.shape[1:], x.dtype).mul_(self.sigma / 255)
 
     def mask(self, x: Tensor, i: int, c: Context) -> Tensor:
-        """What the frequencies of copy `i` are multiplied with, like `x`."""
+        """Draw the mask of copy `i`, like `x`: factors of its frequencies."""
         return symmetric(fold(c.key, i, 1), x.shape[1:], x.dtype).mul_(self.rho).add_(1)
 
 
@@ -213,12 +213,12 @@ def _check_square(x: Tensor) -> None:
 
 
 def _between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:
-    """`x` (B, 3, h, w) resized by `down` (B, H, h) along its columns and `right` (B, W, w)."""
+    """Resize `x` (B, 3, h, w) by `down` (B, H, h) along its columns and `right` (B, W, w)."""
     return down[:, None] @ x @ right[:, None].transpose(2, 3)
 
 
 def _resizing(x: Tensor, size: Tensor, offset: Tensor, canvas: int, mode: str) -> Tensor:
-    """Matrices (B, canvas, side) that resize a line of `x` to `size` (B,) and place it at `offset`.
+    """Return matrices (B, canvas, side) that resize a line of `x` to `size` (B,), at `offset` (B,).
 
     "nearest" is floor(i * side / size), "bilinear" with pixel centres at half: both as in
     torch.nn.functional.interpolate without antialiasing. Lines outside are 0.
@@ -239,7 +239,7 @@ def _resizing(x: Tensor, size: Tensor, offset: Tensor, canvas: int, mode: str) -
 
 @lru_cache(maxsize=8)
 def _dct(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The orthonormal DCT-II of n points as a matrix (n, n); its transpose is the inverse."""
+    """Return the orthonormal DCT-II of n points, (n, n); its transpose is the inverse."""
     k = torch.arange(n, dtype=torch.float64)
     rows = torch.cos(math.pi / n * (k + 0.5) * k[:, None]) * math.sqrt(2 / n)
     rows[0] /= math.sqrt(2)

@@ -1,15 +1,15 @@
 """Attacks of foolbox, ART and torchattacks behind one call, checked before and afterwards.
 
-For attacks that are no gradient iteration: Carlini & Wagner, DeepFool, DDN, saliency maps and
-universal perturbations stay with the libraries that keep them. A part here says which attack of
-which library is meant, and makes its failures honest: an image for which nothing was found comes
-back as the clean image, a budget that a library broke is an error, and what is known to be wrong
-in a library is refused with the way out.
+For attacks that aren't a gradient iteration: Carlini & Wagner, DeepFool, DDN, saliency maps and
+universal perturbations are left to the libraries that maintain them. A part here names an attack of
+a library and makes its failures visible: an image for which nothing was found comes back as the
+clean image, a budget that a library broke is an error, and what is known to be wrong in a library
+is refused with the way out.
 
-`adapter` has the contract and what the parts share, `foolbox`, `art` and `torchattacks` what is
-known of each library, `sources` where they come from, `isolation` what they can't touch, and
-`grid` makes 8-bit images of smallest perturbations. The libraries are optional: each is imported
-when an attack of it is first checked.
+`adapter` has the contract and the shared code, `foolbox`, `art` and `torchattacks` have a part for
+each library, `sources` imports them, `isolation` protects the process and the model from them, and
+`grid` makes smallest perturbations 8-bit. The libraries are optional: each is imported when an
+attack of it is first checked.
 """
 
 from agr.attacks.library.adapter import TARGETS, Library

@@ -1,4 +1,4 @@
-"""Adapters of other libraries' attacks: the settings, the call, and checks of the outcome."""
+"""The contract of a library's attack, and the shared code: call, settings, checks of the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agr.models.logits import NO_ANSWER, is_fooled, joint, predict
 from agr.utils.checks import one_of, whole
 from agr.utils.errors import first_line, nearest
 
-NOISE = 1e-5  # rounding of float32; more than that outside of the budget is a fault
+NOISE = 1e-5  # rounding of float32; beyond the budget by more than that is an error
 TARGETS = ("runner_up", "least_likely")
 NEEDS_TARGET = (
     "only goes to a wanted class: make the run targeted, or say where it aims with "
@@ -29,20 +29,20 @@ NEEDS_TARGET = (
 
 
 class RunSettings(NamedTuple):
-    """The settings of a run that decide whether an attack can take it, known without a network."""
+    """Settings of a run that an attack may refuse; they need no network."""
 
     ball: Ball
-    targeted: bool  # towards wanted labels, the run's or those of the part's `target`
+    targeted: bool  # towards target labels, the run's or those of the part's `target`
     classes: int
-    values: int  # of an image; 1 where its size isn't known
+    values: int  # per image; 1 where its size isn't known
 
 
 class LibraryCall(NamedTuple):
-    """The arguments of one call of a library, for one chunk of images in units of [0, 1]."""
+    """Arguments of one call of a library, for one chunk of images in [0, 1]."""
 
     face: Face
     x: Tensor
-    y: Tensor  # labels, or wanted labels if `targeted`; none is -1
+    y: Tensor  # labels, or target labels if `targeted`; none is -1
     ball: Ball
     targeted: bool
     classes: int
@@ -50,16 +50,13 @@ class LibraryCall(NamedTuple):
 
 
 class Library(abc.ABC):
-    """An attack of a library on whole chunks of images, since the library does its own batching.
+    """An attack of a library on whole chunks of images, since the library does its own batching."""
 
-    It checks the settings, calls the library and checks what comes back.
-    """
-
-    chunk: int  # images per call; an image's companions may matter to it, so chunks are fixed
+    chunk: int  # images per call; results may depend on the others in it, so chunks are fixed
     budget: bool  # it stays within a ball; else it looks for the smallest perturbation
-    fit_images: int  # other images, that a universal perturbation is fitted on; or 0
-    arguments: dict[str, Any]
-    target: str | None = None  # where an untargeted run aims, of an attack that needs to be told
+    fit_images: int  # number of other images that a universal perturbation is fitted on, or 0
+    arguments: dict[str, Any]  # of the library's constructor
+    target: str | None = None  # where an untargeted run aims, if the attack needs a target
     most_values: int | None = None  # images of more values are refused
 
     def __post_init__(self) -> None:
@@ -70,7 +67,7 @@ class Library(abc.ABC):
     @property
     @abc.abstractmethod
     def title(self) -> str:
-        """The names of the library and the attack, for messages."""
+        """Names of the library and the attack, for messages."""
 
     @abc.abstractmethod
     def _kind(self) -> type[Any]:
@@ -82,18 +79,18 @@ class Library(abc.ABC):
 
     @abc.abstractmethod
     def _fault(self, kind: type[Any], settings: RunSettings) -> str | None:
-        """Return why the attack can't take these settings, the end of a sentence; None: it can."""
+        """Return why the attack can't run with these settings, to follow `title`, or None."""
 
     @abc.abstractmethod
     def _run(self, call: LibraryCall) -> Tensor:
-        """Call the library and return what it makes of the chunk, unchecked."""
+        """Call the library and return its images, unchecked."""
 
     def check(
         self, ball: Ball, *, targeted: bool, classes: int, shape: Sequence[int] | None = None
     ) -> None:
         """Raise ValueError if the attack can't be run like this; `shape` is an image's, (3, H, W).
 
-        It needs no network. Without a `shape`, limits of the image size aren't checked.
+        It needs no network. Without a `shape`, limits on the image size aren't checked.
         """
         kind = self._kind()
         known, given = parameters(kind), self._given()
@@ -142,7 +139,7 @@ class Library(abc.ABC):
         Returns:
             Images like `x`. A row is exactly the clean image where the library found nothing
             (not a number, an all-zero image), where `y` is -1, and, without `budget`, where the
-            model isn't fooled by what was found, or misclassifies the clean image already: the
+            result doesn't fool the model, or the clean image is misclassified already: the
             smallest perturbation is then none.
 
         Raises:
@@ -171,39 +168,38 @@ class Library(abc.ABC):
         if self.target or not self.budget:
             with torch.no_grad():
                 clean = joint(model(x))
-            if clean.shape[1] != call.classes:
-                given = f"classes={call.classes}"
-                raise ValueError(f"{given}, but the model has {clean.shape[1]} logits")
+            classes = clean.shape[1]
+            if classes != call.classes:
+                raise ValueError(f"classes={call.classes}, but the model has {classes} logits")
             if self.target and not call.targeted:
-                wanted = _aimed_at(self.target, clean, aimed.y)
-                aimed = aimed._replace(y=wanted, targeted=True)
+                aimed = aimed._replace(y=_target_labels(self.target, clean, aimed.y), targeted=True)
             if not self.budget:
                 done = done | fooled(clean, y, targeted=call.targeted)
-        found = self._found(aimed, seed)
-        flat = found.flatten(1)
-        # An all-zero image is foolbox' sign that it found nothing.
+        images = self._run_isolated(aimed, seed)
+        flat = images.flatten(1)
+        # foolbox returns an all-zero image if it found nothing.
         failed = done | ~flat.isfinite().all(1) | (flat == 0).all(1)
-        made = _inside(self.title, torch.where(per_image(failed, x), x, found))
+        made = _clip(self.title, torch.where(per_image(failed, x), x, images))
         if self.budget:
-            return _kept(self.title, made, x, call.ball)
+            return _project(self.title, made, x, call.ball)
         with torch.no_grad():
             fools = fooled(joint(model(made)), y, targeted=call.targeted)
         return torch.where(per_image(fools & ~failed, x), made, x)
 
-    def _found(self, call: LibraryCall, seed: int) -> Tensor:
-        """Return what the library makes of a chunk, and restore all random states."""
+    def _run_isolated(self, call: LibraryCall, seed: int) -> Tensor:
+        """Return the library's images for a chunk, and restore all random states."""
         x = call.x
         with isolated(seed, x.device):
             try:
-                found = self._run(call)
+                images = self._run(call)
             except (ValueError, TypeError, AssertionError, NotImplementedError) as e:
-                # What the libraries raise for what they don't take; all else is for the caller.
+                # The libraries raise these for input that they refuse; others are the caller's.
                 raise ValueError(f"{self.title}: {first_line(e)}") from e
             finally:
                 call.face.let_go()
-        if found.shape != x.shape:
-            raise ValueError(f"{self.title} made {tuple(found.shape)} of images {tuple(x.shape)}")
-        return found.detach().to(x)
+        if images.shape != x.shape:
+            raise ValueError(f"{self.title} made {tuple(images.shape)} of images {tuple(x.shape)}")
+        return images.detach().to(x)
 
 
 @dataclass(frozen=True)
@@ -217,23 +213,23 @@ class Named(Library):
     target: str | None = None
     most_values: int | None = None
 
-    fit_images = 0  # what these attacks make is made for each image
+    fit_images = 0
 
 
 def fooled(logits: Tensor, y: Tensor, *, targeted: bool) -> Tensor:
-    """Return which rows of `logits` (B, classes) are fooled: not `y` (B,), or `y` when targeted."""
+    """Return the rows of `logits` (B, classes) that are fooled, (B,) bool, as `is_fooled` does."""
     return is_fooled(predict(logits), y, targeted=targeted)
 
 
-def _aimed_at(target: str, logits: Tensor, y: Tensor) -> Tensor:
-    """Return, for each row, the likeliest (or unlikeliest) class that isn't `y`."""
+def _target_labels(target: str, logits: Tensor, y: Tensor) -> Tensor:
+    """Return each row's likeliest (or least likely) class that isn't `y`, (B,)."""
     own = nn.functional.one_hot(y, logits.shape[1]).bool()
     if target == "runner_up":
         return logits.masked_fill(own, -torch.inf).argmax(1)
     return logits.masked_fill(own, torch.inf).argmin(1)
 
 
-def _inside(title: str, made: Tensor) -> Tensor:
+def _clip(title: str, made: Tensor) -> Tensor:
     """Clip images to [0, 1]. Raises ValueError if they leave it by more than rounding."""
     out = torch.maximum(made - 1, -made).max()
     if out > NOISE:
@@ -241,7 +237,7 @@ def _inside(title: str, made: Tensor) -> Tensor:
     return made.clamp(0, 1)
 
 
-def _kept(title: str, made: Tensor, x: Tensor, ball: Ball) -> Tensor:
+def _project(title: str, made: Tensor, x: Tensor, ball: Ball) -> Tensor:
     """Project images into the budget. Raises ValueError if they leave it by more than rounding."""
     size = ball.length(made - x)
     if size.max() > ball.eps + NOISE * max(1.0, ball.eps):

@@ -1,4 +1,4 @@
-"""Attacks of ART, and what is known to be wrong with them; its universal perturbation apart."""
+"""Attacks of ART, with its known defects refused, and its universal perturbation."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _fits: WeakKeyDictionary[nn.Module, tuple[str, Tensor]] = WeakKeyDictionary()
 class Art(Named):
     """An attack of ART, the adversarial robustness toolbox (Nicolae et al., arXiv:1807.01069).
 
-    Arguments are those of `Foolbox`; `attack` is a class of `art.attacks.evasion`. ART computes
-    on arrays of float32: images of float64 go there rounded, though the network sees float64.
+    Arguments are those of `Foolbox`; `attack` is a class of `art.attacks.evasion`. ART computes in
+    float32: images of float64 are rounded for it, though the network sees float64.
     """
 
     # Besides what is refused below:
@@ -75,7 +75,7 @@ class Art(Named):
         attack = kind(_classifier(call), **arguments)
         x = call.x.float()
         found = torch.from_numpy(attack.generate(x=_array(x), y=_array(call.y))).to(x.device)
-        # What it left alone is the image itself, not the image rounded to float32.
+        # Values that it left alone are those of the image, not rounded to float32.
         return torch.where(found == x, call.x, found.to(call.x.dtype))
 
 
@@ -83,15 +83,14 @@ class Art(Named):
 class Universal(Library):
     """One perturbation for all images: ART's UniversalPerturbation, fitted on other images.
 
-    It is fitted on the model's own answers to `fit` (Moosavi-Dezfooli et al., arXiv:1610.08401,
-    ask that the answer changes), once for each model, budget, seed and set of images, and added
-    to whatever is attacked.
+    It is fitted to change the model's own predictions for `fit` (as in Moosavi-Dezfooli et al.,
+    arXiv:1610.08401), once for each model, budget, seed and set of images, and added to all images.
 
     Args:
-        arguments: of ART's constructor: `attacker`, `attacker_params`, `delta`, `max_iter`.
+        arguments: those of ART's constructor: `attacker`, `attacker_params`, `delta`, `max_iter`.
             `nb_grads` of DeepFool is the number of classes, since ART is wrong with fewer.
-        fit_images: how many images it is fitted on.
-        chunk: images per call that it is added to.
+        fit_images: number of images that it is fitted on.
+        chunk: images per call.
     """
 
     # ART takes a new perturbation from an image that was clipped to [0, 1], so where that image
@@ -101,7 +100,7 @@ class Universal(Library):
     fit_images: int = 100
     chunk: int = CHUNK
 
-    budget = True  # always: a universal perturbation is as large as it may be
+    budget = True  # always: a universal perturbation is as large as allowed
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,7 +147,7 @@ class Universal(Library):
         return (x + known[1].to(x)).clamp(0, 1)
 
     def _fit(self, call: LibraryCall, fit: Tensor) -> Tensor:
-        """The perturbation (1, 3, H, W), float32."""
+        """Fit the perturbation (1, 3, H, W), float32."""
         kind, attacker = self._kind(), self._attacker()
         inner: dict[str, Any] = {"nb_grads": call.classes} if attacker == "deepfool" else {}
         if "verbose" in kind._get_class(kind.attacks_dict[attacker]).attack_params:
@@ -167,6 +166,7 @@ class Universal(Library):
 
 
 def _too_few_classes(arguments: dict[str, Any], classes: int) -> str | None:
+    """Return what is wrong with DeepFool's `nb_grads`, if it is below the number of classes."""
     # With fewer, ART subtracts logits of some classes from those of others.
     nb_grads = arguments.get("nb_grads", 10)
     if nb_grads >= classes:

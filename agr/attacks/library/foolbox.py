@@ -1,4 +1,4 @@
-"""Attacks of foolbox, and what is known to be wrong with them."""
+"""Attacks of foolbox, with its known defects refused."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Foolbox(Named):
 
     Args:
         attack: a class of `foolbox.attacks`.
-        arguments: of its constructor.
-        budget: it is called with the ball's eps, else without one.
+        arguments: those of its constructor.
+        budget: call it with the ball's eps, else without one.
         chunk: images per call.
-        target: where an untargeted run aims, for attacks that need to be told (`TARGETS`).
-        most_values: images of more values (3 * H * W) are refused; None: none are.
+        target: one of `TARGETS`, where an untargeted run aims, for attacks that need a target.
+        most_values: refuse images of more values (3 * H * W); None for no limit.
     """
 
     # Besides what is refused below:
@@ -30,7 +30,7 @@ class Foolbox(Named):
     #   abort_early looks at the loss of the whole batch: with it, companions matter.
     # - The L1 and L2 MomentumIterativeFastGradientMethod accumulate gradients of unit length in
     #   their own norm, where Dong et al. always divide by the L1 norm.
-    # - DeepFool's steps go on accumulating for images that are done, which nobody sees.
+    # - DeepFool's steps go on accumulating for images that are done, without effect.
 
     @property
     def title(self) -> str:
@@ -72,11 +72,11 @@ class Foolbox(Named):
     def _run(self, call: LibraryCall) -> Tensor:
         library = _foolbox()
         model = library.PyTorchModel(call.face, bounds=(0, 1), device=call.x.device)
-        wants = library.criteria
-        aim = wants.TargetedMisclassification if call.targeted else wants.Misclassification
+        criteria = library.criteria
+        goal = criteria.TargetedMisclassification if call.targeted else criteria.Misclassification
         eps = call.ball.eps if self.budget else None
         attack = self._kind()(**self.arguments)
-        clipped: Tensor = attack(model, call.x, aim(call.y), epsilons=[eps])[1][0]
+        clipped: Tensor = attack(model, call.x, goal(call.y), epsilons=[eps])[1][0]
         return clipped
 
 

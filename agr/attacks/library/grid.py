@@ -15,18 +15,16 @@ STRETCHES = tuple(2 ** (k / 8) for k in range(25))  # from 1 to 8 in steps of 9 
 
 @torch.no_grad()
 def on_grid(model: nn.Module, x: Tensor, found: Tensor, y: Tensor, *, targeted: bool) -> Tensor:
-    """The smallest perturbations that were found, as 8-bit images that still fool the model.
+    """Turn the smallest perturbations into 8-bit images that still fool the model.
 
-    Rounding undoes what changes a pixel by less than half a level, which is most of a smallest
-    perturbation. So it is stretched by the first of `STRETCHES` with which the rounded image
-    fools; Carlini and Wagner (arXiv:1608.04644, section V-A) search the grid for the same reason.
+    Rounding undoes changes below half a level, which are most of a smallest perturbation. So it is
+    stretched by the first of `STRETCHES` with which the rounded image fools; Carlini and Wagner
+    (arXiv:1608.04644, section V-A) search the grid for the same reason.
 
     Args:
-        model: as in `Library`.
+        model, y, targeted: as in `Library`.
         x: clean images (B, 3, H, W), on the 8-bit grid k/255.
-        found: what an attack without a budget made of them, like `x`.
-        y: labels (B,), or the wanted ones if `targeted`.
-        targeted: as in `Library`.
+        found: adversarial images of an attack without a budget, like `x`.
 
     Returns:
         Images like `x`, on the grid; exactly `x` where no stretch will do or `found` is `x`.

@@ -1,4 +1,4 @@
-"""What a library can't touch: the model behind its face, and the state of the process."""
+"""Protection from the libraries: of the model, and of the state of the process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agr.models.logits import joint
 
 
 class Face(nn.Module):
-    """What a library sees of a model: it can neither move it nor change its mode or hooks."""
+    """The model as a library sees it, which can neither move it nor change its mode or hooks."""
 
     def __init__(self, model: nn.Module, like: Tensor):
         super().__init__()
@@ -27,19 +27,19 @@ class Face(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, 3, H, W) in [0, 1], of any floating-point dtype."""
+        """Return the logits (B, classes) of images (B, 3, H, W) in [0, 1], of any float dtype."""
         return joint(self.behind[0](x.to(self.dtype)))
 
     def let_go(self) -> None:
-        """Forget the model, since libraries may keep this."""
+        """Drop the model, since libraries may keep this object."""
         self.behind = ()
 
 
 @contextmanager
 def isolated(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeded, with gradients, without warnings, and as if it had never been."""
+    """Seed all generators, enable gradients and silence warnings; restore everything at the end."""
     seed %= 2**32
-    of_random, of_numpy = random.getstate(), np.random.get_state()
+    random_state, numpy_state = random.getstate(), np.random.get_state()
     handlers = list(logging.root.handlers)  # logging.info, as foolbox calls it, adds one
     gpus = [device.index] if device.type == "cuda" else []
     with ExitStack() as stack:
@@ -56,6 +56,6 @@ def isolated(seed: int, device: torch.device) -> Iterator[None]:
         try:
             yield
         finally:
-            random.setstate(of_random)
-            np.random.set_state(of_numpy)
+            random.setstate(random_state)
+            np.random.set_state(numpy_state)
             logging.root.handlers[:] = handlers

@@ -1,4 +1,4 @@
-"""Where the libraries come from, and their classes by name."""
+"""The libraries: their distributions, modules and classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from agr.utils.errors import first_line, nearest
 
-# On the package index, of each part.
+# Name on the package index, by part.
 DISTRIBUTIONS: dict[str, str] = {
     "Foolbox": "foolbox",
     "Art": "adversarial-robustness-toolbox",
@@ -22,7 +22,7 @@ ALONE = {"torchattacks"}  # it pins an old `requests` that clients of the hub re
 
 
 def imported(part: str, module: str) -> Any:
-    """A module of the library that a part runs. Raises ValueError with what to install."""
+    """Import a module of a part's library. Raises ValueError with what to install."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they import deprecated names of others
         try:
@@ -37,7 +37,7 @@ def imported(part: str, module: str) -> Any:
 
 
 def of_name(name: str, module: ModuleType, base: type[Any]) -> type[Any]:
-    """The class below `base` that a module has under this name. Raises ValueError."""
+    """Return the subclass of `base` that a module has under this name. Raises ValueError."""
     known = {
         k: v
         for k, v in vars(module).items()
@@ -51,5 +51,5 @@ def of_name(name: str, module: ModuleType, base: type[Any]) -> type[Any]:
 
 
 def parameters(kind: type[Any]) -> list[str]:
-    """The names of what a class is made from."""
+    """Return the names of a class's constructor parameters."""
     return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]

@@ -1,4 +1,4 @@
-"""Attacks of torchattacks, and what is known to be wrong with them."""
+"""Attacks of torchattacks, with its known defects refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from agr.attacks.library.adapter import NEEDS_TARGET, LibraryCall, Named, RunSettings
 from agr.attacks.library.sources import imported, of_name, parameters
 
-PAIRS_BYTES = 2e9  # of memory for a table of all pairs of an image's values
+PAIRS_BYTES = 2e9  # limit on the memory of a table of all pairs of an image's values
 PAIR_BYTES = 32  # JSMA at its peak: an int64, five float32 and four bytes for each
 
 
@@ -63,5 +63,5 @@ class Torchattacks(Named):
         attack = self._kind()(call.face, **arguments)
         if call.targeted:
             attack.set_mode_targeted_by_label(quiet=True)
-        found: Tensor = attack(call.x, call.y)
-        return found
+        images: Tensor = attack(call.x, call.y)
+        return images
