@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ ROOMS = {
 COMMANDS = {"run", "check", "plan", "score", "status", "verify"}
 MOST_LINES = 300
 FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((Path(__file__).parent.parent / "scripts").rglob("*.py"))
+# Of docstrings that parse only beside the name they explain: "Whether the median is."
+OPENINGS = re.compile(
+    r"(What|Whatever|Whether|How|Which|Where|When|Why|Who|Whose|Of|As)\b"
+    r"|The (network|model|cell)'s\."
+)
 
 
 def module_of(path: Path) -> str:
@@ -93,6 +100,15 @@ def test_reports_and_plans_need_neither_torch_nor_timm() -> None:
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_files_fit_in_the_head(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("path", [*FILES, *SCRIPTS], ids=str)
+def test_docstrings_stand_on_their_own(path: Path) -> None:
+    """They begin with a verb or a noun phrase, never with a clause about the function's name."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, kinds)]
+    texts = [text for node in nodes if (text := ast.get_docstring(node))]
+    assert [text.partition("\n")[0] for text in texts if OPENINGS.match(text)] == []
 
 
 def test_demo_suite_is_light() -> None:

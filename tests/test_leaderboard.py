@@ -211,7 +211,7 @@ def test_denominators_by_hand(tmp_path: Path) -> None:
         assert (row["n"], row["transfer"]) == (n, pytest.approx(transfer))
         assert row["gradients"] == pytest.approx(3.5)  # of all images, whoever counts them
         text = write_leaderboards(cells, tmp_path)[0].read_text()
-        assert ("when clean: Inc-v4 75.0 %, VGG16 50.0 %" in text) == (denominator == "all")
+        assert ("below 100 %: Inc-v4 75.0 %, VGG16 50.0 %" in text) == (denominator == "all")
 
 
 def test_a_leaderboard_without_white_box_targets(tmp_path: Path) -> None:

@@ -43,13 +43,13 @@ NAMES = [path.stem for path in FILES if not path.stem.startswith("_")]
 
 @cache
 def cells() -> dict[str, Cell]:
-    """The cell of each attack on VGG16 with two steps."""
+    """Make the cell of each attack on VGG16 with two steps."""
     found = expand([f"attack={','.join(NAMES)}", "source=vgg16", "attack.steps=2"])
     return {cell.config.attack.name: cell for cell in found}
 
 
 def cell_in(norm: str, name: str) -> Cell:
-    """The same in a norm, for which Hydra would need as long again."""
+    """Return an attack's cell in a norm, which Hydra would need as long again for."""
     cell = cells()[name]
     config = replace(cell.config, norm=Norm(norm, EPS[norm]), eps=EPS[norm])
     return Cell(replace(config, attack=deepcopy(config.attack)))
@@ -119,7 +119,7 @@ def test_every_attack_in_full(name: str, norm: str) -> None:
 
 @pytest.mark.xdist_group("named")
 def test_chance_depends_on_the_key_alone() -> None:
-    """The same image with another key is attacked otherwise, with the same key the same."""
+    """An image with another key gets another attack, with the same key the same."""
     for name in ("pgd", "difgsm", "vmifgsm", "ssa", "admix"):
         cell = cell_in("linf", name)
         network, items = demo_network(cell), demo_items(cell, 12)
@@ -130,15 +130,15 @@ def test_chance_depends_on_the_key_alone() -> None:
         assert not np.array_equal(images[0], images[1]), name
 
 
-def test_looking_changes_no_image() -> None:
-    """A trace, or a stop that never stops, costs looks and changes nothing else."""
+def test_observing_changes_no_image() -> None:
+    """A trace, or a stop that never stops, costs observations and changes nothing else."""
     plain = expand(["attack=difgsm", "source=vgg16", "attack.steps=3"])[0]
     network, items = demo_network(plain), demo_items(plain, 6)
-    unwatched, looked, stopped = Calls(), Calls(), Calls()
+    unwatched, traced, stopped = Calls(), Calls(), Calls()
     attack = attack_of(plain)
     runs = [
         list(craft(attack, network, items, 8, calls=unwatched)),
-        list(craft(attack, network, items, 8, trace=True, calls=looked)),
+        list(craft(attack, network, items, 8, trace=True, calls=traced)),
         list(craft(replace(attack, stop=After(99)), network, items, 8, calls=stopped)),
     ]
     for a, b, c in zip(*(sorted(r, key=lambda m: m.item.tag) for r in runs), strict=True):
@@ -148,9 +148,9 @@ def test_looking_changes_no_image() -> None:
         assert (a.forwards, a.backwards) == (3, 3)  # one of the two copies each step
         assert (b.forwards, b.backwards) == (3 + 4, 3)
         assert [p.step for p in b.trace] == [0, 1, 2, 3]
-    assert unwatched.backwards == looked.backwards == stopped.backwards
-    assert unwatched.forwards == unwatched.backwards  # no look
-    assert looked.forwards == stopped.forwards == unwatched.forwards + 4
+    assert unwatched.backwards == traced.backwards == stopped.backwards
+    assert unwatched.forwards == unwatched.backwards  # no observation
+    assert traced.forwards == stopped.forwards == unwatched.forwards + 4
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_looking_changes_no_image() -> None:
      ("si_ni_di_ti", 5), ("nifgsm", 1), ("tifgsm", 1), ("agr+vmi", 21)],
 )  # fmt: skip
 def test_gradients_are_counted(name: str, gradients: int) -> None:
-    """What an image needs; hooks on the network count the same where every slot is in use."""
+    """An image's own count is that of hooks on the network if every slot is in use."""
     cell = expand([f"attack={name}", "source=vgg16", "attack.steps=2", "attack.stop=null"])[0]
     network, items, calls = demo_network(cell), demo_items(cell, 3), Calls()
     attack = with_pool(attack_of(cell), network, demo_items(cell, 20))
@@ -209,7 +209,6 @@ def test_a_pool_of_one_class_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_view_refuses_in_a_run_is_one_line(tmp_path: Path) -> None:
-    """A network that says so itself, when it is asked."""
     order = "attack.views.admix={_target_:agr.attacks.views.Diverse,prob:1.0}"
     mixed = "attack.views.scale={_target_:agr.attacks.views.Admix}"
     cell = demo_cell(tmp_path, "attack=mifgsm", "source=vgg16", order, mixed, "n_images=1")
@@ -246,17 +245,17 @@ def test_targets(target: str, tmp_path: Path) -> None:
 
 # ---- what a user adds ----------------------------------------------------------------------------
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent / "docs" / "own_attack.md").read_text(encoding="utf-8")
 
 
-def in_readme(language: str, mark: str) -> str:
-    """The one block of code of the README that holds `mark`."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def in_page(language: str, mark: str) -> str:
+    """The one block of code of docs/own_attack.md that holds `mark`."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     (found,) = [block for block in blocks if mark in block]
     return str(found)
 
 
-ATTACK, PART = in_readme("yaml", "my_parts.Clip"), in_readme("python", "class Clip")
+ATTACK, PART = in_page("yaml", "my_parts.Clip"), in_page("python", "class Clip")
 
 
 def user_folder(tmp_path: Path) -> Path:
@@ -269,9 +268,9 @@ def user_folder(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_an_attack_and_a_part_from_outside_the_package(tmp_path: Path) -> None:
-    """As the README shows: one YAML file, one small class, and the command."""
+    """As the page shows: one YAML file, one small class, and the command."""
     assert len(ATTACK.splitlines()) <= 15
-    assert "--config-dir=my attack=mine 'allow=[my_parts]'" in in_readme("sh", "allow=[my_parts]")
+    assert "--config-dir=my attack=mine 'allow=[my_parts]'" in in_page("sh", "allow=[my_parts]")
     folder = user_folder(tmp_path)
     words = [f"--config-dir={folder}", "attack=mine", "allow=[my_parts]", "n_images=4", "slots=4"]
     words += ["threads=1", "source=vgg16", "targets=[vgg16]", f"outputs={tmp_path / 'out'}"]

@@ -16,7 +16,7 @@ from agr.config.cell import Cell
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.report.formats import Block, Sheet, write_sheets
-from agr.report.notes import all_unanswered, missing, setting, wrong_when_clean
+from agr.report.notes import all_unanswered, missing, setting, clean_accuracy_notes
 from agr.report.numbers import Number, TableCell
 from agr.report.rates import NAN, count, norm_title, rate, selected
 from agr.report.statistics import bootstrap, effective_number, wilson
@@ -203,7 +203,7 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
         "the same images, so intervals that overlap don't say that two attacks are equal",
         "gradients: of the source, as the image needed them; L∞ of v on the 0-255 scale",
         "images / s: crafted, without scoring; of this machine and its load, not the attack alone",
-        *wrong_when_clean(cells, rates),
+        *clean_accuracy_notes(cells, rates),
         *all_unanswered(cells, rates),
     ]
     alike = board[(board["transfer_low"] == board["transfer_high"]) & board["run"]]

@@ -75,16 +75,16 @@ def _numeric_notes(identities: Sequence[NumericIdentity]) -> list[str]:
     return ["the cells were run under different numeric identities (see their run.json)"]
 
 
-def wrong_when_clean(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
-    """A line that names the targets that aren't right about every image counted, if there are."""
+def clean_accuracy_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
+    """Return a line that names the targets with a clean accuracy below 100 %, if there are."""
     wrong = frame[frame["clean"] < 100].groupby("target")["clean"].min()
     if wrong.empty:
         return []
     titles = {t: cell.title(t) for cell in cells for t in cell.targets}
     said = ", ".join(f"{titles[str(t)]} {least:.1f} %" for t, least in wrong.items())
     return [
-        f"right about fewer than all of these images when clean: {said} (the lowest of any "
-        "source); denominator=target-correct leaves the others out"
+        f"clean accuracy on these images below 100 %: {said} (the lowest of any source); "
+        "denominator=target-correct leaves the misclassified ones out"
     ]
 
 
@@ -131,7 +131,7 @@ def closing(cell: Cell) -> str:
         told = told if r["n"] else [NO_RUN] * 3
         rows.append([cell.title(target) + star, *told, r["n"]])
     images = frame.drop_duplicates("image_id")
-    header = ["target", "ASR %", "95 % interval", "right when clean %", "images"]
+    header = ["target", "ASR %", "95 % interval", "clean accuracy, %", "images"]
     table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
     star = "* white-box · " if any(map(cell.white_box, cell.targets)) else ""
     taken = images["steps_used"].mean()  # another library doesn't say

@@ -162,7 +162,7 @@ def _place(cell: Cell) -> dict[str, Any]:
 def count(frame: pd.DataFrame, target: str, denominator: str) -> pd.DataFrame:
     """The rows of a target that a denominator counts.
 
-    "all": every image. "target-correct": those that the target has right when clean.
+    "all": every image. "target-correct": those that the target classifies correctly when clean.
     "all-correct": those that every target of the frame and the source have right.
     """
     rows = frame[frame["target"] == target]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.report.formats import Block, Sheet, write_sheets
-from agr.report.notes import all_unanswered, missing, setting, wrong_when_clean
+from agr.report.notes import all_unanswered, missing, setting, clean_accuracy_notes
 from agr.report.numbers import NO_RUN, Number, TableCell
 from agr.report.rates import NAN, NUMBER_OF, needed, norm_title, rates_and_sizes, selected
 from agr.utils.hashing import slug
@@ -176,11 +176,11 @@ def _asr_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
     notes = [
         f"denominator={c.denominator}{n}, success={cells[0].success}{intervals}",
         "* white-box; bold: highest of its source and target; — no run, or not printed",
-        "paper: what the AGR paper prints, and ours less it",
+        "paper: the AGR paper's value; in brackets, ours minus the paper's",
     ]
     for cell in cells:
         if cell.smallest and (rows := selected(cell)) is not None:
             notes.append(
                 f"{cell.config.attack.title} on {cell.title(cell.source)}: {needed(cell, rows)}"
             )
-    return notes + wrong_when_clean(cells, frame) + all_unanswered(cells, frame)
+    return notes + clean_accuracy_notes(cells, frame) + all_unanswered(cells, frame)

@@ -189,9 +189,9 @@ class Drawing:
 
 
 COUNTED = {
-    "all": "all images, also those that the target has wrong when clean",
-    "target-correct": "the images that the target has right when clean",
-    "all-correct": "the images that all networks have right when clean",
+    "all": "all images, those that the target misclassifies when clean included",
+    "target-correct": "the images that the target classifies correctly when clean",
+    "all-correct": "the images that all networks classify correctly when clean",
 }
 
 
