@@ -1,4 +1,4 @@
-"""How an attack runs over a stream: slots that are refilled as images are done.
+"""Engine that runs an attack over a stream: slots that are refilled as images are done.
 
 A fixed number of slots holds one image's whole state each. One `Attack.tick` runs one forward and
 one input gradient over all slots; images that are done leave, new ones take their slots, empty
@@ -99,7 +99,7 @@ class Slot(Generic[Tag]):
 
 @dataclass
 class Odds:
-    """How often images were done at each step so far."""
+    """Counts of images that were done at each step so far."""
 
     steps: int
     looked: Counter[int] = field(default_factory=Counter)
@@ -111,7 +111,7 @@ class Odds:
         self.done[step] += done
 
     def of(self, slot: Slot[Any] | None) -> float:
-        """How likely it is that a look will find the slot's image done."""
+        """Estimate the probability that an observation finds the slot's image done."""
         if slot is None or slot.seen:
             return 0.0
         if slot.step >= self.steps:

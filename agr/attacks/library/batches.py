@@ -1,4 +1,4 @@
-"""How another library's attack runs over a stream: fixed chunks of the selection.
+"""Run of another library's attack over a stream: fixed chunks of the selection.
 
 Such an attack does its own batching, and what companions an image has may matter to it. So what is
 attacked together is fixed: chunk k holds the positions from k * size on, it is always crafted as a
