@@ -25,7 +25,7 @@ from agr.config.cell import Cell
 from agr.config.schema import Geometry
 from agr.data.decode import BadImage, Pixels, load_image
 from agr.data.entries import Entry
-from agr.evaluation.crafting import attack_of
+from agr.evaluation.crafting import attack_of, items_of
 from agr.evaluation.determinism import apply, settle
 from agr.evaluation.inputs import check_inputs, check_unchanged, find_images
 from agr.evaluation.predictions import Evaluator
@@ -399,7 +399,7 @@ def test_an_image_lost_in_mid_run_does_not_end_it(
     real = agr.evaluation.crafting.items_of
 
     def without_first(evaluator, chosen):
-        evaluator.bad[chosen[0].entry.image_id] = "gone"
+        evaluator.images.bad[chosen[0].entry.image_id] = "gone"
         return real(evaluator, chosen[1:])
 
     monkeypatch.setattr(agr.evaluation.crafting, "items_of", without_first)
@@ -773,17 +773,39 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_an_image_is_decoded_once_per_cell(
+@pytest.mark.parametrize("attack", ["fgsm", "admix", "library/universal"])
+def test_an_image_is_decoded_once_per_cell(tmp_path: Path, decoded: list[str], attack: str) -> None:
+    """Also where an attack looks at other images too: a pool to mix in, images to fit on."""
+    words = ("n_images=4", "attack.library.fit_images=4") if "/" in attack else ("n_images=12",)
+    cell = demo_cell(tmp_path, *VGG, f"attack={attack}", *words, "targets=[vgg16,inc_v3]")
+    attacked = {*run_cell(cell).read("rows")["image_id"]}
+    assert {image: decoded.count(image) for image in attacked} == dict.fromkeys(attacked, 1)
+    if attack == "fgsm":
+        assert len(decoded) == len(set(decoded))
+
+
+def test_a_shard_keeps_the_pixels_of_its_own_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = demo_cell(tmp_path, *VGG, "shard=1/3")
+    evaluator = open_evaluator(cell, Records(cell.folder))
+    own = {c.entry.image_id for c in select(evaluator, 12).chosen if cell.mine(c.position)}
+    assert len(own) == 12 / 3
+    assert {*evaluator.images._kept} == own
+    list(items_of(evaluator, [c for c in select(evaluator, 12).chosen if cell.mine(c.position)]))
+    assert not evaluator.images._kept  # what was crafted isn't needed again
+
+
+def test_memory_for_decoded_images_has_its_bound(
     tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = (*VGG, "attack=fgsm")
     plain = run_cell(demo_cell(tmp_path / "once", *words)).read("rows")
-    assert len(decoded) == len(set(decoded)) > 0
     once = len(decoded)
     decoded.clear()
-    monkeypatch.setattr(agr.evaluation.predictions, "DECODED_BYTES", 3 * 3 * 64 * 64)
+    monkeypatch.setattr(agr.evaluation.images, "MEMORY", 3 * 3 * 64 * 64)
     twice = run_cell(demo_cell(tmp_path / "twice", *words)).read("rows")
-    assert len(decoded) > once  # memory has its bound
+    assert len(decoded) == once + 12 - 3
     assert twice["adv_sha256"].tolist() == plain["adv_sha256"].tolist()
 
 
@@ -886,7 +908,7 @@ def test_a_repaired_file_makes_the_index_again(
     path.write_bytes(content)
     evaluator = open_evaluator(cell, Records(cell.folder))
     list(evaluator.images(find_images(cell).entries))
-    assert "changed since it was indexed" in evaluator.bad[path.stem]
+    assert "changed since it was indexed" in evaluator.images.bad[path.stem]
     assert min(e.size for e in find_images(cell).entries) > 100
 
 

@@ -48,7 +48,7 @@ def right(cell: Cell) -> dict[str, float]:
     evaluator = open_evaluator(cell, Records(cell.folder))
     entries = find_images(cell).entries
     evaluator.ensure_clean_predictions(cell.suite.networks, entries)
-    assert not evaluator.bad
+    assert not evaluator.images.bad
     return {
         name: sum(evaluator.clean_prediction(name, e.image_id).pred == e.label for e in entries)
         / len(entries)

@@ -6,17 +6,31 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from typing import Protocol
 
 from agr.config.schema import Geometry
-from agr.data.cache import PixelCache
 from agr.data.decode import BadImage, Pixels, load_image
 from agr.data.entries import Entry
 
 AHEAD = 64  # decoded images waiting at most: memory doesn't grow with the number of images
 
 
+class Cache(Protocol):
+    """Decoded images of one geometry, used by several threads."""
+
+    geometry: Geometry
+
+    def get(self, entry: Entry) -> Pixels | None:
+        """Return the pixels of an image, (3, H, W), or None if they are not there."""
+        ...
+
+    def put(self, entry: Entry, pixels: Pixels) -> None:
+        """Keep the pixels of an image."""
+        ...
+
+
 def stream(
-    entries: Iterable[Entry], geometry: Geometry, workers: int, cache: PixelCache | None = None
+    entries: Iterable[Entry], geometry: Geometry, workers: int, cache: Cache | None = None
 ) -> Iterator[tuple[Entry, Pixels | BadImage]]:
     """Yield each entry with its image, or with the error of its file, in the order given.
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from agr.attacks import Attack
 from agr.attacks.ball import BALLS
@@ -12,6 +16,7 @@ from agr.attacks.build import build_attack, build_library
 from agr.attacks.draws import key_of
 from agr.attacks.engine import Calls, Crafted, Item, craft
 from agr.attacks.library.batches import LibraryAttack, craft_chunks
+from agr.attacks.parts import Pool
 from agr.config.cell import Cell
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.selection import Chosen
@@ -104,13 +109,13 @@ def crafted(
     try:
         if isinstance(attack, Attack):
             if attack.pool_size:
-                attack = replace(attack, pool=evaluator.pool(attack.pool_size))
+                attack = replace(attack, pool=_pool(evaluator, attack.pool_size))
             slots = evaluator.numeric.slots
             yield from craft(attack, evaluator.source, items, slots, trace=c.trace, calls=calls)
             return
         fit = None
         if attack.library.fit_images:
-            fit = evaluator.fit(attack.library.fit_images, {s.entry.image_id for s in selected})
+            fit = _fit_images(evaluator, attack.library.fit_images, selected)
         placed = ((item.tag.position, item) for item in items)
         yield from craft_chunks(attack, evaluator.source, placed, seed=c.seed, fit=fit, calls=calls)
     except ConfigError:
@@ -131,6 +136,43 @@ def items_of(evaluator: Evaluator, chosen: Sequence[Chosen]) -> Iterator[Item[Ch
             prediction = evaluator.cell.config.attack.label == "prediction"
             y = own.pred if prediction and own else entry.label
         yield Item(c, pixels, y, entry.label, key)
+        evaluator.images.drop([entry])
+
+
+def _pool(evaluator: Evaluator, size: int) -> Pool:
+    """Return the `size` images that an attack may mix in, the first of an order of their own.
+
+    Raises ConfigError where they are all of one class.
+    """
+    c = evaluator.cell.config
+    found = list(islice(evaluator.images(evaluator.images.order("pool")), size))
+    if len(found) < size:
+        raise ConfigError(
+            f"attack={c.attack.name} mixes in images of a pool of {size}, and {c.data.root} has "
+            f"{len(found)}: give a smaller pool"
+        )
+    labels = torch.tensor([entry.label for entry, _ in found], device=evaluator.device)
+    if len(labels.unique()) < 2:
+        raise ConfigError(
+            f"attack={c.attack.name} mixes in images of other classes, and the {len(found)} of its "
+            "pool have one class: use more images, or a larger pool"
+        )
+    return Pool(evaluator.source.as_input([pixels for _, pixels in found]), labels)
+
+
+def _fit_images(evaluator: Evaluator, size: int, selected: Sequence[Chosen]) -> Tensor:
+    """Return the images that a universal perturbation is fitted on: the last of the order.
+
+    (size, 3, H, W), the same for every shard. Raises ConfigError where some are `selected` too.
+    """
+    order = evaluator.images.order()[::-1]
+    found = list(islice(evaluator.images(order), size))
+    if len(found) < size or {c.entry for c in selected} & {entry for entry, _ in found}:
+        raise ConfigError(
+            f"n_images={evaluator.cell.config.n_images} and attack.library.fit_images={size}: the "
+            f"{len(order):,} images are too few to fit on others than are attacked: lower one"
+        )
+    return evaluator.source.as_input([pixels for _, pixels in found])
 
 
 def saved(

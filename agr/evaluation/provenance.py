@@ -104,7 +104,9 @@ def _note(
     def change(run: RunInfo) -> None:
         # Other shards have read others.
         before = run.bad_images.items()
-        run.bad_images = {i: why for i, why in before if i not in evaluator.read} | evaluator.bad
+        run.bad_images = {
+            i: why for i, why in before if i not in evaluator.images.read
+        } | evaluator.images.bad
         if selection:
             _check_same_selection(run, selection, records.folder)
         if session:

@@ -129,7 +129,7 @@ def _chosen(
         n = -(-(max(positions) + 1) // evaluator.cell.chunk) * evaluator.cell.chunk
         selected = select(evaluator, n).chosen
         return whole_chunks(evaluator.cell, selected, positions), selected
-    entries = {e.image_id: e for e in evaluator.manifest.entries}
+    entries = {e.image_id: e for e in evaluator.images.manifest.entries}
     images = before.reset_index().drop_duplicates("position")
     found = []
     for row in images.to_dict("records"):

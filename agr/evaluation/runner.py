@@ -71,10 +71,10 @@ def _run(
 ) -> Records:
     """Do what is missing of a cell, once; without an attack, score what is saved."""
     cell = evaluator.cell
-    images = evaluator.manifest
+    images = evaluator.images.manifest
     say(f"images: {len(images.entries):,}, {images.layout} in {images.place}")
-    if evaluator.cache:
-        say(evaluator.cache.describe())
+    if evaluator.images.cache:
+        say(evaluator.images.cache.describe())
     for name, tuning in evaluator.numeric.networks.items():
         if tuning.unfolded_because:
             say(f"{name}: batch norms stay as they are: {tuning.unfolded_because}")
@@ -99,10 +99,9 @@ def _run(
     if work.to_craft and attack:
         together = whole_chunks(cell, mine, work.to_craft)
         _craft(evaluator, records, work, attack, together, selection.chosen)
-    _note(
-        records, evaluator, lost={c.position for c in chosen if c.entry.image_id in evaluator.bad}
-    )
-    for reason in evaluator.bad.values():
+    bad = evaluator.images.bad
+    _note(records, evaluator, lost={c.position for c in chosen if c.entry.image_id in bad})
+    for reason in bad.values():
         say(f"bad image, left out: {reason}")
     return records
 
@@ -118,9 +117,9 @@ def _nonfinite(evaluator: Evaluator) -> list[str]:
 
 def _none_eligible(evaluator: Evaluator) -> str:
     cell = evaluator.cell
-    n = len(evaluator.manifest.entries)
-    if len(evaluator.bad) == n:
-        first = next(iter(evaluator.bad.values()))
+    n = len(evaluator.images.manifest.entries)
+    if len(evaluator.images.bad) == n:
+        first = next(iter(evaluator.images.bad.values()))
         return (
             f"no image of {cell.config.data.root} can be read ({n:,} tried; {first}): restore "
             "them, or give others as data.root"

@@ -13,7 +13,8 @@ from PIL import Image
 
 from agr.attacks.engine import Crafted
 from agr.config.cell import Cell
-from agr.evaluation.predictions import Evaluator, Pixels, Prediction
+from agr.data.decode import Pixels
+from agr.evaluation.predictions import Evaluator, Prediction
 from agr.evaluation.selection import Chosen
 from agr.records.progress import Todo
 from agr.records.schema import BUDGET_TOLERANCE

@@ -34,11 +34,11 @@ def select(evaluator: Evaluator, n: int) -> Selection:
     The order is a hash of (seed, image id), so the first n stay the same when n grows, and don't
     depend on the other images of the suite. Clean predictions of the selecting networks are known
     afterwards for every chosen image, those of the source and the targets for the shard's own,
-    which alone have their target labels; bad files are in `evaluator.bad`.
+    which alone have their target labels; bad files are in `evaluator.images.bad`.
     """
     cell = evaluator.cell
     deciding = cell.selecting or [cell.source]
-    entries = evaluator.order()
+    entries = evaluator.images.order()
     found: list[Entry] = []
     chunk, start = 4 * evaluator.numeric.width, 0
     silent = not cell.config.progress
@@ -47,15 +47,17 @@ def select(evaluator: Evaluator, n: int) -> Selection:
             while len(found) < n and start < len(entries):
                 batch = entries[start : start + chunk]
                 evaluator.ensure_clean_predictions(deciding, batch)
-                eligible = [e for e in batch if _eligible(evaluator, deciding, e)]
-                evaluator.drop_decoded({*batch} - {*eligible})
-                found += eligible
+                for entry in batch:
+                    eligible = _eligible(evaluator, deciding, entry)
+                    if not (eligible and cell.mine(len(found))):
+                        evaluator.images.drop([entry])
+                    found += [entry] * eligible
                 start += chunk
                 bar.update(min(n, len(found)) - bar.n)
         total = len(found) if start >= len(entries) else None
+        evaluator.images.drop(found[n:])
         found = found[:n]
         mine = [e for i, e in enumerate(found) if cell.mine(i)]
-        evaluator.drop_decoded({*entries[:start]} - {*mine})
         evaluator.ensure_clean_predictions(dict.fromkeys([cell.source, *cell.targets]), mine)
     finally:
         evaluator.clean.save()

@@ -81,6 +81,7 @@ def opened(options: Options, source: str, n: int, *overrides: str) -> Bench:
     evaluator = open_evaluator(cell, Records(cell.folder), note=False)
     entries = [c.entry for c in select(evaluator, n).chosen]
     items = [Item(i, p, e.label) for i, (e, p) in enumerate(evaluator.images(entries))]
+    evaluator.images.drop(entries)  # `_their_row` is to pay for decoding
     plain = as_handed_over(source, cell.suite.networks[source], options)
     x = evaluator.source.as_input([item.pixels for item in items])
     y = torch.tensor([item.y for item in items], device=options.device)

@@ -1,0 +1,65 @@
+"""The images of a cell: the seeded order, decoded pixels, and files that are bad."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from agr.config.cell import Cell
+from agr.data.cache import PixelCache
+from agr.data.decode import BadImage, ChangedImage, Pixels
+from agr.data.entries import Entry, Manifest
+from agr.data.index import forget
+from agr.data.loader import stream
+from agr.utils.hashing import draw
+
+MEMORY = 1 << 29  # bytes of decoded images that are kept: 2,000 of 299 px
+
+
+class Images:
+    """The images of a cell, in its geometry.
+
+    Selection and crafting need the same pixels. Those of images to be attacked are kept in between,
+    so that each is decoded once; of a selection larger than MEMORY the rest is decoded again.
+    """
+
+    def __init__(self, cell: Cell, manifest: Manifest):
+        self.cell, self.manifest, self.geometry = cell, manifest, cell.geometry
+        self.bad: dict[str, str] = {}  # image id -> what is wrong with its file
+        self.read: set[str] = set()  # ids of those whose files were fine
+        self.cache: PixelCache | None = None
+        if cell.config.data.cache:
+            self.cache = PixelCache(cell.data_folder, manifest, cell.geometry)
+        self._kept: dict[str, Pixels] = {}
+
+    def __call__(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Pixels]]:
+        """Yield entries with their pixels, decoded ahead; leave bad files out and note them."""
+        for entry, pixels in stream(entries, self.geometry, self.cell.config.workers, self):
+            if isinstance(pixels, ChangedImage):
+                forget(self.cell.data_folder)
+            if isinstance(pixels, BadImage):
+                self.bad[entry.image_id] = str(pixels)
+            else:
+                self.read.add(entry.image_id)
+                yield entry, pixels
+
+    def order(self, *use: str) -> list[Entry]:
+        """Return all images in the seeded order of the selection, or in another one of a `use`."""
+        seed = self.cell.config.seed
+        return sorted(self.manifest.entries, key=lambda e: draw(seed, *use, e.image_id))
+
+    def drop(self, entries: Iterable[Entry]) -> None:
+        """Forget the pixels of images that won't be needed again."""
+        for entry in entries:
+            self._kept.pop(entry.image_id, None)
+
+    def get(self, entry: Entry) -> Pixels | None:
+        """Return the pixels of an image if they are in memory or in the cache."""
+        pixels = self._kept.get(entry.image_id)
+        return pixels if pixels is not None or self.cache is None else self.cache.get(entry)
+
+    def put(self, entry: Entry, pixels: Pixels) -> None:
+        """Keep the pixels of an image that was decoded, in memory and in the cache."""
+        if (len(self._kept) + 1) * pixels.nbytes <= MEMORY:
+            self._kept[entry.image_id] = pixels
+        if self.cache:
+            self.cache.put(entry, pixels)
