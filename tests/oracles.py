@@ -1,11 +1,11 @@
-"""What each named attack of conf/attack is checked against: other libraries, and the papers.
+"""Oracles of the named attacks of conf/attack: other libraries, and the papers.
 
-An `Oracle` is one way of computing a named attack that shares nothing with ours but the random
-numbers: torchattacks and foolbox where they do what the paper says, torch's own optimisers, and
-`tests.transcriptions`. Each has a list of changes, one for every parameter that the attack has: a
-single one must break the agreement, or the oracle would not have seen that parameter.
+An `Oracle` computes a named attack in a way that shares nothing with ours but the random numbers:
+torchattacks and foolbox where they follow the paper, torch's own optimisers, and
+`tests.transcriptions`. Each has a list of changes, one for every parameter of the attack: a single
+one must break the agreement, or the oracle would not have checked that parameter.
 
-`tests.attacks_page` prints this registry, `tests/test_oracles.py` holds it true.
+`tests.attacks_page` prints this registry, `tests/test_oracles.py` checks it.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ GREY, BLACK = 0.5, 0.0
 
 
 def composed() -> list[str]:
-    """The named attacks of conf/attack that are made of parts."""
+    """Return the named attacks of conf/attack that are made of parts."""
     names = sorted(path.stem for path in Path(conf_dir(), "attack").glob("*.yaml"))
     return [name for name in names if not name.startswith("_")]
 
 
 @cache
 def configs() -> tuple[dict[str, Config], dict[str, Any]]:
-    """The config of each composed attack, nothing rounded; and of each norm."""
+    """Return the config of each composed attack, nothing rounded; and of each norm."""
     overrides = ["quantize=off", "suite.l2_reference=null"]
     attacks = expand([f"attack={','.join(composed())}", "norm=linf", *overrides])
     norms = expand(["attack=ifgsm", "norm=linf,l2", *overrides])
@@ -114,17 +114,17 @@ class AnySize(nn.Module):
         self.double().eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.head(self.body(x).mean((2, 3)))
-        return found
+        logits: Tensor = self.head(self.body(x).mean((2, 3)))
+        return logits
 
 
 def a_pool(side: int) -> Pool:
-    """Images to mix in, of all classes."""
+    """Make images to mix in, of all classes."""
     return Pool(images(10, seed=9, size=side), torch.arange(10) % CLASSES)
 
 
 class Given(NamedTuple):
-    """What an oracle gets: the images, and the random numbers that our attack draws."""
+    """Input of an oracle: the images, and the random numbers that our attack draws."""
 
     model: nn.Module
     x: Tensor
@@ -143,7 +143,7 @@ class Draws:
         self.attack, self.x, self.y = attack, x, y
 
     def start(self, b: int) -> Tensor:
-        """Where image b starts in a ball of radius 1."""
+        """Start of image b in a ball of radius 1."""
         return type(self.attack.ball)(1.0).sample(fold(_key(b), START), self.x[b : b + 1])[0]
 
     def noise(self, b: int, t: int, i: int) -> Tensor:
@@ -213,10 +213,10 @@ Run = Callable[[Given], Tensor]
 
 @dataclass(frozen=True)
 class Oracle:
-    """One other way of computing a named attack."""
+    """An independent way of computing a named attack."""
 
     attack: str  # of conf/attack
-    by: str  # who computes it, for the page
+    by: str  # the other side, for the page
     run: Run
     changes: tuple[str, ...]  # overrides that must each break the agreement
     overrides: tuple[str, ...] = ()  # that the oracle needs; without them, the config as it is
@@ -231,7 +231,7 @@ class Oracle:
         return replace(attack, pool=a_pool(self.side)) if attack.pool_size else attack
 
     def given(self) -> Given:
-        """What both sides get. The last label is wrong from the start."""
+        """Make the input of both sides. With a stop, the last label is wrong from the start."""
         model, x = AnySize(), images(self.n, seed=4, size=self.side)
         y = model(x).argmax(1)
         if self.ours().stop:
@@ -239,12 +239,12 @@ class Oracle:
         return Given(model, x, y, Draws(self.ours(), x, y))
 
     def theirs(self) -> Tensor:
-        """The other side's images."""
+        """Return the other side's images."""
         return self.run(self.given())
 
     @property
     def name(self) -> str:
-        """For tests to be called by."""
+        """Name of the test."""
         overrides = " ".join(self.overrides)
         return f"{self.attack} {self.norm} {self.by} {overrides}".strip()
 
@@ -255,7 +255,7 @@ def paper(f: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Run:
 
 
 def drawn(f: Callable[..., Tensor], *args: Any, draws: Callable[..., Any], **kwargs: Any) -> Run:
-    """A transcription whose last argument are random numbers: `draws(given)` makes them."""
+    """A transcription whose last arguments are random numbers, made by `draws(given)`."""
     return lambda g: f(g.model, g.x, g.y, EPS, *args, *draws(g), **kwargs)
 
 
@@ -264,8 +264,8 @@ def torchattack(name: str, **arguments: Any) -> Run:
 
     def run(g: Given) -> Tensor:
         attack = _torchattack(name, g.model, **arguments)
-        found: Tensor = attack(g.x, g.y)
-        return found
+        made: Tensor = attack(g.x, g.y)
+        return made
 
     return run
 
@@ -277,21 +277,21 @@ def _torchattack(name: str, model: nn.Module, **arguments: Any) -> Any:
 
 
 def through_foolbox(attack: Any, eps: float = EPS, start: bool = False) -> Run:
-    """An attack of foolbox; with `start` at our starts in place of its own."""
+    """An attack of foolbox; with `start`, from our starts in place of its own."""
 
     def run(g: Given) -> Tensor:
         if start:
             unit = torch.stack([g.draws.start(b) for b in range(len(g.x))])
             attack.get_random_start = lambda x0, epsilon: type(x0)(x0.raw + epsilon * unit)
         wrapped = foolbox.PyTorchModel(g.model, bounds=(0, 1), device="cpu")
-        found: Tensor = attack(wrapped, g.x, g.y, epsilons=eps)[1]
-        return found
+        made: Tensor = attack(wrapped, g.x, g.y, epsilons=eps)[1]
+        return made
 
     return run
 
 
 def stopped(run: Callable[[Given, int], Tensor], steps: int = 10) -> Run:
-    """The first iterate of each image that fools the model, of a `run` of so many steps."""
+    """The first iterate of each image that fools the model, in a `run` of up to `steps` steps."""
 
     def first(g: Given) -> Tensor:
         iterates = [g.x] + [run(g, t) for t in range(1, steps + 1)]
@@ -305,7 +305,7 @@ def stopped(run: Callable[[Given, int], Tensor], steps: int = 10) -> Run:
 
 
 class _Drawn:
-    """What torch.randn_like and torch.empty_like return while draws are replayed."""
+    """Result of torch.randn_like and torch.empty_like while draws are replayed."""
 
     def __init__(self, unit: Tensor):
         self.unit = unit
@@ -317,7 +317,7 @@ class _Drawn:
 
 @contextmanager
 def replayed(function: str, numbers: Iterator[Any]) -> Iterator[None]:
-    """Inside, `torch.function` returns the next of `numbers`, whatever it is asked."""
+    """Make `torch.function` return the next of `numbers`, whatever its arguments."""
     with patch.object(torch, function, lambda *_, **__: next(numbers)):
         yield
 
@@ -345,7 +345,7 @@ def pgd_by_torchattacks(g: Given) -> Tensor:
 
 
 def diverse_by_torchattacks(g: Given) -> Tensor:
-    """DI of torchattacks, which draws once for a batch: image by image, with our draws."""
+    """DI of torchattacks, image by image since it draws once for a batch, with our draws."""
     rows = []
     for b in range(len(g.x)):
         drawn = [g.draws.diverse(b, t, 0) for t in range(10)]
@@ -358,17 +358,18 @@ def diverse_by_torchattacks(g: Given) -> Tensor:
 
 
 def smooth_by_torchattacks(shape: str, size: int, reach: float = 3) -> Run:
-    """TI of torchattacks without its DI. Its kernel is float32: it is made again in float64."""
+    """TI of torchattacks without its DI, and with its float32 kernel recomputed in float64."""
 
     def run(g: Given) -> Tensor:
         how = {"kernel_name": shape, "len_kernel": size, "nsig": reach}
         attack = _torchattack("TIFGSM", g.model, decay=1.0, diversity_prob=0.0, **how)
-        made = {"gaussian": lambda: attack.gkern(size, reach)}.get(
-            shape, lambda: {"linear": attack.lkern, "uniform": attack.ukern}[shape](size)
-        )()
-        attack.stacked_kernel = torch.from_numpy(made).double().expand(3, 1, -1, -1)
-        found: Tensor = attack(g.x, g.y)
-        return found
+        if shape == "gaussian":
+            kernel = attack.gkern(size, reach)
+        else:
+            kernel = {"linear": attack.lkern, "uniform": attack.ukern}[shape](size)
+        attack.stacked_kernel = torch.from_numpy(kernel).double().expand(3, 1, -1, -1)
+        made: Tensor = attack(g.x, g.y)
+        return made
 
     return run
 
@@ -377,8 +378,8 @@ def targeted_by_torchattacks(g: Given) -> Tensor:
     """I-FGSM of torchattacks towards the labels."""
     attack = _torchattack("BIM", g.model)
     attack.set_mode_targeted_by_label(quiet=True)
-    found: Tensor = attack(g.x, g.y)
-    return found
+    made: Tensor = attack(g.x, g.y)
+    return made
 
 
 def by_optimizer(kind: type[torch.optim.Optimizer], of: str, base: float, **how: Any) -> Run:
@@ -389,9 +390,9 @@ def by_optimizer(kind: type[torch.optim.Optimizer], of: str, base: float, **how:
         optimizer = kind([moving], lr=base, maximize=True, **how)  # type: ignore[call-arg]
         for _ in range(10):
             loss = nn.functional.cross_entropy(g.model(moving), g.y, reduction="sum")
-            (found,) = torch.autograd.grad(loss, moving)
-            mean = found.abs().mean((1, 2, 3), keepdim=True)
-            moving.grad = found.sign() if of == "sign" else found / mean
+            (gradient,) = torch.autograd.grad(loss, moving)
+            mean = gradient.abs().mean((1, 2, 3), keepdim=True)
+            moving.grad = gradient.sign() if of == "sign" else gradient / mean
             optimizer.step()
             with torch.no_grad():
                 near = torch.minimum(torch.maximum(moving, g.x - EPS), g.x + EPS)
@@ -429,8 +430,8 @@ def agr_on(way: Callable[..., Tensor]) -> Run:
 
 def momentum_way(g: Given, b: int, t: int, adv: Tensor, memory: dict[str, Tensor]) -> Tensor:
     """MI-FGSM's gradient."""
-    found = papers._gradient(g.model, adv, g.y[b : b + 1])
-    memory["m"] = memory.get("m", 0) + papers._mean_normalised(found)
+    gradient = papers._gradient(g.model, adv, g.y[b : b + 1])
+    memory["m"] = memory.get("m", 0) + papers._mean_normalised(gradient)
     return memory["m"]
 
 
@@ -439,11 +440,11 @@ def variance_way(
 ) -> Tensor:
     """VMI-FGSM's gradient."""
     label = g.y[b : b + 1]
-    found = papers._gradient(g.model, adv, label)
-    tuned = papers._mean_normalised(found + memory.get("v", torch.zeros_like(found)))
+    gradient = papers._gradient(g.model, adv, label)
+    tuned = papers._mean_normalised(gradient + memory.get("v", torch.zeros_like(gradient)))
     memory["m"] = memory.get("m", 0) + tuned
     near = [adv + 1.5 * EPS * g.draws.noise(b, t, i) for i in range(samples)]
-    memory["v"] = sum(papers._gradient(g.model, each, label) for each in near) / samples - found
+    memory["v"] = sum(papers._gradient(g.model, each, label) for each in near) / samples - gradient
     return memory["m"]
 
 
@@ -472,13 +473,13 @@ def in_l2(
             for _ in range(10):
                 if stop and papers._fooled(g.model, adv, label):
                     break
-                found = papers._gradient(g.model, adv, label)
+                gradient = papers._gradient(g.model, adv, label)
                 if momentum:
-                    m = m + papers._mean_normalised(found)
+                    m = m + papers._mean_normalised(gradient)
                     adv = papers._ball_l2(adv + size * m / m.norm(), clean, 1.0)
                     continue
-                total = total + found.sign() ** 2 if history else found.sign() ** 2
-                along = found if way == "ball" else found.sign()
+                total = total + gradient.sign() ** 2 if history else gradient.sign() ** 2
+                along = gradient if way == "ball" else gradient.sign()
                 v = size * along / along.norm() / (total + 1e-7).sqrt()
                 adv = papers._ball_l2((adv if history else clean) + v, clean, 1.0)
             rows.append(adv)

@@ -66,7 +66,7 @@ def test_linear_model_reaches_the_optimum(batch: int, shape: tuple[int, int, int
 
 
 def test_linear_model_stops_at_the_boundary() -> None:
-    """One image whose distance to the boundary is 3.5 steps is left at the fourth iterate."""
+    """An image 3.5 steps from the boundary stops at the fourth iterate."""
     w = torch.ones(3 * 2 * 2, dtype=torch.float64)
     x = torch.full((1, 3, 2, 2), 0.5, dtype=torch.float64)
     model = Linear(w, b=-float(x.sum()) + 3.5 * 0.01 * 12)
@@ -83,7 +83,7 @@ def test_linear_model_stops_at_the_boundary() -> None:
 def test_accumulated_agr_is_ifgsm_on_a_schedule(
     ball: Linf | L2, model: nn.Module, x: Tensor, y: Tensor
 ) -> None:
-    """Where no gradient is zero G counts the steps, so step i has the size base/sqrt(i + delta)."""
+    """G counts the steps where no gradient is zero, so step i has the size base/sqrt(i + delta)."""
     base = ball.eps / sum(i**-0.5 for i in range(1, 11))
     point = x.clone()
     for i in range(1, 11):
@@ -108,7 +108,7 @@ def test_literal_agr_is_one_full_step_from_the_clean_image(
 
 
 def test_pixels_without_gradient_do_not_move_under_adagrad(x: Tensor) -> None:
-    """G stays 0 where the gradient is 0; dividing by sqrt(delta) must not throw them about."""
+    """G stays 0 where the gradient is 0; dividing by sqrt(delta) must not move those pixels."""
     w = torch.zeros(3 * 12 * 12, dtype=torch.float64)
     w[::2] = 1
     x = x * 0.5 + 0.25
@@ -161,7 +161,7 @@ LOADED = {(n, norm): load_attack(n, norm=norm) for n in NAMES for norm in ("linf
 def test_named_attacks_keep_the_budget(
     name: str, norm: str, seed: int, eps: float, targeted: bool, quantize: Any
 ) -> None:
-    """For any model, images, budget and goal: within the ball, within [0, 1], on the 8-bit grid."""
+    """Any model, images, budget and goal: within the ball, within [0, 1], on the 8-bit grid."""
     model, x = small_model(seed), images(3, seed=seed + 1)
     eps = eps if norm == "linf" else eps * 20
     plain = LOADED[name, norm]
@@ -245,7 +245,7 @@ def test_one_bad_row_leaves_the_others_alone(model: nn.Module, x: Tensor, y: Ten
 
 
 def test_images_without_an_answer_stay_as_they_are(model: nn.Module, x: Tensor) -> None:
-    """A clean prediction that is no answer is no label to move away from."""
+    """NO_ANSWER as the clean prediction is no label to move away from."""
 
     class Silent(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -296,7 +296,7 @@ def test_no_weight_gets_a_gradient(x: Tensor, y: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"x": images() * 2}, "in \\[0, 1\\]"),
         ({"x": images() * 0.999}, "8-bit grid"),
@@ -308,10 +308,10 @@ def test_no_weight_gets_a_gradient(x: Tensor, y: Tensor) -> None:
     ],
 )
 def test_wrong_calls_say_what_is_wrong(
-    change: dict[str, Any], words: str, model: nn.Module, x: Tensor, y: Tensor
+    change: dict[str, Any], message: str, model: nn.Module, x: Tensor, y: Tensor
 ) -> None:
     given = {"attack": Attack(Linf(EPS)), "model": model, "x": x, "y": y} | change
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         given["attack"](given["model"], given["x"], given["y"])
 
 
@@ -319,9 +319,9 @@ def test_load_attack_takes_overrides_and_refuses_wrong_ones() -> None:
     attack = load_attack("mifgsm", eps=4, steps=5, overrides=["attack.chain.momentum.decay=0.5"])
     assert attack == Attack(Linf(4 / 255), steps=5, chain=(MeanNormalize(), Momentum(0.5)))
     assert load_attack("ifgsm", norm="l2", eps=100).ball == L2(100 / 255)
-    for words in (["attack.chain.momentum.dekay=1"], ["+attack.chain.momentum.foo=1"]):
+    for overrides in (["attack.chain.momentum.dekay=1"], ["+attack.chain.momentum.foo=1"]):
         with pytest.raises(ConfigError):
-            load_attack("mifgsm", overrides=words)
+            load_attack("mifgsm", overrides=overrides)
     with pytest.raises(ConfigError, match="did you mean"):
         load_attack("mifgms")
     with pytest.raises(ConfigError, match=r"agr\.attacks"):

@@ -53,7 +53,7 @@ def test_l2_rounding_is_to_nearest_when_the_budget_allows() -> None:
 
 
 def test_l2_rounding_undoes_few_pixels() -> None:
-    """At the boundary only the pixels rounded farthest out step back, not all of them."""
+    """Only the pixels rounded farthest out step back at the boundary, not all of them."""
     x0 = torch.full((1, 3, 12, 12), 0.5, dtype=torch.float64).mul(255).round() / 255
     ball = L2(3 * D**0.5 / 255)
     x = ball.project(x0 + torch.randn_like(x0), x0)

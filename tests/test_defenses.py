@@ -32,7 +32,7 @@ PAD = RandomResizePad(ratio=1.5)  # a canvas of 18 for a network of 12
 
 
 class Mean(nn.Module):
-    """The mean colour, through a linear layer: takes images of any size, and notes which."""
+    """A linear layer on the mean colour, for images of any size, which it notes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def test_median_is_scipys(window: int, dtype: torch.dtype) -> None:
 
 
 def pillow(x: Tensor, **options: Any) -> Tensor:
-    """Images after Pillow's round trip, one by one."""
+    """Return images after Pillow's round trip, one by one."""
     out = []
     for image in x:
         pixels = np.rint(image.numpy().astype(np.float64) * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Attacks of other libraries: run as they say, checked before and after, failures honest."""
+"""Attacks of other libraries: called as documented, checked before and after, failures visible."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ PGD = Foolbox("LinfProjectedGradientDescentAttack", {"steps": 3})  # starts at a
 
 
 def config(name: str, steps: int | None = None) -> dict[str, Any]:
-    """The `attack` node of a named config, as Hydra would resolve it."""
+    """Return the `attack` node of a named config, as Hydra would resolve it."""
     node = OmegaConf.load(Path(conf_dir()) / "attack" / "library" / f"{name}.yaml")
     root = OmegaConf.create({"attack": node, "steps": steps or "${attack.steps}"})
-    found = OmegaConf.to_container(root, resolve=True)
-    assert isinstance(found, dict)
-    return dict(found["attack"])
+    resolved = OmegaConf.to_container(root, resolve=True)
+    assert isinstance(resolved, dict)
+    return dict(resolved["attack"])
 
 
 def part(name: str, steps: int | None = None) -> Any:
-    found = instantiate(config(name, steps or FEW.get(name))["library"], _convert_="all")
+    attack = instantiate(config(name, steps or FEW.get(name))["library"], _convert_="all")
     if name == "cw_l2":
-        found.arguments["binary_search_steps"] = 5
+        attack.arguments["binary_search_steps"] = 5
     if name == "universal":
-        found.arguments["attacker_params"]["max_iter"] = 3
-        return replace(found, fit_images=8)
-    return found
+        attack.arguments["attacker_params"]["max_iter"] = 3
+        return replace(attack, fit_images=8)
+    return attack
 
 
 def run(

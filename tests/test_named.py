@@ -44,8 +44,8 @@ NAMES = [path.stem for path in FILES if not path.stem.startswith("_")]
 @cache
 def cells() -> dict[str, Cell]:
     """Make the cell of each attack on VGG16 with two steps."""
-    found = expand([f"attack={','.join(NAMES)}", "source=vgg16", "attack.steps=2"])
-    return {cell.config.attack.name: cell for cell in found}
+    composed = expand([f"attack={','.join(NAMES)}", "source=vgg16", "attack.steps=2"])
+    return {cell.config.attack.name: cell for cell in composed}
 
 
 def cell_in(norm: str, name: str) -> Cell:
@@ -173,10 +173,10 @@ def test_gradients_are_counted(name: str, gradients: int) -> None:
 @pytest.mark.parametrize("over", ["logits", "losses"])
 @pytest.mark.parametrize("name", ["difgsm", "vmifgsm"])
 def test_an_ensemble_takes_views_and_samples(name: str, over: str, tmp_path: Path) -> None:
-    words = [f"attack={name}", "source=[vgg16,vgg19]", f"ensemble={over}", "targets=[res152]"]
-    words += ["n_images=3", "slots=4", "attack.steps=1"]
-    words += ["attack.chain.variance.samples=2"] if name == "vmifgsm" else []
-    rows = run_cell(demo_cell(tmp_path, *words), lambda _: None).read()
+    overrides = [f"attack={name}", "source=[vgg16,vgg19]", f"ensemble={over}", "targets=[res152]"]
+    overrides += ["n_images=3", "slots=4", "attack.steps=1"]
+    overrides += ["attack.chain.variance.samples=2"] if name == "vmifgsm" else []
+    rows = run_cell(demo_cell(tmp_path, *overrides), lambda _: None).read()
     assert set(rows["backwards"]) == {2 * (3 if name == "vmifgsm" else 1)}  # of each member
     assert set(rows["forwards"]) == {2 * (4 if name == "vmifgsm" else 1)}
 
@@ -185,10 +185,10 @@ def test_an_ensemble_takes_views_and_samples(name: str, over: str, tmp_path: Pat
 
 
 def test_a_cell_with_a_pool_and_views_goes_on_where_it_was(tmp_path: Path) -> None:
-    words = ["attack=admix", "source=vgg16", "attack.steps=1", "targets=[vgg16]"]
-    whole = run_cell(demo_cell(tmp_path / "a", *words), lambda _: None).read()
-    run_cell(demo_cell(tmp_path / "b", *words, "n_images=5"), lambda _: None)
-    parts = run_cell(demo_cell(tmp_path / "b", *words), lambda _: None).read()
+    overrides = ["attack=admix", "source=vgg16", "attack.steps=1", "targets=[vgg16]"]
+    whole = run_cell(demo_cell(tmp_path / "a", *overrides), lambda _: None).read()
+    run_cell(demo_cell(tmp_path / "b", *overrides, "n_images=5"), lambda _: None)
+    parts = run_cell(demo_cell(tmp_path / "b", *overrides), lambda _: None).read()
     columns = ["image_id", "adv_sha256", "adv_pred", "backwards"]
     assert parts[columns].values.tolist() == whole[columns].values.tolist()
     assert set(whole["backwards"]) == {15}
@@ -203,9 +203,9 @@ def test_a_pool_of_one_class_is_refused(tmp_path: Path) -> None:
         return {e.label for e in order[:2]}
 
     seed = next(seed for seed in range(100) if len(labels(seed)) == 1)
-    words = ["attack=admix", "attack.views.admix.pool=2", f"seed={seed}", "n_images=1"]
+    overrides = ["attack=admix", "attack.views.admix.pool=2", f"seed={seed}", "n_images=1"]
     with pytest.raises(ConfigError, match=r"attack=admix .* 2 of its pool have one class"):
-        run_cell(demo_cell(tmp_path, "source=vgg16", *words), lambda _: None)
+        run_cell(demo_cell(tmp_path, "source=vgg16", *overrides), lambda _: None)
 
 
 def test_what_a_view_refuses_in_a_run_is_one_line(tmp_path: Path) -> None:
@@ -226,16 +226,16 @@ def test_a_network_of_one_size_names_the_option(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["least_likely", "random", "file"])
 def test_targets(target: str, tmp_path: Path) -> None:
-    words = ["attack=ifgsm", "attack.targeted=true", f"attack.target={target}", "source=vgg16"]
-    words += ["targets=[vgg16]"]
+    overrides = ["attack=ifgsm", "attack.targeted=true", f"attack.target={target}", "source=vgg16"]
+    overrides += ["targets=[vgg16]"]
     if target == "file":
         with pytest.raises(ConfigError, match=r"attack.target=file: .* has no target for"):
-            run_cell(demo_cell(tmp_path, *words), lambda _: None)
+            run_cell(demo_cell(tmp_path, *overrides), lambda _: None)
         return
-    rows = run_cell(demo_cell(tmp_path, *words), lambda _: None).read()
+    rows = run_cell(demo_cell(tmp_path, *overrides), lambda _: None).read()
     assert (rows["target_label"] != rows["label"]).all()
     if target == "least_likely":
-        cell = demo_cell(tmp_path, *words)
+        cell = demo_cell(tmp_path, *overrides)
         network = demo_network(cell)
         by_id = {e.image_id: e for e in find_images(cell).entries}
         pixels = [load_image(by_id[i], cell.geometry) for i in rows["image_id"]]
@@ -251,8 +251,8 @@ PAGE = (Path(__file__).parent.parent / "docs" / "own_attack.md").read_text(encod
 def in_page(language: str, mark: str) -> str:
     """The one block of code of docs/own_attack.md that holds `mark`."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    (found,) = [block for block in blocks if mark in block]
-    return str(found)
+    (only,) = [block for block in blocks if mark in block]
+    return str(only)
 
 
 ATTACK, PART = in_page("yaml", "my_parts.Clip"), in_page("python", "class Clip")
@@ -272,17 +272,23 @@ def test_an_attack_and_a_part_from_outside_the_package(tmp_path: Path) -> None:
     assert len(ATTACK.splitlines()) <= 15
     assert "--config-dir=my attack=mine 'allow=[my_parts]'" in in_page("sh", "allow=[my_parts]")
     folder = user_folder(tmp_path)
-    words = [f"--config-dir={folder}", "attack=mine", "allow=[my_parts]", "n_images=4", "slots=4"]
-    words += ["threads=1", "source=vgg16", "targets=[vgg16]", f"outputs={tmp_path / 'out'}"]
+    overrides = [
+        f"--config-dir={folder}",
+        "attack=mine",
+        "allow=[my_parts]",
+        "n_images=4",
+        "slots=4",
+    ]
+    overrides += ["threads=1", "source=vgg16", "targets=[vgg16]", f"outputs={tmp_path / 'out'}"]
 
     path = {"PYTHONPATH": f"{folder}:{Path.cwd()}", "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "agr.run", *words]
+    command = [sys.executable, "-m", "agr.run", *overrides]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=path)
     assert done.returncode == 0, done.stderr
     assert "MI, clipped on VGG16" in done.stdout
     assert list((tmp_path / "out" / "demo").glob("mine-linf-10-vgg16-*/rows-*.parquet"))
     with pytest.raises(ConfigError, match=r"_target_=my_parts.Clip.*allow=\[my_parts\]"):
-        expand([word for word in words if not word.startswith("allow")])
+        expand([each for each in overrides if not each.startswith("allow")])
 
 
 def test_code_of_a_part_from_outside_counts(
@@ -295,11 +301,11 @@ def test_code_of_a_part_from_outside_counts(
     (package / "clip.py").write_text(PART)
     monkeypatch.syspath_prepend(str(tmp_path))
     part = "attack.chain.smooth={_target_:their_parts.Clip,most:2.0}"
-    words = ["attack=mifgsm", "allow=[their_parts]", part]
-    before = expand(words)[0].attack_hash
-    assert expand(words)[0].attack_hash == before
+    overrides = ["attack=mifgsm", "allow=[their_parts]", part]
+    before = expand(overrides)[0].attack_hash
+    assert expand(overrides)[0].attack_hash == before
     (package / "clip.py").write_text(PART.replace("self.most *", "2 * self.most *"))
-    assert expand(words)[0].attack_hash != before
+    assert expand(overrides)[0].attack_hash != before
     assert "their_parts" not in sys.modules  # nothing of it was run for that
 
 
@@ -332,7 +338,7 @@ def test_no_answer_is_no_success() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("overrides", "message"),
     [
         (["+attack.step.phi._target_=os.getcwd"], r"_target_=os.getcwd.*allow=\[os\]"),
         (["attack.loss={_target_:torch.nn.CrossEntropyLoss}"], r"allow=\[torch\]"),
@@ -376,9 +382,9 @@ def test_no_answer_is_no_success() -> None:
         (["allow=[argparse]", "attack.step={_target_:argparse.Namespace}"], "has no init and no"),
     ],
 )
-def test_what_is_refused(words: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as e:
-        build_attack(expand(words)[0].config)
+def test_what_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as e:
+        build_attack(expand(overrides)[0].config)
     assert "\n" not in str(e.value)
 
 

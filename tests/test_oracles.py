@@ -44,24 +44,24 @@ def test_agrees_with_oracle_and_only_with_its_parameters(name: str) -> None:
 
 
 def test_every_named_attack_has_an_oracle_as_it_is() -> None:
-    """Once at least without a word that changes the file, or with one that AGR's literal needs."""
+    """Every attack is checked once at least without overrides."""
     assert {oracle.attack for oracle in ORACLES.values() if not oracle.overrides} == set(composed())
 
 
 @pytest.mark.parametrize("name", composed())
 def test_every_parameter_of_an_attack_is_seen_by_an_oracle(name: str) -> None:
     changes = {
-        word.partition("=")[0]
+        change.partition("=")[0]
         for oracle in ORACLES.values()
         if oracle.attack == name
-        for word in oracle.changes
+        for change in oracle.changes
     }
     missing = {"eps", "steps", "attack.size", *_parameters(configs()[0][name])}
     assert missing - changes <= set(UNSEEN)
 
 
 def _parameters(config: Any) -> Iterator[str]:
-    """The keys of an attack's parts: of each parameter, or of the part where it has none."""
+    """Yield the keys of an attack's parameters, and of parts that have none."""
     a = config.attack
     nodes = {"start": a.start, "step": a.step, "stop": a.stop}
     nodes |= {f"views.{name}": node for name, node in a.views.items()}
@@ -83,7 +83,7 @@ def test_what_is_checked_is_what_users_load() -> None:
 
 
 def test_single_steps_agree_in_float32() -> None:
-    """One step has no history in which a sign that rounding turned could grow."""
+    """A single step has no history in which a sign flipped by rounding could grow."""
     oracle = ORACLES["fgsm linf torchattacks.FGSM"]
     given = oracle.given()
     single = given._replace(model=given.model.float(), x=given.x.float())

@@ -73,8 +73,8 @@ def test_uniform_draws_are_uniform_and_independent() -> None:
 def test_pairs_of_draws_fill_the_square() -> None:
     drawn = uniform(keys(2, 3), (1 << 18,), torch.float64)
     for a, b in ((drawn[0], drawn[1]), (drawn[0, :-1], drawn[0, 1:])):
-        found = np.histogram2d(a, b, bins=16, range=[[0, 1]] * 2)[0]
-        assert stats.chisquare(found.ravel()).pvalue > ALPHA
+        cells = np.histogram2d(a, b, bins=16, range=[[0, 1]] * 2)[0]
+        assert stats.chisquare(cells.ravel()).pvalue > ALPHA
 
 
 @pytest.mark.parametrize("draw", [uniform, symmetric, normal])
@@ -142,25 +142,25 @@ def test_admix_mixes_in_images_of_other_classes_evenly() -> None:
     pool = Pool(images(10, seed=5), torch.arange(10) % CLASSES)
     c = a_context(x, label=torch.full((n,), 2), pool=pool)
     view = Admix(copies=2, eta=0.3)
-    found = []
+    partners = []
     for i in range(2):
         partner = view.partner(i, c)
         same = (partner[:, None] == pool.images).flatten(2).all(2)
         assert (same.sum(1) == 1).all()
-        found.append(same.int().argmax(1))
+        partners.append(same.int().argmax(1))
         assert close(view(x, i, c).image, x + 0.3 * (partner - 0.5))
         assert close(replace(view, zero="black")(x, i, c).image, x + 0.3 * partner)
-        counts = torch.bincount(found[-1], minlength=10)
+        counts = torch.bincount(partners[-1], minlength=10)
         others = pool.labels != 2
         assert (counts[~others] == 0).all()
         assert stats.chisquare(counts[others].numpy()).pvalue > ALPHA
-    assert 0 < int((found[0] == found[1]).sum()) < n / 4  # an eighth by chance
+    assert 0 < int((partners[0] == partners[1]).sum()) < n / 4  # an eighth by chance
 
 
 def resized_and_padded(
     x: Tensor, size: int, top: int, left: int, canvas: int, view: Diverse
 ) -> Tensor:
-    """One image by torch's own functions."""
+    """Resize and pad one image by torch's own functions."""
     how = {} if view.mode == "nearest" else {"align_corners": False}
     small = F.interpolate(x[None], size=[size, size], mode=view.mode, **how)
     pad = [left, canvas - size - left, top, canvas - size - top]
@@ -196,7 +196,7 @@ def test_diverse_is_interpolate_and_pad_of_each_image(
 
 
 def test_diverse_draws_places_as_its_authors_do() -> None:
-    """Sizes from [299, 330), offsets from [0, 330 - size): all but the upper ends are met."""
+    """Sizes from [299, 330), offsets from [0, 330 - size): all values but the upper ends occur."""
     n = 20_000
     x = torch.zeros(1, 1, 1, 1).expand(n, -1, -1, -1)
     size, top, left = Diverse().place(299, a_context(x))
@@ -347,16 +347,16 @@ def test_enhance_by_hand(ball: Ball) -> None:
     x = images(2)
     unit = 1.0 if isinstance(ball, Linf) else math.sqrt(3 * 12 * 12)
     last = torch.where(x > 0.5, 1.5, -0.5).double()
-    asked: list[Tensor] = []
+    points: list[Tensor] = []
 
     def grad(point: Tensor, use: int) -> Tensor:
-        asked.append(point)
+        points.append(point)
         return 2 * point
 
     stage = Enhance(5, reach=4.0)
     out, s = stage.update(2 * x, {"last": last}, a_context(x, ball, grad=grad))
     places = [-4, -2, 2, 4]
-    for point, place in zip(asked, places, strict=True):
+    for point, place in zip(points, places, strict=True):
         assert close(point, x + place * 0.01 / unit * last)
     assert close(out, 2 * x)
     assert close(s["last"], 2 * x / (2 * x).mean((1, 2, 3), keepdim=True))
@@ -382,21 +382,21 @@ T0 = [0, 4]
 
 
 def walked(step: Any, ball: Ball) -> Tensor:
-    """The changes (step, row, pixel) that a step makes of GRADIENTS; rows begin at T0."""
+    """Return the changes (step, row, pixel) of a step on GRADIENTS; rows begin at T0."""
     x = torch.full((2, 1, 1, 2), 0.5, dtype=torch.float64)
     s = step.init(x)
-    found = []
+    changes = []
     for i, g in enumerate(GRADIENTS):
         c = a_context(x, ball, t=torch.tensor(T0) + i)
         new, s = step.update(torch.tensor(g, dtype=torch.float64).view(2, 1, 1, 2), s, c)
-        found.append((new - x).flatten(1))
-    return torch.stack(found)
+        changes.append((new - x).flatten(1))
+    return torch.stack(changes)
 
 
 def by_hand(pixel: Callable[..., tuple[float, Any]], ball: Ball, of: str) -> Tensor:
-    """The same from `pixel(u, v, memory, n)`: u is what is squared, v the numerator, n the step."""
+    """Compute the same by `pixel(u, v, memory, n)`: u is squared, v the numerator, n the step."""
     memory: Any = [[None, None], [None, None]]
-    found = torch.zeros(2, 2, 2, dtype=torch.float64)
+    changes = torch.zeros(2, 2, 2, dtype=torch.float64)
     for i, b, p in itertools.product(range(2), repeat=3):
         g = GRADIENTS[i][b]
         sign = [math.copysign(1, each) for each in g]
@@ -407,8 +407,8 @@ def by_hand(pixel: Callable[..., tuple[float, Any]], ball: Ball, of: str) -> Ten
         else:
             u, v = sign, sign if isinstance(ball, Linf) else [each / math.hypot(*g) for each in g]
         change, memory[b][p] = pixel(u[p], v[p], memory[b][p], T0[b] + i + 1)
-        found[i, b, p] = 0.01 * change
-    return found
+        changes[i, b, p] = 0.01 * change
+    return changes
 
 
 @pytest.mark.parametrize("ball", BALLS.values(), ids=BALLS)
@@ -496,33 +496,33 @@ def seen(fooled: list[bool], t: int = 0, by: float = 1.0, targeted: bool = False
     return Seen(logits, torch.tensor(fooled), y, torch.full((n,), t), targeted)
 
 
-def said(stop: Any, looks: list[Seen]) -> list[list[bool]]:
-    s = stop.init(torch.zeros(len(looks[0].fooled), 3, 1, 1))
-    found = []
-    for look in looks:
-        done, s = stop.update(look, s)
-        found.append(done.tolist())
-    return found
+def stopped(stop: Any, iterates: list[Seen]) -> list[list[bool]]:
+    s = stop.init(torch.zeros(len(iterates[0].fooled), 3, 1, 1))
+    rows = []
+    for iterate in iterates:
+        done, s = stop.update(iterate, s)
+        rows.append(done.tolist())
+    return rows
 
 
 def test_stops_by_hand() -> None:
-    looks = [seen(f, t) for t, f in enumerate([[True, False], [True, True], [False, True]])]
-    assert said(stops.OnceFooled(), looks) == [[True, False], [True, True], [False, True]]
-    twice = said(stops.FooledInARow(2), looks)
+    iterates = [seen(f, t) for t, f in enumerate([[True, False], [True, True], [False, True]])]
+    assert stopped(stops.OnceFooled(), iterates) == [[True, False], [True, True], [False, True]]
+    twice = stopped(stops.FooledInARow(2), iterates)
     assert twice == [[False, False], [True, False], [False, True]]
-    assert said(stops.FooledInARow(1), looks) == said(stops.OnceFooled(), looks)
-    assert said(stops.After(2), looks) == [[False] * 2, [False] * 2, [True] * 2]
+    assert stopped(stops.FooledInARow(1), iterates) == stopped(stops.OnceFooled(), iterates)
+    assert stopped(stops.After(2), iterates) == [[False] * 2, [False] * 2, [True] * 2]
     both = stops.AnyOf([stops.After(2), stops.FooledInARow(2)])
-    assert said(both, looks) == [[False, False], [True, False], [True, True]]
+    assert stopped(both, iterates) == [[False, False], [True, False], [True, True]]
     nested = stops.AnyOf((both, stops.OnceFooled()))
-    assert said(nested, looks) == [[True, False], [True, True], [True, True]]
+    assert stopped(nested, iterates) == [[True, False], [True, True], [True, True]]
 
 
 @pytest.mark.parametrize("targeted", [False, True])
 def test_margin_stops_at_its_margin(targeted: bool) -> None:
     for by, enough in ((0.5, False), (1.0, True), (1.5, True)):
-        look = seen([True, False], by=by, targeted=targeted)
-        assert said(stops.Margin(1.0), [look]) == [[enough, False]]
+        iterate = seen([True, False], by=by, targeted=targeted)
+        assert stopped(stops.Margin(1.0), [iterate]) == [[enough, False]]
 
 
 def test_stops_end_attacks_when_they_say(model: nn.Module) -> None:
@@ -628,16 +628,16 @@ WRONG: list[tuple[Callable[..., Any], str, list[Any]]] = [
 @pytest.mark.parametrize(("part", "name", "values"), WRONG)
 def test_bad_parameters_are_named(part: Callable[..., Any], name: str, values: list[Any]) -> None:
     for value in values:
-        with pytest.raises(ValueError) as found:
+        with pytest.raises(ValueError) as error:
             part(**{name: value})
-        assert f"{name}={value}" in str(found.value)
+        assert f"{name}={value}" in str(error.value)
 
 
 # ---- what is not a number ------------------------------------------------------------------------
 
 
 class Flat(nn.Module):
-    """No pixel matters."""
+    """A model without a gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.sum((1, 2, 3))[:, None] * torch.zeros(1, CLASSES).to(x)
@@ -697,8 +697,10 @@ class Pattern(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wave = torch.sin(torch.linspace(0.5, 9, x.shape[-1], dtype=x.dtype))
         places = wave[:, None] + wave.flip(0).cos()
-        found = torch.cat([(torch.tanh(4 * x - 2) * places).mean((2, 3)), (x * x).mean((2, 3))], 1)
-        return found @ self.weights
+        features = torch.cat(
+            [(torch.tanh(4 * x - 2) * places).mean((2, 3)), (x * x).mean((2, 3))], 1
+        )
+        return features @ self.weights
 
 
 KINDS: dict[str, list[Any]] = {  # in the order of the slots in conf/attack/_base.yaml
@@ -718,7 +720,7 @@ ALL = [(kind, part) for kind, parts in KINDS.items() for part in parts]
 
 
 def together(ball: Ball, *parts: tuple[str, Any]) -> Attack | None:
-    """An attack with these parts, or None where they exclude each other."""
+    """Build an attack with these parts; None if they exclude each other."""
     made: dict[str, Any] = {}
     for kind, part in parts:
         if kind in ("views", "chain"):
@@ -738,7 +740,7 @@ def together(ball: Ball, *parts: tuple[str, Any]) -> Attack | None:
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("first", range(len(ALL)), ids=[str(part) for _, part in ALL])
 def test_any_two_parts_make_an_attack(first: int, norm: str) -> None:
-    """It stays in its ball, and an image's result doesn't depend on its companions."""
+    """Any parts: in the ball, and an image's result doesn't depend on the others."""
     ball, model = BALLS[norm], Pattern().eval()
     x, key = images(3, size=6), torch.tensor([5, 9, 2])
     y = model(x).argmax(1)
@@ -771,7 +773,7 @@ def test_a_pool_of_one_class_and_a_wrong_order_are_refused() -> None:
 
 
 def test_partners_of_a_targeted_attack_are_not_of_the_true_class() -> None:
-    """In the plain call the model's own answers stand for the true classes."""
+    """The plain call takes the model's own predictions for the true classes."""
     model, x = small_model(), images(4)
     true = model(x).argmax(1)
     pool = Pool(images(8, seed=2), torch.arange(8) % CLASSES)
@@ -784,7 +786,7 @@ def test_partners_of_a_targeted_attack_are_not_of_the_true_class() -> None:
 
 
 def test_a_copy_that_an_image_does_not_share_in_never_reaches_it() -> None:
-    """The copy of 44 px breaks the model; images that stay as they are don't notice."""
+    """The copy of 44 px breaks the model; images that stay as they are aren't affected."""
 
     def model(x: Tensor) -> Tensor:
         logits = x.mean((2, 3)) @ torch.eye(3, CLASSES, dtype=x.dtype)

@@ -31,7 +31,7 @@ def initialised(architecture: str, width: float = 1 / 8, classes: int = 10) -> n
 
 
 def shape(layer: nn.Module) -> tuple[int, int]:
-    """Channels in and out."""
+    """Return the channels in and out."""
     if isinstance(layer, nn.Conv2d):
         return layer.in_channels, layer.out_channels
     if isinstance(layer, nn.BatchNorm2d):

@@ -91,7 +91,7 @@ def _gradient(model: Model, x: Tensor, y: Tensor, loss: Loss = cross_entropy) ->
 
 
 def _clip(adv: Tensor, clean: Tensor, eps: float) -> Tensor:
-    """To the L-infinity ball of radius eps around the clean image, and to [0, 1]."""
+    """Project onto the L-infinity ball of radius eps around the clean image, and onto [0, 1]."""
     lowest = torch.clamp(clean - eps, min=0.0)
     highest = torch.clamp(clean + eps, max=1.0)
     return torch.minimum(torch.maximum(adv, lowest), highest)
@@ -110,7 +110,7 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _scaled(image: Tensor, i: int, zero: float) -> Tensor:
-    """S_i(x) = x / 2^i, towards the level that counts as nought."""
+    """S_i(x) = x / 2^i, towards the level that counts as zero."""
     return zero + (image - zero) / 2**i
 
 
@@ -815,7 +815,7 @@ def ai_fgtm(
 
 
 def _unit(g: Tensor, of: Of) -> Tensor:
-    """What the adaptive relatives accumulate: g / mean|g| or sign(g)."""
+    """Return g / mean|g| or sign(g), which the adaptive relatives accumulate."""
     if of == "sign":
         return torch.sign(g)
     if of == "gradient":
@@ -920,7 +920,7 @@ def adam(
 
 
 def _fooled(model: Model, adv: Tensor, label: Tensor) -> bool:
-    """Whether the image's largest logit is not that of the label."""
+    """Return whether the image's largest logit is not that of the label."""
     with torch.no_grad():
         return int(model(adv)[0].argmax()) != int(label[0])
 
@@ -937,7 +937,7 @@ def agr(
     *,
     stop: bool = True,
 ) -> Tensor:
-    """AGR, the accumulated reading: Xiao et al., Algorithm 1 with Eqs. 8 and 9 taken at their word.
+    """AGR, the accumulated reading: Xiao et al., Algorithm 1 with Eqs. 8 and 9 taken literally.
 
     s = sign(gradient at x + v); G <- G + s^2 (Eqs. 8 and 10); v <- v + alpha s / (phi sqrt(G +
     delta)) (Eqs. 9 and 11, added instead of overwritten), then the ball and [0, 1].
