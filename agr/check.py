@@ -12,13 +12,15 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from agr.config.compose import expand
 from agr.config.overrides import with_experiment
-from agr.evaluation.capacity import Line
-from agr.evaluation.preflight import lines
 from agr.jobs.console import script
 from agr.utils.text import plural
+
+if TYPE_CHECKING:
+    from agr.evaluation.capacity import Line
 
 WIDTH = 110  # of the page, characters
 
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str]) -> bool:
         f"{plural(len(cells), 'cell')} of suite={cells[0].suite.name} on {sources}, "
         f"{cells[0].config.n_images:,} images each\n"
     )
+    from agr.evaluation.preflight import lines  # torch, which takes seconds
+
     good = True
     for line in lines(cells):
         good &= line.fine
@@ -47,7 +51,7 @@ def _folded(line: Line) -> str:
     fold = textwrap.TextWrapper(
         WIDTH, subsequent_indent=" " * len(head), break_long_words=False, break_on_hyphens=False
     )
-    return fold.fill(head + line.said)
+    return fold.fill(head + line.text)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def test_too_many_slots_and_a_full_disk(
 ) -> None:
     usage = namedtuple("usage", ["total", "used", "free"])
     monkeypatch.setattr("agr.evaluation.capacity.shutil.disk_usage", lambda path: usage(10, 0, 10))
-    monkeypatch.setattr("agr.evaluation.profiling.free_bytes", lambda device: 50_000_000)
+    monkeypatch.setattr("agr.evaluation.capacity.free_bytes", lambda device: 50_000_000)
     fine, wrong = page(tmp_path, capsys, "slots=4000", "width=8")
     assert set(wrong) == {"memory", "disk"}
     slots = int(wrong["memory"].partition("use slots=")[2].split()[0])
@@ -187,13 +187,11 @@ def test_saved_images_and_the_cache_are_counted(
     assert f"cache of 64 px {1000 * (3 * 64 * 64 + 8) / 1e6:.1f} MB" in fine["disk"]
     cell = expand([*QUICK, "save_adversarials=true"])[0]
     plain = expand([*QUICK])[0]
-    extra = agr.evaluation.capacity._record_bytes(cell) - agr.evaluation.capacity._record_bytes(
-        plain
-    )
+    extra = agr.evaluation.capacity.record_bytes(cell) - agr.evaluation.capacity.record_bytes(plain)
     assert extra == 400 * 3 * 3 * 64 * 64  # clean and adversarial, and a PNG
     some = expand([*QUICK, "save_adversarials=24"])[0]
     assert (
-        agr.evaluation.capacity._record_bytes(some) - agr.evaluation.capacity._record_bytes(plain)
+        agr.evaluation.capacity.record_bytes(some) - agr.evaluation.capacity.record_bytes(plain)
         == 24 * extra / 400
     )
 

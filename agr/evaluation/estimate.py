@@ -44,12 +44,12 @@ def seconds_per_step(
 
 def _probe(cell: Cell) -> float:
     from agr.evaluation.determinism import device_of, settle
-    from agr.evaluation.predictions import source_of
+    from agr.evaluation.predictions import load_source
     from agr.evaluation.profiling import step_seconds
 
     run = Records(cell.folder).run()
     numeric = settle(cell, run.numeric if run else None, cell.sources)
-    network = source_of(cell, numeric, device_of(cell))
+    network = load_source(cell, numeric, device_of(cell))
     return step_seconds(network, cell.geometry.size, numeric.slots, PROBE_SECONDS)
 
 

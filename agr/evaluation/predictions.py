@@ -29,10 +29,14 @@ ImageArray = NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1]
 Classifier = Network | Ensemble | DefendedNetwork
 
 
-def source_of(cell: Cell, numeric: NumericIdentity, device: str) -> Source:
-    """Load the source of a cell: a network or an ensemble of them."""
-    members = [load(cell, name, numeric, device) for name in cell.sources]
-    return members[0] if len(members) == 1 else Ensemble(members, cell.config.ensemble)
+def source_of(cell: Cell, members: Sequence[Network]) -> Source:
+    """Return the source of a cell, a network or an ensemble, from its loaded `members`."""
+    return members[0] if len(members) == 1 else Ensemble(list(members), cell.config.ensemble)
+
+
+def load_source(cell: Cell, numeric: NumericIdentity, device: str) -> Source:
+    """Load the source of a cell."""
+    return source_of(cell, [load(cell, name, numeric, device) for name in cell.sources])
 
 
 @torch.no_grad()
@@ -81,7 +85,7 @@ class Evaluator:
     @cached_property
     def source(self) -> Source:
         """The network, or ensemble, that the attack is crafted on."""
-        return source_of(self.cell, self.numeric, self.device)
+        return load_source(self.cell, self.numeric, self.device)
 
     @cached_property
     def resident(self) -> bool:

@@ -26,7 +26,7 @@ from agr.attacks.build import load_attack
 from agr.attacks.engine import Item, craft
 from agr.config.compose import expand
 from agr.evaluation.determinism import settle
-from agr.evaluation.predictions import source_of
+from agr.evaluation.predictions import load_source
 from agr.models.network import Source
 from agr.models.tuning import tune
 from agr.utils.errors import ConfigError
@@ -108,7 +108,7 @@ def prepare(name: str, options: Options) -> Setup:
         cell = expand(overrides)[0]
         config = cell.suite.networks[cell.source]
         config.size = options.size or config.size
-        source = source_of(cell, settle(cell, None), options.device)
+        source = load_source(cell, settle(cell, None), options.device)
     whole = nn.Sequential(Normalize(config.mean, config.std), body).eval().to(options.device)
     plain = in_precision(whole, options.precision)
     shape = (options.images, 3, config.size, config.size)
