@@ -31,31 +31,31 @@ Made by `make attacks-page` from `conf/attack`, the parts' docstrings and `tests
 
 ## Composed attacks
 
-`attack=NAME` takes one. Of parts, values are shown that are not the part's default. "Checked
-against" names what computes the same images in float64: other libraries where they do what the
-paper says, and *transcriptions* of the papers' formulas (`tests/transcriptions.py`) or *formulas*
-of combinations, one image at a time. Both sides get the same random draws. Differences are in
-[0, 1] units and at most what the last column says; each parameter, changed alone, breaks the
-agreement (`tests/test_oracles.py`). Words in brackets are options that the other side needs;
-without brackets it is the file as it is.
+Choose one with `attack=NAME`. Parts are shown with the parameters that differ from their defaults.
+"Checked against" lists what computes the same images in float64: other libraries where they follow
+the paper, *transcriptions* of the papers' formulas (`tests/transcriptions.py`) and, for
+combinations, *formulas*, one image at a time. Both sides get the same random draws. The last column
+bounds their difference, in [0, 1] units; changing any single parameter breaks the agreement
+(`tests/test_oracles.py`). Overrides in brackets are what the other side needs; without them the
+file is checked as it is.
 """
 
 LIBRARY = """\
 ## Attacks of other libraries
 
-`attack=library/NAME`; `agr/attacks/library/` says how they are run and checked. C&W, DDN and
-DeepFool look for the smallest perturbation in L2, FMN in L-infinity; UAP keeps the budget of the
-run's norm. JSMA changes few values as far as they go: to count, it needs eps=255 in L-infinity, and
-several thousand in L2.
+Choose one with `attack=library/NAME`; `agr/attacks/library/` documents how they are run and
+checked. C&W, DDN and DeepFool look for the smallest perturbation in L2, FMN in L-infinity; UAP
+keeps the budget of the run's norm. JSMA changes few values, each as far as possible: to count as a
+success it needs eps=255 in L-infinity, and several thousand in L2.
 """
 
 PARTS = """\
 ## Parts
 
-What an attack can be made of, with defaults. Any two go together, but for two steps and two
-look-aheads; views and stages act in the order of their slots in `conf/attack/_base.yaml`.
-`agr/attacks/parts.py` says what a part is. One goes into an empty slot as a whole, and one that is
-there changes by its parameters:
+The building blocks of attacks, with their defaults. Any two can be combined, except two steps or
+two look-aheads; views and stages act in the order of their slots in `conf/attack/_base.yaml`.
+`agr/attacks/parts.py` has their contracts. Fill an empty slot with a whole part, or change the
+parameters of a part that is there:
 
     python -m agr.run attack=mifgsm 'attack.views.diverse={_target_:agr.attacks.views.Diverse}'
     python -m agr.run attack=difgsm attack.views.diverse.prob=0.7
@@ -64,13 +64,13 @@ there changes by its parameters:
 PORTS = """\
 ## How ports differ
 
-Programs that bear the same name don't do the same thing. Defaults are the authors' unless it is
-said; options give what others do.
+Implementations of the same name differ. Defaults here are the authors' unless noted; options give
+the other variants.
 
 """
 
 DIVERSE = "`attack.views.diverse.%s=%s`"
-DIFFERENCES = [  # what, the authors, elsewhere, the option
+DIFFERENCES = [  # detail, the authors' way, that of ports, the option for it
     [
         "SI, Admix: the level that images are scaled or mixed towards",
         "grey (they work in [-1, 1])",
@@ -93,7 +93,7 @@ DIFFERENCES = [  # what, the authors, elsewhere, the option
         "DI: draws",
         "one for a batch",
         "one for a batch",
-        "none: here each image has its own, so that its companions don't matter",
+        "none: here each image has its own, so that it doesn't depend on the others",
     ],
     ["TI: kernel", "15 px (SI-NI-DI-TI: 7 px)", "5 px (Zhao)", "`attack.chain.smooth.size=5`"],
     [
@@ -105,7 +105,7 @@ DIFFERENCES = [  # what, the authors, elsewhere, the option
     [
         "MI, NI: normalised by",
         "the mean of abs(g); the papers print the L1 norm",
-        "some ports of NI: the L1 norm, which leaves no look-ahead to speak of",
+        "some ports of NI: the L1 norm, which makes the look-ahead negligible",
         "none",
     ],
     ["MI", "", "foolbox: signs are accumulated", "none: it is another attack"],
@@ -132,19 +132,19 @@ DIFFERENCES = [  # what, the authors, elsewhere, the option
     [
         "PGD in L2: start",
         "",
-        "torchattacks: a radius uniform in [0, 1], which is too near to the middle",
+        "torchattacks: a radius uniform in [0, 1], which favours the centre",
         "none: uniform in volume",
     ],
     ["PGD in L2: order", "", "ART: clips, then projects", "none: projects, then clips"],
     [
         "labels",
-        "MI: the network's own first answer",
+        "MI: the network's own first prediction",
         "most ports: the truth, as here",
         "`attack.label=prediction`",
     ],
 ]
 
-# A sentence up to its last year in brackets, and the place there.
+# A sentence up to its last year in brackets, and the place in the paper after it.
 PAPER = re.compile(
     r".*\b(19|20)\d\d\b[^)]*\)"
     r"(, (Algorithm|section|Eqs?\.) \w[\w.-]*\w?( and \w[\w.]*)?( (?=\d)\w+)?)*"
@@ -234,7 +234,7 @@ def heading(path: Path) -> tuple[str, str]:
     comment = " ".join(line.removeprefix("#").strip() for line in lines[:first])
     sentences = [s for s in re.split(r"(?<! al)(?<!Eq)(?<!Eqs)(?<!\.)\.(?: |$)", comment) if s]
     paper = next((m[0] for m in map(PAPER.match, sentences) if m), None)
-    # Else what it is, after an abbreviation that stands alone.
+    # Without a paper, the first sentence that isn't just an abbreviation.
     plain = next((sentence for sentence in sentences if " " in sentence), comment)
     file: Any = OmegaConf.load(path)
     return file["title"], paper or plain
