@@ -41,10 +41,10 @@ def _main() -> None:
     named = check_submitit(arguments)
     composition = compose_cells(arguments, multirun=named or bool(flags & {"-m", "--multirun"}))
     launcher = launcher_of(composition.config)
-    parts = check_all(composition.cells)
+    prepared = check_all(composition.cells)
     if launcher:
         raise SystemExit(sweep(launcher, arguments, composition.cells))
-    if code := run_all(composition.cells, parts):
+    if code := run_all(composition.cells, prepared):
         raise SystemExit(code)
 
 

@@ -33,7 +33,7 @@ from agr.evaluation.provenance import open_evaluator
 from agr.evaluation.runner import run_cell
 from agr.evaluation.selection import select
 from agr.models.network import load_network
-from agr.records.parts import Damaged
+from agr.records.part_files import Damaged
 from agr.records.progress import finished, todo
 from agr.records.run_info import RunInfo
 from agr.records.schema import ADVERSARIALS, ROWS, TRACE

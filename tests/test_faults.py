@@ -93,7 +93,7 @@ def recorded(outputs: Path, *words: str) -> Frames:
     frames = {}
     for kind, keys in KEYS.items():
         frame = records.read(kind).sort_values(keys).reset_index(drop=True)
-        raw = sum(part.read(keys).num_rows for part in records.parts(kind))
+        raw = sum(part.read(keys).num_rows for part in records.part_files(kind))
         assert raw == len(frame), f"{raw - len(frame)} {kind} are there twice"
         frames[kind] = frame
     return frames
@@ -335,7 +335,7 @@ def test_a_damaged_part(
     """It is found, set aside, done again, and said; tables and agr.verify don't take it."""
     outputs = tmp_path / "outputs"
     shutil.copytree(finished_outputs, outputs)
-    path = Records(cell_of(outputs).folder).parts(kind)[3].path
+    path = Records(cell_of(outputs).folder).part_files(kind)[3].path
     path.write_bytes(damage(path.read_bytes()))
     verified = run([sys.executable, "-m", "agr.verify", f"outputs={outputs}"])
     assert verified.returncode == 1
@@ -475,7 +475,7 @@ def test_memory_that_runs_out(
     assert_part_of(
         *[{k: f[["position", "image_id"]] for k, f in x.items()} for x in (found, whole)]
     )
-    for part in records.parts("rows"):
+    for part in records.part_files("rows"):
         for position in part.read(["position"])["position"].to_pylist():
             widths[position] = part.about()["slots"]
     assert set(widths.values()) == {8, 4}

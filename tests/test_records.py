@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agr.evaluation.runner import run_cell
-from agr.records.parts import Damaged
+from agr.records.part_files import Damaged
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.utils import locks
@@ -74,7 +74,7 @@ def test_parts_are_numbered_on_and_say_what_they_are_about(records: Records) -> 
     for position in range(3):
         about = {"slots": 8 >> position}
         records.write_part("0/1", {"rows": [row(position)], "trace": [trace(position)]}, about)
-    parts = records.parts("rows")
+    parts = records.part_files("rows")
     assert [part.number for part in parts] == [0, 1, 2]
     assert [part.about()["slots"] for part in parts] == [8, 4, 2]
     assert records.positions("trace") == records.positions("rows") == {0, 1, 2}
@@ -83,11 +83,11 @@ def test_parts_are_numbered_on_and_say_what_they_are_about(records: Records) -> 
 def test_a_number_that_a_kill_left_is_not_used_again(records: Records) -> None:
     """A trace without its rows must not find rows that were written later."""
     records.write_part("0/1", {"rows": [row(0)], "trace": [trace(0)]})
-    (part,) = records.parts("rows")
+    (part,) = records.part_files("rows")
     part.path.unlink()
-    assert records.parts("trace") == []
+    assert records.part_files("trace") == []
     records.write_part("0/1", {"rows": [row(1)]})
-    assert [p.number for p in records.parts("rows")] == [1]
+    assert [p.number for p in records.part_files("rows")] == [1]
     assert records.read("trace").empty
     records.mend("0/1")
     assert len(list(records.folder.glob("trace-*"))) == 0
@@ -99,7 +99,7 @@ def test_a_number_that_a_kill_left_is_not_used_again(records: Records) -> None:
 def test_damaged_parts_are_set_aside(damage: Any, records: Records) -> None:
     for position in range(2):
         records.write_part("0/1", {"rows": [row(position)]})
-    path = records.parts("rows")[0].path
+    path = records.part_files("rows")[0].path
     content = damage(path.read_bytes())
     path.write_bytes(content)
     with pytest.raises(Damaged, match=f"{path} is damaged: run the cell again"):
@@ -130,7 +130,7 @@ def test_a_part_that_cannot_be_read_now_is_not_damaged(
 def test_mending_clears_what_its_own_shard_left(records: Records) -> None:
     records.write_part("0/2", {"rows": [row(0)], "trace": [trace(0)]})
     records.write_part("1/2", {"rows": [row(1)], "trace": [trace(1)]})
-    for part in records.parts("rows"):
+    for part in records.part_files("rows"):
         part.path.unlink()
     drafts = [records.folder / f".rows-{s}-00007-abc.parquet.12.draft" for s in ("0of2", "1of2")]
     for draft in drafts:
@@ -436,5 +436,5 @@ def test_a_stop_while_a_part_is_written_does_not_double_it(
     with pytest.raises(Terminated):
         work()
     records = Records(cell.folder)
-    raw = sum(part.read(["position"]).num_rows for part in records.parts("rows"))
+    raw = sum(part.read(["position"]).num_rows for part in records.part_files("rows"))
     assert raw == len(records.read("rows")) == 8

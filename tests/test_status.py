@@ -64,7 +64,7 @@ def test_the_command_of_status_does_what_is_missing(
 def test_damaged_records_are_a_state(tmp_path: Path) -> None:
     cell = demo_cell(tmp_path, *VGG, "attack=fgsm")
     records = run_cell(cell)
-    part = records.parts("rows")[0]
+    part = records.part_files("rows")[0]
     content = part.path.read_bytes()
     part.path.write_bytes(content[:-1])
     assert status_of(cell, {}).word == "damaged"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from agr.evaluation.runner import run_cell
 from agr.records.audit import check_records
-from agr.records.parts import PartFile
+from agr.records.part_files import PartFile
 from agr.records.schema import TABLES
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
@@ -45,7 +45,7 @@ def records(whole: Path, tmp_path: Path) -> Records:
 
 def rewrite(records: Records, kind: str, change: Callable[[pd.DataFrame], Any]) -> PartFile:
     """Change the rows of the first part of a kind and write it as if it had been so."""
-    part = records.parts(kind)[0]
+    part = records.part_files(kind)[0]
     table = pq.read_table(part.path)
     frame = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
     frame = frame if (changed := change(frame)) is None else changed
@@ -146,12 +146,12 @@ def test_files_that_are_wrong_are_found(records: Records) -> None:
         "12 images have no row": lambda path: path.unlink(),
     }
     for words, spoil in cases.items():
-        spoil(records.parts("rows")[0].path)
+        spoil(records.part_files("rows")[0].path)
         assert any(words in problem for problem in check_records(records).problems)
 
 
 def test_other_columns_are_found(records: Records) -> None:
-    part = records.parts("rows")[0]
+    part = records.part_files("rows")[0]
     table = pq.read_table(part.path)
     replace_part(records, part, table.drop_columns(["cosine"]))
     (problem,) = check_records(records).problems
@@ -185,7 +185,7 @@ def test_a_png_that_was_changed_is_found(records: Records) -> None:
 
 
 def test_what_a_kill_left_is_a_note(records: Records) -> None:
-    part = records.parts("trace")[0]
+    part = records.part_files("trace")[0]
     shutil.copy(part.path, part.path.with_name(part.path.name.replace("-00000-", "-00009-")))
     report = check_records(records)
     assert report.problems == []
@@ -219,7 +219,7 @@ def test_targets_of_all_sessions_are_compared(
         records = run_cell(demo_cell(tmp_path, *VGG, f"targets={targets}", "n_images=3"))
     main([f"outputs={tmp_path}", "images=3"])
     assert "3 images crafted and scored again: nothing is wrong" in capsys.readouterr().out
-    part = records.parts("rows")[1]
+    part = records.part_files("rows")[1]
     assert pq.read_table(part.path)["target"].to_pylist() == ["vgg19"] * 3
     frame = pq.read_table(part.path).to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
     frame.loc[0, "adv_conf"] = 0.25
@@ -265,7 +265,7 @@ def test_an_image_that_comes_out_otherwise_is_found(
     """Rows that agree with each other and with their predictions, and were never crafted."""
     for path in records.folder.glob("adversarials-*"):
         path.unlink()
-    for part in [*records.parts("rows")]:
+    for part in [*records.part_files("rows")]:
         frame = pq.read_table(part.path).to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
         frame["l2"] = frame["l2"] * (1 + 1e-15)
         table = pa.Table.from_pandas(frame, TABLES["rows"], preserve_index=False)

@@ -27,17 +27,19 @@ from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from agr.utils.pixels import LEVELS
 
+CraftedImage = Crafted[Chosen]
 
-class Parts(NamedTuple):
-    """The parts of a cell that need no network, built and checked once."""
+
+class Prepared(NamedTuple):
+    """The attack and the defenses of a cell, built and checked once."""
 
     attack: Attack | LibraryAttack | None  # None: only saved images are scored
     defenses: Mapping[str, Sequence[Defense]]  # by target, of those that have some
 
 
-def parts_of(cell: Cell) -> Parts:
+def prepare(cell: Cell) -> Prepared:
     """Build the attack and the defenses of a cell. Raises ConfigError."""
-    return Parts(attack_of(cell), defenses_of(cell))
+    return Prepared(attack_of(cell), defenses_of(cell))
 
 
 def attack_of(cell: Cell) -> Attack | LibraryAttack:
@@ -99,7 +101,7 @@ def crafted(
     chosen: Sequence[Chosen],
     selected: Sequence[Chosen],
     calls: Calls,
-) -> Iterator[Crafted[Chosen]]:
+) -> Iterator[CraftedImage]:
     """Attack the images `chosen` on the source; `selected` are the images of all shards.
 
     Raises ConfigError for what a part or a library refuses in the middle of a run.
@@ -126,7 +128,7 @@ def crafted(
 
 def items_of(evaluator: Evaluator, chosen: Sequence[Chosen]) -> Iterator[Item[Chosen]]:
     """Yield the images to attack, decoded ahead, with the label that the attack works against."""
-    by_id = {c.entry.image_id: c for c in chosen}
+    by_id = {c.image_id: c for c in chosen}
     for entry, pixels in evaluator.images(c.entry for c in chosen):
         c = by_id[entry.image_id]
         key = key_of(draw(evaluator.cell.config.seed, "attack", entry.image_id))
@@ -177,7 +179,7 @@ def _fit_images(evaluator: Evaluator, size: int, selected: Sequence[Chosen]) -> 
 
 def saved(
     evaluator: Evaluator, records: Records, chosen: Sequence[Chosen]
-) -> Iterator[Crafted[Chosen]]:
+) -> Iterator[CraftedImage]:
     """Yield adversarial images that an earlier run saved, as if they had just been crafted."""
     by_position = {c.position: c for c in chosen}
     for rows in records.saved_images(set(by_position)):

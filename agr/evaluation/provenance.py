@@ -34,9 +34,7 @@ def open_evaluator(
 ) -> Evaluator:
     """Check what a cell works with, note it in run.json and return it.
 
-    Without `note`, config, command and versions in run.json stay as they are.
-
-    Raises ConfigError.
+    Without `note`, config, command and versions in run.json stay as they are. Raises ConfigError.
     """
     inputs = check_inputs(cell)
 
@@ -78,20 +76,20 @@ def check_library_version(cell: Cell, run: RunInfo) -> None:
             )
 
 
-def _check_same_images(records: Records, chosen: Sequence[Chosen]) -> None:
+def check_same_images(records: Records, chosen: Sequence[Chosen]) -> None:
     """Raise ConfigError if a position that has rows is another image now."""
     frame = records.read("rows", ["position", "image_id"]).drop_duplicates()
     before = dict(zip(frame["position"].tolist(), frame["image_id"].tolist(), strict=True))
     for c in chosen:
-        if before.get(c.position, c.entry.image_id) != c.entry.image_id:
+        if before.get(c.position, c.image_id) != c.image_id:
             raise ConfigError(
                 f"{records.folder}: position {c.position} of the selection was "
-                f"{before[c.position]} and is now {c.entry.image_id}: an image file was damaged "
+                f"{before[c.position]} and is now {c.image_id}: an image file was damaged "
                 "or repaired since; restore it, or use another outputs=… folder"
             )
 
 
-def _note(
+def note_run(
     records: Records,
     evaluator: Evaluator,
     *,
@@ -103,10 +101,8 @@ def _note(
 
     def change(run: RunInfo) -> None:
         # Other shards have read others.
-        before = run.bad_images.items()
-        run.bad_images = {
-            i: why for i, why in before if i not in evaluator.images.read
-        } | evaluator.images.bad
+        images, before = evaluator.images, run.bad_images.items()
+        run.bad_images = {i: why for i, why in before if i not in images.read} | images.bad
         if selection:
             _check_same_selection(run, selection, records.folder)
         if session:
@@ -120,7 +116,7 @@ def _note(
 
 def _check_same_selection(run: RunInfo, selection: Selection, folder: Path) -> None:
     """Note which images were chosen. Raises ConfigError if a shard or session chose others."""
-    ids = [c.entry.image_id for c in selection.chosen]
+    ids = [c.image_id for c in selection.chosen]
     for n, before in run.selected.items():
         if int(n) <= len(ids) and digest(ids[: int(n)]) != before:
             raise ConfigError(
@@ -135,14 +131,9 @@ def _check_same_selection(run: RunInfo, selection: Selection, folder: Path) -> N
 
 def git_commit() -> str | None:
     """Return the commit of the checkout this package runs from, marked when it has changes."""
-    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    describe = ["describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    command = ["git", "-C", str(Path(__file__).parent), *describe]
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(
-            [*words, "--exclude=*", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-        return done.stdout.strip()
+        output = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
+        return output.decode().strip()
     return None

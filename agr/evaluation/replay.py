@@ -63,7 +63,7 @@ def _recorded(records: Records) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Return all rows and the slots and widths that they were made with, counted by `about`."""
     abouts: list[dict[str, Any]] = []
     frames = []
-    for part in records.parts("rows"):
+    for part in records.part_files("rows"):
         about = part.about()
         if about not in abouts:
             abouts.append(about)

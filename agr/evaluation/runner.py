@@ -11,12 +11,12 @@ import torch
 from tqdm import tqdm
 
 from agr.attacks import Attack
-from agr.attacks.engine import Calls, Crafted
+from agr.attacks.engine import Calls
 from agr.attacks.library.batches import LibraryAttack
 from agr.config.cell import Cell
-from agr.evaluation.crafting import Parts, crafted, parts_of, saved, whole_chunks
+from agr.evaluation.crafting import CraftedImage, Prepared, crafted, prepare, saved, whole_chunks
 from agr.evaluation.predictions import Evaluator
-from agr.evaluation.provenance import _check_same_images, _note, open_evaluator
+from agr.evaluation.provenance import check_same_images, note_run, open_evaluator
 from agr.evaluation.scoring import adversarial_rows, target_rows, trace_rows
 from agr.evaluation.selection import Chosen, select
 from agr.models.defended import defenses_of
@@ -32,25 +32,25 @@ BATCHES = 4  # of scoring, at once
 
 
 def run_cell(
-    cell: Cell, say: Say = print, *, crafting: bool = True, parts: Parts | None = None
+    cell: Cell, say: Say = print, *, crafting: bool = True, prepared: Prepared | None = None
 ) -> Records:
     """Do what is missing of `cell` and return its records, complete unless images were bad.
 
-    Without `crafting`, only adversarial images that are saved are scored. `parts` are the cell's,
-    if they were built before.
+    Without `crafting`, only adversarial images that are saved are scored. What is `prepared` isn't
+    built again.
     Raises ConfigError for what cannot be run, before a network is loaded, and Busy if another
     process runs the cell's shard (with `wait` it is waited for).
     """
     records = Records(cell.folder)
-    parts = parts or (parts_of(cell) if crafting else Parts(None, defenses_of(cell)))
+    prepared = prepared or (prepare(cell) if crafting else Prepared(None, defenses_of(cell)))
     with records.lock(cell.config.shard, wait=cell.config.wait):
         for line in records.mend(cell.config.shard):
             say(line)
         while True:
             evaluator: Evaluator | None = None
             try:
-                evaluator = open_evaluator(cell, records, parts.defenses, note=crafting)
-                return _run(evaluator, records, parts.attack, say)
+                evaluator = open_evaluator(cell, records, prepared.defenses, note=crafting)
+                return _run(evaluator, records, prepared.attack, say)
             except (RuntimeError, MemoryError) as e:
                 if not _out_of_memory(e):
                     raise
@@ -90,8 +90,8 @@ def _run(
         raise ConfigError(_none_eligible(evaluator))
     mine = [c for c in selection.chosen if cell.mine(c.position)]
     chosen = [c for c in mine if c.position < n]
-    _check_same_images(records, [c for c in selection.chosen if c.position < n])
-    _note(records, evaluator, selection=selection)
+    check_same_images(records, [c for c in selection.chosen if c.position < n])
+    note_run(records, evaluator, selection=selection)
     work = todo(cell, records, {c.position for c in chosen})
     if work.to_score:
         made = saved(evaluator, records, [c for c in chosen if c.position in work.to_score])
@@ -100,7 +100,7 @@ def _run(
         together = whole_chunks(cell, mine, work.to_craft)
         _craft(evaluator, records, work, attack, together, selection.chosen)
     bad = evaluator.images.bad
-    _note(records, evaluator, lost={c.position for c in chosen if c.entry.image_id in bad})
+    note_run(records, evaluator, lost={c.position for c in chosen if c.image_id in bad})
     for reason in bad.values():
         say(f"bad image, left out: {reason}")
     return records
@@ -195,19 +195,19 @@ def _craft(
         batch_forwards=calls.forwards,
         batch_backwards=calls.backwards,
     )
-    _note(records, evaluator, session=session)
+    note_run(records, evaluator, session=session)
 
 
 class _Timed:
     """An iterator that adds up how long it takes for what it gives."""
 
-    def __init__(self, inner: Iterator[Crafted[Chosen]]):
+    def __init__(self, inner: Iterator[CraftedImage]):
         self.inner, self.seconds = inner, 0.0
 
-    def __iter__(self) -> Iterator[Crafted[Chosen]]:
+    def __iter__(self) -> Iterator[CraftedImage]:
         return self
 
-    def __next__(self) -> Crafted[Chosen]:
+    def __next__(self) -> CraftedImage:
         started = time.monotonic()
         try:
             return next(self.inner)
@@ -219,34 +219,38 @@ def _record(
     evaluator: Evaluator,
     records: Records,
     work: Todo,
-    made: Iterator[Crafted[Chosen]],
+    made: Iterator[CraftedImage],
     *,
     total: int,
 ) -> int:
     """Score what is made, write it in parts, also when interrupted, and count the images."""
-    parts = _Parts(records, evaluator)
+    c, writer = evaluator.cell.config, _PartWriter(records, evaluator)
     count, fooled = 0, 0
     shown = next((t for t in evaluator.cell.targets if work.rows[t]), evaluator.cell.source)
-    with _bar(evaluator.cell, total) as bar, parts:
-        for batch in _batches(made, evaluator.numeric.width, evaluator.cell.config.part_seconds):
-            rows = target_rows(evaluator, work, batch)
-            adversarials = adversarial_rows(work, batch, records.folder)
-            parts.add(rows=rows, trace=trace_rows(work, batch), adversarials=adversarials)
-            count += len(batch)
-            fooled += sum(row["success"] for row in rows if row["target"] == shown)
-            bar.set_postfix_str(f"ASR on {shown} {fooled / count:.1%}", refresh=False)
-            bar.update(len(batch))
+    title = f"{c.attack.name} {c.norm.name} {evaluator.cell.source}"
+    with tqdm(total=total, unit="img", desc=title, disable=not c.progress, leave=False) as bar:
+        try:
+            for batch in _batches(made, evaluator.numeric.width, c.part_seconds):
+                rows = target_rows(evaluator, work, batch)
+                adversarials = adversarial_rows(work, batch, records.folder)
+                writer.add(rows=rows, trace=trace_rows(work, batch), adversarials=adversarials)
+                count += len(batch)
+                fooled += sum(row["success"] for row in rows if row["target"] == shown)
+                bar.set_postfix_str(f"ASR on {shown} {fooled / count:.1%}", refresh=False)
+                bar.update(len(batch))
+        finally:
+            writer.flush()
     return count
 
 
 def _batches(
-    made: Iterator[Crafted[Chosen]], width: int, seconds: float
-) -> Iterator[list[Crafted[Chosen]]]:
+    made: Iterator[CraftedImage], width: int, seconds: float
+) -> Iterator[list[CraftedImage]]:
     """Yield images to be scored together: many, so that few places of scoring batches stay empty.
 
     But no image waits for longer than about `seconds`.
     """
-    batch: list[Crafted[Chosen]] = []
+    batch: list[CraftedImage] = []
     last = time.monotonic()
     for m in made:
         batch.append(m)
@@ -258,14 +262,8 @@ def _batches(
         yield batch
 
 
-def _bar(cell: Cell, total: int) -> tqdm[Any]:
-    c = cell.config
-    title = f"{c.attack.name} {c.norm.name} {cell.source}"
-    return tqdm(total=total, unit="img", desc=title, disable=not c.progress, leave=False)
-
-
-class _Parts:
-    """Rows on their way to disk: written every so often, and on leaving, however that comes."""
+class _PartWriter:
+    """Writer of part files: rows reach the disk every so often, and with `flush`."""
 
     def __init__(self, records: Records, evaluator: Evaluator):
         c, numeric = evaluator.cell.config, evaluator.numeric
@@ -274,12 +272,6 @@ class _Parts:
         self.about = {"slots": numeric.slots, "width": numeric.width}
         self.tables: dict[str, list[dict[str, Any]]] = {}
         self.last = time.monotonic()
-
-    def __enter__(self) -> _Parts:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.flush()
 
     def add(self, **tables: Iterable[dict[str, Any]]) -> None:
         for kind, rows in tables.items():

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from agr.attacks.engine import Crafted
 from agr.config.cell import Cell
 from agr.data.decode import Pixels
+from agr.evaluation.crafting import CraftedImage
 from agr.evaluation.predictions import Evaluator, Prediction
 from agr.evaluation.selection import Chosen
 from agr.records.progress import Todo
@@ -24,7 +24,7 @@ from agr.utils.pixels import LEVELS
 Row = dict[str, Any]  # of the records, by column
 
 
-def target_rows(evaluator: Evaluator, work: Todo, made: Sequence[Crafted[Chosen]]) -> list[Row]:
+def target_rows(evaluator: Evaluator, work: Todo, made: Sequence[CraftedImage]) -> list[Row]:
     """Score adversarial images: one row per image and target that lacks one."""
     cell = evaluator.cell
     wanted = {m.item.tag.position for m in made}
@@ -49,41 +49,38 @@ def target_rows(evaluator: Evaluator, work: Todo, made: Sequence[Crafted[Chosen]
     return rows
 
 
-def _predictions(
-    evaluator: Evaluator, name: str, made: Sequence[Crafted[Chosen]]
-) -> list[Prediction]:
+def _predictions(evaluator: Evaluator, name: str, made: Sequence[CraftedImage]) -> list[Prediction]:
     """Return a network's predictions for adversarial images; known ones aren't made again."""
     found: list[Prediction | None] = [None] * len(made)
     # A batch of another width could differ in the last bits.
     seen = name == evaluator.cell.source and evaluator.numeric.slots == evaluator.numeric.width
     for i, m in enumerate(made):
         if np.array_equal(m.image, m.item.pixels):
-            found[i] = evaluator.clean_prediction(name, m.item.tag.entry.image_id)
+            found[i] = evaluator.clean_prediction(name, m.item.tag.image_id)
         elif seen and m.prediction:
             found[i] = Prediction(*m.prediction)
-    new = iter(
-        evaluator.predict(name, [m.image for m, a in zip(made, found, strict=True) if not a])
-    )
-    return [prediction or next(new) for prediction in found]
+    rest = [m.image for m, known in zip(made, found, strict=True) if not known]
+    new = iter(evaluator.predict(name, rest))
+    return [known or next(new) for known in found]
 
 
-def trace_rows(work: Todo, made: Sequence[Crafted[Chosen]]) -> list[Row]:
+def trace_rows(work: Todo, made: Sequence[CraftedImage]) -> list[Row]:
     """Make a row per image and iterate, of the images that lack a trace."""
     return [
-        {"position": m.item.tag.position, "image_id": m.item.tag.entry.image_id} | p._asdict()
+        {"position": m.item.tag.position, "image_id": m.item.tag.image_id} | p._asdict()
         for m in made
         if m.item.tag.position in work.trace
         for p in m.trace
     ]
 
 
-def adversarial_rows(work: Todo, made: Sequence[Crafted[Chosen]], folder: Path) -> list[Row]:
+def adversarial_rows(work: Todo, made: Sequence[CraftedImage], folder: Path) -> list[Row]:
     """Make rows of the images that are to be saved; also write them as PNG below `folder`."""
     rows = []
     for m in made:
         if m.item.tag.position in work.adversarials:
             pixels, clean = (x.transpose(1, 2, 0) for x in (m.image, m.item.pixels))
-            path = folder / "png" / f"{m.item.tag.entry.image_id}.png"
+            path = folder / "png" / f"{m.item.tag.image_id}.png"
             path.parent.mkdir(exist_ok=True)
             with naming(path):
                 Image.fromarray(np.ascontiguousarray(pixels)).save(path, compress_level=1)
@@ -146,10 +143,10 @@ def _of_cell(evaluator: Evaluator) -> Row:
     return names | attack | budget
 
 
-def _of_image(m: Crafted[Chosen]) -> Row:
+def _of_image(m: CraftedImage) -> Row:
     """Return the columns of the image itself, whatever the target."""
     chosen = m.item.tag
-    what = {"position": chosen.position, "image_id": chosen.entry.image_id}
+    what = {"position": chosen.position, "image_id": chosen.image_id}
     what |= {"label": chosen.entry.label, "target_label": chosen.target_label}
     cost = {"steps_used": m.steps_used, "first_success_step": m.first_success_step}
     cost |= {"forwards": m.forwards, "backwards": m.backwards}
@@ -158,7 +155,7 @@ def _of_image(m: Crafted[Chosen]) -> Row:
 
 def _both_predictions(evaluator: Evaluator, name: str, chosen: Chosen, adv: Prediction) -> Row:
     """Return a network's predictions for the clean and the adversarial image."""
-    clean = evaluator.clean_prediction(name, chosen.entry.image_id)
+    clean = evaluator.clean_prediction(name, chosen.image_id)
     assert clean is not None  # `select` made it
     return {
         "clean_pred": clean.pred,

@@ -20,6 +20,11 @@ class Chosen(NamedTuple):
     entry: Entry
     target_label: int | None
 
+    @property
+    def image_id(self) -> str:
+        """Id of the image."""
+        return self.entry.image_id
+
 
 class Selection(NamedTuple):
     """The first images of the seeded order that the selecting networks get right."""

@@ -28,11 +28,11 @@ from agr.utils.locks import Busy
 from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
 
 if TYPE_CHECKING:
-    from agr.evaluation.crafting import Parts
+    from agr.evaluation.crafting import Prepared
 
 
-def check_all(cells: Sequence[Cell]) -> list[Parts | None]:
-    """Check every cell before the first one runs, and return its parts; None for a finished one.
+def check_all(cells: Sequence[Cell]) -> list[Prepared | None]:
+    """Check every cell before the first one runs, and prepare it; None for a finished one.
 
     Shards of a cell are checked once. Raises ConfigError.
     """
@@ -46,9 +46,9 @@ def check_all(cells: Sequence[Cell]) -> list[Parts | None]:
         check_inputs(cell)  # before torch and timm are loaded, which takes seconds
     if not missing:
         return [None] * len(cells)
-    from agr.evaluation.crafting import parts_of
+    from agr.evaluation.crafting import prepare
 
-    built = {key: parts_of(cell) for key, cell in missing.items()}
+    built = {key: prepare(cell) for key, cell in missing.items()}
     return [
         None
         if cell.shard[1] > 1 and finished(cell, Records(cell.folder))
@@ -57,19 +57,19 @@ def check_all(cells: Sequence[Cell]) -> list[Parts | None]:
     ]
 
 
-def run_all(cells: Sequence[Cell], parts: Sequence[Parts | None]) -> int:
-    """Run the cells of a sweep with their `parts`, and return the command's exit code.
+def run_all(cells: Sequence[Cell], prepared: Sequence[Prepared | None]) -> int:
+    """Run the cells of a sweep as they were `prepared`, and return the command's exit code.
 
     A cell that can't be run doesn't keep the others from running: the code is then 1. A single
     cell's error is raised as `run` raises it.
     """
     if len(cells) == 1:
-        run(cells[0], parts[0])
+        run(cells[0], prepared[0])
         return 0
     undone = []
     for i, cell in enumerate(cells, 1):
         try:
-            run(cell, parts[i - 1], place=f"[{i}/{len(cells)}] ")
+            run(cell, prepared[i - 1], place=f"[{i}/{len(cells)}] ")
         except ConfigError as e:
             print(f"error: {one_line(f'{cell.name}: {first_line(e)}')}", file=sys.stderr)
             undone.append(cell.name)
@@ -107,8 +107,8 @@ def run_first(overrides: Sequence[str]) -> None:
         raise SystemExit(code)
 
 
-def run(cell: Cell, parts: Parts | None, *, place: str = "") -> None:
-    """Run one cell and show its table; one without `parts` is finished, and only shown.
+def run(cell: Cell, prepared: Prepared | None, *, place: str = "") -> None:
+    """Run one cell and show its table; one that isn't `prepared` is finished, and only shown.
 
     `place` is its place in the sweep.
 
@@ -117,7 +117,7 @@ def run(cell: Cell, parts: Parts | None, *, place: str = "") -> None:
     """
     shard, records = cell.config.shard, Records(cell.folder)
     try:
-        _run(cell, records, parts, place)
+        _run(cell, records, prepared, place)
     except Busy:
         raise
     except Exception as e:
@@ -131,18 +131,18 @@ def run(cell: Cell, parts: Parts | None, *, place: str = "") -> None:
             records.note_failure(other, None)
 
 
-def _run(cell: Cell, records: Records, parts: Parts | None, place: str) -> None:
+def _run(cell: Cell, records: Records, prepared: Prepared | None, place: str) -> None:
     _greet(cell, place)
     _check_writable(cell)
-    if parts is None:
+    if prepared is None:
         print("finished before: nothing to run")
         _check_unchanged(cell, records)
     else:
         from agr.evaluation.runner import run_cell
 
-        run_cell(cell, parts=parts)
+        run_cell(cell, prepared=prepared)
     exact = twin(cell)
-    if exact and not (parts is None and (records.run() or RunInfo()).against_fp32):
+    if exact and not (prepared is None and (records.run() or RunInfo()).against_fp32):
         from agr.evaluation.runner import run_cell
 
         run_cell(exact, lambda _: None)

@@ -75,14 +75,14 @@ def check_records(records: Records) -> Report:
 
 def _files(records: Records, report: Report) -> Iterator[str]:
     """Part files that aren't as they were written."""
-    counted = {part.path for kind in TABLES for part in records.parts(kind)}
+    counted = {part.path for kind in TABLES for part in records.part_files(kind)}
     report.parts = len(counted)
     for path in sorted(records.folder.glob("*.parquet")):
         if path not in counted:
             report.notes.append(f"{path.name} has no rows and doesn't count: a killed run left it")
     if aside := len(list((records.folder / DAMAGED).glob("*"))):
         report.notes.append(f"{aside} parts were found damaged before, and set aside in {DAMAGED}")
-    for part in [part for kind in TABLES for part in records.parts(kind)]:
+    for part in [part for kind in TABLES for part in records.part_files(kind)]:
         if not is_whole(part.path):
             yield f"{part.path.name} is not what was written: run the cell again"
             continue
@@ -100,7 +100,7 @@ def _raw(records: Records, kind: str) -> pd.DataFrame:
     """The rows of all parts, also those that stand in two of them."""
     names = TABLES[kind].names
     tables = [TABLES[kind].empty_table()]
-    tables += [part.read(names) for part in records.parts(kind)]
+    tables += [part.read(names) for part in records.part_files(kind)]
     return pa.concat_tables(tables).to_pandas()
 
 

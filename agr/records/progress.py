@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from agr.config.cell import Cell
-from agr.records.parts import Damaged
+from agr.records.part_files import Damaged
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
 

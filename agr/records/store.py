@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from filelock import SoftFileLease
 from numpy.typing import NDArray
 
-from agr.records.parts import PartFile
+from agr.records.part_files import PartFile
 from agr.records.run_info import RunInfo
 from agr.records.schema import _NULLABLE, KEYS, SCHEMA_VERSION, TABLES
 from agr.utils.errors import ConfigError
@@ -59,7 +59,7 @@ class Records:
             version = content["schema_version"]
             digest = content.pop("digest", None)
         except FileNotFoundError:
-            if self.parts("rows"):
+            if self.part_files("rows"):
                 raise ConfigError(
                     f"{self.folder} has rows but no run.json, which says what they are: restore "
                     "it, or move the folder away"
@@ -101,7 +101,7 @@ class Records:
     def drop_run(self) -> None:
         """Take run.json away, unless there are rows that it tells of."""
         with locked(self.folder / ".run.lock"):
-            if not self._parts("rows"):
+            if not self._all_part_files("rows"):
                 self.run_file.unlink(missing_ok=True)
 
     # ---- shards ----------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class Records:
             check_ours(self._lease, f"shard {shard} of {self.folder.name}")
         stem = _plain(shard)
         # Of all kinds: a number that a kill left without its rows is never used again.
-        before = [part.number for part in self._parts() if part.shard == stem]
+        before = [part.number for part in self._all_part_files() if part.shard == stem]
         number = max(before, default=-1) + 1
         note = {"agr": json.dumps(dict(about or {}))}
         with unbroken():
@@ -182,13 +182,13 @@ class Records:
                     stems = f"{kind}-{stem}-{number:05d}"
                     write_named(self.folder, stems, ".parquet", content.getvalue())
 
-    def parts(self, kind: str) -> list[PartFile]:
+    def part_files(self, kind: str) -> list[PartFile]:
         """The parts of a kind that count, in their order: those that have rows."""
         # What a kill left without its rows is no part: its images are crafted again.
-        with_rows = {part.key for part in self._parts("rows")}
-        return [part for part in self._parts(kind) if part.key in with_rows]
+        with_rows = {part.key for part in self._all_part_files("rows")}
+        return [part for part in self._all_part_files(kind) if part.key in with_rows]
 
-    def _parts(self, kind: str = "*") -> list[PartFile]:
+    def _all_part_files(self, kind: str = "*") -> list[PartFile]:
         paths = sorted(self.folder.glob(f"{kind}-*.parquet"))
         return [part for path in paths if (part := PartFile.parse(path))]
 
@@ -200,7 +200,7 @@ class Records:
         if self._lease is not None:
             check_ours(self._lease, f"shard {shard} of {self.folder.name}")
         stem, found = _plain(shard), []
-        for part in self._parts():
+        for part in self._all_part_files():
             if not is_whole(part.path):
                 with suppress(FileNotFoundError):  # another shard was first
                     (self.folder / DAMAGED).mkdir(exist_ok=True)
@@ -210,8 +210,8 @@ class Records:
                         f"{part.path.name} was damaged: it is set aside in {DAMAGED}, and its "
                         f"images are done again{again}"
                     )
-        whole = {part.key for part in self._parts("rows")}
-        for part in self._parts():
+        whole = {part.key for part in self._all_part_files("rows")}
+        for part in self._all_part_files():
             if part.shard == stem and part.key not in whole:
                 part.path.unlink(missing_ok=True)
         for draft in self.folder.glob(f".*-{stem}-*{DRAFT}"):
@@ -234,7 +234,7 @@ class Records:
         tables = [TABLES[kind].empty_table().select(wanted)]
         # Pixels are many bytes to hash for a question about positions.
         trusting = kind == "adversarials" and not {"pixels", "clean_pixels"} & {*wanted}
-        tables += [part.read(wanted, trusting=trusting) for part in self.parts(kind)]
+        tables += [part.read(wanted, trusting=trusting) for part in self.part_files(kind)]
         table = pa.concat_tables(tables)
         again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
         return table.filter(pa.array(~again)).select(columns)
@@ -245,7 +245,7 @@ class Records:
         Raises Damaged.
         """
         left = set(positions)
-        for part in self.parts("adversarials"):
+        for part in self.part_files("adversarials"):
             known = part.read(["position"], trusting=True)["position"].to_pylist()
             if left.isdisjoint(known):  # its pixels are many bytes to hash
                 continue
