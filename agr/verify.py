@@ -19,7 +19,7 @@ from typing import Any
 
 from agr.config.overrides import parse_pairs
 from agr.jobs.console import script
-from agr.records.audit import Report, check_records
+from agr.records.audit import CellReport, check_records
 from agr.records.store import DAMAGED, Records
 from agr.utils.errors import ConfigError
 
@@ -82,7 +82,7 @@ def _folders(outputs: Path, pattern: str) -> list[Path]:
     return folders
 
 
-def _show(report: Report) -> None:
+def _show(report: CellReport) -> None:
     rates = ", ".join(f"{target} {rate:.1f}" for target, rate in report.rates.items())
     again = f", {report.again} crafted again" if report.again else ""
     print(f"{report.name}: {report.images} images, {report.parts} parts{again}; ASR % {rates}")

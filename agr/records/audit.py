@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from PIL import Image
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
 from agr.records.run_info import RunInfo
-from agr.records.schema import BUDGET_TOLERANCE, KEYS, TABLES
+from agr.records.schema import BUDGET_TOLERANCE, KEYS, ROWS, TABLES
 from agr.records.store import DAMAGED, Records, image_of
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.files import is_whole
@@ -28,7 +28,7 @@ SHOWN = 5  # problems of one kind and cell that are listed
 
 
 @dataclass
-class Report:
+class CellReport:
     """Findings of the audit of a cell."""
 
     name: str
@@ -40,15 +40,17 @@ class Report:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def add(self, problems: Sequence[str]) -> None:
+    def add(self, found: Iterable[str]) -> None:
         """Note problems of one kind, the first few by name."""
-        more = len(problems) - SHOWN
-        self.problems += [*problems[:SHOWN], *[f"… and {more} more such"] * (more > 0)]
+        problems = list(found)
+        self.problems += problems[:SHOWN]
+        if len(problems) > SHOWN:
+            self.problems.append(f"… and {len(problems) - SHOWN} more such")
 
 
-def check_records(records: Records) -> Report:
+def check_records(records: Records) -> CellReport:
     """Check a cell's records as far as that needs no network."""
-    report = Report(records.folder.name)
+    report = CellReport(records.folder.name)
     try:
         run = records.run()
         if run is None:
@@ -57,32 +59,32 @@ def check_records(records: Records) -> Report:
     except ConfigError as e:
         report.problems.append(first_line(e))
         return report
-    report.add(list(_files(records, report)))
+    report.add(_files(records, report))
     if not report.problems:
         rows = _raw(records, "rows")
         report.rows, report.images = len(rows), rows["position"].nunique()
-        report.add(list(_twice(rows, "rows", report)))
+        report.add(_twice(rows, "rows", report))
         rows = rows.drop_duplicates(KEYS["rows"])
-        report.add(list(_complete(cell, run, rows)))
-        report.add(list(_constant(cell, rows)))
-        report.add(list(_agreeing(cell, rows)))
-        report.add(list(_success(cell, rows)))
-        report.add(list(_traced(records, rows, report)))
-        report.add(list(_saved(records, rows)))
+        report.add(_complete(cell, run, rows))
+        report.add(_constant(cell, rows))
+        report.add(_agreeing(cell, rows))
+        report.add(_success(cell, rows))
+        report.add(_traced(records, rows, report))
+        report.add(_saved(records, rows))
         report.rates = {str(t): 100 * s.mean() for t, s in rows.groupby("target")["success"]}
     return report
 
 
-def _files(records: Records, report: Report) -> Iterator[str]:
-    """Part files that aren't as they were written."""
-    counted = {part.path for kind in TABLES for part in records.part_files(kind)}
-    report.parts = len(counted)
+def _files(records: Records, report: CellReport) -> Iterator[str]:
+    """Yield a problem for each part file that isn't as it was written."""
+    parts = [part for kind in TABLES for part in records.part_files(kind)]
+    counted, report.parts = {part.path for part in parts}, len(parts)
     for path in sorted(records.folder.glob("*.parquet")):
         if path not in counted:
             report.notes.append(f"{path.name} has no rows and doesn't count: a killed run left it")
     if aside := len(list((records.folder / DAMAGED).glob("*"))):
         report.notes.append(f"{aside} parts were found damaged before, and set aside in {DAMAGED}")
-    for part in [part for kind in TABLES for part in records.part_files(kind)]:
+    for part in parts:
         if not is_whole(part.path):
             yield f"{part.path.name} is not what was written: run the cell again"
             continue
@@ -97,15 +99,15 @@ def _files(records: Records, report: Report) -> Iterator[str]:
 
 
 def _raw(records: Records, kind: str) -> pd.DataFrame:
-    """The rows of all parts, also those that stand in two of them."""
+    """Read the rows of all parts, also those that stand in two of them."""
     names = TABLES[kind].names
     tables = [TABLES[kind].empty_table()]
     tables += [part.read(names) for part in records.part_files(kind)]
     return pa.concat_tables(tables).to_pandas()
 
 
-def _twice(frame: pd.DataFrame, kind: str, report: Report) -> Iterator[str]:
-    """Rows that are there more than once: alike where shards overlapped, else a problem."""
+def _twice(frame: pd.DataFrame, kind: str, report: CellReport) -> Iterator[str]:
+    """Find rows that are there more than once: alike where shards overlapped, else a problem."""
     again = frame[frame.duplicated(KEYS[kind], keep=False)]
     different = again[~again.duplicated(keep=False)]
     if len(again) > len(different):
@@ -115,7 +117,7 @@ def _twice(frame: pd.DataFrame, kind: str, report: Report) -> Iterator[str]:
 
 
 def _complete(cell: Cell, run: RunInfo, rows: pd.DataFrame) -> Iterator[str]:
-    """Images that lack a row."""
+    """Find images that lack a row."""
     n, eligible = cell.config.n_images, run.eligible
     wanted = {*range(n if eligible is None else min(n, eligible))} - {*run.lost}
     for target in cell.targets:
@@ -125,7 +127,7 @@ def _complete(cell: Cell, run: RunInfo, rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _constant(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
-    """Rows that are of another cell."""
+    """Find rows that are of another cell."""
     c = cell.config
     expected: dict[str, Any] = {"suite": cell.suite.name, "cell": cell.id, "source": cell.source}
     expected |= {"attack": c.attack.name, "attack_hash": cell.attack_hash, "norm": c.norm.name}
@@ -140,15 +142,15 @@ def _constant(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
         yield f"{wrong} rows are wrong about white_box"
 
 
+OF_A_TARGET = {"clean_pred", "clean_conf", "adv_pred", "adv_conf", "success"}
+# Columns from here on are of the image, but for those.
 OF_AN_IMAGE = [
-    *("image_id", "label", "target_label", "adv_sha256", "source_clean_pred", "source_clean_conf"),
-    *("source_adv_pred", "source_adv_conf", "first_success_step", "steps_used", "forwards"),
-    *("backwards", "linf", "l2", "mean_abs", "rel_l2", "cosine"),
+    name for name in ROWS.names[ROWS.names.index("image_id") :] if name not in OF_A_TARGET
 ]
 
 
 def _agreeing(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
-    """Images whose rows disagree, or that are larger than their budget."""
+    """Find images whose rows disagree, or whose perturbation is larger than the budget."""
     distinct = rows.groupby("position")[OF_AN_IMAGE].nunique(dropna=False)
     for name in OF_AN_IMAGE:
         for position in distinct.index[distinct[name] > 1]:
@@ -164,7 +166,7 @@ def _agreeing(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _success(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
-    """Rows whose success isn't what their predictions say."""
+    """Find rows whose success isn't what their predictions say."""
     pred, clean = rows["adv_pred"], rows["clean_pred"]
     answered = pred >= 0  # -1: the logits were not finite
     if cell.success == "targeted":
@@ -179,8 +181,8 @@ def _success(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
         yield f"success of {row['image_id']} on {row['target']} isn't what its predictions say"
 
 
-def _traced(records: Records, rows: pd.DataFrame, report: Report) -> Iterator[str]:
-    """Traces that lack a step, or belong to no row."""
+def _traced(records: Records, rows: pd.DataFrame, report: CellReport) -> Iterator[str]:
+    """Find traces that lack a step, or belong to no row."""
     trace = _raw(records, "trace")
     yield from _twice(trace, "trace", report)
     trace = trace.drop_duplicates(KEYS["trace"])
@@ -194,7 +196,7 @@ def _traced(records: Records, rows: pd.DataFrame, report: Report) -> Iterator[st
 
 
 def _saved(records: Records, rows: pd.DataFrame) -> Iterator[str]:
-    """Saved images that aren't those that were scored."""
+    """Find saved images that aren't those that were scored."""
     facts = rows.drop_duplicates("position").set_index("position")
     known, l2 = facts["adv_sha256"], facts["l2"]
     for some in records.saved_images(records.positions("adversarials")):

@@ -20,7 +20,7 @@ PART = re.compile(
 
 
 class Damaged(ConfigError):
-    """A part file that isn't as it was written."""
+    """Error of a part file that isn't as it was written."""
 
 
 class PartFile(NamedTuple):
@@ -63,7 +63,7 @@ class PartFile(NamedTuple):
             raise self.damaged() from e
 
     def damaged(self) -> Damaged:
-        """Return the error that says so, with the way out."""
+        """Return the error of a damaged file."""
         return Damaged(
             f"{self.path} is damaged: run the cell again, which sets it aside and does its images "
             "once more"

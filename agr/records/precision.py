@@ -12,7 +12,7 @@ LOWER = ("tf32", "bf16")
 
 
 def twin(cell: Cell) -> Cell | None:
-    """The cell in fp32 that `cell` is compared with, a few images in a folder of its own.
+    """Return the fp32 cell that `cell` is compared with, a few images in a folder of its own.
 
     None where there is nothing to compare. Of several shards each does its share of the images.
     """

@@ -34,7 +34,7 @@ def todo(cell: Cell, records: Records, wanted: set[int]) -> Todo:
 
 
 def wanted_positions(cell: Cell, records: Records) -> set[int]:
-    """The positions of this run's shard; fewer than n_images once the images are known to be."""
+    """Return the positions of this run's shard; fewer than n_images once that is known."""
     n, eligible = cell.config.n_images, (records.run() or RunInfo()).eligible
     return set(filter(cell.mine, range(n if eligible is None else min(n, eligible))))
 
@@ -47,7 +47,7 @@ def finished(cell: Cell, records: Records) -> bool:
 
 
 def lacking(cell: Cell, records: Records, wanted: set[int]) -> set[int] | None:
-    """The positions of `wanted` that lack something; None where a part is damaged."""
+    """Return the positions of `wanted` that lack something; None if a part is damaged."""
     try:
         work = todo(cell, records, wanted)
     except Damaged:

@@ -24,7 +24,7 @@ ROWS = pa.schema(
         _field("attack", pa.string(), "name of the attack"),
         _field("attack_hash", pa.string(), "hash of its parts and parameters"),
         _field("norm", pa.string(), "linf | l2"),
-        _field("eps", pa.float64(), "budget as asked for, 0-255 scale"),
+        _field("eps", pa.float64(), "budget as configured, 0-255 scale"),
         _field("eps_effective", pa.float64(), "budget in effect, 0-255 scale"),
         _field("steps", pa.int32(), "steps allowed, T"),
         _field("seed", pa.int64(), "seed of the choice of images and target labels"),
@@ -57,41 +57,29 @@ ROWS = pa.schema(
     ]
 )
 
-
 TRACE = pa.schema(
     [
-        _field("position", pa.int32(), "place of the image in the selection"),
-        _field("image_id", pa.string(), "file name without its ending"),
+        *(ROWS.field(name) for name in ["position", "image_id"]),
         _field("step", pa.int32(), "iterate; 0 is the clean image, the last one is scored"),
-        _field("fooled", pa.bool_(), "whether the source was fooled by it"),
-        _field("l2", pa.float64(), "||v||_2, images in [0, 1]"),
+        _field("fooled", pa.bool_(), "the source was fooled by it"),
+        ROWS.field("l2"),
         _field("cosine", pa.float64(), "cosine similarity with the clean image"),
     ]
 )
 
-
 ADVERSARIALS = pa.schema(
     [
-        _field("position", pa.int32(), "place of the image in the selection"),
-        _field("image_id", pa.string(), "file name without its ending"),
-        _field("label", pa.int32(), "true class"),
-        _field("target_label", pa.int32(), "class a targeted attack wants"),
+        *(ROWS.field(name) for name in ["position", "image_id", "label", "target_label"]),
         _field("adv_sha256", pa.string(), "of `pixels`"),
         _field("height", pa.int32(), "pixels"),
         _field("width", pa.int32(), "pixels"),
         _field("pixels", pa.binary(), "uint8, (height, width, 3)"),
         _field("clean_pixels", pa.binary(), "of the clean image, in the same geometry"),
-        _field("steps_used", pa.int32(), "as in the rows"),
-        _field("first_success_step", pa.int32(), "as in the rows"),
-        _field("forwards", pa.int32(), "as in the rows"),
-        _field("backwards", pa.int32(), "as in the rows"),
+        *(ROWS.field(n) for n in ["steps_used", "first_success_step", "forwards", "backwards"]),
     ]
 )
-
 
 # Rows come last: a part counts once its rows are there.
 TABLES = {"trace": TRACE, "adversarials": ADVERSARIALS, "rows": ROWS}
 KEYS = {"trace": ["position", "step"], "adversarials": ["position"], "rows": ["position", "target"]}
-
-
-_NULLABLE = {pa.int32(): pd.Int32Dtype()}
+NULLABLE = {pa.int32(): pd.Int32Dtype()}  # integers stay integers where some are unknown

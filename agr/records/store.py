@@ -1,11 +1,10 @@
 """Records of a cell: typed rows in part files, and run.json.
 
-A cell's folder holds `rows-*.parquet` (one row per image and target), on request
+A cell's folder holds `run.json`, `rows-*.parquet` (one row per image and target) and on request
 `trace-*.parquet` (one per image and step) and `adversarials-*.parquet` (8-bit images, clean and
-adversarial), and
-`run.json`. Parts are written whole and renamed, rows last, so whatever is there is complete; what
+adversarial). Parts are written whole and renamed, rows last, so whatever is there is complete; what
 is done is a set of positions, so a run that was killed goes on where it was. Names of parts end in
-a hash of their content, and run.json holds one of its own: what a disk does to them is found.
+a hash of their content, and run.json holds one of its own, so that damage is noticed.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ from numpy.typing import NDArray
 
 from agr.records.part_files import PartFile
 from agr.records.run_info import RunInfo
-from agr.records.schema import _NULLABLE, KEYS, SCHEMA_VERSION, TABLES
+from agr.records.schema import KEYS, NULLABLE, SCHEMA_VERSION, TABLES
 from agr.utils.errors import ConfigError
 from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole, read_text, write_json, write_named
 from agr.utils.locks import Busy, check_ours, locked
 from agr.utils.signals import unbroken
 
-IMAGES_AT_ONCE = 64
+IMAGES_AT_ONCE = 64  # of saved ones: all would fill the memory
 DAMAGED = "damaged"  # a folder: parts that were set aside
 
 
 class Records:
-    """The folder of one cell."""
+    """The folder of a cell: its rows, run.json, locks and notes of failures."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -49,7 +48,7 @@ class Records:
 
     @property
     def run_file(self) -> Path:
-        """run.json: what was run, on what, and for how long."""
+        """Path of run.json."""
         return self.folder / "run.json"
 
     def run(self) -> RunInfo | None:
@@ -85,10 +84,10 @@ class Records:
         )
 
     def update_run(self, change: Callable[[RunInfo], None]) -> RunInfo:
-        """Have `change` change run.json, one writer at a time, and return its new content."""
+        """Apply `change` to run.json, one writer at a time, and return its new content."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / ".run.lock") as lease:
-            for draft in self.folder.glob(f".run.json.*{DRAFT}"):  # of who was killed here
+            for draft in self.folder.glob(f".run.json.*{DRAFT}"):  # of a killed writer
                 draft.unlink(missing_ok=True)
             run = self.run() or RunInfo()
             change(run)
@@ -99,7 +98,7 @@ class Records:
             return run
 
     def drop_run(self) -> None:
-        """Take run.json away, unless there are rows that it tells of."""
+        """Remove run.json, unless there are rows that it describes."""
         with locked(self.folder / ".run.lock"):
             if not self._all_part_files("rows"):
                 self.run_file.unlink(missing_ok=True)
@@ -110,7 +109,7 @@ class Records:
     def lock(self, shard: str, *, wait: bool = False) -> Iterator[None]:
         """Keep other writers of this cell and shard away.
 
-        Raises Busy if a living process is at work, unless it is to `wait` for it.
+        Raises Busy if a living process writes, unless that is to be waited for.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -125,15 +124,15 @@ class Records:
             self._lease = None
 
     def lock_file(self, shard: str) -> Path:
-        """The lock of a shard, "0/3"."""
+        """Return the path of the lock of a shard, "0/3"."""
         return self.folder / f".shard-{_plain(shard)}.lock"
 
     def lock_files(self) -> list[Path]:
-        """The locks of all shards that are held, or were when their process died."""
+        """List the locks of shards that are held, or were when their process died."""
         return sorted(self.folder.glob(".shard-*.lock"))
 
     def note_failure(self, shard: str, failure: Mapping[str, Any] | None) -> None:
-        """Keep what went wrong with a shard, {"error": …, …}; None: nothing did."""
+        """Write the failure of a shard, {"error": …, …}, to its file; None: remove the file."""
         path = self.folder / f"failed-{_plain(shard)}.json"
         if failure is None:
             path.unlink(missing_ok=True)
@@ -142,7 +141,7 @@ class Records:
             write_json(path, failure)
 
     def failures(self) -> dict[str, dict[str, Any]]:
-        """Read what `note_failure` kept, by shard."""
+        """Read the failures that are noted, by shard."""
         found = {}
         for path in sorted(self.folder.glob("failed-*.json")):
             with suppress(OSError, ValueError):  # gone, since the shard was done meanwhile
@@ -160,9 +159,9 @@ class Records:
         tables: Mapping[str, Sequence[Mapping[str, Any]]],
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write one part: the rows, and whatever else belongs to the same images.
+        """Write one part: a file of rows, and files of the other `tables` of the same images.
 
-        The file of rows is always written, if need be empty: it makes the others count. `about` is
+        The file of rows is always written, even if empty: it makes the others count. `about` is
         kept in the files' metadata. Raises ConfigError if another process has taken the lock over.
         """
         if self._lease is not None:
@@ -177,14 +176,13 @@ class Records:
                 if tables.get(kind) or kind == "rows":
                     table = pa.Table.from_pylist(list(tables.get(kind, ())), schema=schema)
                     content = io.BytesIO()
-                    table = table.replace_schema_metadata(note)
-                    pq.write_table(table, content, compression="zstd")
-                    stems = f"{kind}-{stem}-{number:05d}"
-                    write_named(self.folder, stems, ".parquet", content.getvalue())
+                    pq.write_table(table.replace_schema_metadata(note), content, compression="zstd")
+                    name = f"{kind}-{stem}-{number:05d}"
+                    write_named(self.folder, name, ".parquet", content.getvalue())
 
     def part_files(self, kind: str) -> list[PartFile]:
-        """The parts of a kind that count, in their order: those that have rows."""
-        # What a kill left without its rows is no part: its images are crafted again.
+        """List the part files of a kind in order; those of a part without rows don't count."""
+        # A kill left those without rows, and their images are crafted again.
         with_rows = {part.key for part in self._all_part_files("rows")}
         return [part for part in self._all_part_files(kind) if part.key in with_rows]
 
@@ -193,20 +191,20 @@ class Records:
         return [part for path in paths if (part := PartFile.parse(path))]
 
     def mend(self, shard: str) -> list[str]:
-        """Set damaged parts aside and clear away what a killed writer left; what was found.
+        """Set damaged parts aside, remove what a killed writer left, and return lines that say so.
 
-        To be called by who holds the lock of `shard`.
+        The lock of `shard` must be held.
         """
         if self._lease is not None:
             check_ours(self._lease, f"shard {shard} of {self.folder.name}")
-        stem, found = _plain(shard), []
+        stem, lines = _plain(shard), []
         for part in self._all_part_files():
             if not is_whole(part.path):
                 with suppress(FileNotFoundError):  # another shard was first
                     (self.folder / DAMAGED).mkdir(exist_ok=True)
                     part.path.rename(self.folder / DAMAGED / part.path.name)
                     again = "" if part.shard == stem else " by the next run of its shard"
-                    found.append(
+                    lines.append(
                         f"{part.path.name} was damaged: it is set aside in {DAMAGED}, and its "
                         f"images are done again{again}"
                     )
@@ -216,18 +214,18 @@ class Records:
                 part.path.unlink(missing_ok=True)
         for draft in self.folder.glob(f".*-{stem}-*{DRAFT}"):
             draft.unlink(missing_ok=True)
-        return found
+        return lines
 
     # ---- reading ---------------------------------------------------------------------------------
 
     def read(self, kind: str = "rows", columns: list[str] | None = None) -> pd.DataFrame:
-        """All rows of a kind, "rows", "trace" or "adversarials"; empty where there are none."""
-        return self.table(kind, columns).to_pandas(types_mapper=_NULLABLE.get)
+        """Read all rows of a kind: "rows", "trace" or "adversarials". Raises Damaged."""
+        return self.table(kind, columns).to_pandas(types_mapper=NULLABLE.get)
 
     def table(self, kind: str = "rows", columns: list[str] | None = None) -> pa.Table:
-        """The same as an Arrow table, in which unknown values are None.
+        """Read all rows of a kind as an Arrow table, in which unknown values are None.
 
-        What overlapping shards made twice (bitwise the same) counts once. Raises Damaged.
+        Rows that overlapping shards made twice (bitwise the same) count once. Raises Damaged.
         """
         columns = columns or TABLES[kind].names
         wanted = list(dict.fromkeys([*columns, *KEYS[kind]]))
@@ -240,10 +238,7 @@ class Records:
         return table.filter(pa.array(~again)).select(columns)
 
     def saved_images(self, positions: set[int]) -> Iterator[list[dict[str, Any]]]:
-        """The rows of "adversarials" at `positions`, a few at a time: all would fill the memory.
-
-        Raises Damaged.
-        """
+        """Yield lists of rows of "adversarials" at `positions`. Raises Damaged."""
         left = set(positions)
         for part in self.part_files("adversarials"):
             known = part.read(["position"], trusting=True)["position"].to_pylist()
@@ -258,11 +253,11 @@ class Records:
                     yield rows
 
     def positions(self, kind: str) -> set[int]:
-        """The positions that have rows of a kind."""
+        """Return the positions that have rows of a kind."""
         return set(self.read(kind, ["position"])["position"].tolist())
 
     def scored(self) -> dict[str, set[int]]:
-        """The positions that have a row, by target."""
+        """Return the positions that have a row, by target."""
         rows = self.read("rows", ["position", "target"])
         return {str(t): set(p.tolist()) for t, p in rows.groupby("target")["position"]}
 
@@ -277,6 +272,6 @@ def _digest(run: Mapping[str, Any]) -> str:
 
 
 def image_of(row: Mapping[str, Any], column: str = "pixels") -> NDArray[np.uint8]:
-    """An image of a row of "adversarials", (height, width, 3)."""
+    """Return an image of a row of "adversarials", (height, width, 3)."""
     flat = np.frombuffer(row[column], np.uint8)
     return flat.reshape(row["height"], row["width"], 3)
