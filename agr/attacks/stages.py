@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from agr.attacks.ball import per_image, within
 from agr.attacks.draws import fold, symmetric
 from agr.attacks.parts import Context, State, Stateless
-from agr.utils.checks import flag, number, one_of, whole
+from agr.utils.checks import Checked, flag, number, one_of, whole
 
 
 def mean_normalized(g: Tensor) -> Tensor:
@@ -41,19 +40,15 @@ class MeanNormalize(Stateless):
 
 
 @dataclass(frozen=True)
-class Momentum:
+class Momentum(Checked):
     """m <- decay * m + g (Dong et al., arXiv:1710.06081, Eq. 6).
 
     With `look_ahead` the gradient is taken at x + size * decay * m (NI-FGSM; Lin et al.,
     arXiv:1908.06281). This needs m at the scale of one: put `MeanNormalize` before it.
     """
 
-    decay: float = 1.0
-    look_ahead: bool = False
-
-    def __post_init__(self) -> None:
-        number("decay", self.decay, 0)
-        flag("look_ahead", self.look_ahead)
+    decay: float = number(1.0, 0)
+    look_ahead: bool = flag(False)
 
     def init(self, x: Tensor) -> State:
         return {"m": torch.zeros_like(x)}
@@ -68,7 +63,7 @@ class Momentum:
 
 
 @dataclass(frozen=True)
-class Smooth(Stateless):
+class Smooth(Checked, Stateless):
     """TI: the gradient convolved with a kernel, zeros around it (Dong et al., arXiv:1904.02884).
 
     `shape` is "gaussian" (the normal density on `size` points from -`reach` to `reach` standard
@@ -76,16 +71,14 @@ class Smooth(Stateless):
     The authors' size is 15. All three are separable, and are applied along one axis at a time.
     """
 
-    size: int = 15
-    shape: Literal["gaussian", "uniform", "linear"] = "gaussian"
-    reach: float = 3.0
+    size: int = whole(15, 1)
+    shape: str = one_of("gaussian", ("gaussian", "uniform", "linear"))
+    reach: float = number(3.0, 0)
 
     def __post_init__(self) -> None:
-        whole("size", self.size, 1)
+        super().__post_init__()
         if self.size % 2 == 0:
             raise ValueError(f"size={self.size} has no middle: give an odd number")
-        one_of("shape", self.shape, ("gaussian", "uniform", "linear"))
-        number("reach", self.reach, 0)
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         line = _tensor_of(self, g.dtype, g.device)
@@ -114,7 +107,7 @@ def _tensor_of(stage: Smooth, dtype: torch.dtype, device: torch.device) -> Tenso
 
 
 @dataclass(frozen=True)
-class Variance:
+class Variance(Checked):
     """VMI: adds the variance of the gradient around the last iterate (Wang & He, arXiv:2103.15571).
 
     Algorithm 1: g + v, and then v <- mean of the gradients at `samples` neighbours - g. Neighbours
@@ -123,12 +116,8 @@ class Variance:
     perturbation with the same amount everywhere.
     """
 
-    samples: int = 20
-    beta: float = 1.5
-
-    def __post_init__(self) -> None:
-        whole("samples", self.samples, 1)
-        number("beta", self.beta, 0)
+    samples: int = whole(20, 1)
+    beta: float = number(1.5, 0)
 
     @property
     def extra(self) -> int:
@@ -151,7 +140,7 @@ class Variance:
 
 
 @dataclass(frozen=True)
-class Enhance:
+class Enhance(Checked):
     """EMI: the mean gradient along the last mean gradient (Wang et al., arXiv:2103.10609).
 
     Gradients are taken at `samples` points, evenly spaced from -`reach` to `reach` steps along the
@@ -159,14 +148,13 @@ class Enhance:
     so their number is odd.
     """
 
-    samples: int = 11
-    reach: float = 7.0
+    samples: int = whole(11, 1)
+    reach: float = number(7.0, 0)
 
     def __post_init__(self) -> None:
-        whole("samples", self.samples, 1)
+        super().__post_init__()
         if self.samples % 2 == 0:
             raise ValueError(f"samples={self.samples} leave out the iterate: give an odd number")
-        number("reach", self.reach, 0)
 
     @property
     def extra(self) -> int:

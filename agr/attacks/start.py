@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from agr.attacks.ball import Ball
-from agr.utils.checks import number
+from agr.utils.checks import Checked, number
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Checked):
     """Uniform in the ball of `radius` times the budget (PGD; Madry et al., arXiv:1706.06083).
 
     It is uniform in volume in L2 too: a normal direction at a radius u^(1/d).
     """
 
-    radius: float = 1.0
-
-    def __post_init__(self) -> None:
-        number("radius", self.radius, 0, 1)
+    radius: float = number(1.0, 0, 1)
 
     def __call__(self, x0: Tensor, ball: Ball, key: Tensor) -> Tensor:
         return ball.sample(key, x0).mul_(self.radius).add_(x0)

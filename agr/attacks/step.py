@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,11 @@ from agr.attacks.ball import Ball, per_image
 from agr.attacks.parts import Context, State, Stateless
 from agr.attacks.stages import mean_normalized
 from agr.config.schema import STEP_FRACTION
-from agr.utils.checks import number, one_of
+from agr.utils.checks import Checked, number, one_of
 
-Direction = Literal["ball", "sign"]
+DIRECTIONS = ("ball", "sign")
+ABOVE_0 = 1e-30  # least value of what keeps divisors from 0 where a gradient is 0
+BELOW_1 = 0.999999  # largest decay of a mean
 
 
 def step_size(rule: str | float, eps: float, steps: int) -> float:
@@ -52,26 +54,23 @@ def _of_row(values: Tensor, like: Tensor) -> Tensor:
     return per_image(values.to(like.dtype), like)
 
 
-def unit(ball: Ball, g: Tensor, direction: Direction) -> Tensor:
+def unit(ball: Ball, g: Tensor, direction: str) -> Tensor:
     """Return a step of length 1: steepest ascent ("ball"), or sign(g) in any norm ("sign")."""
     return ball.direction(g) if direction == "ball" else ball.unit_sign(g)
 
 
 @dataclass(frozen=True)
-class Plain(Stateless):
+class Plain(Checked, Stateless):
     """x + size * direction(g): Eq. 3 of the AGR paper (I-FGSM; Kurakin et al., 2016)."""
 
-    direction: Direction = "ball"
-
-    def __post_init__(self) -> None:
-        one_of("direction", self.direction, ("ball", "sign"))
+    direction: str = one_of("ball", DIRECTIONS)
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         return torch.add(c.x, unit(c.ball, g, self.direction), alpha=c.size), s
 
 
 @dataclass(frozen=True)
-class _Adaptive:
+class _Adaptive(Checked):
     """A step whose pixels are divided by the root of a sum of squares: AGR and its relatives.
 
     `of="sign"` works on sign(g): the squares then count steps with a non-zero gradient, and the
@@ -80,12 +79,8 @@ class _Adaptive:
     on g / mean|g|, in L2 scaled so that a step of the same amount everywhere has length `size`.
     """
 
-    of: Literal["sign", "gradient"] = "sign"
-    direction: Direction = "ball"
-
-    def __post_init__(self) -> None:
-        one_of("of", self.of, ("sign", "gradient"))
-        one_of("direction", self.direction, ("ball", "sign"))
+    of: str = one_of("sign", ("sign", "gradient"))
+    direction: str = one_of("ball", DIRECTIONS)
 
     def _squared_and_along(self, g: Tensor, c: Context) -> tuple[Tensor, Tensor]:
         """Return what is squared, and the numerator: a step of length 1."""
@@ -104,13 +99,8 @@ class AdaGrad(_Adaptive):
     differ by pixel, as in AdaGrad (Duchi et al., 2011).
     """
 
-    phi: float = 1.0
-    delta: float = 1e-7
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        number("phi", self.phi, 1e-12)
-        number("delta", self.delta, 1e-30)  # 0/0 where a gradient is 0
+    phi: float = number(1.0, 1e-12)
+    delta: float = number(1e-7, ABOVE_0)
 
     def init(self, x: Tensor) -> State:
         return {"G": torch.zeros_like(x)}
@@ -130,13 +120,8 @@ class RMSProp(_Adaptive):
     at 0, so the first steps are longer: the very first by 1 / sqrt(1 - rho).
     """
 
-    rho: float = 0.9
-    delta: float = 1e-7
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        number("rho", self.rho, 0, 0.999999)
-        number("delta", self.delta, 1e-30)  # 0/0 where a gradient is 0
+    rho: float = number(0.9, 0, BELOW_1)
+    delta: float = number(1e-7, ABOVE_0)
 
     def init(self, x: Tensor) -> State:
         return {"G": torch.zeros_like(x)}
@@ -154,15 +139,9 @@ class Adam(_Adaptive):
     Adam (Kingma and Ba, arXiv:1412.6980, Algorithm 1). m is the mean of the numerators.
     """
 
-    beta1: float = 0.9
-    beta2: float = 0.999
-    delta: float = 1e-8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        number("beta1", self.beta1, 0, 0.999999)
-        number("beta2", self.beta2, 0, 0.999999)
-        number("delta", self.delta, 1e-30)  # 0/0 where a gradient is 0
+    beta1: float = number(0.9, 0, BELOW_1)
+    beta2: float = number(0.999, 0, BELOW_1)
+    delta: float = number(1e-8, ABOVE_0)
 
     def init(self, x: Tensor) -> State:
         return {"m": torch.zeros_like(x), "v": torch.zeros_like(x)}
@@ -178,7 +157,7 @@ class Adam(_Adaptive):
 
 
 @dataclass(frozen=True)
-class Tanh:
+class Tanh(Checked):
     """x + size_t * tanh(scale * m / (sqrt(v) + delta)): AI-FGTM (Zou et al., arXiv:2007.03838).
 
     m and v add up mu1 * g and mu2 * g^2; size_t is proportional to
@@ -187,18 +166,12 @@ class Tanh:
     step of 1 everywhere has length `size`.
     """
 
-    mu1: float = 1.5
-    mu2: float = 1.9
-    beta1: float = 0.9
-    beta2: float = 0.99
-    scale: float = 1.3
-    delta: float = 1e-7
-
-    def __post_init__(self) -> None:
-        for name in ("mu1", "mu2", "scale", "delta"):
-            number(name, getattr(self, name), 1e-30)
-        for name in ("beta1", "beta2"):
-            number(name, getattr(self, name), 0, 0.999999)
+    mu1: float = number(1.5, ABOVE_0)
+    mu2: float = number(1.9, ABOVE_0)
+    beta1: float = number(0.9, 0, BELOW_1)
+    beta2: float = number(0.99, 0, BELOW_1)
+    scale: float = number(1.3, ABOVE_0)
+    delta: float = number(1e-7, ABOVE_0)
 
     def init(self, x: Tensor) -> State:
         return {"m": torch.zeros_like(x), "v": torch.zeros_like(x)}
@@ -217,20 +190,15 @@ class Tanh:
 
 
 @dataclass(frozen=True)
-class Overwrite(Stateless):
+class Overwrite(Checked, Stateless):
     """x0 + size * sign(g) / (phi * sqrt(sign(g)^2 + delta)): Algorithm 1 and Eq. 11 as printed.
 
     "update v by" is read as overwriting v, and nothing carries history.
     """
 
-    direction: Direction = "sign"
-    phi: float = 1.0
-    delta: float = 1e-7
-
-    def __post_init__(self) -> None:
-        one_of("direction", self.direction, ("ball", "sign"))
-        number("phi", self.phi, 1e-12)
-        number("delta", self.delta, 1e-30)  # 0/0 where a gradient is 0
+    direction: str = one_of("sign", DIRECTIONS)
+    phi: float = number(1.0, 1e-12)
+    delta: float = number(1e-7, ABOVE_0)
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         root = (g.sign().square_() + self.delta).sqrt_().mul_(self.phi)

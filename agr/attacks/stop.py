@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agr.attacks.loss import margin
 from agr.attacks.parts import Seen, State, Stateless, Stop
-from agr.utils.checks import number, whole
+from agr.utils.checks import Checked, number, whole
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,10 @@ class OnceFooled(Stateless):
 
 
 @dataclass(frozen=True)
-class FooledInARow:
+class FooledInARow(Checked):
     """Stop an image once `times` iterates in a row fool the source."""
 
-    times: int = 2
-
-    def __post_init__(self) -> None:
-        whole("times", self.times, 1)
+    times: int = whole(2, 1)
 
     def init(self, x: Tensor) -> State:
         return {"row": torch.zeros(len(x), dtype=torch.int64, device=x.device)}
@@ -39,30 +36,24 @@ class FooledInARow:
 
 
 @dataclass(frozen=True)
-class After(Stateless):
+class After(Checked, Stateless):
     """Stop an image after `n` steps, fewer than the T that set the step size."""
 
-    n: int
-
-    def __post_init__(self) -> None:
-        whole("n", self.n, 0)
+    n: int = whole(..., 0)
 
     def update(self, seen: Seen, s: State) -> tuple[Tensor, State]:
         return seen.t >= self.n, s
 
 
 @dataclass(frozen=True)
-class Margin(Stateless):
+class Margin(Checked, Stateless):
     """Stop an image once it fools the source by a difference of logits of `by` or more.
 
     Untargeted that is the highest other logit minus the label's, targeted the target's minus the
     highest other one.
     """
 
-    by: float = 0.0
-
-    def __post_init__(self) -> None:
-        number("by", self.by, 0)
+    by: float = number(0.0, 0)
 
     def update(self, seen: Seen, s: State) -> tuple[Tensor, State]:
         ahead = margin(seen.logits, seen.y.clamp_min(0))

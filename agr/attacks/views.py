@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,25 +17,20 @@ from torch import Tensor
 from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, integers, normal, symmetric, uniform
 from agr.attacks.parts import Context, Copy
-from agr.utils.checks import flag, number, one_of, whole
+from agr.utils.checks import Checked, flag, number, one_of, whole
 
-Zero = Literal["grey", "black"]
 LEVEL = {"grey": 0.5, "black": 0.0}
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Checked):
     """SI: copy i is the image over 2^i, i = 0, 1, ... (Lin et al., arXiv:1908.06281).
 
     The gradient goes through the scaling. The authors scale towards grey.
     """
 
-    copies: int = 5
-    zero: Zero = "grey"
-
-    def __post_init__(self) -> None:
-        whole("copies", self.copies, 1)
-        one_of("zero", self.zero, list(LEVEL))
+    copies: int = whole(5, 1)
+    zero: str = one_of("grey", LEVEL)
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
         level = LEVEL[self.zero]
@@ -44,7 +38,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Admix:
+class Admix(Checked):
     """Copies with a fraction of another image mixed in: x + eta * x'.
 
     Admix (Wang et al., arXiv:2102.00436). Partners come from the attack's fixed pool of `pool`
@@ -52,16 +46,10 @@ class Admix:
     apply `Scale` afterwards, and mix relative to grey.
     """
 
-    copies: int = 3
-    eta: float = 0.2
-    zero: Zero = "grey"
-    pool: int = 64
-
-    def __post_init__(self) -> None:
-        whole("copies", self.copies, 1)
-        number("eta", self.eta, 0)
-        one_of("zero", self.zero, list(LEVEL))
-        whole("pool", self.pool, 2)
+    copies: int = whole(3, 1)
+    eta: float = number(0.2, 0)
+    zero: str = one_of("grey", LEVEL)
+    pool: int = whole(64, 2)
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
         partner = self.partner(i, c)
@@ -78,7 +66,7 @@ class Admix:
 
 
 @dataclass(frozen=True)
-class Diverse:
+class Diverse(Checked):
     """DI: resized to a random size and padded at random, with probability `prob`.
 
     As in the authors' paper and code (Xie et al., arXiv:1803.06978, section 3.2), an image of s px
@@ -93,18 +81,11 @@ class Diverse:
     take one size only.
     """
 
-    prob: float = 0.5
-    ratio: float = 330 / 299
-    mode: Literal["nearest", "bilinear"] = "nearest"
-    zero: Zero = "grey"
-    back: bool = False
-
-    def __post_init__(self) -> None:
-        number("prob", self.prob, 0, 1)
-        number("ratio", self.ratio, 0.1, 4)
-        one_of("mode", self.mode, ("nearest", "bilinear"))
-        one_of("zero", self.zero, list(LEVEL))
-        flag("back", self.back)
+    prob: float = number(0.5, 0, 1)
+    ratio: float = number(330 / 299, 0.1, 4)
+    mode: str = one_of("nearest", ("nearest", "bilinear"))
+    zero: str = one_of("grey", LEVEL)
+    back: bool = flag(False)
 
     @property
     def copies(self) -> int:
@@ -163,7 +144,7 @@ class Diverse:
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class Spectrum(Checked):
     """SSA: noise, and a random mask in the frequency domain (Long et al., arXiv:2207.05382, Eq. 6).
 
     idct(dct(x + n) * m) with n normal of `sigma` (0-255 scale) and m uniform in [1 - rho, 1 + rho].
@@ -172,18 +153,11 @@ class Spectrum:
     towards black.
     """
 
-    copies: int = 20
-    rho: float = 0.5
-    sigma: float = 16.0
-    through: bool = False
-    zero: Zero = "black"
-
-    def __post_init__(self) -> None:
-        whole("copies", self.copies, 1)
-        number("rho", self.rho, 0)
-        number("sigma", self.sigma, 0)
-        flag("through", self.through)
-        one_of("zero", self.zero, list(LEVEL))
+    copies: int = whole(20, 1)
+    rho: float = number(0.5, 0)
+    sigma: float = number(16.0, 0)
+    through: bool = flag(False)
+    zero: str = one_of("black", LEVEL)
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
         _check_square(x)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from agr.config.instantiate import make_part
 from agr.config.schema import Config
-from agr.utils.checks import number, whole
+from agr.utils.checks import Checked, number, whole
 from agr.utils.hashing import draw
 from agr.utils.pixels import LEVELS, to_levels
 
@@ -55,17 +55,14 @@ class Defense(Protocol):
 
 
 @dataclass(frozen=True)
-class BitDepth:
+class BitDepth(Checked):
     """Colours rounded to `bits` bits, round(x * (2^bits - 1)) / (2^bits - 1), halves to even.
 
     Feature squeezing (Xu et al., NDSS 2018, arXiv:1704.01155), as in the authors' code. They use
     5 bits for ImageNet and 1 for MNIST.
     """
 
-    bits: int = 5
-
-    def __post_init__(self) -> None:
-        whole("bits", self.bits, 1, 8)
+    bits: int = whole(5, 1, 8)
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
         """Round the images to the coarser grid."""
@@ -74,7 +71,7 @@ class BitDepth:
 
 
 @dataclass(frozen=True)
-class Median:
+class Median(Checked):
     """Median filter with a square window, channel by channel.
 
     Feature squeezing (Xu et al., NDSS 2018, arXiv:1704.01155), with a window of 2 for ImageNet.
@@ -84,10 +81,7 @@ class Median:
     of the middle two is taken, so that no new value arises.
     """
 
-    window: int = 2
-
-    def __post_init__(self) -> None:
-        whole("window", self.window, 2)
+    window: int = whole(2, 2)
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
         """Smooth the images, one by one: the filter holds window^2 copies of its input."""
@@ -110,7 +104,7 @@ class Median:
 
 
 @dataclass(frozen=True)
-class Jpeg:
+class Jpeg(Checked):
     """A round trip through JPEG, with Pillow's default chroma subsampling.
 
     The image is rounded to 8 bits first. Quality 75 is that of Dziugaite et al. (2016,
@@ -118,10 +112,7 @@ class Jpeg:
     al. (2017, arXiv:1705.02900) compare several.
     """
 
-    quality: int = 75
-
-    def __post_init__(self) -> None:
-        whole("quality", self.quality, 1, 100)
+    quality: int = whole(75, 1, 100)
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
         """Encode and decode the images; the result is on the 8-bit grid."""
@@ -138,7 +129,7 @@ class Jpeg:
 
 
 @dataclass(frozen=True)
-class RandomResizePad:
+class RandomResizePad(Checked):
     """The image at a random size, at a random place of a larger canvas.
 
     Xie et al. (ICLR 2018, arXiv:1711.01991): a network of 299 px gets r x r pixels, r uniform in
@@ -153,20 +144,15 @@ class RandomResizePad:
     `DefendedNetwork` averages over draws 0 to `draws` - 1.
     """
 
-    ratio: float = 331 / 299
-    draws: int = 1
-    seed: int = 0
-    fill: float = 0.5
+    ratio: float = number(331 / 299, 1)
+    draws: int = whole(1, 1)
+    seed: int = whole(0, 0)
+    fill: float = number(0.5, 0, 1)
 
     def __post_init__(self) -> None:
-        number("ratio", self.ratio, 1)
+        super().__post_init__()
         if self.ratio == 1:
             raise ValueError("ratio=1 leaves nothing to draw: give a number above 1")
-        whole("draws", self.draws, 1)
-        whole("seed", self.seed, 0)
-        number("fill", self.fill, 0)
-        if self.fill > 1:
-            raise ValueError(f"fill={self.fill} is no colour: give a number from 0 to 1")
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
         """Return draw 0 of every image, (B, 3, canvas, canvas)."""

@@ -6,7 +6,7 @@ import abc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from agr.attacks.library.isolation import Face, isolated
 from agr.attacks.library.sources import parameters
 from agr.config.schema import CHUNK
 from agr.models.logits import NO_ANSWER, is_fooled, joint, predict
-from agr.utils.checks import one_of, whole
+from agr.utils.checks import Checked, one_of, whole
 from agr.utils.errors import first_line, nearest
 
 NOISE = 1e-5  # rounding of float32; beyond the budget by more than that is an error
@@ -49,7 +49,7 @@ class LibraryCall(NamedTuple):
     fit: Tensor | None
 
 
-class Library(abc.ABC):
+class Library(Checked, abc.ABC):
     """An attack of a library on whole chunks of images, since the library does its own batching."""
 
     chunk: int  # images per call; results may depend on the others in it, so chunks are fixed
@@ -58,11 +58,6 @@ class Library(abc.ABC):
     arguments: dict[str, Any]  # of the library's constructor
     target: str | None = None  # where an untargeted run aims, if the attack needs a target
     most_values: int | None = None  # images of more values are refused
-
-    def __post_init__(self) -> None:
-        whole("chunk", self.chunk, 1)
-        if self.target is not None:
-            one_of("target", self.target, TARGETS)
 
     @property
     @abc.abstractmethod
@@ -209,11 +204,16 @@ class Named(Library):
     attack: str
     arguments: dict[str, Any] = field(default_factory=dict)
     budget: bool = True
-    chunk: int = CHUNK
-    target: str | None = None
+    chunk: int = whole(CHUNK, 1)
+    target: str | None = one_of(None, TARGETS)
     most_values: int | None = None
 
     fit_images = 0
+    library: ClassVar[str]  # its name as an owner, for messages
+
+    @property
+    def title(self) -> str:
+        return f"{self.library} {self.attack}"
 
 
 def fooled(logits: Tensor, y: Tensor, *, targeted: bool) -> Tensor:

@@ -38,9 +38,7 @@ class Art(Named):
     #   (their Eq. 10): this is JSMA without the second factor.
     # - DeepFool's overshoot `epsilon` is 1e-6 where the authors have 0.02.
 
-    @property
-    def title(self) -> str:
-        return f"ART's {self.attack}"
+    library = "ART's"
 
     def _kind(self) -> type[Any]:
         base = imported("Art", "art.attacks.attack").EvasionAttack
@@ -97,18 +95,11 @@ class Universal(Library):
     # is black or white, half of the perturbation's directions are lost; the authors clip nothing.
 
     arguments: dict[str, Any] = field(default_factory=dict)
-    fit_images: int = 100
-    chunk: int = CHUNK
+    fit_images: int = whole(100, 1)
+    chunk: int = whole(CHUNK, 1)
 
     budget = True  # always: a universal perturbation is as large as allowed
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole("fit_images", self.fit_images, 1)
-
-    @property
-    def title(self) -> str:
-        return "ART's UniversalPerturbation"
+    title = "ART's UniversalPerturbation"
 
     def _kind(self) -> type[Any]:
         kind: type[Any] = imported("Universal", EVASION).UniversalPerturbation

@@ -32,9 +32,7 @@ class Foolbox(Named):
     #   their own norm, where Dong et al. always divide by the L1 norm.
     # - DeepFool's steps go on accumulating for images that are done, without effect.
 
-    @property
-    def title(self) -> str:
-        return f"foolbox' {self.attack}"
+    library = "foolbox'"
 
     def _kind(self) -> type[Any]:
         attacks = _foolbox().attacks

@@ -27,9 +27,7 @@ class Torchattacks(Named):
     # - DIFGSM, TIFGSM: one random size for the whole batch, so companions matter.
     # - An attack keeps a reference to its model for good (a mutable default): see `Face.let_go`.
 
-    @property
-    def title(self) -> str:
-        return f"torchattacks' {self.attack}"
+    library = "torchattacks'"
 
     def _kind(self) -> type[Any]:
         library = imported("Torchattacks", "torchattacks")
