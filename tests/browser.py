@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agr.report.html import Chart, Claim, Figure, Page, Shot, Table, TargetPrediction
+from agr.report.html import Chart, ClaimView, Example, Figure, HtmlTable, Page, TargetPrediction
 from agr.report.numbers import Number, TableCell
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -78,7 +78,7 @@ def _foreign(url: str, path: Path) -> list[str]:
 
 def table(
     name: str, rows: Sequence[Sequence[TableCell]] = (), caption: str = "", **more: Any
-) -> Table:
+) -> HtmlTable:
     rows = rows or [
         ["AGR", Number(9.5, interval=(8.2, 9.9)), Number(1234, ",d")],
         ["I-FGSM", Number(99.5, interval=(98.2, 99.9), bold=True), Number(7, ",d")],
@@ -86,7 +86,7 @@ def table(
         [HOSTILE[1], Number(-1.5, interval=(-2, -1)), Number(999, ",d")],
     ]
     header = ["attack", "ASR (%)", "images", *(f"more {i}" for i in range(len(rows[0]) - 3))]
-    return Table(name, caption or f"Caption of {name}", header, rows, **more)
+    return HtmlTable(name, caption or f"Caption of {name}", header, rows, **more)
 
 
 def png() -> bytes:
@@ -95,7 +95,7 @@ def png() -> bytes:
     return out.getvalue()
 
 
-def shots(size: int = 24, images: int = 3) -> list[Shot]:
+def examples(size: int = 24, images: int = 3) -> list[Example]:
     """Two groups, of which the second has one source, one norm, other images and another shape.
 
     In the first, one attack is missing for the second source in L2.
@@ -113,10 +113,10 @@ def shots(size: int = 24, images: int = 3) -> list[Shot]:
         for image in ("img1", HOSTILE[3])
         for attack in ("AGR", "DI")
     ]
-    return [_shot(size, *names) for names in first + second]
+    return [_example(size, *names) for names in first + second]
 
 
-def _shot(size: int, group: str, image: str, norm: str, attack: str, source: str) -> Shot:
+def _example(size: int, group: str, image: str, norm: str, attack: str, source: str) -> Example:
     shape = (size, size, 3) if group == "tall" else (size - 8, size, 3)
     clean = _noise((group, image), shape, 0, 256)
     change = _noise((group, image, norm, attack, source), shape, -1, 2) * 10
@@ -127,7 +127,7 @@ def _shot(size: int, group: str, image: str, norm: str, attack: str, source: str
     facts = {"steps": "3", HOSTILE[0]: HOSTILE[1]}
     answers = dict.fromkeys(targets, answer)
     clean8 = clean.astype(np.uint8)
-    return Shot(image, 3, group, norm, attack, source, clean8, adversarial, facts, answers)
+    return Example(image, 3, group, norm, attack, source, clean8, adversarial, facts, answers)
 
 
 def _noise(names: Sequence[str], shape: tuple[int, ...], low: int, high: int) -> Any:
@@ -135,9 +135,9 @@ def _noise(names: Sequence[str], shape: tuple[int, ...], low: int, high: int) ->
     return np.random.default_rng(seed).integers(low, high, shape)
 
 
-def claim(name: str, *verdicts: str) -> Claim:
+def claim(name: str, *verdicts: str) -> ClaimView:
     columns = ["demo", HOSTILE[0]]
-    return Claim(
+    return ClaimView(
         name=name,
         says=f"AGR is better {HOSTILE[1]}",
         where="Section 4",
@@ -147,7 +147,7 @@ def claim(name: str, *verdicts: str) -> Claim:
     )
 
 
-def a_page(some: Sequence[Shot] | None = None, **changes: Any) -> Page:
+def a_page(some: Sequence[Example] | None = None, **changes: Any) -> Page:
     """A page with something in each section."""
     line = {"type": "scatter", "name": HOSTILE[1], "x": [1, 2], "y": np.array([0.5, float("nan")])}
     layout = {"xaxis": {"title": {"text": "eps"}}, "title": {"text": HOSTILE[1]}}
@@ -163,7 +163,7 @@ def a_page(some: Sequence[Shot] | None = None, **changes: Any) -> Page:
             table("table2", wide),
         ],
         "claims": [
-            claim("Claim one", "supported", "contradicted"),
+            claim("ClaimView one", "supported", "contradicted"),
             claim(HOSTILE[0], "undecided"),
         ],
         "claims_about": ["supported: the interval lies above 0"],
@@ -176,7 +176,7 @@ def a_page(some: Sequence[Shot] | None = None, **changes: Any) -> Page:
                 table("chart1-numbers"),
             )
         ],
-        "shots": shots() if some is None else some,
+        "examples": examples() if some is None else some,
         "leaderboards": [table("leaderboard")],
         "further": [table("differences")],
         "provenance": [("commit", "abc"), (HOSTILE[0], HOSTILE[2])],

@@ -19,7 +19,14 @@ from agr.config.compose import expand
 from agr.config.schema import PACKAGE
 from agr.jobs.request import parse_request
 from agr.report.claims.judge import Judge, Judgement
-from agr.report.claims.page import PAPER, comparisons, judge_claims, page, reasons, write_claims
+from agr.report.claims.page import (
+    PAPER,
+    claims_markdown,
+    comparisons,
+    judge_claims,
+    reasons,
+    write_claims,
+)
 from agr.report.claims.spec import load_claims
 from agr.report.outcomes import Outcomes, Place
 from agr.utils.errors import ConfigError
@@ -278,7 +285,7 @@ def test_what_is_not_run_is_said(tmp_path: Path) -> None:
     found = judged([ifgsm, mifgsm, agr], path)
     assert found.verdict == "incomplete"  # all that is run supports it
     assert "of 3 comparisons 3 supported; not run: 3 of 6 comparisons; AGR against" in found.why
-    text = page(judge_claims(Outcomes([ifgsm, mifgsm, agr]), path), [])
+    text = claims_markdown(judge_claims(Outcomes([ifgsm, mifgsm, agr]), path), [])
     assert "missing: python -m agr.run" not in text  # the notes are the caller's
     two = judge_claims(Outcomes([agr, mifgsm]), path)
     text = write_claims([agr, mifgsm], two, tmp_path / "out")[0].read_text()

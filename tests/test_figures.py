@@ -16,9 +16,9 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.report.figures import Drawing, encoded, series, write_figures
 from agr.report.figures.images import rows_of_images
-from agr.report.figures.style import COLOURS, SETTINGS, looks
+from agr.report.figures.style import COLOURS, SETTINGS, attack_styles
 from agr.report.outcomes import Outcomes
-from agr.report.perturbations import factor_of, scaled
+from agr.report.perturbations import common_factor, scaled
 from agr.report.statistics import wilson
 from agr.utils.errors import ConfigError
 from tests.madeup import record
@@ -142,7 +142,7 @@ def test_nobody_looked_is_not_never(tmp_path: Path) -> None:
 def test_a_stop_changes_the_line_and_not_the_colour(tmp_path: Path) -> None:
     names = "attack=ifgsm,ifgsm_stop,mifgsm,mifgsm_stop,agr,agr_nostop,agr_literal"
     cells = cells_of(tmp_path, names)
-    found = looks(cells, Outcomes(cells).titles())
+    found = attack_styles(cells, Outcomes(cells).titles())
     assert found["ifgsm"].colour == found["ifgsm_stop"].colour
     assert found["agr"].colour == found["agr_nostop"].colour
     kinds = ("ifgsm", "mifgsm", "agr", "agr_literal")
@@ -169,13 +169,13 @@ def test_perturbations_are_scaled_around_grey() -> None:
     adversarial = clean.copy()
     adversarial[0, 0] = 110, 90, 100
     assert scaled(clean, adversarial, 10)[0, 0].tolist() == [228, 28, 128]
-    assert factor_of([(clean, clean + np.uint8(10))]) == 10  # 20 would leave what can be shown
-    assert factor_of([(clean, clean + np.uint8(1)), (clean, clean + np.uint8(2))]) == 50
-    assert factor_of([(clean, clean + np.uint8(150))]) == 1
-    assert factor_of([(clean, clean)]) == 1
+    assert common_factor([(clean, clean + np.uint8(10))]) == 10  # 20 would leave what can be shown
+    assert common_factor([(clean, clean + np.uint8(1)), (clean, clean + np.uint8(2))]) == 50
+    assert common_factor([(clean, clean + np.uint8(150))]) == 1
+    assert common_factor([(clean, clean)]) == 1
     few = (clean + np.uint8(1)).astype(np.uint8)
     few[0, 0] = 0  # three values of 1,200 may be cut off
-    assert factor_of([(clean, few)]) == 100
+    assert common_factor([(clean, few)]) == 100
 
 
 def test_pictures_are_of_the_saved_images(tmp_path: Path) -> None:

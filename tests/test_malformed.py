@@ -1,8 +1,8 @@
 """Malformed input as a user meets it: a non-zero code and one line that says the way out.
 
 One table of cases; each makes its files below a folder of its own and names the command. Commands
-run in this process, and a handful, one of each kind, in a process of their own. Wrong options of the
-command itself are in tests/test_run.py too.
+run in this process, and a handful, one of each kind, in a process of their own. Wrong options of
+the command itself are in tests/test_run.py too.
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agr.report.html import Page, Shot, Table, render
+from agr.report.html import Example, HtmlTable, Page, render
 from agr.report.html import images as image_room
 from agr.report.html.escapes import json_value, shipped, size
 from agr.report.html.render import grid
 from agr.report.numbers import MARKDOWN, PLAIN, TEX, Number, TableCell, printed
 from agr.utils.errors import ConfigError
-from tests.browser import a_page, decoded, shots
+from tests.browser import a_page, decoded, examples
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,9 @@ NAN = float("nan")
 
 
 def keys(*column: TableCell) -> list[str | None]:
-    return [row[0].order for row in grid(Table("t", "", ["a"], [[cell] for cell in column])).rows]
+    return [
+        row[0].order for row in grid(HtmlTable("t", "", ["a"], [[cell] for cell in column])).rows
+    ]
 
 
 def test_numbers_are_sorted_by_value_whatever_is_printed() -> None:
@@ -149,13 +151,13 @@ def test_a_page_without_charts_images_and_claims_has_no_such_section() -> None:
     text = render(a_page([], charts=[], claims=[], notice=""))
     ids = {a.get("id") for _, a in Reader(text).elements}
     assert {"tables", "figures"} <= ids
-    assert not {"plotly", "charts", "browser", "shots", "claims"} & ids
+    assert not {"plotly", "charts", "browser", "examples", "claims"} & ids
     assert "Read this first" not in text
     assert size(text) < 600_000
 
 
 def test_a_row_of_another_length_is_named() -> None:
-    ragged = Table("ragged", "", ["a", "b"], [["1", "2"], ["1"]])
+    ragged = HtmlTable("ragged", "", ["a", "b"], [["1", "2"], ["1"]])
     with pytest.raises(ValueError, match="table ragged: row 1 has 1 cells and the header has 2"):
         render(a_page([], tables=[ragged]))
 
@@ -183,38 +185,38 @@ def test_a_charts_data_is_json() -> None:
 
 
 @pytest.fixture(scope="module")
-def some() -> list[Shot]:
-    return shots(size=100, images=4)
+def some() -> list[Example]:
+    return examples(size=100, images=4)
 
 
 @pytest.fixture(scope="module")
-def weights(some: list[Shot]) -> list[int]:
+def weights(some: list[Example]) -> list[int]:
     """What all pictures weigh, step by step."""
     factors = image_room.factors_of(some)
     with image_room.ThreadPoolExecutor(2) as pool:
-        every = [image_room._encode(some, factors, s, pool) for s in image_room.STEPS]
+        every = [image_room._encode(some, factors, s, pool) for s in image_room.ENCODINGS]
     return [image_room.weight(pictures) for pictures in every]
 
 
-def test_pictures_are_exact_where_they_fit(some: list[Shot], weights: list[int]) -> None:
+def test_pictures_are_exact_where_they_fit(some: list[Example], weights: list[int]) -> None:
     pictures = image_room.fit(some, 2 * weights[0])
-    assert pictures.step == (None, None)
+    assert pictures.encoding == (None, None)
     assert pictures.images_left_out == 0
-    for i, shot in enumerate(some):
+    for i, example in enumerate(some):
         own = f"data:image/webp;base64,{pictures.adversarials[i]}"
-        assert np.array_equal(decoded(own), shot.adversarial)
-        change = shot.adversarial.astype(int) - shot.clean
+        assert np.array_equal(decoded(own), example.adversarial)
+        change = example.adversarial.astype(int) - example.clean
         shown = decoded(f"data:image/webp;base64,{pictures.differences[i]}")
-        assert np.array_equal(shown, 128 + pictures.factors[shot.norm] * change)
+        assert np.array_equal(shown, 128 + pictures.factors[example.norm] * change)
 
 
-def test_pictures_step_down_until_they_fit(some: list[Shot], weights: list[int]) -> None:
+def test_pictures_step_down_until_they_fit(some: list[Example], weights: list[int]) -> None:
     taken = []
     for left in (weights[0] + 1, weights[1] + 1, weights[3] + 1, weights[-3] + 1, weights[-1] + 1):
         pictures = image_room.fit(some, int(left * 1.1))
         assert image_room.weight(pictures) <= left * 1.1
         assert pictures.images_left_out == 0
-        taken.append(image_room.STEPS.index(pictures.step))
+        taken.append(image_room.ENCODINGS.index(pictures.encoding))
     assert taken == sorted(taken)
     assert taken[0] == 0
     assert len(set(taken)) >= 4
@@ -222,36 +224,36 @@ def test_pictures_step_down_until_they_fit(some: list[Shot], weights: list[int])
     assert set(sides) == {64}
 
 
-def test_images_are_left_out_last_and_whole(some: list[Shot], weights: list[int]) -> None:
+def test_images_are_left_out_last_and_whole(some: list[Example], weights: list[int]) -> None:
     pictures = image_room.fit(some, weights[-1] * 6 // 10)
     assert image_room.weight(pictures) <= weights[-1] * 6 // 10
     assert pictures.images_left_out > 0
     kept = set(pictures.cleans)
     assert {group for group, _ in kept} == {"tall", "wide"}
-    assert list(pictures.shots) == [s for s in some if image_room.key_of(s) in kept]
+    assert list(pictures.examples) == [s for s in some if image_room.key_of(s) in kept]
 
 
 def test_an_estimate_that_is_too_low_costs_time_but_no_bytes(
-    some: list[Shot], weights: list[int], monkeypatch: pytest.MonkeyPatch
+    some: list[Example], weights: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_room, "_estimate", lambda *_: 1)
     for left in (weights[2], weights[-1] * 6 // 10):
         assert image_room.weight(image_room.fit(some, left)) <= left
 
 
-def test_what_cannot_fit_is_refused_with_its_size(some: list[Shot], page: Page) -> None:
+def test_what_cannot_fit_is_refused_with_its_size(some: list[Example], page: Page) -> None:
     with pytest.raises(ConfigError, match=r"image browser: 32 attacked images .* give it more"):
         image_room.fit(some, 5_000)
     with pytest.raises(ConfigError, match="into the 0 bytes that the rest of the page leaves"):
         render(page, 500_000)
     with pytest.raises(ConfigError, match=r"more than the 500,000 that it may have"):
-        render(dataclasses.replace(page, shots=[]), 500_000)
+        render(dataclasses.replace(page, examples=[]), 500_000)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.5])
 def test_the_file_stays_within_its_bytes(page: Page, share: float) -> None:
-    page = dataclasses.replace(page, shots=shots(64))
-    bare = size(render(dataclasses.replace(page, shots=[])))
+    page = dataclasses.replace(page, examples=examples(64))
+    bare = size(render(dataclasses.replace(page, examples=[])))
     most = bare + int(share * 500_000)
     assert bare < size(render(page, most)) <= most
 
@@ -260,14 +262,14 @@ def test_many_pictures_are_not_all_encoded_to_find_a_size(monkeypatch: pytest.Mo
     encoded = image_room.encoded
     calls = []
     monkeypatch.setattr(image_room, "encoded", lambda *a: calls.append(1) or encoded(*a))
-    many = shots(24, images=60)
+    many = examples(24, images=60)
     image_room.fit(many, 300 * len(many) * 2)
     assert 2 * len(many) < len(calls) < 4 * len(many)
 
 
 def test_the_factor_shows_nearly_all_of_a_norms_changes() -> None:
     flat = np.full((8, 8, 3), 100, np.uint8)
-    few = dataclasses.replace(shots()[0], clean=flat, adversarial=flat + np.uint8(10))
+    few = dataclasses.replace(examples()[0], clean=flat, adversarial=flat + np.uint8(10))
     assert image_room.factors_of([few]) == {few.norm: 10}
     strong = dataclasses.replace(few, adversarial=flat + np.uint8(100))
     assert image_room.factors_of([few, strong]) == {few.norm: 1}

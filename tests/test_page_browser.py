@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agr.report.html import Page, Shot, render
+from agr.report.html import Example, Page, render
 from agr.report.html.escapes import size
 from agr.report.perturbations import scaled
-from tests.browser import HOSTILE, NEGATIVE, a_page, chromium, decoded, opened, shots, table
+from tests.browser import HOSTILE, NEGATIVE, a_page, chromium, decoded, examples, opened, table
 
 # One worker has the browser.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
@@ -142,11 +142,11 @@ def options(tab: Any, name: str) -> list[str]:
     return tab.locator(f"#pick-{name} option").all_inner_texts()
 
 
-def pick(tab: Any, shot: Shot, class_name: str = "3 (cat)") -> None:
-    choose(tab, "source", shot.source)
-    choose(tab, "image", f"{shot.image_id}: class {class_name}")
-    choose(tab, "norm", shot.norm)
-    choose(tab, "attack", shot.attack)
+def pick(tab: Any, example: Example, class_name: str = "3 (cat)") -> None:
+    choose(tab, "source", example.source)
+    choose(tab, "image", f"{example.image_id}: class {class_name}")
+    choose(tab, "norm", example.norm)
+    choose(tab, "attack", example.attack)
 
 
 def shown(tab: Any, name: str) -> Any:
@@ -156,32 +156,35 @@ def shown(tab: Any, name: str) -> Any:
 def test_the_browser_shows_the_right_images(browser: Any, path: Path, page: Page) -> None:
     with opened(browser, path) as tab:
         assert "without loss" in tab.locator("#words").inner_text()
-        for shot in page.shots:
-            pick(tab, shot)
-            assert np.array_equal(shown(tab, "clean"), shot.clean)
-            assert np.array_equal(shown(tab, "adversarial"), shot.adversarial)
-            change = shot.adversarial.astype(int) - shot.clean
+        for example in page.examples:
+            pick(tab, example)
+            assert np.array_equal(shown(tab, "clean"), example.clean)
+            assert np.array_equal(shown(tab, "adversarial"), example.adversarial)
+            change = example.adversarial.astype(int) - example.clean
             assert np.array_equal(shown(tab, "difference"), 128 + 10 * change)
             said = tab.locator("#said").inner_text()
-            assert f"Image {shot.image_id}, class 3 (cat); {shot.attack} on {shot.source}" in said
-            assert shot.image_id in tab.locator("#adversarial").get_attribute("alt")
+            assert (
+                f"Image {example.image_id}, class 3 (cat); {example.attack} on {example.source}"
+                in said
+            )
+            assert example.image_id in tab.locator("#adversarial").get_attribute("alt")
 
 
 def test_with_loss_the_nearest_of_all_images_is_the_right_one(browser: Any, tmp_path: Path) -> None:
-    many = shots(64)
+    many = examples(64)
     page = a_page(many, charts=[])
-    bare = size(render(dataclasses.replace(page, shots=[])))
+    bare = size(render(dataclasses.replace(page, examples=[])))
     path = written(render(page, bare + 220_000), tmp_path)
     with opened(browser, path) as tab:
         assert "as WebP of quality" in tab.locator("#words").inner_text()
-        for shot in many[::3]:
-            pick(tab, shot)
+        for example in many[::3]:
+            pick(tab, example)
             seen = shown(tab, "difference")
             alike = [s for s in many if s.clean.shape == seen.shape]
             far = [
                 np.abs(scaled(s.clean, s.adversarial, 10).astype(int) - seen).mean() for s in alike
             ]
-            assert alike[int(np.argmin(far))] is shot
+            assert alike[int(np.argmin(far))] is example
 
 
 def test_choices_that_do_not_exist_are_not_offered(browser: Any, path: Path) -> None:
@@ -206,7 +209,7 @@ def test_every_way_of_choosing_ends_in_an_image_that_exists(
     browser: Any, path: Path, page: Page
 ) -> None:
     rng = np.random.default_rng(0)
-    names = {(s.source, s.norm, s.attack, s.image_id): s for s in page.shots}
+    names = {(s.source, s.norm, s.attack, s.image_id): s for s in page.examples}
     with opened(browser, path) as tab:
         for _ in range(40):
             name = str(rng.choice(["source", "image", "norm", "attack", "target"]))
@@ -216,8 +219,8 @@ def test_every_way_of_choosing_ends_in_an_image_that_exists(
                 "n => document.getElementById('pick-' + n).selectedOptions[0].text)"
             )
             *others, image = chosen
-            shot = names[(*others, image.removesuffix(": class 3 (cat)"))]
-            assert np.array_equal(shown(tab, "adversarial"), shot.adversarial)
+            example = names[(*others, image.removesuffix(": class 3 (cat)"))]
+            assert np.array_equal(shown(tab, "adversarial"), example.adversarial)
 
 
 def test_answers_and_facts_are_shown(browser: Any, path: Path) -> None:
@@ -239,7 +242,7 @@ def test_answers_and_facts_are_shown(browser: Any, path: Path) -> None:
 
 
 def test_an_image_that_no_target_was_asked_of_is_shown(browser: Any, tmp_path: Path) -> None:
-    alone = dataclasses.replace(shots()[0], answers={}, facts={})
+    alone = dataclasses.replace(examples()[0], answers={}, facts={})
     with opened(browser, written(render(a_page([alone], charts=[])), tmp_path)) as tab:
         assert np.array_equal(shown(tab, "adversarial"), alone.adversarial)
         assert options(tab, "target") == ["no target was asked"]

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from agr.config.compose import expand
 from agr.records.store import Records
-from agr.report.rates import rates
+from agr.report.rates import rates_and_sizes
 from tests import standins
 from tests.standins import Item
 from tests.test_networks import cache
@@ -314,7 +314,7 @@ def test_the_main_job_and_the_tables(world: World) -> None:
     assert "Inc-v3" in out
     assert "demo suite" not in out
     cells = expand([*shown, *root, f"outputs={world.folder / 'outputs'}"])
-    frame = rates(cells)
+    frame = rates_and_sizes(cells)[0]
     assert frame["run"].all()
     assert (frame["n"] == 8).all()
 

@@ -18,13 +18,18 @@ from scipy import stats
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.report.found import gather
-from agr.report.html import Table, render
-from agr.report.html.gallery import SAMPLE, shots_of
+from agr.report.findings import gather
+from agr.report.html import HtmlTable, render
+from agr.report.html.gallery import SAMPLE, examples_of
 from agr.report.numbers import printed
 from agr.report.outcomes import Outcomes
 from agr.report.page import build_page
-from agr.report.pairwise import as_frame, best_and_equal, differences, transfer_differences
+from agr.report.pairwise import (
+    best_and_equal,
+    differences_frame,
+    pair_differences,
+    transfer_differences,
+)
 from agr.report.report import _short_enough, results, tex, write_report
 from agr.report.statistics import holm, mcnemar
 from agr.utils.errors import ConfigError
@@ -70,9 +75,9 @@ def test_every_two_attacks_of_a_table_by_hand(tmp_path: Path) -> None:
     """14, 4 and 3 of 16: on nested images the differences are 10, 11 and 1 image."""
     cells = cells_of(tmp_path, "source=vgg16")
     fill(cells, {"ifgsm": 4, "mifgsm": 14, "agr": 3})
-    compared = differences(Outcomes(cells), "linf")
+    compared = pair_differences(Outcomes(cells), "linf")
     assert len(compared) == 3 * 3  # pairs of attacks, targets
-    frame = as_frame(compared)
+    frame = differences_frame(compared)
     on = frame[frame["target"] == "vgg19"].set_index(["left", "right"])
     assert on["only_left"].to_dict() == {
         ("mifgsm", "ifgsm"): 10, ("mifgsm", "agr"): 11, ("ifgsm", "agr"): 1
@@ -91,7 +96,7 @@ def test_every_two_attacks_of_a_table_by_hand(tmp_path: Path) -> None:
 def test_what_cannot_be_told_from_the_best_is_named(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "source=vgg16")
     fill(cells, {"ifgsm": 10, "mifgsm": 12, "agr": 0})
-    best = best_and_equal(differences(Outcomes(cells), "linf")).set_index("target")
+    best = best_and_equal(pair_differences(Outcomes(cells), "linf")).set_index("target")
     assert best["equal"]["res152"] == ["ifgsm"]  # two images more are no difference
     assert best["smallest"]["res152"] == 100 * 9 / N  # 2^-8 < 0.05 / 9 tests
 
@@ -117,7 +122,7 @@ def test_mean_transfer_is_compared_image_by_image(tmp_path: Path) -> None:
 # ---- the texts -----------------------------------------------------------------------------------
 
 
-def texts(table: Table) -> list[list[str]]:
+def texts(table: HtmlTable) -> list[list[str]]:
     return [[printed(cell) for cell in row] for row in table.rows]
 
 
@@ -159,16 +164,18 @@ def test_the_page_says_everything(cells: list[Cell], tmp_path: Path) -> None:
 
 def test_the_sample_is_shared_out_among_groups(cells: list[Cell]) -> None:
     """24 images of both groups together: the first twelve of each selection, by every attack."""
-    shots = shots_of(Outcomes(cells))
-    assert len({(shot.group, shot.image_id) for shot in shots}) == SAMPLE
-    assert len(shots) == SAMPLE * len(ATTACKS)
-    one = next(s for s in shots if (s.attack, s.source, s.image_id) == ("AGR", "VGG16", "image3"))
+    examples = examples_of(Outcomes(cells))
+    assert len({(example.group, example.image_id) for example in examples}) == SAMPLE
+    assert len(examples) == SAMPLE * len(ATTACKS)
+    one = next(
+        s for s in examples if (s.attack, s.source, s.image_id) == ("AGR", "VGG16", "image3")
+    )
     saved = Outcomes(cells).cells["linf", "vgg16", "agr"]
     index = cells.index(saved)
     assert (one.adversarial.astype(int) - one.clean == 1 + index).all()
     assert one.answers["VGG19"] == (4, 0.75, 1, 0.5, False)
     assert one.answers["VGG16"].success
-    same = [s.clean for s in shots if (s.group, s.image_id) == (one.group, one.image_id)]
+    same = [s.clean for s in examples if (s.group, s.image_id) == (one.group, one.image_id)]
     assert all(clean is same[0] for clean in same)
 
 
@@ -205,7 +212,7 @@ def test_titles_are_text_wherever_they_stand(tmp_path: Path) -> None:
     assert "<a" not in re.sub(r"\\<", "", results(told))
     assert tex(told.tables).isascii()
     # all three have one title: their names tell them apart
-    assert {s.attack for s in shown.shots} == {f"{title} ({name})" for name in ATTACKS}
+    assert {s.attack for s in shown.examples} == {f"{title} ({name})" for name in ATTACKS}
     assert "<a href='https" not in render(shown)
 
 
@@ -235,12 +242,12 @@ def test_targets_elsewhere_are_shown_where_they_are_all_there_is(tmp_path: Path)
 def test_a_network_without_an_answer_is_shown_as_one(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "source=vgg16")
     fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
-    shots = shots_of(Outcomes(cells))
-    silent = shots[0].answers["VGG19"]._replace(adv_pred=-1, adv_conf=float("nan"))
-    shots[0].answers["VGG19"] = silent  # type: ignore[index]
+    examples = examples_of(Outcomes(cells))
+    silent = examples[0].answers["VGG19"]._replace(adv_pred=-1, adv_conf=float("nan"))
+    examples[0].answers["VGG19"] = silent  # type: ignore[index]
     shown = build_page(gather(cells, [], "agr_paper", command))
-    text = render(replace(shown, shots=shots))
-    assert "NaN" not in text.partition('id="shots">')[2].partition("</script>")[0]
+    text = render(replace(shown, examples=examples))
+    assert "NaN" not in text.partition('id="examples">')[2].partition("</script>")[0]
 
 
 def test_what_is_too_long_for_a_comment_is_named() -> None:

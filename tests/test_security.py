@@ -281,13 +281,13 @@ def test_names_are_no_markup_in_tables(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sign", list("\\{}$^~#&%_<>|"))
 def test_every_sign_of_latex_is_text(sign: str) -> None:
-    assert TEX.plain(f"a{sign}b") not in (f"a{sign}b", "ab")
-    assert TEX.plain(f"a{sign}b").startswith("a")
+    assert TEX.escape(f"a{sign}b") not in (f"a{sign}b", "ab")
+    assert TEX.escape(f"a{sign}b").startswith("a")
 
 
 def test_every_sign_of_markdown_is_text() -> None:
-    assert MARKDOWN.plain("a|b<i>*c*`d`") == r"a\|b\<i>\*c\*\`d\`"
-    assert "\n" not in MARKDOWN.plain("a\n| b | c |")
+    assert MARKDOWN.escape("a|b<i>*c*`d`") == r"a\|b\<i>\*c\*\`d\`"
+    assert "\n" not in MARKDOWN.escape("a\n| b | c |")
 
 
 def test_what_is_printed_cannot_steer_a_terminal() -> None:

@@ -18,7 +18,7 @@ from agr.config.schema import PACKAGE
 from agr.records.schema import ROWS
 from agr.records.store import Records
 from agr.report.notes import closing
-from agr.report.rates import rates, sizes
+from agr.report.rates import rates_and_sizes
 from agr.report.statistics import wilson
 from agr.report.tables import write_tables
 from agr.utils.errors import ConfigError
@@ -54,7 +54,7 @@ def fill(cell: Cell, successes: dict[str, int], n: int = N, **columns: Any) -> N
 def test_rates_by_hand(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "norm=linf", "source=inc_v3")
     fill(cells[0], {"inc_v3": 8, "inc_v4": 2, "ir_v2": 1})
-    frame = rates(cells).set_index(["attack", "target"])
+    frame = rates_and_sizes(cells)[0].set_index(["attack", "target"])
     row = frame.loc[("ifgsm", "inc_v4")]
     assert row["asr"] == 25.0
     assert (row["n"], row["successes"]) == (8, 2)
@@ -108,7 +108,7 @@ def test_denominators_by_hand(tmp_path: Path) -> None:
     }
     for denominator, counts in expected.items():
         words = ("norm=linf", "source=inc_v3", "attack=agr", f"denominator={denominator}")
-        frame = rates(cells_of(tmp_path, *words)).set_index("target")
+        frame = rates_and_sizes(cells_of(tmp_path, *words))[0].set_index("target")
         assert {t: tuple(frame.loc[t, ["n", "successes"]]) for t in wrong} == counts
 
 
@@ -117,7 +117,7 @@ def test_the_papers_values_stand_only_beside_its_setting(word: str, tmp_path: Pa
     words = ("norm=linf", "source=inc_v3", "attack=mifgsm", word)
     (cell,) = cells_of(tmp_path, *words)
     fill(cell, {"inc_v3": 5})
-    frame = rates([cell])
+    frame = rates_and_sizes([cell])[0]
     assert frame["asr"].notna().all()
     assert frame["paper"].isna().all()
     write_tables([cell], tmp_path)
@@ -134,19 +134,19 @@ def test_other_cells_are_never_mixed_in(word: str, tmp_path: Path) -> None:
     plain = ("norm=linf", "source=inc_v3", "attack=mifgsm")
     (cell,) = cells_of(tmp_path, *plain, word)
     fill(cell, {"inc_v3": 5})
-    assert rates(cells_of(tmp_path, *plain))["asr"].isna().all()
-    assert rates(cells_of(tmp_path, *plain, word))["asr"].notna().all()
+    assert rates_and_sizes(cells_of(tmp_path, *plain))[0]["asr"].isna().all()
+    assert rates_and_sizes(cells_of(tmp_path, *plain, word))[0]["asr"].notna().all()
 
 
 def test_unfinished_cells_are_not_shown(tmp_path: Path) -> None:
     words = ("norm=linf", "source=inc_v3", "attack=agr")
     (cell,) = cells_of(tmp_path, *words)
     fill(cell, {"inc_v3": 5}, n=N - 1)
-    assert rates([cell])["asr"].isna().all()
+    assert rates_and_sizes([cell])[0]["asr"].isna().all()
     assert closing(cell) == "no finished images yet"
     # ... unless there are no more images
     Records(cell.folder).update_run(lambda run: setattr(run, "eligible", N - 1))
-    assert rates([cell])["asr"].notna().all()
+    assert rates_and_sizes([cell])[0]["asr"].notna().all()
 
 
 def test_only_the_asked_images_count(tmp_path: Path) -> None:
@@ -154,25 +154,25 @@ def test_only_the_asked_images_count(tmp_path: Path) -> None:
     words = ("norm=linf", "source=inc_v3", "attack=agr")
     (cell,) = cells_of(tmp_path, *words)
     fill(cell, {"inc_v3": 4}, n=20)
-    row = rates([cell]).set_index("target").loc["inc_v3"]
+    row = rates_and_sizes([cell])[0].set_index("target").loc["inc_v3"]
     assert (row["n"], row["successes"]) == (8, 4)
 
 
 def test_several_values_of_one_cell_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a table holds one cell"):
-        rates(cells_of(tmp_path, "source=inc_v3", "norm=linf", "eps=4,8"))
+        rates_and_sizes(cells_of(tmp_path, "source=inc_v3", "norm=linf", "eps=4,8"))[0]
 
 
 def test_sizes_by_hand(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "source=inc_v3", "attack=agr")
     values = [0.01 * p for p in range(N)]
     fill(cells[0], {}, rel_l2=values, mean_abs=[v / 2 for v in values])
-    row = sizes(cells).set_index("norm").loc["linf"]
+    row = rates_and_sizes(cells)[1].set_index("norm").loc["linf"]
     assert row["rel_l2"] == pytest.approx(0.035)
     assert row["mean_abs"] == pytest.approx(0.0175)
     assert row["mean_abs_sym"] == pytest.approx(0.035)
     assert row["paper"] == 0.016
-    assert pd.isna(sizes(cells).set_index("norm").loc["l2", "rel_l2"])
+    assert pd.isna(rates_and_sizes(cells)[1].set_index("norm").loc["l2", "rel_l2"])
 
 
 def test_rendered_tables(tmp_path: Path) -> None:

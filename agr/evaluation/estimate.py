@@ -10,7 +10,7 @@ PROBE_SECONDS = 5.0  # per source
 
 
 def at_most(cell: Cell, missing: int, step: float) -> float:
-    """Seconds that `missing` images of a cell take at most, at `step` seconds per image and step.
+    """Bound the seconds for `missing` images of a cell, at `step` seconds per image and step.
 
     Scoring and clean predictions are at most two passes per target, each no dearer than a step.
     """
@@ -19,7 +19,7 @@ def at_most(cell: Cell, missing: int, step: float) -> float:
 
 
 def _gradients(cell: Cell) -> int:
-    """Number of gradients that a step takes at most."""
+    """Return the number of gradients that a step takes at most."""
     from agr.attacks.build import build_attack
 
     return build_attack(cell.config).gradients
@@ -28,7 +28,7 @@ def _gradients(cell: Cell) -> int:
 def seconds_per_step(
     cell: Cell, costs: dict[tuple[str, ...], float | ConfigError]
 ) -> float | ConfigError:
-    """Seconds per image of a forward and gradient on the source, or why they aren't known.
+    """Measure the seconds per image of a forward and gradient on the source, or say why not.
 
     `costs` remembers them for the next cell of the same source.
     """

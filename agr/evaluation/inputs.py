@@ -32,7 +32,7 @@ def check_inputs(cell: Cell) -> Inputs:
 
 
 def find_images(cell: Cell) -> Manifest:
-    """The images of `cell`; the index of a large tree is kept beside the records.
+    """List the images of `cell`; the index of a large tree is kept beside the records.
 
     Raises ConfigError, also if the networks differ in their number of classes.
     """

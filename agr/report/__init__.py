@@ -1,1 +1,1 @@
-"""From records to tables. Nothing here imports torch or timm."""
+"""Results from records: tables, leaderboards, figures, claims and the report, without torch."""

@@ -13,14 +13,14 @@ from agr.report.claims.page import Verdicts, judge_claims
 from agr.report.claims.wording import Compared
 from agr.report.figures import Drawing
 from agr.report.formats import Sheet
-from agr.report.notes import setting
+from agr.report.notes import setting_notes
 from agr.report.outcomes import Outcomes, in_group
-from agr.report.pairwise import differences, transfer_differences
-from agr.report.tables import sheets_of
+from agr.report.pairwise import pair_differences, transfer_differences
+from agr.report.tables import table_sheets
 
 
 @dataclass(frozen=True)
-class Found:
+class Findings:
     """Contents of the records of some cells, judged and compared."""
 
     cells: Sequence[Cell]
@@ -37,33 +37,33 @@ class Found:
 
 def gather(
     cells: Sequence[Cell], sweeps: Sequence[Cell], claims: str, command: Callable[[str], str]
-) -> Found:
+) -> Findings:
     """Read the records of cells and of sweeps over eps. Raises ConfigError."""
     outcomes = Outcomes(cells)
     drawing = Drawing(outcomes, sweeps)
     untargeted = not all(cell.config.attack.targeted for cell in cells)
     runs = [run for cell in cells if (run := Records(cell.folder).run())]
-    return Found(
+    return Findings(
         cells,
         command,
         drawing,
         outcomes,
         judge_claims(outcomes, claims),
-        sheets_of([in_group(cell) for cell in cells]),
-        leaderboard.sheets_of(cells) if untargeted else [],
-        {norm: differences(outcomes, norm) for norm in drawing.norms},
+        table_sheets([in_group(cell) for cell in cells]),
+        leaderboard.leaderboard_sheets(cells) if untargeted else [],
+        {norm: pair_differences(outcomes, norm) for norm in drawing.norms},
         {norm: transfer_differences(outcomes, norm) for norm in drawing.norms},
         runs,
     )
 
 
-def summary(found: Found) -> list[tuple[str, str]]:
+def summary(found: Findings) -> list[tuple[str, str]]:
     """Return terms and texts that a reader must know to read the numbers."""
     cell, c = found.cells[0], found.cells[0].config
     budgets = {f"{x.config.norm.name}": x.config.eps for x in found.cells}
     names = found.outcomes.titles()
     ended = sorted(s.ended for run in found.runs for s in run.sessions)
-    finished = len(found.outcomes.done())
+    finished = len(found.outcomes.finished_places())
     machines = {run.numeric.device for run in found.runs if run.numeric}
     told = [
         ("suite", cell.suite.name),
@@ -76,11 +76,11 @@ def summary(found: Found) -> list[tuple[str, str]]:
     ]
     if ended:
         told.append(("run", f"{ended[0][:10]} to {ended[-1][:10]}"))
-    notes = [note for note in setting(found.cells) if note != cell.suite.notice]
+    notes = [note for note in setting_notes(found.cells) if note != cell.suite.notice]
     return [*told, ("setting", "; ".join(notes))]
 
 
-def provenance(found: Found) -> list[tuple[str, str]]:
+def provenance(found: Findings) -> list[tuple[str, str]]:
     """Return versions, commits, hashes of data and weights, and the numeric identity."""
     told: dict[str, set[str]] = {}
     for run in found.runs:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from jinja2 import Environment
 from tabulate import tabulate
 
-from agr.report.numbers import MARKDOWN, TEX, Format, TableCell, printed
+from agr.report.numbers import MARKDOWN, TEX, TableCell, printed
+from agr.utils.files import write_content
 
+NUMBERED = re.compile(r"^Table \d+: ")  # LaTeX numbers tables itself
 TEX_TEMPLATES = Environment(
     block_start_string="<%", block_end_string="%>", variable_start_string="<<",
     variable_end_string=">>", trim_blocks=True, lstrip_blocks=True, autoescape=False,
 )  # fmt: skip
-
-
 LATEX = TEX_TEMPLATES.from_string(r"""% needs \usepackage{booktabs,graphicx}
 \begin{table}
 \centering
@@ -46,14 +46,14 @@ LATEX = TEX_TEMPLATES.from_string(r"""% needs \usepackage{booktabs,graphicx}
 
 
 class Block(NamedTuple):
-    """A header and rows of a table, of one group of networks."""
+    """Header and rows of one group of networks in a table."""
 
     header: list[str]
     rows: list[list[TableCell]]
 
 
 class Sheet(NamedTuple):
-    """One table before it has a format."""
+    """A table before it is printed."""
 
     name: str
     caption: str
@@ -63,49 +63,62 @@ class Sheet(NamedTuple):
 
 
 def write_sheets(sheets: Sequence[Sheet], folder: Path, older: str) -> list[Path]:
-    """Write tables as Markdown, LaTeX and CSV in place of `older` files (a pattern); the paths."""
+    """Write tables as Markdown, LaTeX and CSV, and return the paths.
+
+    Args:
+        sheets: the tables.
+        folder: the folder, which is made if need be.
+        older: a pattern of older files in it, which are deleted.
+    """
+    for path in folder.glob(older):
+        path.unlink()
+    texts = {}
+    for sheet in sheets:
+        texts[f"{sheet.name}.md"] = markdown(sheet)
+        texts[f"{sheet.name}.tex"] = latex(sheet)
+        texts[f"{sheet.name}.csv"] = sheet.frame.to_csv(index=False)
+    return write_texts(texts, folder)
+
+
+def write_texts(texts: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write text files, by name, into a folder and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(older):
-        old.unlink()
-    return [path for sheet in sheets for path in _write_sheet(sheet, folder)]
-
-
-def _write_sheet(sheet: Sheet, folder: Path) -> list[Path]:
-    texts = {"md": markdown(sheet), "tex": latex(sheet), "csv": sheet.frame.to_csv(index=False)}
-    paths = [folder / f"{sheet.name}.{suffix}" for suffix in texts]
-    for path, content in zip(paths, texts.values(), strict=True):
-        path.write_text(content, encoding="utf-8")
-    return paths
-
-
-NUMBERED = re.compile(r"^Table \d+: ")  # LaTeX counts by itself
+    for name, text in texts.items():
+        write_content(folder / name, text.encode())
+    return [folder / name for name in texts]
 
 
 def latex(sheet: Sheet) -> str:
-    """Render a table for a paper: \\input it; it needs booktabs and graphicx."""
+    r"""Return a table in LaTeX, to be \input into a paper."""
+    blocks = [
+        {
+            "header": [TEX.escape(title) for title in block.header],
+            "rows": [[printed(cell, TEX) for cell in row] for row in block.rows],
+        }
+        for block in sheet.blocks
+    ]
     return LATEX.render(
-        caption=TEX.plain(NUMBERED.sub("", sheet.caption)),
-        blocks=[_printed(block, TEX) for block in sheet.blocks],
+        caption=TEX.escape(NUMBERED.sub("", sheet.caption)),
+        blocks=blocks,
         columns=max(len(block.header) for block in sheet.blocks),
-        notes=[TEX.plain(n) for n in sheet.notes],
+        notes=[TEX.escape(note) for note in sheet.notes],
     )
 
 
 def markdown(sheet: Sheet) -> str:
-    """Render a table for a page or a pull request."""
-    blocks = [_printed(block, MARKDOWN) for block in sheet.blocks]
-    tables = [pipes(block["rows"], block["header"]) for block in blocks]
-    items = "\n".join(f"- {MARKDOWN.plain(n)}" for n in sheet.notes)
-    return "\n\n".join([f"**{MARKDOWN.plain(sheet.caption)}**", *tables, items]) + "\n"
+    """Return a table in Markdown."""
+    tables = [pipe_table(block.header, block.rows) for block in sheet.blocks]
+    caption = f"**{MARKDOWN.escape(sheet.caption)}**"
+    return "\n\n".join([caption, *tables, bullets(sheet.notes)]) + "\n"
 
 
-def pipes(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """Lay out rows of Markdown as a table."""
-    return tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
+def pipe_table(header: Sequence[str], rows: Sequence[Sequence[TableCell]]) -> str:
+    """Return a header and rows in Markdown."""
+    titles = [MARKDOWN.escape(title) for title in header]
+    cells = [[printed(cell, MARKDOWN) for cell in row] for row in rows]
+    return tabulate(cells, titles, tablefmt="pipe", disable_numparse=True)
 
 
-def _printed(block: Block, style: Format) -> dict[str, Any]:
-    return {
-        "header": [style.plain(title) for title in block.header],
-        "rows": [[printed(cell, style) for cell in row] for row in block.rows],
-    }
+def bullets(lines: Sequence[str]) -> str:
+    """Return lines of text as a list in Markdown."""
+    return "\n".join(f"- {MARKDOWN.escape(line)}" for line in lines)

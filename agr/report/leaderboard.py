@@ -1,7 +1,7 @@
-"""Every attack of a sweep on one line, best mean transfer first: Markdown, LaTeX and CSV.
+"""Leaderboards: every attack of a sweep, best mean transfer first, as Markdown, LaTeX and CSV.
 
 An attack's images are those of all its sources. An image attacked from two sources is two results
-on one image, so images and not results are what intervals are about. Needs neither torch nor timm.
+on one image, so intervals are over images, not over results.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from agr.config.cell import Cell
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.report.formats import Block, Sheet, write_sheets
-from agr.report.notes import all_unanswered, missing, setting, clean_accuracy_notes
+from agr.report.notes import clean_accuracy_notes, missing_notes, nonfinite_notes, setting_notes
 from agr.report.numbers import Number, TableCell
-from agr.report.rates import NAN, count, norm_title, rate, selected
+from agr.report.rates import NAN, budget_title, counted_rows, rate, selected
 from agr.report.statistics import bootstrap, effective_number, wilson
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
 
-NUMBERS = {  # in the table's order: heading and format
+COLUMNS = {  # of numbers, in the table's order: heading and format
     "white_box": ("white-box ASR %", ".1f"),
     "transfer": ("mean transfer ASR % [95 %]", ".1f"),
     "gradients": ("gradients / image", ".2f"),
@@ -35,34 +35,32 @@ INTERVALS = ("white_box_low", "white_box_high", "transfer_low", "transfer_high")
 
 
 def write_leaderboards(cells: Sequence[Cell], folder: Path) -> list[Path]:
-    """One leaderboard per norm and eps of `cells`, in place of older ones; their paths.
+    """Write a leaderboard per norm and eps in place of older ones; return the paths.
 
     Raises ConfigError as `check_leaderboard` does.
     """
-    return write_sheets(sheets_of(cells), folder, "leaderboard-*")
+    return write_sheets(leaderboard_sheets(cells), folder, "leaderboard-*")
 
 
-def sheets_of(cells: Sequence[Cell]) -> list[Sheet]:
-    """A leaderboard for every norm and eps of `cells`. Raises ConfigError."""
-    untargeted = check_leaderboard(cells)
+def leaderboard_sheets(cells: Sequence[Cell]) -> list[Sheet]:
+    """Return a leaderboard for every norm and eps of `cells`. Raises ConfigError."""
     settings: dict[tuple[str, float], list[Cell]] = {}
-    for cell in untargeted:
+    for cell in check_leaderboard(cells):
         settings.setdefault((cell.config.norm.name, cell.config.eps), []).append(cell)
-    return [_sheet(mine, cells) for mine in settings.values()]
+    return [_sheet(of_setting, cells) for of_setting in settings.values()]
 
 
-def _sheet(mine: Sequence[Cell], cells: Sequence[Cell]) -> Sheet:
-    """The leaderboard of the cells of one norm and eps, among all `cells`."""
-    c = mine[0].config
-    board, rates = leaderboard(mine)
-    budget = f"{norm_title(c.norm.name)} = {c.eps:g}"
-    caption = f"Leaderboard: mean transfer of {len(board)} attacks, {budget}"
-    notes = [*_notes(mine, board, rates), *_left_out(cells), *missing(mine, board)]
-    return Sheet(f"leaderboard-{c.norm.name}-{c.eps:g}", caption, board, _blocks(board), notes)
+def _sheet(shown: Sequence[Cell], cells: Sequence[Cell]) -> Sheet:
+    """Return the leaderboard of the cells of one norm and eps, among all `cells`."""
+    c = shown[0].config
+    board, rates = leaderboard(shown)
+    caption = f"Leaderboard: mean transfer of {len(board)} attacks, {budget_title(shown[0])}"
+    notes = [*_notes(shown, board, rates), *_targeted_notes(cells), *missing_notes(board)]
+    return Sheet(f"leaderboard-{c.norm.name}-{c.eps:g}", caption, board, [_block(board)], notes)
 
 
 def check_leaderboard(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells that a leaderboard shows: those of untargeted attacks.
+    """Return the cells that a leaderboard shows: those of untargeted attacks.
 
     Raises ConfigError if there are none, or several of one attack, norm, eps and source.
     """
@@ -87,21 +85,23 @@ def check_leaderboard(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def leaderboard(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row per attack, best mean transfer first, and the rates of every finished cell.
+    """Return the numbers of a leaderboard, and the rates that they are made from.
 
-    Columns: suite notice norm eps attack title sources run command images n, the keys of NUMBERS,
-    and the ends of two intervals (percent). `images` are different ones; `n` counts an image once
-    for each source. A row whose cells aren't all finished has NaN, and the commands of those.
-    `rates` is as results.rates gives it.
+    Returns:
+        The board, a row per attack, best mean transfer first, with the columns suite notice norm
+        eps attack title sources run command images n, the keys of COLUMNS, and INTERVALS (percent).
+        images counts different images, n an image once for each source. A row whose cells aren't
+        all finished has NaN, and the commands of those.
+        The rates of every cell and target, as of `rates.rate`.
     """
     attacks: dict[str, list[Cell]] = {}
     for cell in cells:
         attacks.setdefault(cell.config.attack.name, []).append(cell)
     rows, rates = [], []
-    for mine in attacks.values():  # one attack at a time: all rows would fill the memory
-        frames = [selected(cell) for cell in mine]
-        rows.append(_row(mine, frames))
-        for cell, frame in zip(mine, frames, strict=True):
+    for of_attack in attacks.values():  # one attack at a time: all rows would fill the memory
+        frames = [selected(cell) for cell in of_attack]
+        rows.append(_row(of_attack, frames))
+        for cell, frame in zip(of_attack, frames, strict=True):
             rates += [rate(cell, target, frame) for target in cell.targets]
     board = pd.DataFrame(rows)
     by = ["transfer", "white_box", "attack"]
@@ -110,39 +110,58 @@ def leaderboard(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _row(cells: Sequence[Cell], frames: Sequence[pd.DataFrame | None]) -> dict[str, Any]:
-    """One attack, from the `selected` rows of its cells."""
+    """Return the row of one attack, from the `selected` rows of its cells."""
     c, suite = cells[0].config, cells[0].suite
     pairs = list(zip(cells, frames, strict=True))
-    row: dict[str, Any] = {"suite": suite.name, "notice": suite.notice}
-    row |= {"norm": c.norm.name, "eps": c.eps, "attack": c.attack.name, "title": c.attack.title}
-    row |= {"sources": ",".join(cell.source for cell in cells)}
-    row |= {"run": all(frame is not None for frame in frames)}
-    row |= {"command": " && ".join(cell.command() for cell, frame in pairs if frame is None)}
-    row |= {"images": 0, "n": 0} | dict.fromkeys([*NUMBERS, *INTERVALS], NAN)
     finished = [(cell, frame) for cell, frame in pairs if frame is not None]
+    row: dict[str, Any] = {
+        "suite": suite.name,
+        "notice": suite.notice,
+        "norm": c.norm.name,
+        "eps": c.eps,
+        "attack": c.attack.name,
+        "title": c.attack.title,
+        "sources": ",".join(cell.source for cell in cells),
+        "run": len(finished) == len(cells),
+        "command": " && ".join(cell.command() for cell, frame in pairs if frame is None),
+        "images": 0,
+        "n": 0,
+    }
+    row |= dict.fromkeys([*COLUMNS, *INTERVALS], NAN)
     if not row["run"]:
         return row
-    transfer = pd.concat([shares_of(cell, frame, white_box=False) for cell, frame in finished])
-    row |= {"images": transfer.index.nunique(), "n": len(transfer), **transfer_of(transfer)}
-    row |= white_box_of(
-        pd.concat([shares_of(cell, frame, white_box=True) for cell, frame in finished])
+    transfer, white_box = (
+        pd.concat([success_shares(cell, frame, white_box=white) for cell, frame in finished])
+        for white in (False, True)
     )
     attacked = pd.concat([frame.drop_duplicates("image_id") for _, frame in finished])
-    row |= {"gradients": attacked["backwards"].mean(), "rel_l2": attacked["rel_l2"].mean()}
-    row |= {"linf": LEVELS * attacked["linf"].mean()}
-    return row | {"images_per_second": _images_per_second(cells)}
+    row |= mean_transfer(transfer) | mean_white_box(white_box)
+    return row | {
+        "images": transfer.index.nunique(),
+        "n": len(transfer),
+        "gradients": attacked["backwards"].mean(),
+        "images_per_second": _images_per_second(cells),
+        "linf": LEVELS * attacked["linf"].mean(),
+        "rel_l2": attacked["rel_l2"].mean(),
+    }
 
 
-def shares_of(cell: Cell, frame: pd.DataFrame, *, white_box: bool) -> pd.Series[float]:
-    """Return the share of targets that each image fools, by id, of those that count it."""
+def success_shares(cell: Cell, frame: pd.DataFrame, *, white_box: bool) -> pd.Series[float]:
+    """Return the share of targets that each image fools, by image id, of those that count it.
+
+    Args:
+        cell: a finished cell.
+        frame: its `selected` rows.
+        white_box: whether the targets are the white-box ones or the others.
+    """
     targets = [t for t in cell.targets if cell.white_box(t) is white_box]
-    counted = [count(frame, target, cell.config.denominator) for target in targets]
+    counted = [counted_rows(frame, target, cell.config.denominator) for target in targets]
     rows = pd.concat(counted) if counted else frame.iloc[:0]
     return rows["success"].astype(float).groupby(rows["image_id"]).mean()
 
 
-def transfer_of(shares: pd.Series[float]) -> dict[str, float]:
-    """The mean over images with its bootstrap interval, percent."""
+def mean_transfer(shares: pd.Series[float]) -> dict[str, float]:
+    """Return the mean over images with its bootstrap interval, percent."""
     low, high, _ = bootstrap(shares, shares.index)
     return {
         "transfer": 100 * shares.mean(),
@@ -151,10 +170,10 @@ def transfer_of(shares: pd.Series[float]) -> dict[str, float]:
     }
 
 
-def white_box_of(shares: pd.Series[float]) -> dict[str, float]:
-    """The mean over images with its Wilson interval, percent.
+def mean_white_box(shares: pd.Series[float]) -> dict[str, float]:
+    """Return the mean over images with its Wilson interval, percent; empty without images.
 
-    White-box rates are often 100 %, of which a bootstrap has nothing to say. The results of one
+    White-box rates are often 100 %, for which a bootstrap has no interval. The results of one
     image count as if they were all alike, so that the interval is never too narrow.
     """
     if shares.empty:
@@ -169,34 +188,33 @@ def white_box_of(shares: pd.Series[float]) -> dict[str, float]:
 
 
 def _images_per_second(cells: Sequence[Cell]) -> float:
-    """Crafted in all sessions of these cells together; NaN where a cell has none."""
+    """Return images crafted per second in all sessions; NaN where a cell has none."""
     sessions = [(Records(cell.folder).run() or RunInfo()).sessions for cell in cells]
-    seconds = sum(s.crafting_seconds for mine in sessions for s in mine)
-    images = sum(s.images for mine in sessions for s in mine)
+    seconds = sum(s.crafting_seconds for of_cell in sessions for s in of_cell)
+    images = sum(s.images for of_cell in sessions for s in of_cell)
     return images / seconds if all(sessions) and seconds else NAN
 
 
-def _blocks(board: pd.DataFrame) -> list[Block]:
-    """Make a row per attack: its title, its name, numbers, n."""
-    header = ["Attack", "name", *(heading for heading, _ in NUMBERS.values()), "n"]
+def _block(board: pd.DataFrame) -> Block:
+    """Return a row per attack: its title, its name, numbers, n."""
+    headings = [heading for heading, _ in COLUMNS.values()]
     rows: list[list[TableCell]] = []
     for row in board.to_dict("records"):
-        numbers = {key: Number(row[key], form) for key, (_, form) in NUMBERS.items()}
+        numbers = {key: Number(row[key], form) for key, (_, form) in COLUMNS.items()}
         interval = row["transfer_low"], row["transfer_high"]
         numbers["transfer"] = numbers["transfer"]._replace(interval=interval)
         rows.append([row["title"], row["attack"], *numbers.values(), Number(row["n"], "d")])
-    return [Block(header, rows)]
+    return Block(["Attack", "name", *headings, "n"], rows)
 
 
 def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
     """Return the notes below a leaderboard."""
-    c = cells[0].config
     sources = {cell.source: cell.title(cell.source) for cell in cells}
     targets = {t: cell.title(t) for cell in cells for t in cell.targets}
     notes = [
-        *setting(cells),
+        *setting_notes(cells),
         f"crafted on {', '.join(sources.values())}; targets {', '.join(targets.values())}; "
-        f"denominator={c.denominator}, success={cells[0].success}",
+        f"denominator={cells[0].config.denominator}, success={cells[0].success}",
         "n: attacked images, counted once for each source; all columns are means over them; "
         "transfer: the share of its black-box targets that an image fools; brackets: 95 % "
         "bootstrap interval over images, which are drawn with all their sources. All attacks had "
@@ -204,7 +222,7 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
         "gradients: of the source, as the image needed them; L∞ of v on the 0-255 scale",
         "images / s: crafted, without scoring; of this machine and its load, not the attack alone",
         *clean_accuracy_notes(cells, rates),
-        *all_unanswered(cells, rates),
+        *nonfinite_notes(cells, rates),
     ]
     alike = board[(board["transfer_low"] == board["transfer_high"]) & board["run"]]
     if len(alike):
@@ -215,7 +233,7 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
     return notes
 
 
-def _left_out(cells: Sequence[Cell]) -> list[str]:
-    """A line that names the targeted attacks."""
+def _targeted_notes(cells: Sequence[Cell]) -> list[str]:
+    """Return a line that names the targeted attacks, if there are any."""
     titles = dict.fromkeys(c.config.attack.title for c in cells if c.config.attack.targeted)
     return [f"left out, since they are targeted: {', '.join(titles)}"] if titles else []

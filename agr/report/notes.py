@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
@@ -14,20 +15,19 @@ from agr.records.precision import compared
 from agr.records.run_info import NumericIdentity, RunInfo
 from agr.records.store import Records
 from agr.report.numbers import NO_RUN
-from agr.report.rates import needed, rate, selected
+from agr.report.rates import rate, selected, smallest_sizes
 from agr.utils.text import printable
 
 
-def setting(cells: Sequence[Cell]) -> list[str]:
+def setting_notes(cells: Sequence[Cell]) -> list[str]:
     """Return the notes that belong below any table of these cells."""
-    c, cell = cells[0].config, cells[0]
+    cell, c = cells[0], cells[0].config
     runs = [run for x in cells if (run := Records(x.folder).run())]
     notes = [cell.suite.notice] if cell.suite.notice else []
     steps = "/".join(map(str, sorted({x.config.steps for x in cells})))
     seeds = sorted({x.config.seed for x in cells})
-    seed = (
-        f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± standard deviation over seeds {seeds}"
-    )
+    one_seed = len(seeds) == 1
+    seed = f"seed {seeds[0]}" if one_seed else f"mean ± standard deviation over seeds {seeds}"
     notes.append(
         f"{c.n_images} images at most per cell, select={c.select}, T={steps}, "
         f"quantize={c.quantize}, {seed}"
@@ -52,12 +52,13 @@ def setting(cells: Sequence[Cell]) -> list[str]:
     narrowed = [run.name for run in runs if run.narrowed]
     if narrowed:
         notes.append(f"memory ran out and slots were halved in {', '.join(narrowed)}")
-    compared_runs = [run.against_fp32 for run in runs if run.against_fp32]
-    gaps = [abs(r.asr - r.asr_fp32) for found in compared_runs for r in found.targets.values()]
-    if gaps:
-        n = max(found.images for found in compared_runs)
+    comparisons = [run.against_fp32 for run in runs if run.against_fp32]
+    rates = [rate for comparison in comparisons for rate in comparison.targets.values()]
+    if rates:
+        images = max(comparison.images for comparison in comparisons)
+        gap = max(abs(rate.asr - rate.asr_fp32) for rate in rates)
         notes.append(
-            f"precision={c.precision}: on {n} images of a cell, ASR is at most {max(gaps):.1f} "
+            f"precision={c.precision}: on {images} images of a cell, ASR is at most {gap:.1f} "
             "points from that in fp32"
         )
     return notes
@@ -65,54 +66,67 @@ def setting(cells: Sequence[Cell]) -> list[str]:
 
 def _numeric_notes(identities: Sequence[NumericIdentity]) -> list[str]:
     """Return a line if cells differ in their numeric identities, or in a network's tuning."""
-    own = {repr(replace(identity, networks={})) for identity in identities}
+    without_networks = {repr(replace(identity, networks={})) for identity in identities}
     tunings: dict[str, set[Tuning]] = {}
     for identity in identities:
         for name, tuning in identity.networks.items():
             tunings.setdefault(name, set()).add(tuning)
-    if len(own) < 2 and all(len(found) == 1 for found in tunings.values()):
+    if len(without_networks) < 2 and all(len(of_one) == 1 for of_one in tunings.values()):
         return []
     return ["the cells were run under different numeric identities (see their run.json)"]
 
 
 def clean_accuracy_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
     """Return a line that names the targets with a clean accuracy below 100 %, if there are."""
-    wrong = frame[frame["clean"] < 100].groupby("target")["clean"].min()
-    if wrong.empty:
+    lowest = frame[frame["clean"] < 100].groupby("target")["clean"].min()
+    if lowest.empty:
         return []
-    titles = {t: cell.title(t) for cell in cells for t in cell.targets}
-    said = ", ".join(f"{titles[str(t)]} {least:.1f} %" for t, least in wrong.items())
+    titles = _target_titles(cells)
+    named = ", ".join(f"{titles[str(t)]} {accuracy:.1f} %" for t, accuracy in lowest.items())
     return [
-        f"clean accuracy on these images below 100 %: {said} (the lowest of any source); "
+        f"clean accuracy on these images below 100 %: {named} (the lowest of any source); "
         "denominator=target-correct leaves the misclassified ones out"
     ]
 
 
-def unanswered(title: str, silent: int, n: int) -> list[str]:
-    """A line that says of how many adversarial images a network said nothing, if there are any."""
-    if not silent:
+def _target_titles(cells: Sequence[Cell]) -> dict[str, str]:
+    return {target: cell.title(target) for cell in cells for target in cell.targets}
+
+
+def nonfinite_note(title: str, nonfinite: int, n: int) -> list[str]:
+    """Return a line on adversarial images without finite logits of a network, if there are any.
+
+    Args:
+        title: of the network.
+        nonfinite: the number of these images.
+        n: the number of all images.
+    """
+    if not nonfinite:
         return []
     return [
-        f"{title} gave no finite answer (NaN) for {silent} of {n} adversarial images: they count "
-        "as not fooled"
+        f"{title} gave no finite answer (NaN) for {nonfinite} of {n} adversarial images: they "
+        "count as not fooled"
     ]
 
 
-def all_unanswered(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
-    """The lines of `unanswered` for all targets of a table."""
-    titles = {t: cell.title(t) for cell in cells for t in cell.targets}
+def nonfinite_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
+    """Return the lines of `nonfinite_note` for all targets of some rates."""
+    titles = _target_titles(cells)
     sums = frame.groupby("target")[["silent", "n"]].sum()
-    said = [unanswered(titles[str(t)], int(r["silent"]), int(r["n"])) for t, r in sums.iterrows()]
-    return [line for lines in said for line in lines]
+    return [
+        line
+        for target, row in sums.iterrows()
+        for line in nonfinite_note(titles[str(target)], int(row["silent"]), int(row["n"]))
+    ]
 
 
-def missing(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
-    """The commands that fill the gaps."""
+def missing_notes(frame: pd.DataFrame) -> list[str]:
+    """Return the commands that run the cells that a frame lacks."""
     return [f"missing: {command}" for command in frame[~frame["run"]]["command"].unique()]
 
 
 def closing(cell: Cell) -> str:
-    """The table that ends a run: every target of one cell."""
+    """Return the table that ends a run: every target of one cell."""
     frame = selected(cell)
     if frame is None or frame.empty:
         i, k = cell.shard
@@ -122,31 +136,42 @@ def closing(cell: Cell) -> str:
                 f"{cell.chunk} at a time, so use fewer shards"
             )
         return "no finished images yet"
-    rows, silent = [], []
-    for target in cell.targets:
-        r = rate(cell, target, frame)
-        silent += unanswered(cell.title(target), r["silent"], r["n"])
-        star = " *" if r["white_box"] else ""
-        told = [f"{r['asr']:.1f}", f"[{r['low']:.1f}, {r['high']:.1f}]", f"{r['clean']:.1f}"]
-        told = told if r["n"] else [NO_RUN] * 3
-        rows.append([cell.title(target) + star, *told, r["n"]])
-    images = frame.drop_duplicates("image_id")
+    rates = [rate(cell, target, frame) for target in cell.targets]
     header = ["target", "ASR %", "95 % interval", "clean accuracy, %", "images"]
-    table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
+    table = tabulate(
+        [_closing_row(cell, row) for row in rates], header, tablefmt="simple", disable_numparse=True
+    )
     star = "* white-box · " if any(map(cell.white_box, cell.targets)) else ""
-    taken = images["steps_used"].mean()  # another library doesn't say
-    steps = "" if pd.isna(taken) else f"mean steps {taken:.2f} · "
-    sums = (
+    images = frame.drop_duplicates("image_id")
+    mean_steps = images["steps_used"].mean()
+    steps = "" if pd.isna(mean_steps) else f"mean steps {mean_steps:.2f} · "  # a library has none
+    means = (
         f"{star}{steps}"
         f"‖v‖₂/‖x‖₂ {images['rel_l2'].mean():.4f} · mean |v| {images['mean_abs'].mean():.4f} · "
         f"cosine {images['cosine'].mean():.5f}"
     )
+    return "\n".join([table, means, *map(printable, _closing_notes(cell, frame, rates))])
+
+
+def _closing_row(cell: Cell, row: dict[str, Any]) -> list[Any]:
+    star = " *" if row["white_box"] else ""
+    numbers = [f"{row['asr']:.1f}", f"[{row['low']:.1f}, {row['high']:.1f}]", f"{row['clean']:.1f}"]
+    numbers = numbers if row["n"] else [NO_RUN] * len(numbers)
+    return [cell.title(row["target"]) + star, *numbers, row["n"]]
+
+
+def _closing_notes(cell: Cell, frame: pd.DataFrame, rates: Sequence[dict[str, Any]]) -> list[str]:
     run, n = Records(cell.folder).run() or RunInfo(), cell.config.n_images
-    eligible = n if run.eligible is None else min(n, run.eligible)
-    extra = [f"{eligible} of {n} images: no more are eligible"] if eligible < n else []
-    extra += [needed(cell, frame)] if cell.smallest else []
-    extra += silent
-    bad = run.bad_images
-    extra += [f"{len(bad)} missing or corrupt images left out: {', '.join(bad)}"] if bad else []
-    extra += [compared(cell, run.against_fp32)] if run.against_fp32 else []
-    return "\n".join([table, sums, *map(printable, extra)])
+    notes = []
+    if run.eligible is not None and run.eligible < n:
+        notes.append(f"{run.eligible} of {n} images: no more are eligible")
+    if cell.smallest:
+        notes.append(smallest_sizes(cell, frame))
+    for row in rates:
+        notes += nonfinite_note(cell.title(row["target"]), row["silent"], row["n"])
+    if run.bad_images:
+        bad = run.bad_images
+        notes.append(f"{len(bad)} missing or corrupt images left out: {', '.join(bad)}")
+    if run.against_fp32:
+        notes.append(compared(cell, run.against_fp32))
+    return notes

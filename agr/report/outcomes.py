@@ -1,8 +1,7 @@
 """Outcomes of every image of some cells: the numbers that figures and claims compare.
 
-A *place* is where a number stands: norm, source, attack and target. Numbers of two places are
-compared image by image, since attacks of one seed and group had the same images. Records are read
-once for each cell. Needs neither torch nor timm.
+Numbers of two places are compared image by image, since attacks of one seed and group had the same
+images. Records are read once for each cell.
 """
 
 from __future__ import annotations
@@ -15,36 +14,36 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.config.networks import undefended
-from agr.report.rates import count, norm_title, selected
+from agr.report.rates import NORM_TITLES, counted_rows, selected
 from agr.utils.errors import ConfigError, nearest
 
 
 class Measure(NamedTuple):
-    """Something that is measured of every image."""
+    """A quantity that is measured of every image."""
 
     title: str
     unit: str = ""
     scale: float = 1.0  # from the records to the unit
     digits: int = 4
+    column: str | None = None  # of the records, if it isn't named like the measure
 
 
 MEASURES = {
-    "asr": Measure("ASR", " %", 100.0, 1),
+    "asr": Measure("ASR", " %", 100.0, 1, "success"),
     "rel_l2": Measure("‖v‖₂/‖x‖₂"),
     "mean_abs": Measure("mean |v|, [0,1]"),
-    "mean_abs_sym": Measure("mean |v|, [-1,1]", "", 2.0),  # a range twice as wide
+    "mean_abs_sym": Measure("mean |v|, [-1,1]", "", 2.0, column="mean_abs"),  # twice as wide
     "linf": Measure("L∞ of v", "", 255.0, 2),
     "l2": Measure("L2 of v", "", 255.0, 1),
     "cosine": Measure("cosine similarity", "", 1.0, 5),
     "steps_used": Measure("steps", "", 1.0, 2),
     "backwards": Measure("gradients", "", 1.0, 2),
 }
-FIRST = 5  # of what is missing; a sweep may not be run at all
-COLUMN_OF = {"asr": "success", "mean_abs_sym": "mean_abs"}
+MOST_MISSING = 5  # cells that are named; a sweep may not be run at all
 
 
 class Place(NamedTuple):
-    """Place of a number in the tables; numbers that no target decides have target ""."""
+    """Place of a number in the tables; a number that depends on no target has target ""."""
 
     norm: str
     source: str
@@ -53,10 +52,10 @@ class Place(NamedTuple):
 
 
 class Outcomes:
-    """The cells of a sweep by place, and what became of their images."""
+    """The cells of a sweep by place, and the outcome of each of their images."""
 
     def __init__(self, cells: Sequence[Cell]):
-        """Raises ConfigError where two cells stand at one place, or nothing can be compared."""
+        """Raises ConfigError if two cells have the same norm, source and attack."""
         self.cells: dict[tuple[str, str, str], Cell] = {}
         self._frames: dict[tuple[str, str, str], pd.DataFrame | None] = {}
         for cell in cells:
@@ -69,15 +68,15 @@ class Outcomes:
             self.cells[key] = cell
 
     def cell(self, place: Place) -> Cell:
-        """The cell of a place. Raises KeyError."""
+        """Return the cell of a place. Raises KeyError."""
         return self.cells[place[:3]]
 
-    def finished(self, place: Place) -> bool:
-        """Return whether the place's cell is there and finished."""
+    def is_finished(self, place: Place) -> bool:
+        """Return whether a place's cell is there and finished."""
         return place[:3] in self.cells and self._frame(place) is not None
 
     def frame(self, place: Place) -> pd.DataFrame:
-        """The rows (results.COLUMNS, all targets) of a place's cell, which must be finished."""
+        """Return the rows (rates.COLUMNS, all targets) of a place's finished cell."""
         frame = self._frame(place)
         assert frame is not None, place
         return frame
@@ -89,33 +88,38 @@ class Outcomes:
         return self._frames[key]
 
     def places(self, targets: str = "group") -> list[Place]:
-        """All places, in the cells' order, by target.
+        """Return the places of all cells, in their order and by target.
 
-        `targets` are those of the source's "group", these and defended ones of it ("defended"),
-        "all", or "none": places without a target.
+        Args:
+            targets: "group", those of the source's group; "defended", these and defended ones of
+                the group; "all"; or "none", for places without a target.
         """
-        found = []
+        places = []
         for key, cell in self.cells.items():
-            own = {"all": cell.targets, "none": [""]}.get(targets)
-            own = group_targets(cell, defended=targets == "defended") if own is None else own
-            found += [Place(*key, target) for target in own]
-        return found
+            if targets == "all":
+                names = cell.targets
+            elif targets == "none":
+                names = [""]
+            else:
+                names = group_targets(cell, defended=targets == "defended")
+            places += [Place(*key, name) for name in names]
+        return places
 
-    def done(self, targets: str = "none") -> list[Place]:
-        """The `places` of finished cells."""
-        return [place for place in self.places(targets) if self.finished(place)]
+    def finished_places(self, targets: str = "none") -> list[Place]:
+        """Return the `places` of finished cells."""
+        return [place for place in self.places(targets) if self.is_finished(place)]
 
     def values(self, place: Place, measure: str) -> pd.Series[float]:
-        """A measure of every image, in its unit, by image id.
+        """Return a measure of every image, in its unit, by image id.
 
-        Of "asr", 100 for a success and 0 else, for the images that the denominator counts.
+        For "asr" that is 100 for a success and else 0, of the images that the denominator counts.
         """
         frame = self.frame(place)
-        column = COLUMN_OF.get(measure, measure)
         if measure == "asr":
-            rows = count(frame, place.target, self.cell(place).config.denominator)
+            rows = counted_rows(frame, place.target, self.cell(place).config.denominator)
         else:
             rows = frame.drop_duplicates("image_id")
+        column = MEASURES[measure].column or measure
         values = MEASURES[measure].scale * rows[column].astype(float)
         return values.set_axis(rows["image_id"].astype(str))
 
@@ -125,37 +129,42 @@ class Outcomes:
         for (_, source, _), cell in self.cells.items():
             networks |= {name: cell.title(name) for name in (source, *cell.targets)}
         attacks = {attack: cell.config.attack.title for (*_, attack), cell in self.cells.items()}
-        norms = {norm: norm_title(norm) for norm in ("linf", "l2")}
-        return distinct(networks) | distinct(attacks) | norms
+        return distinct(networks) | distinct(attacks) | NORM_TITLES
 
     def missing(self) -> list[str]:
-        """Lines that name the cells that aren't finished, by the commands that fill the gaps."""
-        lacking = [c for k, c in self.cells.items() if not self.finished(Place(*k))]
-        lines = [f"missing: {cell.command()}" for cell in lacking[:FIRST]]
-        rest = len(lacking) - FIRST
+        """Return lines with the commands that run the cells that aren't finished."""
+        missing = [cell for key, cell in self.cells.items() if not self.is_finished(Place(*key))]
+        lines = [f"missing: {cell.command()}" for cell in missing[:MOST_MISSING]]
+        rest = len(missing) - MOST_MISSING
         return [*lines, f"missing: {rest} more cells"] if rest > 0 else lines
 
 
 def group_targets(cell: Cell, *, defended: bool = False) -> list[str]:
-    """The targets of a cell that are of its source's group, perhaps behind a defense."""
-    known = cell.config.defenses if defended else ()
-    return [t for t in cell.targets if undefended(t, known)[0] in cell.group.networks]
+    """Return the targets that are of the source's group, with `defended` those behind a defense."""
+    defenses = cell.config.defenses if defended else ()
+    return [t for t in cell.targets if undefended(t, defenses)[0] in cell.group.networks]
 
 
 def in_group(cell: Cell) -> Cell:
-    """The cell with no targets but those of its source's group, if it has any."""
-    own = group_targets(cell, defended=True)
-    return replace(cell, config=replace(cell.config, targets=own)) if own else cell
+    """Return the cell with no targets but those of its source's group, if it has any."""
+    targets = group_targets(cell, defended=True)
+    return replace(cell, config=replace(cell.config, targets=targets)) if targets else cell
 
 
 def distinct(titles: Mapping[str, str]) -> dict[str, str]:
-    """Titles by name, with the name beside it where two have the same title."""
-    said = list(titles.values())
-    return {n: t if said.count(t) == 1 else f"{t} ({n})" for n, t in titles.items()}
+    """Return titles by name, with the name in brackets where several have the same title."""
+    texts = list(titles.values())
+    return {n: t if texts.count(t) == 1 else f"{t} ({n})" for n, t in titles.items()}
 
 
 def check_measure(name: str, of: str, others: Iterable[str] = ()) -> None:
-    """Raise ConfigError for a name that isn't one of MEASURES; `others` may have been meant."""
+    """Raise ConfigError for a name that isn't one of MEASURES.
+
+    Args:
+        name: the name.
+        of: the place of the name, with which the message begins.
+        others: further names that may have been meant.
+    """
     if name not in MEASURES:
         way = nearest(name, [*MEASURES, *others])
         raise ConfigError(f"{of}: {name} is not measured: {way}")

@@ -10,10 +10,10 @@ from agr.report.claims.judge import NOT_ASKED, NOT_RUN, Judgement
 from agr.report.claims.page import LEGEND
 from agr.report.claims.wording import described, measure_title, numbers_of
 from agr.report.figures import encoded
+from agr.report.findings import Findings, provenance, summary
 from agr.report.formats import Sheet
-from agr.report.found import Found, provenance, summary
-from agr.report.html import Claim, Figure, Page, Table
-from agr.report.html.gallery import shots_of
+from agr.report.html import ClaimView, Figure, HtmlTable, Page
+from agr.report.html.gallery import examples_of
 from agr.report.html.plotly_data import charts_of
 from agr.report.numbers import Number, TableCell
 from agr.report.pairwise import best_and_equal
@@ -23,7 +23,7 @@ SILENT = (NOT_ASKED, NOT_RUN)  # verdicts that need no sentence beside the grid
 READABLE = 60  # rows of a figure's data that are shown below it
 
 
-def build_page(found: Found) -> Page:
+def build_page(found: Findings) -> Page:
     """Build the content of report.html."""
     suite = found.cells[0].suite
     return Page(
@@ -35,7 +35,7 @@ def build_page(found: Found) -> Page:
         claims_about=[found.verdicts.paper, *LEGEND],
         figures=figures_of(found),
         charts=charts_of(found.drawing),
-        shots=shots_of(found.outcomes),
+        examples=examples_of(found.outcomes),
         leaderboards=[table for sheet in found.leaderboards for table in tables_of(sheet)],
         further=further(found),
         provenance=provenance(found),
@@ -44,14 +44,16 @@ def build_page(found: Found) -> Page:
     )
 
 
-def tables_of(sheet: Sheet) -> list[Table]:
+def tables_of(sheet: Sheet) -> list[HtmlTable]:
     """Return a table's blocks as tables of their own, each row with its source in full."""
     found = []
     for i, block in enumerate(sheet.blocks):
         part = f", part {i + 1}" if len(sheet.blocks) > 1 else ""
         notes = sheet.notes if i == len(sheet.blocks) - 1 else ()
         name = f"{sheet.name}-{i + 1}" if i else sheet.name
-        found.append(Table(name, sheet.caption + part, block.header, _filled(block.rows), notes))
+        found.append(
+            HtmlTable(name, sheet.caption + part, block.header, _filled(block.rows), notes)
+        )
     return found
 
 
@@ -64,7 +66,7 @@ def _filled(rows: Iterable[Sequence[TableCell]]) -> list[list[TableCell]]:
     return found
 
 
-def claim_of(found: Found, claim: Any, judged: dict[str, Judgement]) -> Claim:
+def claim_of(found: Findings, claim: Any, judged: dict[str, Judgement]) -> ClaimView:
     """Return a claim with its verdicts and every comparison behind them."""
     names = found.verdicts.names
     rows: list[list[TableCell]] = [
@@ -74,8 +76,8 @@ def claim_of(found: Found, claim: Any, judged: dict[str, Judgement]) -> Claim:
     ]
     header = ["reading", "compared", "measure", "left", "right", "difference", "95 % interval"]
     header += ["n", "p (Holm)", "verdict"]
-    details = Table(f"claim-{claim.name}", f"{claim.title}: every comparison", header, rows)
-    return Claim(
+    details = HtmlTable(f"claim-{claim.name}", f"{claim.title}: every comparison", header, rows)
+    return ClaimView(
         claim.title,
         claim.says,
         claim.where,
@@ -85,14 +87,14 @@ def claim_of(found: Found, claim: Any, judged: dict[str, Judgement]) -> Claim:
     )
 
 
-def figures_of(found: Found) -> list[Figure]:
+def figures_of(found: Findings) -> list[Figure]:
     """Return the figures as pictures, with their numbers where these are few."""
     figures = []
     for drawn in found.drawing.figures():
         data = None
         if len(drawn.data) <= READABLE:
             rows = [[_cell(v) for v in row] for row in drawn.data.itertuples(index=False)]
-            data = Table(f"{drawn.name}-data", drawn.title, list(drawn.data.columns), rows)
+            data = HtmlTable(f"{drawn.name}-data", drawn.title, list(drawn.data.columns), rows)
         png = encoded(drawn.figure, "png")
         figures.append(
             Figure(drawn.name, drawn.title, drawn.caption, png, found.command("make_figures"), data)
@@ -106,13 +108,13 @@ def _cell(value: Any) -> TableCell:
     return Number(value, "d" if isinstance(value, int) else ".4g")
 
 
-def further(found: Found) -> list[Table]:
+def further(found: Findings) -> list[HtmlTable]:
     """Return the tables of attacks that differ: in mean transfer, and on each source and target."""
     tables = [transfers_of(found, norm) for norm in found.transfers]
     return [*(t for t in tables if t.rows), *(equals_of(found, norm) for norm in found.compared)]
 
 
-def transfers_of(found: Found, norm: str) -> Table:
+def transfers_of(found: Findings, norm: str) -> HtmlTable:
     """Return the comparisons of every two attacks by their mean transfer."""
     names = found.outcomes.titles()
     rows: list[list[TableCell]] = [
@@ -130,10 +132,10 @@ def transfers_of(found: Found, norm: str) -> Table:
         f"Holm's correction over these {len(rows)} comparisons, at 5 %",
     ]
     caption = f"Mean transfer of every two attacks, {names[norm]}"
-    return Table(f"transfer-{norm}", caption, header, rows, notes)
+    return HtmlTable(f"transfer-{norm}", caption, header, rows, notes)
 
 
-def equals_of(found: Found, norm: str) -> Table:
+def equals_of(found: Findings, norm: str) -> HtmlTable:
     """Return the best attacks of each source and target, and those that can't be told from them."""
     names, compared = found.outcomes.titles(), found.compared[norm]
     frame = best_and_equal(compared)
@@ -155,10 +157,10 @@ def equals_of(found: Found, norm: str) -> Table:
         "the smallest difference: if all images on which two attacks differ speak for one of them",
         "all comparisons: differences.csv beside this page",
     ]
-    return Table(f"best-{norm}", f"Best attacks, {names[norm]}", header, rows, notes)
+    return HtmlTable(f"best-{norm}", f"Best attacks, {names[norm]}", header, rows, notes)
 
 
-def cells_table(found: Found) -> Table:
+def cells_table(found: Findings) -> HtmlTable:
     """Return every cell with its numbers of images and seconds, and the command that runs it."""
     runs = {run.name: run for run in found.runs}
     rows: list[list[TableCell]] = []
@@ -174,4 +176,4 @@ def cells_table(found: Found) -> Table:
             ]
         )
     header = ["attack", "norm", "eps", "source", "images crafted", "seconds", "folder", "command"]
-    return Table("cells", "Cells", header, rows, found.outcomes.missing())
+    return HtmlTable("cells", "Cells", header, rows, found.outcomes.missing())

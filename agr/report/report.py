@@ -11,60 +11,60 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agr.report.claims.page import LEGEND, grid, which_supports_which
-from agr.report.formats import TEX_TEMPLATES, Sheet, latex, markdown, pipes
-from agr.report.found import Found, provenance, summary
-from agr.report.html import Table, render
-from agr.report.numbers import MARKDOWN, printed
+from agr.report.findings import Findings, provenance, summary
+from agr.report.formats import (
+    TEX_TEMPLATES,
+    Sheet,
+    bullets,
+    latex,
+    markdown,
+    pipe_table,
+    write_texts,
+)
+from agr.report.html import HtmlTable, render
+from agr.report.numbers import MARKDOWN
 from agr.report.page import build_page, further
-from agr.report.pairwise import as_frame
-from agr.utils.files import write_content
+from agr.report.pairwise import differences_frame
 
 MOST_IN_PULL_REQUEST = 65_536  # characters of a comment on GitHub
 
 
-def write_report(found: Found, folder: Path) -> list[Path]:
+def write_report(found: Findings, folder: Path) -> list[Path]:
     """Write report.html, results.md, tables.tex and differences.csv; return their paths.
 
     Raises ConfigError if the page can't be made small enough.
     """
+    compared = [c for of_norm in found.compared.values() for c in of_norm]
     texts = {
         "report.html": render(build_page(found)),
         "results.md": results(found),
         "tables.tex": tex(found.tables),
-        "differences.csv": as_frame([c for mine in found.compared.values() for c in mine]).to_csv(
-            index=False
-        ),
+        "differences.csv": differences_frame(compared).to_csv(index=False),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        write_content(folder / name, text.encode())
-    return [folder / name for name in texts]
+    return write_texts(texts, folder)
 
 
-def results(found: Found) -> str:
+def results(found: Findings) -> str:
     """Return results.md: the tables, claims and provenance, folded, for a pull request.
 
     Where it would be longer than a comment may be, the longest parts are left out, by name.
     """
-    plain = MARKDOWN.plain
-    lines = [f"- {plain(term)}: {plain(text)}" for term, text in summary(found)]
+    escape = MARKDOWN.escape
+    lines = [f"- {escape(term)}: {escape(text)}" for term, text in summary(found)]
     suite = found.cells[0].suite
-    notice = [f"**{plain(suite.notice)}**", ""] if suite.notice else []
-    head = "\n".join([f"## Transfer of attacks, suite {plain(suite.name)}", "", *notice, *lines])
-    said = [*LEGEND, *which_supports_which(found.verdicts)]
-    claims = "\n".join(f"- {plain(line)}" for line in said)
+    notice = [f"**{escape(suite.notice)}**", ""] if suite.notice else []
+    head = "\n".join([f"## Transfer of attacks, suite {escape(suite.name)}", "", *notice, *lines])
+    claims = bullets([*LEGEND, *which_supports_which(found.verdicts)])
     folded = {f"Claims of {found.verdicts.paper}": f"{grid(found.verdicts)}\n\n{claims}"}
     folded |= {sheet.caption: markdown(sheet) for sheet in (*found.tables, *found.leaderboards)}
     folded |= {table.caption: _as_markdown(table) for table in further(found)}
-    origin = [f"- {plain(term)}: {plain(text)}" for term, text in provenance(found)]
-    folded["Provenance"] = "\n".join([*origin, f"- {plain(found.command('make_report'))}"])
+    origin = [f"- {escape(term)}: {escape(text)}" for term, text in provenance(found)]
+    folded["Provenance"] = "\n".join([*origin, f"- {escape(found.command('make_report'))}"])
     return _short_enough(head, folded)
 
 
-def _as_markdown(table: Table) -> str:
-    rows = [[printed(cell, MARKDOWN) for cell in row] for row in table.rows]
-    notes = "\n".join(f"- {MARKDOWN.plain(note)}" for note in table.notes)
-    return f"{pipes(rows, [MARKDOWN.plain(title) for title in table.header])}\n\n{notes}"
+def _as_markdown(table: HtmlTable) -> str:
+    return f"{pipe_table(table.header, table.rows)}\n\n{bullets(table.notes)}"
 
 
 def _short_enough(head: str, folded: dict[str, str]) -> str:
@@ -75,7 +75,7 @@ def _short_enough(head: str, folded: dict[str, str]) -> str:
             f"<details><summary>{html.escape(title)}</summary>\n\n{text.strip()}\n\n</details>"
             for title, text in kept.items()
         ]
-        rest = MARKDOWN.plain(f"Too long for a comment, in report.html: {'; '.join(left_out)}")
+        rest = MARKDOWN.escape(f"Too long for a comment, in report.html: {'; '.join(left_out)}")
         text = "\n\n".join([head, *([rest] if left_out else []), *parts]) + "\n"
         if len(text) <= MOST_IN_PULL_REQUEST or not kept:
             return text

@@ -1,4 +1,4 @@
-"""Intervals and tests for what tables, figures and claims say."""
+"""Confidence intervals and significance tests for tables, figures and claims."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr
 
 DRAWS_AT_ONCE = 1000  # of a bootstrap; all of a large table's would fill the memory
-MANY = 2000  # clusters: their draws fill 160 MB
-FEW = 16  # distinct values of which a bootstrap draws counts, not values
+MOST_CLUSTERS = 2000  # that are drawn; their draws fill 160 MB
+FEW_VALUES = 16  # distinct values, up to which a bootstrap draws counts instead of values
 LEVEL = 0.05  # of tests; 1 - LEVEL is the confidence of intervals
 
 
 def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of a rate, as fractions (low, high); (0, 1) for n = 0.
+    """Return the Wilson score interval of a rate, as fractions (low, high); (0, 1) for n = 0.
 
     Numbers of images need not be whole: `n` may be an `effective_number`.
     Wilson: Probable inference, the law of succession, and statistical inference (1927).
@@ -37,7 +37,7 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float,
 
 
 class Bootstrap(NamedTuple):
-    """Bootstrap result of a mean: interval and p-value."""
+    """Bootstrap interval of a mean, and p-value of the test against 0."""
 
     low: float
     high: float
@@ -51,19 +51,30 @@ def bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Bootstrap:
-    """The bootstrap interval of a mean, in the unit of `values`, and a test against 0.
+    """Return the bootstrap interval of a mean, and test the mean against 0.
 
-    Values are one per image, or come in clusters, of which `clusters` names each value's: those are
-    drawn whole, with replacement, as many as there are; a draw's mean is that of all its values.
-    The ends are percentiles of the draws' means: Efron, Tibshirani: An introduction to the
-    bootstrap (1993), chapter 13. p is twice the share of draws on the rarer side of 0, a draw at 0
-    on both sides: Davison, Hinkley: Bootstrap methods and their application (1997), section 4.2.
-    Where no draw is there, p is the normal limit's. Of few images a bootstrap is too sure, so p is
-    never below what a sign test of as many could give. For a difference on the same images, give
-    their differences.
-    Above MANY clusters, draws would take minutes to give what the normal limit gives at once.
-    Of values that are all the same the interval has no width; (nan, nan, 1) without values.
-    Raises ValueError unless there are as many clusters as values, all of them finite.
+    Clusters are drawn whole, with replacement, as many as there are; a draw's mean is that of all
+    its values. The interval's ends are percentiles of the draws' means: Efron, Tibshirani: An
+    introduction to the bootstrap (1993), chapter 13. p is twice the share of draws on the rarer
+    side of 0, where a draw at 0 counts for both sides: Davison, Hinkley: Bootstrap methods and
+    their application (1997), section 4.2. If no draw is on that side, p is that of the normal
+    limit. On few images a bootstrap is overconfident, so p is never below what a sign test on as
+    many could give. Above MOST_CLUSTERS clusters, where draws would take minutes, the result is
+    that of the normal limit.
+
+    Args:
+        values: finite values; for a difference on the same images, their differences.
+        clusters: for each value the name of its cluster; by default each is its own.
+        confidence: of the interval.
+        resamples: the number of draws.
+        seed: of the draws.
+
+    Returns:
+        The interval in the unit of `values`, without width if these are all the same, and p;
+        (nan, nan, 1) without values.
+
+    Raises:
+        ValueError: for values that aren't finite, or another number of clusters than of values.
     """
     x = np.asarray(values, float)
     names = np.arange(x.size) if clusters is None else np.asarray(clusters)
@@ -77,11 +88,11 @@ def bootstrap(
     sums: NDArray[np.float64] = np.bincount(place, x).astype(float)
     sizes = np.bincount(place)
     different, counts = np.unique(x, return_counts=True)
-    if len(sums) == len(x) and len(different) <= FEW:
-        # To draw images is to draw how often each of their few values comes, which is quick.
+    if len(sums) == len(x) and len(different) <= FEW_VALUES:
+        # Drawing how often each of the few values comes is equivalent, and quick.
         rng = np.random.default_rng(seed)
         means = rng.multinomial(len(x), counts / len(x), resamples) @ different / len(x)
-    elif len(sums) > MANY:
+    elif len(sums) > MOST_CLUSTERS:
         return _limit(sums, sizes, confidence)
     else:
         drawn = _draws(len(sums), resamples, seed)
@@ -97,17 +108,17 @@ def bootstrap(
     return Bootstrap(min(mean, float(low)), max(mean, float(high)), min(1.0, p))
 
 
-@lru_cache(maxsize=1)  # claims ask a thousand times about as many images
+@lru_cache(maxsize=1)  # a file of claims needs the same draws a thousand times
 def _draws(n: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]:
-    """Draw how often each of n clusters is taken, a row per draw, some draws at a time."""
+    """Return how often each of n clusters is drawn, (draws, n), in parts of DRAWS_AT_ONCE draws."""
     rng = np.random.default_rng(seed)
     starts = range(0, resamples, DRAWS_AT_ONCE)
-    many = [min(DRAWS_AT_ONCE, resamples - start) for start in starts]
-    return tuple(rng.multinomial(n, np.full(n, 1 / n), m).astype(float) for m in many)
+    sizes = [min(DRAWS_AT_ONCE, resamples - start) for start in starts]
+    return tuple(rng.multinomial(n, np.full(n, 1 / n), size).astype(float) for size in sizes)
 
 
 def _limit(sums: NDArray[np.float64], sizes: NDArray[np.int_], confidence: float) -> Bootstrap:
-    """Approximate a bootstrap of very many clusters: a normal distribution around the mean.
+    """Return a bootstrap's limit for very many clusters: a normal distribution around the mean.
 
     Its variance is that of the linearised ratio of sums: Davison, Hinkley (1997), section 2.7.
     """
@@ -119,28 +130,32 @@ def _limit(sums: NDArray[np.float64], sizes: NDArray[np.int_], confidence: float
 
 
 def effective_number(clusters: ArrayLike) -> float:
-    """Return the number of independent values that are worth these if a cluster's are all alike.
+    """Return the effective number of values in clusters whose values are all alike.
 
-    (sum of m)^2 / sum of m^2 over the clusters' sizes m: the least that clustering can leave.
-    Kish: Survey sampling (1965), section 11.7 (unequal weights). 0 without values.
+    (sum of m)^2 / sum of m^2 over the clusters' sizes m, the least that clustering can leave; 0
+    without values. Kish: Survey sampling (1965), section 11.7 (unequal weights).
     """
     sizes = np.unique(np.asarray(clusters), return_counts=True)[1]
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if sizes.size else 0.0
 
 
 def mcnemar(only_left: int, only_right: int) -> float:
-    """The two-sided p of McNemar's exact test that two attacks fool the same images equally often.
+    """Return the two-sided p of McNemar's exact test of two attacks on the same images.
 
-    `only_left` images are fooled by the left attack alone, `only_right` by the right one alone; the
-    others say nothing. 1 if there are none.
-    McNemar: Note on the sampling error of the difference between correlated proportions (1947).
+    The null hypothesis is that both fool equally many; p is 1 without any image that one alone
+    fools. McNemar: Note on the sampling error of the difference between correlated proportions
+    (1947).
+
+    Args:
+        only_left: the number of images that the left attack alone fools.
+        only_right: the number of those that the right one alone fools.
     """
     fewer, both = min(only_left, only_right), only_left + only_right
     return min(1.0, 2 * float(bdtr(fewer, both, 0.5))) if both else 1.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """The p-values of a family of tests, adjusted so that LEVEL holds for all of them together.
+    """Return the p-values of a family of tests, adjusted to bound the family-wise error rate.
 
     Holm: A simple sequentially rejective multiple test procedure (1979).
     """
@@ -152,10 +167,16 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def images_needed(only_left: int, only_right: int, n: int, tests: int = 1) -> float:
-    """About how many images show a difference of rates that n images have; inf: none is there.
+    """Return about how many images would show a difference of rates; inf without a difference.
 
     As many as `mcnemar` needs for LEVEL / `tests`, Holm's first step, if further images split as
-    these n did. Not a power: of so many images, about half of all samples show it.
+    these did. This is not a power analysis: about half of all samples of that size show it.
+
+    Args:
+        only_left: the number of images that the left attack alone fools.
+        only_right: the number of those that the right one alone fools.
+        n: the number of all images.
+        tests: the number of tests in the family.
     """
     if only_left == only_right:
         return math.inf
@@ -172,10 +193,10 @@ def images_needed(only_left: int, only_right: int, n: int, tests: int = 1) -> fl
 
 
 def smallest_difference(n: int, tests: int = 1, level: float = LEVEL) -> float:
-    """The smallest difference of two rates that n images can show, as a fraction; inf: none can.
+    """Return the smallest difference of two rates that n images can show, as a fraction, or inf.
 
-    With `mcnemar` on the same images, if all images on which two attacks differ speak for the same
-    one, and Holm's first step asks for level / `tests`. Where they speak for both it takes more.
+    That is by `mcnemar` at level / `tests`, Holm's first step, if one attack fools all the images
+    on which the two differ. Otherwise it takes a larger difference.
     """
     images = math.ceil(1 + math.log2(tests / level))  # 2 * 0.5^k <= level / tests
     return images / n if images <= n else math.inf

@@ -1,8 +1,7 @@
-"""The paper's Tables 1-3 from records: Markdown, LaTeX and CSV. Needs neither torch nor timm.
+"""The paper's Tables 1-3 from records: Markdown, LaTeX and CSV.
 
-A table shows the cells of one sweep, found by their identity, so numbers of another eps, seed,
-step count or attack can't slip in. A cell that is missing or unfinished is "—", with the command
-that fills it.
+A table shows the cells of one sweep. A cell that is missing or unfinished is "—", with the command
+that runs it.
 """
 
 from __future__ import annotations
@@ -14,18 +13,24 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.report.formats import Block, Sheet, write_sheets
-from agr.report.notes import all_unanswered, missing, setting, clean_accuracy_notes
+from agr.report.notes import clean_accuracy_notes, missing_notes, nonfinite_notes, setting_notes
 from agr.report.numbers import NO_RUN, Number, TableCell
-from agr.report.rates import NAN, NUMBER_OF, needed, norm_title, rates_and_sizes, selected
+from agr.report.rates import (
+    NAN,
+    TABLE_NUMBERS,
+    budget_title,
+    rates_and_sizes,
+    selected,
+    smallest_sizes,
+)
 from agr.utils.hashing import slug
 
-# Words that say where and how cells are run, not which ones are shown.
+# Beginnings of overrides that say where and how cells are run, not which ones are shown.
 NOT_SHOWN = (
-    *("experiment=", "suite=", "outputs=", "data.", "hydra", "--", "-", "slots=", "width="),
-    *("threads=", "device=", "workers=", "shard=", "progress=", "part_seconds=", "check."),
-    *("trace=", "save_adversarials=", "wait=", "shards="),
-)
-
+    "experiment=", "suite=", "outputs=", "data.", "hydra", "--", "-", "slots=", "width=",
+    "threads=", "device=", "workers=", "shard=", "progress=", "part_seconds=", "check.", "trace=",
+    "save_adversarials=", "wait=", "shards=",
+)  # fmt: skip
 PAPER_SOURCE_OF_TABLE_3 = "inc_v3"
 SIZES = {
     "rel_l2": "‖v‖₂/‖x‖₂",
@@ -34,106 +39,110 @@ SIZES = {
 }
 
 
-def tables_folder(cells: Sequence[Cell], asked: Sequence[str], kind: str = "tables") -> Path:
-    """A folder for each set of tables: the experiment, and the words that change what is shown."""
-    experiment = next(word.partition("=")[2] for word in asked if word.startswith("experiment="))
-    changes = sorted(word for word in asked if not word.lstrip("+").startswith(NOT_SHOWN))
-    return cells[0].suite_folder / kind / slug(",".join([experiment, *changes]))
+def tables_folder(cells: Sequence[Cell], overrides: Sequence[str], kind: str = "tables") -> Path:
+    """Return a folder named after the experiment and the overrides that change what is shown."""
+    named = (word.partition("=")[2] for word in overrides if word.startswith("experiment="))
+    changes = sorted(word for word in overrides if not word.lstrip("+").startswith(NOT_SHOWN))
+    return cells[0].suite_folder / kind / slug(",".join([next(named), *changes]))
 
 
 def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
-    """Render the tables of a sweep's cells into `folder`, in place of older ones; the paths."""
-    return write_sheets(sheets_of(cells), folder, "table[123].*")
+    """Write the tables of a sweep's cells in place of older ones; return the paths."""
+    return write_sheets(table_sheets(cells), folder, "table[123].*")
 
 
-def sheets_of(cells: Sequence[Cell]) -> list[Sheet]:
-    """Tables 1-3 of a sweep's cells, as far as it has them. Raises ConfigError."""
-    asr, amp = rates_and_sizes(cells)
+def table_sheets(cells: Sequence[Cell]) -> list[Sheet]:
+    """Return those of Tables 1-3 for which a sweep has cells. Raises ConfigError."""
+    rates, sizes = rates_and_sizes(cells)
     sheets = []
-    for norm, number in NUMBER_OF.items():
-        mine = [c for c in cells if c.config.norm.name == norm]
-        if mine:
-            part = asr[asr["norm"] == norm]
-            budget = f"{norm_title(norm)} = {mine[0].config.eps:g}"
-            caption = f"Table {number}: ASR (%), {budget}"
-            notes = [*setting(mine), *_asr_notes(mine, part), *missing(mine, part)]
-            sheets.append(Sheet(f"table{number}", caption, part, _asr_blocks(mine, part), notes))
-    mine = [c for c in cells if c.source == PAPER_SOURCE_OF_TABLE_3]
-    if mine:
-        part = amp[amp["source"] == PAPER_SOURCE_OF_TABLE_3]
-        caption = f"Table 3: size of the perturbations crafted on {mine[0].title(mine[0].source)}"
+    for norm, number in TABLE_NUMBERS.items():
+        shown = [c for c in cells if c.config.norm.name == norm]
+        if shown:
+            frame = rates[rates["norm"] == norm]
+            caption = f"Table {number}: ASR (%), {budget_title(shown[0])}"
+            notes = [*setting_notes(shown), *_rate_notes(shown, frame), *missing_notes(frame)]
+            sheets.append(
+                Sheet(f"table{number}", caption, frame, _rate_blocks(shown, frame), notes)
+            )
+    shown = [c for c in cells if c.source == PAPER_SOURCE_OF_TABLE_3]
+    if shown:
+        frame = sizes[sizes["source"] == PAPER_SOURCE_OF_TABLE_3]
+        caption = f"Table 3: size of the perturbations crafted on {shown[0].title(shown[0].source)}"
         notes = [
-            *setting(mine),
+            *setting_notes(shown),
             "means over all images of a cell; the difference is that of ‖v‖₂/‖x‖₂",
-            *missing(mine, part),
+            *missing_notes(frame),
         ]
-        sheets.append(Sheet("table3", caption, part, _size_blocks(mine, part), notes))
+        sheets.append(Sheet("table3", caption, frame, [_size_block(shown, frame)], notes))
     return sheets
 
 
-def _asr_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
-    """Make a block per group: a row per source and attack, two columns per target."""
-    blocks = []
+def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
+    """Return a block per group: a row per source and attack, two columns per target."""
     groups = frame.groupby(["source", "target", "attack"])
-    found = dict(iter(groups))
+    seeds_of = dict(iter(groups))
     means = groups["asr"].apply(lambda asr: asr.mean(skipna=False))
     best = means.groupby(["source", "target"]).max()
-    for mine in _by_group(cells):
-        targets = list(dict.fromkeys(t for c in mine for t in c.targets))
+    blocks = []
+    for group in _by_group(cells):
+        targets = list(dict.fromkeys(t for c in group for t in c.targets))
         header = ["Source", "Attack"]
         for target in targets:
-            header += [mine[0].title(target), "paper (diff.)"]
+            header += [group[0].title(target), "paper (diff.)"]
         rows: list[list[TableCell]] = []
-        for source in dict.fromkeys(c.source for c in mine):
-            attacks = {c.config.attack.name: c for c in mine if c.source == source}
+        for source in dict.fromkeys(c.source for c in group):
+            attacks = {c.config.attack.name: c for c in group if c.source == source}
             for i, (attack, cell) in enumerate(attacks.items()):
                 row: list[TableCell] = ["" if i else cell.title(source), cell.config.attack.title]
                 for target in targets:
-                    seeds = found.get((source, target, attack))
+                    seeds = seeds_of.get((source, target, attack))
                     if seeds is None:
                         row += [NO_RUN, NO_RUN]
                     else:
-                        row += _asr_pair(seeds, best[source, target])
+                        row += _rate_cells(seeds, best[source, target])
                 rows.append(row)
         blocks.append(Block(header, rows))
     return blocks
 
 
 def _by_group(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells of each group, in the suite's order; a source of no group is one of its own."""
-    suite = list(cells[0].suite.groups.values())
+    """Return the cells by group, in the suite's order, then those of each source of no group."""
+    groups = list(cells[0].suite.groups.values())
 
     def place(cell: Cell) -> int:
-        return next((i for i, g in enumerate(suite) if cell.sources[0] in g.networks), len(suite))
+        own = (i for i, group in enumerate(groups) if cell.sources[0] in group.networks)
+        return next(own, len(groups))
 
     grouped: dict[tuple[int, str], list[Cell]] = {}
     for cell in sorted(cells, key=place):
         i = place(cell)
-        grouped.setdefault((i, cell.sources[0] if i == len(suite) else ""), []).append(cell)
+        grouped.setdefault((i, cell.sources[0] if i == len(groups) else ""), []).append(cell)
     return list(grouped.values())
 
 
-def _asr_pair(mine: pd.DataFrame, best: float) -> list[TableCell]:
-    """Return the two cells of a target: ours with its interval, the paper's with the difference.
+def _rate_cells(seeds: pd.DataFrame, best: float) -> list[TableCell]:
+    """Return the two cells of a target: our rate with its interval, and the paper's.
 
-    `mine` has a row per seed; `best` is the highest mean of any attack.
+    Args:
+        seeds: the rates of one source, target and attack, a row per seed.
+        best: the highest mean of any attack, percent.
     """
-    paper, asr = mine["paper"].iloc[0], mine["asr"].mean(skipna=False)
-    printed = Number(paper, ".2f", difference=asr - paper)
+    paper, asr = seeds["paper"].iloc[0], seeds["asr"].mean(skipna=False)
+    papers = Number(paper, ".2f", difference=asr - paper)
     if asr != asr:
-        return [Number(NAN, text="n = 0" if mine["run"].all() else ""), printed]
+        return [Number(NAN, text="n = 0" if seeds["run"].all() else ""), papers]
     ours = Number(
         asr,
-        interval=(mine["low"].iloc[0], mine["high"].iloc[0]),
-        spread=_spread(mine["asr"]),
+        interval=(seeds["low"].iloc[0], seeds["high"].iloc[0]),
+        spread=_spread(seeds["asr"]),
         bold=asr >= best - 1e-9,
-        star=bool(mine["white_box"].iloc[0]),
+        star=bool(seeds["white_box"].iloc[0]),
     )
-    return [ours, printed]
+    return [ours, papers]
 
 
-def _size_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
-    """Make Table 3: a row per norm and attack, a column per definition of size.
+def _size_block(cells: Sequence[Cell], frame: pd.DataFrame) -> Block:
+    """Return Table 3: a row per norm and attack, a column per definition of size.
 
     The difference to the paper is that of the relative norm, the only definition under which all
     of the printed values are possible (docs/design.md, "Table 3").
@@ -143,19 +152,15 @@ def _size_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
     for norm in dict.fromkeys(c.config.norm.name for c in cells):
         attacks = {c.config.attack.name: c for c in cells if c.config.norm.name == norm}
         for i, (attack, cell) in enumerate(attacks.items()):
-            mine = frame[(frame["norm"] == norm) & (frame["attack"] == attack)]
-            budget = f"{norm_title(norm)} = {cell.config.eps:g}"
-            paper = mine["paper"].iloc[0]
-            gap = mine["rel_l2"].mean(skipna=False) - paper
-            rows.append(
-                [
-                    *("" if i else budget, cell.config.attack.title),
-                    *(_mean(mine[key]) for key in SIZES),
-                    Number(paper, ".3f", difference=gap, difference_form="+.4f"),
-                    Number(int(mine["n"].sum()), "d"),
-                ]
-            )
-    return [Block(header, rows)]
+            seeds = frame[(frame["norm"] == norm) & (frame["attack"] == attack)]
+            paper = seeds["paper"].iloc[0]
+            gap = seeds["rel_l2"].mean(skipna=False) - paper
+            row: list[TableCell] = ["" if i else budget_title(cell), cell.config.attack.title]
+            row += [_mean(seeds[key]) for key in SIZES]
+            row.append(Number(paper, ".3f", difference=gap, difference_form="+.4f"))
+            row.append(Number(int(seeds["n"].sum()), "d"))
+            rows.append(row)
+    return Block(header, rows)
 
 
 def _mean(values: pd.Series[float]) -> Number:
@@ -164,23 +169,22 @@ def _mean(values: pd.Series[float]) -> Number:
 
 
 def _spread(values: pd.Series[float]) -> float | None:
-    """Return the standard deviation over seeds, or None of one seed."""
+    """Return the standard deviation over seeds; None for one seed."""
     return values.std() if len(values) > 1 else None
 
 
-def _asr_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
-    c = cells[0].config
+def _rate_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
+    """Return the notes below Table 1 or 2, about its rates."""
     counts = frame[frame["run"]]["n"]
     n = f", n from {counts.min()} to {counts.max()}" if counts.nunique() > 1 else ""
     intervals = "" if frame["seed"].nunique() > 1 else "; brackets: 95 % Wilson interval"
     notes = [
-        f"denominator={c.denominator}{n}, success={cells[0].success}{intervals}",
+        f"denominator={cells[0].config.denominator}{n}, success={cells[0].success}{intervals}",
         "* white-box; bold: highest of its source and target; — no run, or not printed",
         "paper: the AGR paper's value; in brackets, ours minus the paper's",
     ]
     for cell in cells:
         if cell.smallest and (rows := selected(cell)) is not None:
-            notes.append(
-                f"{cell.config.attack.title} on {cell.title(cell.source)}: {needed(cell, rows)}"
-            )
-    return notes + clean_accuracy_notes(cells, frame) + all_unanswered(cells, frame)
+            attack, source = cell.config.attack.title, cell.title(cell.source)
+            notes.append(f"{attack} on {source}: {smallest_sizes(cell, rows)}")
+    return [*notes, *clean_accuracy_notes(cells, frame), *nonfinite_notes(cells, frame)]

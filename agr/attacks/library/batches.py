@@ -1,10 +1,9 @@
-"""Run of another library's attack over a stream: fixed chunks of the selection.
+"""Chunks in which another library's attack runs over the selection.
 
-Such an attack does its own batching, and what companions an image has may matter to it. So what is
-attacked together is fixed: chunk k holds the positions from k * size on, it is always crafted as a
-whole, and its randomness starts from a seed of its own. Where there are no more images, the last
-chunk is filled up with copies of its first one. A chunk's results are bitwise the same wherever it
-is run.
+Such an attack does its own batching, and an image's companions may matter to it. So what is
+attacked together is fixed: chunk k holds the positions from k * size on, is always crafted as a
+whole, and has a seed of its own. Where images run out, the last chunk is filled up with copies of
+its first one. A chunk's results are bitwise the same wherever it is run.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from agr.utils.pixels import to_levels
 
 @dataclass(frozen=True)
 class LibraryAttack:
-    """A library's attack with what the config says of the run.
+    """A library's attack with the settings of a run.
 
-    `quantize`: unless "off", images are 8-bit: those within a budget are rounded inside it, the
+    Images are 8-bit unless `quantize` is "off": those within a budget are rounded inside it, the
     smallest perturbations are stretched until the rounded image fools (`on_grid`).
     """
 
@@ -41,12 +40,14 @@ class LibraryAttack:
     def __call__(
         self, network: Source, x: Tensor, y: Tensor, seed: int, fit: Tensor | None = None
     ) -> Tensor:
-        """Adversarial images for one chunk `x` (B, 3, H, W), as they are to be scored.
+        """Craft adversarial images for one chunk `x` (B, 3, H, W), as they are to be scored.
 
         Raises ValueError as `agr.attacks.library.Library` does.
         """
-        how = {"targeted": self.targeted, "classes": self.classes, "seed": seed}
-        found = self.library(network, x, y, self.ball, fit=fit, **how)  # type: ignore[arg-type]
+        found = self.library(
+            network, x, y, self.ball,
+            targeted=self.targeted, classes=self.classes, seed=seed, fit=fit,
+        )  # fmt: skip
         if self.quantize == "off":
             return found
         if self.library.budget:

@@ -120,7 +120,7 @@ class Judge:
 
     def _brightness(self, place: Place) -> NDArray[np.float64] | None:
         """The root mean square of every clean image of a source, [0, 1], from its norms."""
-        for known in self.outcomes.done():
+        for known in self.outcomes.finished_places():
             if known.source == place.source:
                 images = self.outcomes.frame(known).drop_duplicates("image_id")
                 images = images[images["rel_l2"] > 0]  # of an unchanged image nothing follows
@@ -142,7 +142,7 @@ class Judge:
             for compare in claim.compare
             for pair in self._pairs(claim, compare, measure, named)
         )
-        ran = [key for key in asked if all(map(self.outcomes.finished, key[1:]))]
+        ran = [key for key in asked if all(map(self.outcomes.is_finished, key[1:]))]
         tested = _tested([self._compared(*key) for key in ran], claim)
         lacking = self._absent(claim, named)
         if len(ran) < len(asked):

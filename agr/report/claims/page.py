@@ -12,11 +12,10 @@ from agr.config.cell import Cell
 from agr.report.claims.judge import CONTRADICTED, INCOMPLETE, SUPPORTED, Judge, Judgement
 from agr.report.claims.spec import PAPER, Claim, load_claims
 from agr.report.claims.wording import UNDECIDED, Compared
-from agr.report.formats import pipes
-from agr.report.notes import setting
+from agr.report.formats import bullets, pipe_table, write_texts
+from agr.report.notes import setting_notes
 from agr.report.numbers import MARKDOWN
 from agr.report.outcomes import Outcomes, Place
-from agr.utils.files import write_content
 
 SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?", INCOMPLETE: "…"}
 LEGEND = (
@@ -56,26 +55,24 @@ def judge_claims(outcomes: Outcomes, name: str) -> Verdicts:
 
 
 def write_claims(cells: Sequence[Cell], verdicts: Verdicts, folder: Path) -> list[Path]:
-    """The page and its numbers, claims.md and claims.csv, in place of older ones; their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the page and its numbers, claims.md and claims.csv, and return their paths."""
     texts = {
-        "claims.md": page(verdicts, [*setting(cells), *verdicts.missing]),
+        "claims.md": claims_markdown(verdicts, [*setting_notes(cells), *verdicts.missing]),
         "claims.csv": comparisons(verdicts).to_csv(index=False),
     }
-    for name, text in texts.items():
-        write_content(folder / name, text.encode())
-    return [folder / name for name in texts]
+    return write_texts(texts, folder)
 
 
-def page(verdicts: Verdicts, notes: Sequence[str]) -> str:
+def claims_markdown(verdicts: Verdicts, notes: Sequence[str]) -> str:
     """The page in Markdown."""
-    plain = MARKDOWN.plain
-    parts = [f"**Claims of {plain(verdicts.paper)}**", grid(verdicts)]
-    parts.append("\n".join(f"- {plain(note)}" for note in [*LEGEND, *notes]))
-    parts.append("\n".join(f"- {plain(line)}" for line in which_supports_which(verdicts)))
+    escape = MARKDOWN.escape
+    parts = [f"**Claims of {escape(verdicts.paper)}**", grid(verdicts)]
+    parts += [bullets([*LEGEND, *notes]), bullets(which_supports_which(verdicts))]
     for claim, judged in verdicts.claims:
-        parts.append(f"### {plain(claim.title)}\n\n> {plain(claim.says)}\n\n{plain(claim.where)}")
-        parts.append("\n".join(f"- {plain(line)}" for line in reasons(judged)))
+        parts.append(
+            f"### {escape(claim.title)}\n\n> {escape(claim.says)}\n\n{escape(claim.where)}"
+        )
+        parts.append(bullets(reasons(judged)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -85,9 +82,7 @@ def grid(verdicts: Verdicts) -> str:
         [claim.title, *(SIGNS.get(judged[c].verdict, "·") for c in verdicts.columns)]
         for claim, judged in verdicts.claims
     ]
-    plain = [[MARKDOWN.plain(text) for text in row] for row in rows]
-    header = ["claim", *map(MARKDOWN.plain, verdicts.columns)]
-    return pipes(plain, header)
+    return pipe_table(["claim", *verdicts.columns], rows)
 
 
 def which_supports_which(verdicts: Verdicts) -> list[str]:

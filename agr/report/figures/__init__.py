@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from agr.config.cell import Cell
 from agr.report.figures import draw, series
 from agr.report.figures.images import rows_of_images
-from agr.report.figures.style import Look, looks, styled
-from agr.report.notes import setting
+from agr.report.figures.style import AttackStyle, styled, styles
+from agr.report.notes import setting_notes
 from agr.report.outcomes import Outcomes
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_content
@@ -48,7 +48,7 @@ class Drawing:
                 f"none of these {len(self.cells)} cells is finished: run them first, or add --run"
             )
         self.names = outcomes.titles()
-        self.looks: Mapping[str, Look] = looks(self.cells, self.names)
+        self.styles: Mapping[str, AttackStyle] = styles(self.cells, self.names)
         self.norms = list(dict.fromkeys(norm for norm, *_ in outcomes.cells))
 
     @cached_property
@@ -101,7 +101,7 @@ class Drawing:
             f"Figure {ASR_FIGURE[norm]}: white-box ASR against step, {self._budget(norm)}",
             f"The share of at most {n} of which each iterate fools its source (Wilson {bands}). "
             "Dashed: attacks with a stop.",
-            draw.asr_by_step(mine, self.looks, self.names),
+            draw.asr_by_step(mine, self.styles, self.names),
             mine[[*series.PLACE, "step", "n", *series.RATE]],
         )
         two = self._models(mine)
@@ -110,7 +110,7 @@ class Drawing:
             f"Figure {COSINE_FIGURE[norm]}: cosine similarity of clean image and iterate, "
             f"{self._budget(norm)}",
             f"Means over at most {n} (bootstrap {bands}). A stopped image stays as it is.",
-            draw.cosine_by_step(two, self.looks, self.names),
+            draw.cosine_by_step(two, self.styles, self.names),
             two[[*series.PLACE, "step", "n", *series.COSINE]],
         )
 
@@ -135,7 +135,7 @@ class Drawing:
             f"Transfer between networks, {self._budget(norm)}",
             "ASR in percent of every source (row) and target (column); of the source, white-box. "
             f"At least {int(mine['n'].min())} images a square.{counted}",
-            draw.matrix(mine, self.looks, self.names),
+            draw.matrix(mine, self.styles, self.names),
             mine,
         )
 
@@ -152,7 +152,7 @@ class Drawing:
             "White-box ASR, and the mean share of the other networks of the source's group that an "
             f"image fools, over budgets. At most {int(mine['n'].max())} images a point; bands are "
             "95 % intervals.",
-            draw.over_eps(mine, self.looks, self.names),
+            draw.over_eps(mine, self.styles, self.names),
             mine,
         )
 
@@ -166,7 +166,7 @@ class Drawing:
             "Each attack over all its sources: the mean share of its black-box targets that an "
             "image fools, and the mean relative norm. Hollow: attacks with a stop. Bars are 95 % "
             "intervals.",
-            draw.frontier(frame, self.looks, self.names),
+            draw.frontier(frame, self.styles, self.names),
             frame,
         )
 
@@ -179,7 +179,7 @@ class Drawing:
             "Steps that images needed, and how large their perturbations are",
             "Over all sources. Left: of 100 images, how many the source was first fooled by at "
             "which step. Right: quantiles of the relative norm.",
-            draw.distributions(steps, sizes, self.looks, self.names),
+            draw.distributions(steps, sizes, self.styles, self.names),
             pd.concat([steps.assign(of="steps"), sizes.assign(of="norms")]),
         )
 
@@ -205,7 +205,7 @@ def write_figures(drawing: Drawing, folder: Path, command: str) -> list[Path]:
     for old in folder.iterdir():
         if old.suffix in (".png", ".pdf", ".csv", ".txt"):
             old.unlink()
-    notes = [*setting(drawing.cells), *drawing.outcomes.missing()]
+    notes = [*setting_notes(drawing.cells), *drawing.outcomes.missing()]
     written = []
     for each in drawn:
         told = [each.title, each.caption, *notes, f"made by: {command}", f"data: {each.name}.csv"]

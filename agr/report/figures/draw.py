@@ -12,43 +12,43 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from agr.report.figures.style import Look, legend, new
-from agr.report.perturbations import Image
+from agr.report.figures.style import AttackStyle, legend, new
+from agr.report.perturbations import RgbArray
 
-Looks = Mapping[str, Look]
+Styles = Mapping[str, AttackStyle]
 Names = Mapping[str, str]
 HEAT = "cividis"  # the same to all eyes, and in grey
 
 
-def asr_by_step(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
+def asr_by_step(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
     """White-box ASR against step, a panel per source (Figures 3 and 5)."""
-    return _by_step(frame, looks, names, ("asr", "low", "high"), "white-box ASR, %")
+    return _by_step(frame, styles, names, ("asr", "low", "high"), "white-box ASR, %")
 
 
-def cosine_by_step(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
+def cosine_by_step(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
     """Cosine similarity against step, a panel per source (Figures 4 and 6)."""
     columns = ("cosine", "cosine_low", "cosine_high")
-    return _by_step(frame, looks, names, columns, "cosine similarity")
+    return _by_step(frame, styles, names, columns, "cosine similarity")
 
 
 def _by_step(
-    frame: pd.DataFrame, looks: Looks, names: Names, columns: Sequence[str], title: str
+    frame: pd.DataFrame, styles: Styles, names: Names, columns: Sequence[str], title: str
 ) -> Figure:
     sources = list(dict.fromkeys(frame["source"]))
     figure, panels = _panels(len(sources))
     for panel, source in zip(panels, sources, strict=True):
         mine = frame[frame["source"] == source]
-        _lines(panel, mine, looks, "step", columns)
+        _lines(panel, mine, styles, "step", columns)
         panel.set_title(names[source])
         panel.set_xlabel("step")
         panel.set_xticks(range(0, int(mine["step"].max()) + 1, 2))
         panel.ticklabel_format(axis="y", useOffset=False)
     _left(panels, title)
-    legend(figure, _shown(frame, looks))
+    legend(figure, _shown(frame, styles))
     return figure
 
 
-def over_eps(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
+def over_eps(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
     """ASR against eps: white-box above and mean transfer below, a column per source."""
     sources = list(dict.fromkeys(frame["source"]))
     figure = new(max(4.0, 2.7 * len(sources)), 4.6)
@@ -57,29 +57,31 @@ def over_eps(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
     for row, (kind, title) in zip(grid, kinds, strict=True):
         for panel, source in zip(row, sources, strict=True):
             mine = frame[frame["source"] == source]
-            _lines(panel, mine, looks, "eps", (kind, f"{kind}_low", f"{kind}_high"))
+            _lines(panel, mine, styles, "eps", (kind, f"{kind}_low", f"{kind}_high"))
         row[0].set_ylabel(title)
     for panel, source in zip(grid[0], sources, strict=True):
         panel.set_title(f"crafted on {names[source]}")
     for panel in grid[1]:
         panel.set_xlabel("eps, 0-255 scale")
-    legend(figure, _shown(frame, looks))
+    legend(figure, _shown(frame, styles))
     return figure
 
 
-def _lines(panel: Axes, frame: pd.DataFrame, looks: Looks, x: str, columns: Sequence[str]) -> None:
+def _lines(
+    panel: Axes, frame: pd.DataFrame, styles: Styles, x: str, columns: Sequence[str]
+) -> None:
     """A line per attack with its interval as a band."""
     middle, low, high = columns
-    for attack, look in looks.items():
+    for attack, style in styles.items():
         mine = frame[frame["attack"] == attack]
         if len(mine):
-            panel.fill_between(mine[x], mine[low], mine[high], color=look.colour, alpha=0.15, lw=0)
-            panel.plot(mine[x], mine[middle], **look.line())
+            panel.fill_between(mine[x], mine[low], mine[high], color=style.colour, alpha=0.15, lw=0)
+            panel.plot(mine[x], mine[middle], **style.line())
 
 
-def matrix(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
+def matrix(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
     """ASR of every source and target as a heat map, a panel per attack."""
-    attacks = [attack for attack in looks if (frame["attack"] == attack).any()]
+    attacks = [attack for attack in styles if (frame["attack"] == attack).any()]
     sources = list(dict.fromkeys(frame["source"]))
     targets = list(dict.fromkeys(frame["target"]))
     figure, panels = _panels(len(attacks), width=2.6, height=2.5, share=False)
@@ -89,7 +91,7 @@ def matrix(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
         wide = mine.pivot(index="source", columns="target", values="asr")
         values = wide.reindex(index=sources, columns=targets).to_numpy(dtype=float)
         drawn = _heat(panel, values, size=6.5)
-        panel.set_title(looks[attack].title)
+        panel.set_title(styles[attack].title)
         panel.set_xticks(range(len(targets)), [names[t] for t in targets], rotation=45, ha="right")
         panel.set_yticks(range(len(sources)), [names[s] for s in sources])
     figure.colorbar(drawn, ax=panels, label="ASR, %", shrink=0.6, aspect=30)
@@ -98,26 +100,26 @@ def matrix(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
     return figure
 
 
-def frontier(frame: pd.DataFrame, looks: Looks, names: Names) -> Figure:
+def frontier(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
     """Transfer against size of the perturbation, a point per attack, a panel per norm."""
     norms = list(dict.fromkeys(frame["norm"]))
     figure = new(max(4.5, 4.0 * len(norms)), 3.6)
     panels = list(figure.subplots(1, len(norms), squeeze=False, sharey=True)[0])
     for panel, norm in zip(panels, norms, strict=True):
         for row in frame[frame["norm"] == norm].to_dict("records"):
-            x, y, look = row["rel_l2"], row["transfer"], looks[row["attack"]]
+            x, y, style = row["rel_l2"], row["transfer"], styles[row["attack"]]
             spread = {
                 "xerr": _ends(x, row["rel_l2_low"], row["rel_l2_high"]),
                 "yerr": _ends(y, row["transfer_low"], row["transfer_high"]),
             }
-            panel.errorbar(x, y, **spread, ecolor=look.colour, elinewidth=1, **look.point())
+            panel.errorbar(x, y, **spread, ecolor=style.colour, elinewidth=1, **style.point())
         panel.set_title(names[norm])
         panel.set_xlabel("mean ‖v‖₂/‖x‖₂")
         panel.set_xlim(left=0)
         panel.set_ylim(bottom=0)
         panel.xaxis.set_major_locator(MaxNLocator(6))
     panels[0].set_ylabel("mean transfer, %")
-    legend(figure, _shown(frame, looks))
+    legend(figure, _shown(frame, styles))
     return figure
 
 
@@ -126,16 +128,16 @@ def _ends(middle: float, low: float, high: float) -> list[list[float]]:
     return [[max(0.0, middle - low)], [max(0.0, high - middle)]]
 
 
-def distributions(steps: pd.DataFrame, sizes: pd.DataFrame, looks: Looks, names: Names) -> Figure:
+def distributions(steps: pd.DataFrame, sizes: pd.DataFrame, styles: Styles, names: Names) -> Figure:
     """Draw the steps that images needed and the sizes of their perturbations, a row per norm."""
     norms = list(dict.fromkeys(sizes["norm"]))
-    attacks = [attack for attack in looks if (sizes["attack"] == attack).any()]
+    attacks = [attack for attack in styles if (sizes["attack"] == attack).any()]
     figure = new(7.2, (0.9 + 0.22 * len(attacks)) * len(norms))
     grid = figure.subplots(len(norms), 2, squeeze=False, sharey="row")
     for (left, right), norm in zip(grid, norms, strict=True):
         _needed(left, steps[steps["norm"] == norm], attacks)
-        _boxes(right, sizes[sizes["norm"] == norm], attacks, looks)
-        left.set_yticks(range(len(attacks)), [looks[a].title for a in attacks])
+        _boxes(right, sizes[sizes["norm"] == norm], attacks, styles)
+        left.set_yticks(range(len(attacks)), [styles[a].title for a in attacks])
         left.set_title(f"{names[norm]}: step of first success, % of images")
         right.set_title(f"{names[norm]}: ‖v‖₂/‖x‖₂ (5, 25, 50, 75, 95 %)")
     return figure
@@ -162,17 +164,17 @@ def _heat(panel: Axes, values: NDArray[np.float64], size: float) -> Any:
     return panel.imshow(values, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
 
 
-def _boxes(panel: Axes, frame: pd.DataFrame, attacks: Sequence[str], looks: Looks) -> None:
+def _boxes(panel: Axes, frame: pd.DataFrame, attacks: Sequence[str], styles: Styles) -> None:
     """A box per attack, from quantiles."""
     for row in frame.to_dict("records"):
-        y, colour = attacks.index(row["attack"]), looks[row["attack"]].colour
+        y, colour = attacks.index(row["attack"]), styles[row["attack"]].colour
         panel.plot([row["q05"], row["q95"]], [y, y], color=colour, lw=1)
         panel.plot([row["q25"], row["q75"]], [y, y], color=colour, lw=6, solid_capstyle="butt")
         panel.plot(row["q50"], y, "|", color="white", markersize=7, markeredgewidth=1.5)
     panel.set_xlim(left=0)
 
 
-def pictures(rows: Sequence[tuple[str, Sequence[Image], Sequence[str]]], gain: int) -> Figure:
+def pictures(rows: Sequence[tuple[str, Sequence[RgbArray], Sequence[str]]], gain: int) -> Figure:
     """Clean image, perturbation and adversarial image of each attack (Figure 1).
 
     `rows` are an attack's title, its three images and what stands below each.
@@ -217,5 +219,5 @@ def _left(panels: Sequence[Axes], title: str) -> None:
         panel.set_ylabel(title)
 
 
-def _shown(frame: pd.DataFrame, looks: Looks) -> list[Look]:
-    return [look for attack, look in looks.items() if (frame["attack"] == attack).any()]
+def _shown(frame: pd.DataFrame, styles: Styles) -> list[AttackStyle]:
+    return [style for attack, style in styles.items() if (frame["attack"] == attack).any()]

@@ -9,22 +9,24 @@ import pandas as pd
 
 from agr.records.store import Records, image_of
 from agr.report.outcomes import Outcomes, Place
-from agr.report.perturbations import Image, factor_of, scaled
+from agr.report.perturbations import RgbArray, common_factor, scaled
 from agr.utils.text import plural
 
 FACTS = [
     *("image_id", "label", "source_clean_pred", "source_clean_conf", "source_adv_pred"),
     *("source_adv_conf", "steps_used", "rel_l2", "linf"),
 ]
-Row = tuple[str, Sequence[Image], Sequence[str]]
+PictureRow = tuple[str, Sequence[RgbArray], Sequence[str]]
 
 
-def rows_of_images(outcomes: Outcomes, norm: str) -> tuple[list[Row], int, pd.DataFrame] | None:
+def rows_of_images(
+    outcomes: Outcomes, norm: str
+) -> tuple[list[PictureRow], int, pd.DataFrame] | None:
     """One image as each attack left it: rows for draw.pictures, the gain, and facts of each.
 
     From the first source that has saved images; None if no source has any.
     """
-    places = [place for place in outcomes.done() if place.norm == norm]
+    places = [place for place in outcomes.finished_places() if place.norm == norm]
     saved = {p: Records(outcomes.cell(p).folder).positions("adversarials") for p in places}
     places = [p for p in places if saved[p]]
     if not places:
@@ -32,16 +34,18 @@ def rows_of_images(outcomes: Outcomes, norm: str) -> tuple[list[Row], int, pd.Da
     places = [p for p in places if p.source == places[0].source]
     position = min(set.intersection(*(saved[p] for p in places)) or saved[places[0]])
     found = [(p, *_images(outcomes, p, position)) for p in places if position in saved[p]]
-    gain = factor_of((c, a) for _, c, a, _ in found)
+    gain = common_factor((c, a) for _, c, a, _ in found)
     names = outcomes.titles()
-    rows: list[Row] = [
+    rows: list[PictureRow] = [
         (names[p.attack], (c, scaled(c, a, gain), a), _texts(facts)) for p, c, a, facts in found
     ]
     said = pd.DataFrame([p._asdict() | facts for p, _, _, facts in found])
     return rows, gain, said.drop(columns="target")
 
 
-def _images(outcomes: Outcomes, place: Place, position: int) -> tuple[Image, Image, dict[str, Any]]:
+def _images(
+    outcomes: Outcomes, place: Place, position: int
+) -> tuple[RgbArray, RgbArray, dict[str, Any]]:
     """The clean and the adversarial image at a position, and a row's facts."""
     records = Records(outcomes.cell(place).folder)
     ((saved,),) = records.saved_images({position})

@@ -12,7 +12,7 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.records.store import Records
-from agr.report.leaderboard import leaderboard, shares_of, transfer_of, white_box_of
+from agr.report.leaderboard import leaderboard, mean_transfer, mean_white_box, success_shares
 from agr.report.outcomes import Outcomes, Place, in_group
 from agr.report.rates import rate, selected
 from agr.report.statistics import bootstrap, wilson
@@ -111,11 +111,11 @@ def over_eps(cells: Sequence[Cell]) -> pd.DataFrame:
         frame = selected(cell)
         if frame is None or frame.empty:
             continue
-        transfer = shares_of(cell, frame, white_box=False)
+        transfer = success_shares(cell, frame, white_box=False)
         row: dict[str, Any] = dict(zip(PLACE, line_of(cell), strict=False))
         row |= {"eps": cell.config.eps, "n": frame["image_id"].nunique()}
-        row |= white_box_of(shares_of(cell, frame, white_box=True))
-        rows.append(row | (transfer_of(transfer) if len(transfer) else {}))
+        row |= mean_white_box(success_shares(cell, frame, white_box=True))
+        rows.append(row | (mean_transfer(transfer) if len(transfer) else {}))
     columns = [*PLACE, "eps", "n", "white_box", "white_box_low", "white_box_high"]
     columns += ["transfer", "transfer_low", "transfer_high"]
     frame = pd.DataFrame(rows, columns=columns).drop_duplicates([*PLACE, "eps"])
@@ -168,7 +168,7 @@ QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 
 def with_images(outcomes: Outcomes) -> list[Place]:
     """The places of finished cells that have images, without targets."""
-    return [place for place in outcomes.done() if len(outcomes.frame(place))]
+    return [place for place in outcomes.finished_places() if len(outcomes.frame(place))]
 
 
 def _named(place: Place) -> dict[str, Any]:

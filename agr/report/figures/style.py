@@ -40,7 +40,7 @@ SETTINGS: Any = {
 }
 
 
-class Look(NamedTuple):
+class AttackStyle(NamedTuple):
     """Colour, marker and title of an attack in every figure."""
 
     title: str
@@ -63,23 +63,23 @@ class Look(NamedTuple):
         return {"marker": self.marker, "markerfacecolor": face, "markeredgecolor": self.colour}
 
 
-def looks(cells: Sequence[Cell], names: Mapping[str, str]) -> dict[str, Look]:
+def styles(cells: Sequence[Cell], names: Mapping[str, str]) -> dict[str, AttackStyle]:
     """Choose the style of each attack of some cells, by name; `names` are titles by name."""
     kinds: dict[str, int] = {}
-    found: dict[str, Look] = {}
+    found: dict[str, AttackStyle] = {}
     for cell in cells:
         a = cell.config.attack
         # What an attack is apart from its stop.
         rest = digest([a.size, a.start, a.loss, a.views, a.chain, a.step, a.library])
         kind = kinds.setdefault(rest, len(kinds))
         colour, marker = COLOURS[kind % len(COLOURS)], MARKERS[kind % len(MARKERS)]
-        found.setdefault(a.name, Look(names[a.name], colour, marker, a.stop is not None))
+        found.setdefault(a.name, AttackStyle(names[a.name], colour, marker, a.stop is not None))
     return found
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Figures that are made inside look like all others."""
+    """Figures that are made inside style like all others."""
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of a title: it is drawn as a box
         yield
@@ -90,10 +90,10 @@ def new(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height))
 
 
-def legend(figure: Figure, shown: Sequence[Look]) -> None:
+def legend(figure: Figure, shown: Sequence[AttackStyle]) -> None:
     """One legend for all panels, below them."""
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], **look.line()) for look in shown]
+    lines = [Line2D([], [], **style.line()) for style in shown]
     across = max(1, int(figure.get_figwidth() / 1.45))
     figure.legend(handles=lines, loc="outside lower center", ncols=min(across, len(lines)))

@@ -6,17 +6,25 @@ nothing of cells or records.
 
 from __future__ import annotations
 
-from agr.report.html.contract import Chart, Claim, Figure, Page, Shot, Table, TargetPrediction
+from agr.report.html.contract import (
+    Chart,
+    ClaimView,
+    Example,
+    Figure,
+    HtmlTable,
+    Page,
+    TargetPrediction,
+)
 from agr.report.html.render import MOST_BYTES, render
 
 __all__ = [
     "MOST_BYTES",
     "Chart",
-    "Claim",
+    "ClaimView",
+    "Example",
     "Figure",
+    "HtmlTable",
     "Page",
-    "Shot",
-    "Table",
     "TargetPrediction",
     "render",
 ]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agr.report.html.contract import Shot
+from agr.report.html.contract import Example
 from agr.report.html.escapes import compact, size
 from agr.report.html.images import Pictures, fit, key_of
 
@@ -23,29 +23,33 @@ class Names:
 
 
 class Index:
-    """All names of some shots."""
+    """All names of some examples."""
 
     def __init__(self) -> None:
         self.groups, self.images, self.norms = Names(), Names(), Names()
         self.attacks, self.sources, self.networks, self.facts = Names(), Names(), Names(), Names()
 
 
-def browser(shots: Sequence[Shot], classes: Mapping[int, str], most_bytes: int) -> dict[str, Any]:
+def browser(
+    examples: Sequence[Example], classes: Mapping[int, str], most_bytes: int
+) -> dict[str, Any]:
     """The browser's data as at most `most_bytes` of JSON: pictures take what texts leave."""
-    texts = data(shots, None, classes)
-    pictures = fit(shots, most_bytes - size(compact(texts)))
-    return data(pictures.shots, pictures, classes)
+    texts = data(examples, None, classes)
+    pictures = fit(examples, most_bytes - size(compact(texts)))
+    return data(pictures.examples, pictures, classes)
 
 
 def data(
-    shots: Sequence[Shot], pictures: Pictures | None, classes: Mapping[int, str]
+    examples: Sequence[Example], pictures: Pictures | None, classes: Mapping[int, str]
 ) -> dict[str, Any]:
     """The browser's data; without pictures to see how long the rest is."""
     index = Index()
-    rows = [[*_names(index, s), *_pair(pictures, i), *_told(index, s)] for i, s in enumerate(shots)]
-    labels = {key_of(s): s.label for s in shots}
+    rows = [
+        [*_names(index, s), *_pair(pictures, i), *_told(index, s)] for i, s in enumerate(examples)
+    ]
+    labels = {key_of(s): s.label for s in examples}
     return {
-        "shots": rows,
+        "examples": rows,
         "images": [
             [index.groups.number(g), i, labels[g, i], pictures.cleans[g, i] if pictures else ""]
             for g, i in index.images.known
@@ -56,18 +60,18 @@ def data(
         "attacks": list(index.attacks.known),
         "networks": list(index.networks.known),
         "facts": list(index.facts.known),
-        "classes": {str(c): name for c, name in classes.items() if c in _classes(shots)},
+        "classes": {str(c): name for c, name in classes.items() if c in _classes(examples)},
         "words": _words(pictures) if pictures else "",
     }
 
 
-def _names(index: Index, shot: Shot) -> list[int]:
-    index.groups.number(shot.group)
+def _names(index: Index, example: Example) -> list[int]:
+    index.groups.number(example.group)
     return [
-        index.sources.number((shot.group, shot.source)),
-        index.images.number(key_of(shot)),
-        index.norms.number(shot.norm),
-        index.attacks.number(shot.attack),
+        index.sources.number((example.group, example.source)),
+        index.images.number(key_of(example)),
+        index.norms.number(example.norm),
+        index.attacks.number(example.attack),
     ]
 
 
@@ -75,16 +79,16 @@ def _pair(pictures: Pictures | None, i: int) -> list[str]:
     return [pictures.differences[i], pictures.adversarials[i]] if pictures else ["", ""]
 
 
-def _told(index: Index, shot: Shot) -> list[Any]:
+def _told(index: Index, example: Example) -> list[Any]:
     """Return the predictions of each target, and the facts."""
     answers = [
         [
             *(index.networks.number(name), a.clean_pred, _confidence(a.clean_conf)),
             *(a.adv_pred, _confidence(a.adv_conf), int(a.success)),
         ]
-        for name, a in shot.answers.items()
+        for name, a in example.answers.items()
     ]
-    return [answers, [[index.facts.number(name), text] for name, text in shot.facts.items()]]
+    return [answers, [[index.facts.number(name), text] for name, text in example.facts.items()]]
 
 
 def _confidence(value: float) -> float | None:
@@ -92,16 +96,16 @@ def _confidence(value: float) -> float | None:
     return round(float(value), 4) if math.isfinite(value) else None
 
 
-def _classes(shots: Sequence[Shot]) -> set[int]:
-    """The classes that shots speak of, so that a thousand names needn't be sent."""
-    said = {c for s in shots for a in s.answers.values() for c in (a.clean_pred, a.adv_pred)}
-    return said | {s.label for s in shots}
+def _classes(examples: Sequence[Example]) -> set[int]:
+    """The classes that examples speak of, so that a thousand names needn't be sent."""
+    said = {c for s in examples for a in s.answers.values() for c in (a.clean_pred, a.adv_pred)}
+    return said | {s.label for s in examples}
 
 
 def _words(pictures: Pictures) -> str:
     """Describe the quality of the pictures."""
-    shown = f"Pictures are shown {pictures.step.words()}"
-    if pictures.step != (None, None):
+    shown = f"Pictures are shown {pictures.encoding.words()}"
+    if pictures.encoding != (None, None):
         shown += "; the records hold the exact ones"
     if pictures.images_left_out:
         shown += f". Images of the sample left out to save space: {pictures.images_left_out}"

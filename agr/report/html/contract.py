@@ -10,7 +10,7 @@ from agr.report.numbers import TableCell
 
 
 @dataclass(frozen=True)
-class Table:
+class HtmlTable:
     """A table of numbers and plain texts, which the page escapes."""
 
     name: str  # for anchors: "table1"
@@ -29,7 +29,7 @@ class Figure:
     caption: str  # what is to be seen; also for those who can't
     png: bytes
     command: str  # what makes it again
-    data: Table | None = None  # its numbers, where they are few enough to be read
+    data: HtmlTable | None = None  # its numbers, where they are few enough to be read
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Chart:
     title: str
     caption: str
     plotly: Mapping[str, Any]
-    numbers: Table | None = None  # of its points, for those who read rather than see
+    numbers: HtmlTable | None = None  # of its points, for those who read rather than see
 
 
 class TargetPrediction(NamedTuple):
@@ -54,8 +54,8 @@ class TargetPrediction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One attacked image, (H, W, 3) uint8; `clean` is shared by all shots of an image."""
+class Example:
+    """One attacked image, (H, W, 3) uint8; `clean` is shared by all examples of an image."""
 
     image_id: str
     label: int
@@ -70,7 +70,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Claim:
+class ClaimView:
     """One claim of a paper and how it was judged."""
 
     name: str
@@ -78,7 +78,7 @@ class Claim:
     where: str  # in the paper
     verdicts: Mapping[str, str]  # by column of the grid: "supported", "contradicted", "undecided" …
     why: Mapping[str, str]  # by the same columns: one sentence with numbers
-    details: Table | None = None  # every comparison
+    details: HtmlTable | None = None  # every comparison
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,15 @@ class Page:
     title: str
     notice: str  # what a reader must know first, or ""
     summary: Sequence[tuple[str, str]]  # what was run and on what: term and text
-    tables: Sequence[Table]  # the paper's, with its values
-    claims: Sequence[Claim]
+    tables: Sequence[HtmlTable]  # the paper's, with its values
+    claims: Sequence[ClaimView]
     claims_about: Sequence[str]  # how to read the verdicts
     figures: Sequence[Figure]
     charts: Sequence[Chart]
-    shots: Sequence[Shot]
-    leaderboards: Sequence[Table]
-    further: Sequence[Table]  # differences between attacks and the like, long ones
+    examples: Sequence[Example]
+    leaderboards: Sequence[HtmlTable]
+    further: Sequence[HtmlTable]  # differences between attacks and the like, long ones
     provenance: Sequence[tuple[str, str]]
-    cells: Table  # every cell, with its command
+    cells: HtmlTable  # every cell, with its command
     commands: Sequence[str]  # what makes this page again
     classes: Mapping[int, str] = field(default_factory=dict)  # names of labels, where there are any

@@ -7,10 +7,10 @@ from typing import Any
 
 from agr.config.cell import Cell
 from agr.records.store import Records, image_of
-from agr.report.html import Shot, TargetPrediction
+from agr.report.html import Example, TargetPrediction
 from agr.report.outcomes import Outcomes
-from agr.report.perturbations import Image
-from agr.report.rates import norm_title
+from agr.report.perturbations import RgbArray
+from agr.report.rates import budget_title
 
 SAMPLE = 24  # images, of all groups together
 COLUMNS = [
@@ -19,34 +19,34 @@ COLUMNS = [
 ]
 
 
-def shots_of(outcomes: Outcomes) -> list[Shot]:
+def examples_of(outcomes: Outcomes) -> list[Example]:
     """Every attack's images among the first of each group's selection, SAMPLE of them in all.
 
     The selection's order is a seeded one, so that its first images are a sample. Only images that
     were saved.
     """
     groups: dict[str, list[Cell]] = {}
-    for place in outcomes.done():
+    for place in outcomes.finished_places():
         cell = outcomes.cell(place)
-        if Records(cell.folder).parts("adversarials"):
+        if Records(cell.folder).part_files("adversarials"):
             groups.setdefault(cell.group_name or cell.source, []).append(cell)
     names = outcomes.titles()
-    clean: dict[tuple[str, str], Image] = {}
-    found: list[Shot] = []
+    clean: dict[tuple[str, str], RgbArray] = {}
+    found: list[Example] = []
     for i, (group, cells) in enumerate(groups.items()):
         mine = SAMPLE // len(groups) + (i < SAMPLE % len(groups))
         for cell in cells:
-            found += _shots(cell, group, mine, clean, names)
+            found += _examples(cell, group, mine, clean, names)
     return found
 
 
-def _shots(
+def _examples(
     cell: Cell,
     group: str,
     many: int,
-    clean: dict[tuple[str, str], Image],
+    clean: dict[tuple[str, str], RgbArray],
     names: Mapping[str, str],
-) -> Iterator[Shot]:
+) -> Iterator[Example]:
     records = Records(cell.folder)
     positions = set(sorted(records.positions("adversarials"))[:many])
     rows = records.read("rows", COLUMNS)
@@ -60,23 +60,23 @@ def _shots(
             if mine:
                 key = (group, saved["image_id"])
                 clean.setdefault(key, image_of(saved, "clean_pixels"))
-                yield _shot(cell, group, names, (clean[key], image_of(saved)), mine)
+                yield _example(cell, group, names, (clean[key], image_of(saved)), mine)
 
 
-def _shot(
+def _example(
     cell: Cell,
     group: str,
     names: Mapping[str, str],
-    images: tuple[Image, Image],
+    images: tuple[RgbArray, RgbArray],
     rows: list[Any],
-) -> Shot:
+) -> Example:
     """One image with what all targets said of it."""
     first, c = rows[0], cell.config
-    return Shot(
+    return Example(
         image_id=first["image_id"],
         label=int(first["label"]),
         group=group,
-        norm=f"{norm_title(c.norm.name)} = {c.eps:g}",
+        norm=budget_title(cell),
         attack=names[c.attack.name],
         source=names[cell.source],
         clean=images[0],

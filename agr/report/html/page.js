@@ -102,8 +102,8 @@ when the page has been painted, Plotly when the first chart comes near. */
   // ---- the image browser -----------------------------------------------------------------------
 
   function browser() {
-    const all = JSON.parse($("shots").textContent);
-    const shots = all.shots.map(
+    const all = JSON.parse($("examples").textContent);
+    const examples = all.examples.map(
       ([source, image, norm, attack, difference, adversarial, answers, facts]) => ({
         ...{ source, image, norm, attack, difference, adversarial, answers, facts },
         imageId: all.images[image][1],
@@ -150,7 +150,7 @@ when the page has been painted, Plotly when the first chart comes near. */
 
     // Each choice narrows those after it, so that what is chosen always exists.
     function chosen() {
-      let left = shots.filter((s) => s.source === Number(select.source.value));
+      let left = examples.filter((s) => s.source === Number(select.source.value));
       const texts = {
         image: (s) => `${s.imageId}: class ${className(all.images[s.image][2])}`,
         norm: (s) => all.norms[s.norm][0],
@@ -165,32 +165,32 @@ when the page has been painted, Plotly when the first chart comes near. */
       return left[0];
     }
 
-    function targets(shot) {
-      const source = all.sources[shot.source][1];
-      const options = shot.answers.map(([network]) => {
+    function targets(example) {
+      const source = all.sources[example.source][1];
+      const options = example.answers.map(([network]) => {
         const what = all.networks[network];
         return { value: network, what, text: what === source ? `${what} (the source)` : what };
       });
       select.target.disabled = !options.length;
       if (options.length) offer("target", options, source);
       else select.target.replaceChildren(new Option("no target was asked", ""));
-      return shot.answers.find(([network]) => network === Number(select.target.value));
+      return example.answers.find(([network]) => network === Number(select.target.value));
     }
 
     function show() {
-      const shot = chosen();
-      const answer = targets(shot);
-      const [, id, label, clean] = all.images[shot.image];
-      const [norm, factor] = all.norms[shot.norm];
-      const source = all.sources[shot.source][1];
-      const how = `${all.attacks[shot.attack]} on ${source}, ${norm}`;
+      const example = chosen();
+      const answer = targets(example);
+      const [, id, label, clean] = all.images[example.image];
+      const [norm, factor] = all.norms[example.norm];
+      const source = all.sources[example.source][1];
+      const how = `${all.attacks[example.attack]} on ${source}, ${norm}`;
       picture("clean", clean, `Clean image ${id}, class ${className(label)}`);
-      picture("difference", shot.difference, `Perturbation of ${id} by ${how}, times ${factor}`);
-      picture("adversarial", shot.adversarial, `Adversarial image of ${id} by ${how}`);
+      picture("difference", example.difference, `Perturbation of ${id} by ${how}, times ${factor}`);
+      picture("adversarial", example.adversarial, `Adversarial image of ${id} by ${how}`);
       $("difference-caption").textContent =
         `Perturbation: (adversarial − clean) × ${factor}, around grey`;
-      answersOf(shot, source, answer);
-      pairs($("facts"), [["label", className(label)], ...shot.facts.map(([n, t]) => [all.facts[n], t])]);
+      answersOf(example, source, answer);
+      pairs($("facts"), [["label", className(label)], ...example.facts.map(([n, t]) => [all.facts[n], t])]);
       $("said").textContent = `Image ${id}, class ${className(label)}; ${how}. ${sentence(answer)}`;
     }
 
@@ -209,8 +209,8 @@ when the page has been painted, Plotly when the first chart comes near. */
       );
     }
 
-    function answersOf(shot, source, target) {
-      const own = shot.answers.find(([network]) => all.networks[network] === source);
+    function answersOf(example, source, target) {
+      const own = example.answers.find(([network]) => all.networks[network] === source);
       const rows = [["source", source, own]];
       if (target && target !== own) rows.push(["target", all.networks[target[0]], target]);
       $("answers").replaceChildren(...rows.map(([role, name, answer]) => line(role, name, answer)));
@@ -275,7 +275,7 @@ when the page has been painted, Plotly when the first chart comes near. */
 
   // After `load`, so that the page is painted before anything is unpacked.
   addEventListener("load", () => {
-    idle(() => $("shots") && browser());
+    idle(() => $("examples") && browser());
     idle(tables);
     idle(charts);
   });

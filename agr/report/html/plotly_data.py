@@ -7,8 +7,8 @@ from html import escape  # Plotly reads texts as a kind of HTML, links included
 from typing import Any
 
 from agr.report.figures import Drawing
-from agr.report.figures.style import Look
-from agr.report.html import Chart, Table
+from agr.report.figures.style import AttackStyle
+from agr.report.html import Chart, HtmlTable
 from agr.report.numbers import Number, TableCell
 
 Trace = dict[str, Any]
@@ -31,14 +31,14 @@ def _frontier(drawing: Drawing) -> Chart:
     frame = drawing.frontier
     norms = list(dict.fromkeys(frame["norm"]))
     traces = []
-    order = {attack: i for i, attack in enumerate(drawing.looks)}
+    order = {attack: i for i, attack in enumerate(drawing.styles)}
     for row in sorted(frame.to_dict("records"), key=lambda row: order[row["attack"]]):
-        look, panel = drawing.looks[row["attack"]], norms.index(row["norm"])
+        style, panel = drawing.styles[row["attack"]], norms.index(row["norm"])
         trace: Trace = {"x": [row["rel_l2"]], "y": [row["transfer"]], "mode": "markers"}
         for axis, name in (("x", "rel_l2"), ("y", "transfer")):
             ends = row[f"{name}_high"] - row[name], row[name] - row[f"{name}_low"]
             trace[f"error_{axis}"] = {"array": [ends[0]], "arrayminus": [ends[1]], "thickness": 1}
-        traces.append(trace | _styled(look, panel, first=panel == 0))
+        traces.append(trace | _styled(style, panel, first=panel == 0))
     titles = [drawing.names[norm] for norm in norms]
     return Chart(
         "chart-frontier",
@@ -52,7 +52,7 @@ def _frontier(drawing: Drawing) -> Chart:
             ["norm", "attack", "mean ‖v‖₂/‖x‖₂", "mean transfer, %"],
             [
                 [
-                    *(drawing.names[row["norm"]], drawing.looks[row["attack"]].title),
+                    *(drawing.names[row["norm"]], drawing.styles[row["attack"]].title),
                     *(_with_interval(row, "rel_l2", ".4g"), _with_interval(row, "transfer", ".1f")),
                 ]
                 for row in frame.to_dict("records")
@@ -66,10 +66,10 @@ def _steps(drawing: Drawing, norm: str) -> Chart:
     sources = list(dict.fromkeys(frame["source"]))
     traces = []
     for (source, attack), mine in frame.groupby(["source", "attack"], sort=False):
-        look, panel = drawing.looks[str(attack)], sources.index(str(source))
+        style, panel = drawing.styles[str(attack)], sources.index(str(source))
         trace: Trace = {"x": mine["step"].tolist(), "y": mine["asr"].round(2).tolist()}
-        trace |= {"mode": "lines+markers", "line": {"dash": "dash" if look.stopped else "solid"}}
-        traces.append(trace | _styled(look, panel, first=panel == 0))
+        trace |= {"mode": "lines+markers", "line": {"dash": "dash" if style.stopped else "solid"}}
+        traces.append(trace | _styled(style, panel, first=panel == 0))
     titles = [drawing.names[source] for source in sources]
     return Chart(
         f"chart-steps-{norm}",
@@ -82,7 +82,7 @@ def _steps(drawing: Drawing, norm: str) -> Chart:
             ["source", "attack", "step", "white-box ASR, %"],
             [
                 [
-                    *(drawing.names[row["source"]], drawing.looks[row["attack"]].title),
+                    *(drawing.names[row["source"]], drawing.styles[row["attack"]].title),
                     *(Number(row["step"], "d"), Number(row["asr"])),
                 ]
                 for row in frame.to_dict("records")
@@ -111,7 +111,7 @@ def _matrix(drawing: Drawing, norm: str) -> Chart:
         trace |= {
             "type": "heatmap",
             "hoverinfo": "text",
-            "name": escape(drawing.looks[attack].title),
+            "name": escape(drawing.styles[attack].title),
         }
         trace |= {
             "x": [escape(names[t]) for t in targets],
@@ -119,7 +119,7 @@ def _matrix(drawing: Drawing, norm: str) -> Chart:
         }
         trace |= {"zmin": 0, "zmax": 100, "colorscale": "Cividis", "showscale": panel == 0}
         traces.append(trace | _axes(panel))
-    layout = _layout([drawing.looks[a].title for a in attacks], "", "", reverse=True)
+    layout = _layout([drawing.styles[a].title for a in attacks], "", "", reverse=True)
     return Chart(
         f"chart-transfer-{norm}",
         f"Transfer between networks, {drawing.names[norm]}",
@@ -131,7 +131,7 @@ def _matrix(drawing: Drawing, norm: str) -> Chart:
             ["attack", "source", "target", "ASR, %", "n"],
             [
                 [
-                    *(drawing.looks[row["attack"]].title, names[row["source"]]),
+                    *(drawing.styles[row["attack"]].title, names[row["source"]]),
                     *(names[row["target"]], Number(row["asr"], interval=(row["low"], row["high"]))),
                     Number(row["n"], "d"),
                 ]
@@ -141,11 +141,11 @@ def _matrix(drawing: Drawing, norm: str) -> Chart:
     )
 
 
-def _numbers(name: str, title: str, header: list[str], rows: list[list[TableCell]]) -> Table:
+def _numbers(name: str, title: str, header: list[str], rows: list[list[TableCell]]) -> HtmlTable:
     """Return the table below a chart."""
     notes = [f"the first {MOST_ROWS} of {len(rows):,} points"] if len(rows) > MOST_ROWS else []
     caption = f"Numbers of the chart “{title}”"
-    return Table(f"{name}-numbers", caption, header, rows[:MOST_ROWS], notes)
+    return HtmlTable(f"{name}-numbers", caption, header, rows[:MOST_ROWS], notes)
 
 
 def _with_interval(row: Mapping[Any, Any], name: str, form: str) -> Number:
@@ -164,15 +164,15 @@ def _said(place: tuple[str, str], row: Any, names: Mapping[str, str]) -> str:
     return f"{pair}: {row['asr']:.1f} % [{row['low']:.1f}, {row['high']:.1f}], n = {row['n']}"
 
 
-def _styled(look: Look, panel: int, *, first: bool) -> Trace:
+def _styled(style: AttackStyle, panel: int, *, first: bool) -> Trace:
     """An attack's colour and marker, its place, and one entry of the legend for all panels."""
-    symbol = SYMBOLS.get(look.marker, "circle") + ("-open" if look.stopped else "")
+    symbol = SYMBOLS.get(style.marker, "circle") + ("-open" if style.stopped else "")
     return {
         "type": "scatter",
-        "name": escape(look.title),
-        "legendgroup": escape(look.title),
+        "name": escape(style.title),
+        "legendgroup": escape(style.title),
         "showlegend": first,
-        "marker": {"color": look.colour, "symbol": symbol, "size": 8},
+        "marker": {"color": style.colour, "symbol": symbol, "size": 8},
         **_axes(panel),
     }
 

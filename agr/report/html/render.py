@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from agr.report.html import escapes
 from agr.report.html.browser import browser
-from agr.report.html.contract import Claim, Page, Table
+from agr.report.html.contract import ClaimView, HtmlTable, Page
 from agr.report.numbers import Number, TableCell, printed
 from agr.utils.errors import ConfigError
 
@@ -70,9 +70,9 @@ class Anchors:
 def render(page: Page, most_bytes: int = MOST_BYTES) -> str:
     """One self-contained HTML file of at most `most_bytes` (in UTF-8)."""
     text = _filled(page, None)
-    if page.shots:
+    if page.examples:
         left = most_bytes - escapes.size(text)
-        text = _filled(page, browser(page.shots, page.classes, left))
+        text = _filled(page, browser(page.examples, page.classes, left))
     if escapes.size(text) > most_bytes:
         raise ConfigError(
             f"the page is {escapes.size(text):,} bytes, more than the {most_bytes:,} that it may "
@@ -82,13 +82,13 @@ def render(page: Page, most_bytes: int = MOST_BYTES) -> str:
     return text.encode("utf-8", "replace").decode()  # a lone surrogate can't be in a file
 
 
-def _filled(page: Page, shots: dict[str, Any] | None) -> str:
+def _filled(page: Page, examples: dict[str, Any] | None) -> str:
     script = escapes.own("page.js")
     return _environment().get_template("page.html.j2").render(
         page=page,
         sections=[(name, title) for name, title in SECTIONS if _has(page, name)],
         columns=_columns(page.claims),
-        shots=shots,
+        examples=examples,
         script=script,
         style=escapes.own("style.css"),
         policy=POLICY.format(digest=escapes.digest(script)),
@@ -121,11 +121,11 @@ def _shipped_style(package: str, path: str) -> Markup:
 
 def _has(page: Page, section: str) -> bool:
     """Return whether a section has content."""
-    content = {"browser": page.shots, "provenance": True}
+    content = {"browser": page.examples, "provenance": True}
     return bool(content.get(section) or getattr(page, section, ()))
 
 
-def _columns(claims: Sequence[Claim]) -> list[str]:
+def _columns(claims: Sequence[ClaimView]) -> list[str]:
     """The columns of the grid of verdicts, in order of first use."""
     return list(dict.fromkeys(column for claim in claims for column in claim.verdicts))
 
@@ -139,7 +139,7 @@ def verdict(text: str | None) -> tuple[str, str, str]:
     return said, "·", "none"
 
 
-def grid(table: Table) -> Grid:
+def grid(table: HtmlTable) -> Grid:
     """Return a table with the keys by which its columns of numbers are sorted."""
     width = len(table.header)
     for i, row in enumerate(table.rows):
