@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from agr.evaluation.runner import run_cell
 from agr.records.part_files import Damaged
 from agr.records.run_info import RunInfo
-from agr.records.store import Records
+from agr.records.store import Records, _digest
 from agr.utils import locks
 from agr.utils.errors import ConfigError
 from agr.utils.files import is_whole, write_named, write_whole
@@ -174,6 +176,36 @@ def test_other_run_files_are_refused(text: str, words: str, records: Records) ->
     records.run_file.write_text(text)
     with pytest.raises(ConfigError, match=words):
         records.run()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"eligible": "3"},
+        {"eligible": True},
+        {"lost": [1.5]},
+        {"lost": 1},
+        {"weights": {"vgg16": None}},
+        {"data": {"layout": "flat"}},
+        {"numeric": {"slots": 8}},
+        {"sessions": [{}]},
+        {"more": 1},
+        {"config": None},
+    ],
+    ids=str,
+)
+def test_run_json_has_a_schema(change: dict[str, Any], records: Records) -> None:
+    """Also where its own hash is right: keys and types of values are looked at."""
+    content = asdict(RunInfo()) | change
+    records.run_file.write_text(json.dumps(content | {"digest": _digest(content)}))
+    with pytest.raises(ConfigError, match="is damaged, or was edited: restore it, or move"):
+        records.run()
+
+
+def test_a_run_json_without_later_keys_is_read(records: Records) -> None:
+    content = {"schema_version": 4, "eligible": 7}
+    records.run_file.write_text(json.dumps(content | {"digest": _digest(content)}))
+    assert records.run() == RunInfo(eligible=7)
 
 
 def test_rows_without_run_json_are_refused(records: Records) -> None:
