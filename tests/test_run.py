@@ -194,13 +194,13 @@ def test_a_sweep_in_one_process_builds_each_network_once(
 
     monkeypatch.setattr(agr.models.network, "_loaded", {})
     built, scored = [], []
-    real_body, real_answers = agr.models.network._body, agr.evaluation.predictions.answers
+    real_body, real_answers = agr.models.network._body, agr.evaluation.predictions.predict_batched
     monkeypatch.setattr(
         agr.models.network, "_body", lambda name, c: built.append(name) or real_body(name, c)
     )
     monkeypatch.setattr(
         agr.evaluation.predictions,
-        "answers",
+        "predict_batched",
         lambda n, i, w: scored.append(len(i)) or real_answers(n, i, w),
     )
     words = ["-m", f"outputs={tmp_path}", *QUICK, "eps=2,8", "attack=ifgsm_stop,agr"]

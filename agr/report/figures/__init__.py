@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from agr.config.cell import Cell
 from agr.report.figures import draw, series
 from agr.report.figures.images import rows_of_images
-from agr.report.figures.style import AttackStyle, styled, styles
+from agr.report.figures.style import AttackStyle, attack_styles, styled
 from agr.report.notes import setting_notes
 from agr.report.outcomes import Outcomes
 from agr.utils.errors import ConfigError
@@ -48,7 +48,7 @@ class Drawing:
                 f"none of these {len(self.cells)} cells is finished: run them first, or add --run"
             )
         self.names = outcomes.titles()
-        self.styles: Mapping[str, AttackStyle] = styles(self.cells, self.names)
+        self.styles: Mapping[str, AttackStyle] = attack_styles(self.cells, self.names)
         self.norms = list(dict.fromkeys(norm for norm, *_ in outcomes.cells))
 
     @cached_property

@@ -63,7 +63,7 @@ class AttackStyle(NamedTuple):
         return {"marker": self.marker, "markerfacecolor": face, "markeredgecolor": self.colour}
 
 
-def styles(cells: Sequence[Cell], names: Mapping[str, str]) -> dict[str, AttackStyle]:
+def attack_styles(cells: Sequence[Cell], names: Mapping[str, str]) -> dict[str, AttackStyle]:
     """Choose the style of each attack of some cells, by name; `names` are titles by name."""
     kinds: dict[str, int] = {}
     found: dict[str, AttackStyle] = {}
