@@ -131,7 +131,10 @@ def test_a_universal_perturbation_is_one_and_fitted_on_others(tmp_path: Path) ->
     free = np.all([(a > 10) & (a < 245) for a in x], axis=0)  # where nothing clips
     assert free.sum() > 1000
     assert np.abs(v[0][free]).max() == 10
-    assert all(np.array_equal(v[0][free], other[free]) for other in v)
+    # The sum of image and perturbation is rounded: near a half, floats may decide either way.
+    different = np.array([other[free] - v[0][free] for other in v])
+    assert np.abs(different).max() <= 1
+    assert (different != 0).mean() < 1e-3
     assert (records.read()["linf"] <= 10 / 255 + 1e-9).all()
     many = demo_cell(tmp_path, *words, "attack.library.fit_images=996")
     with pytest.raises(ConfigError, match=r"fit_images=996.*too few to fit on others"):
