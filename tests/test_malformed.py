@@ -64,7 +64,8 @@ def run(words: Sequence[str | bytes], cwd: Path, program: str = "agr.run") -> Do
     """Run the command in a process of its own, killed where it hangs."""
     start = ["-m", program] if program.startswith("agr.") else [str(SCRIPTS / program)]
     env = os.environ | ENVIRONMENT | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    env.pop("IMAGENET_DIR", None)
+    for name in ("IMAGENET_DIR", "HYDRA_FULL_ERROR"):  # which a command in this process sets
+        env.pop(name, None)
     done = subprocess.run(
         [sys.executable, *start, *words],
         cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE,
