@@ -56,12 +56,11 @@ def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
 def preferred_format(network: nn.Module) -> str:
     """Return the memory format of a network by its modules: "channels_last" if it convolves.
 
-    On a CPU, a forward and input gradient in channels_last is 1.03 to 1.5 times as fast for
-    networks whose convolutions have overlapping windows (Inceptions, VGGs, ResNets, DenseNet,
-    RegNet, MobileNet, EfficientNet), up to 1.7 times if they are narrow, and 0.96 to 1.01 times for
-    ConvNeXt. It is 0.95 to 1.09 times as fast for networks that only embed patches (ViT, Swin,
-    Mixer). Neither image size nor threads changed which is faster: docs/performance.md, "Memory
-    formats".
+    On a CPU, channels_last makes a forward and input gradient 1.03 to 1.5 times as fast if windows
+    of convolutions overlap (Inceptions, VGGs, ResNets, DenseNet, RegNet, MobileNet, EfficientNet),
+    up to 1.7 times in narrow networks, 0.96 to 1.01 times in ConvNeXt, and 0.95 to 1.09 times in
+    networks that only embed patches (ViT, Swin, Mixer). Neither the image size nor the number of
+    threads reversed that: docs/performance.md, "Memory formats".
     """
     convolves = any(
         kernel > stride  # else windows don't overlap: patches are embedded
