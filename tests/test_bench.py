@@ -301,7 +301,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     out = tmp_path_factory.mktemp("bench")
     arguments = ["--network", "test_resnet", "--size", "64", "--out", str(out)]
     # Networks as they are: folding them takes longer than all else here.
-    quick = ("slots=8", "fold=false", "memory_format=channels_last")
+    quick = ("slots=8", "fold=false")
     overrides_of = Options.overrides
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Options, "overrides", lambda self, *more: overrides_of(self, *quick, *more))

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import agr.check
 from agr.config.compose import expand
 from agr.config.schema import NetworkConfig
 from agr.data.entries import Entry, Manifest
+from agr.evaluation import profiling
 from agr.evaluation.estimate import at_most
 from agr.evaluation.profiling import PEAK, step_bytes, step_seconds
 from agr.report.statistics import wilson
@@ -172,7 +174,22 @@ def test_memory_of_a_step_by_hand() -> None:
             return (x * x).flatten(1)
 
     assert step_bytes(Twice(), 10) == PEAK * 4 * 3 * 10 * 10
-    assert 0 < step_seconds(Twice(), 10, 4, 0.1) < 1
+
+
+def test_seconds_of_a_step_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, batches = [0.0], []
+
+    def step(network: object, size: int, batch: int) -> float:
+        batches.append(batch)
+        now[0] += batch / 64
+        return batch / 64
+
+    monkeypatch.setattr(profiling, "_step", step)
+    monkeypatch.setattr(profiling, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for budget, measured in ((9.0, [1, 1, 4, 4, 4, 4]), (0.2, [1, 1, 4, 4]), (0.0, [1, 1])):
+        batches.clear()
+        assert step_seconds(None, 10, 4, budget) == 1 / 64  # type: ignore[arg-type]
+        assert batches == measured
 
 
 def test_the_estimate_is_arithmetic(tmp_path: Path) -> None:

@@ -28,13 +28,14 @@ from agr.jobs.pools import LocalJobPool, SlurmJobPool, batches, overrides_of
 from agr.jobs.slurm_job import Job
 from agr.jobs.sweep import sweep
 from agr.jobs.tasks import Task, different, failure_of, report, shortened, undone
+from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from tests.conftest import assert_same_bits
 from tests.slurm import NoSlurm, Slurm, slurm
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["source=vgg16", "slots=8", "threads=1", "memory_format=channels_last", "progress=false"]
+SMALL = ["source=vgg16", "slots=8", "threads=1", "progress=false"]
 
 
 # ---- words ---------------------------------------------------------------------------------------
@@ -366,9 +367,9 @@ def test_what_the_records_hold_counts(task: Task, monkeypatch: pytest.MonkeyPatc
 
 def test_rows_of_bad_images_are_not_waited_for(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     task.state = "Slurm says COMPLETED"
-    monkeypatch.setattr(Records, "run", lambda self: {"lost": list(range(11))})
+    monkeypatch.setattr(Records, "run", lambda self: RunInfo(lost=list(range(11))))
     assert failure_of(task) == "Slurm says COMPLETED"
-    monkeypatch.setattr(Records, "run", lambda self: {"lost": list(range(12))})
+    monkeypatch.setattr(Records, "run", lambda self: RunInfo(lost=list(range(12))))
     assert failure_of(task) is None
 
 

@@ -242,7 +242,7 @@ def test_the_cluster_launcher_runs_a_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_share_a_cell_by_shards(tmp_path: Path) -> None:
-    words = [*QUICK, "attack=agr", "memory_format=channels_last"]  # it is tried per folder
+    words = [*QUICK, "attack=agr"]
     shards = ["-m", "hydra/launcher=local", "shard=0/2,1/2"]
     subprocess.run(
         command(tmp_path / "two", *shards, *words), check=True, capture_output=True, timeout=300

@@ -66,7 +66,6 @@ def _in_new_process(options: Options, n: int) -> dict[str, Any]:
             "select=none",
             "attack=ifgsm",
             f"n_images={n}",
-            "memory_format=channels_last",
             outputs=Path(folder),
         )
         command = [sys.executable, "-m", "scripts.bench.growth", *cell.overrides]
