@@ -17,7 +17,7 @@ import agr.check
 from agr.config.compose import expand
 from agr.config.schema import NetworkConfig
 from agr.data.entries import Entry, Manifest
-from agr.evaluation import profiling
+from agr.evaluation import preflight, profiling
 from agr.evaluation.estimate import at_most
 from agr.evaluation.profiling import PEAK, step_bytes, step_seconds
 from agr.report.statistics import wilson
@@ -151,7 +151,7 @@ def test_published_accuracy_is_met_within_its_sampling_error() -> None:
 
     def fine(published: float | None, right: int = 390) -> bool:
         config = NetworkConfig(classes=1000, top1=published)
-        return agr.evaluation.preflight._accuracy("n", config, right, 500).fine
+        return preflight._accuracy("n", config, right, 500).fine
 
     assert fine(100 * low + 0.01)
     assert fine(100 * high - 0.01)
@@ -233,7 +233,7 @@ def entries(counts: dict[int, int]) -> tuple[Entry, ...]:
 def test_labels_of_ilsvrc_are_even(counts: dict[int, int], fine: bool, tmp_path: Path) -> None:
     cell = expand(["suite=imagenet", f"data.root={tmp_path}"])[0]
     manifest = Manifest("flat", tmp_path, entries(counts), None)
-    lines = list(agr.evaluation.preflight._labels(cell, manifest))
+    lines = list(preflight._labels(cell, manifest))
     assert [line.fine for line in lines] == [fine]
 
 
@@ -251,4 +251,4 @@ def test_labels_that_cannot_be_read_are_a_problem(
 
 def test_no_image_is_no_accuracy() -> None:
     config = NetworkConfig(classes=10, top1=98.0)
-    assert not agr.evaluation.preflight._accuracy("n", config, 0, 0).fine
+    assert not preflight._accuracy("n", config, 0, 0).fine

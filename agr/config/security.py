@@ -92,8 +92,11 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} is no text in UTF-8 ({first_line(e)}): save it as such") from e
     except yaml.YAMLError as e:
         raise ConfigError(yaml_problem(e, str(path))) from e
-    except (ValueError, RecursionError) as e:  # a number of 5,000 digits, a thousand brackets
-        raise ConfigError(f"{path}: {first_line(e)}: mend it") from e
+    except RecursionError as e:
+        raise ConfigError(f"{path} is nested hundreds of levels deep: mend it") from e
+    except ValueError as e:  # of a number of 5,000 digits, or a date that no calendar has
+        way_out = "a shorter number" if "digits" in str(e) else "another value, text in quotes"
+        raise ConfigError(f"{path}: {first_line(e)}: give {way_out}") from e
 
 
 def yaml_problem(e: yaml.YAMLError, name: str = "") -> str:
