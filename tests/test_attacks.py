@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -146,7 +147,9 @@ def test_momentum_by_hand() -> None:
 # ---- invariants of every named attack ------------------------------------------------------------
 
 
-LOADED = {(n, norm): load_attack(n, norm=norm) for n in NAMES for norm in ("linf", "l2")}
+@functools.cache
+def loaded(name: str, norm: str) -> Attack:
+    return load_attack(name, norm=norm)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -164,7 +167,7 @@ def test_named_attacks_keep_the_budget(
     """Any model, images, budget and goal: within the ball, within [0, 1], on the 8-bit grid."""
     model, x = small_model(seed), images(3, seed=seed + 1)
     eps = eps if norm == "linf" else eps * 20
-    plain = LOADED[name, norm]
+    plain = loaded(name, norm)
     ball = type(plain.ball)(eps / 255)
     attack = replace(plain, ball=ball, targeted=targeted, quantize=quantize)
     y = (model(x).argmax(1) + targeted) % CLASSES
@@ -185,7 +188,7 @@ def test_named_attacks_do_something(name: str, norm: str) -> None:
     model, x = small_model(), images()
     y = model(x).argmax(1)
     for targeted, aim in ((False, y), (True, (y + 1) % CLASSES)):
-        adv = replace(LOADED[name, norm], targeted=targeted)(model, x, aim)
+        adv = replace(loaded(name, norm), targeted=targeted)(model, x, aim)
         before, after = (nn.functional.cross_entropy(model(z), aim) for z in (x, adv))
         assert (after < before) if targeted else (after > before)
 
@@ -227,7 +230,7 @@ def test_zero_and_nan_gradients_move_nothing(name: str, norm: str, x: Tensor) ->
 
     y = torch.zeros(len(x), dtype=torch.int64)
     for model in (Flat().eval(), Broken().eval()):
-        adv = load_attack(name, norm=norm)(model, x, y)
+        adv = loaded(name, norm)(model, x, y)
         assert torch.equal(adv, x)
 
 
