@@ -472,6 +472,13 @@ def test_two_claims_need_two_names(tmp_path: Path) -> None:
         load_claims(str(path))
 
 
+def test_a_date_that_no_calendar_has_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text("paper: 2020-13-45\n")
+    with pytest.raises(ConfigError, match=r"claims\.yaml: month .* text in quotes"):
+        load_claims(str(path))
+
+
 def test_an_unknown_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"claims=agr_papr: .* did you mean agr_paper"):
         load_claims("agr_papr")

@@ -403,7 +403,6 @@ CONFIGS = {
     "a number with 5,000 digits": attack(
         f"{WHOLE}steps: {'9' * 5000}\n", "5000 digits", "shorter number"
     ),
-    "a date that no calendar has": attack(f"{WHOLE}steps: 2020-13-45\n", "text in quotes"),
     "a slot that isn't": attack(
         f"{WHOLE}chian: {{}}\n", "attack.chian", "did you mean attack.chain"
     ),

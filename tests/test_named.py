@@ -112,7 +112,7 @@ def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_attack_in_full(name: str, norm: str) -> None:
-    cell = expand([f"attack={name}", f"norm={norm}"])[0]
+    cell = expand([f"attack={name}", f"norm={norm}", "attack.steps=4"])[0]
     made = check_bitwise(cell, slots=16, n=18, watched=True)
     assert sum(m.first_success_step is not None for m in made) >= 8
 
