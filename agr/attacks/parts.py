@@ -34,17 +34,20 @@ Model = Callable[..., Tensor]
 State = dict[str, Any]  # str -> Tensor (B, ...) | State
 
 
+def leafwise(f: Callable[[Tensor, Tensor], Tensor], new: State, old: State) -> State:
+    """Combine two states of one form, leaf by leaf, with ``f(new, old)``."""
+    return {
+        k: leafwise(f, v, old[k]) if isinstance(v, dict) else f(v, old[k]) for k, v in new.items()
+    }
+
+
 def choose(rows: Tensor, new: State, old: State) -> State:
     """Take `new` in the rows (B,) that are True and `old` elsewhere, leaf by leaf."""
 
-    def pick(k: str, v: Any) -> Any:
-        if v is old[k]:  # the clean image, the labels: no copy
-            return v
-        if isinstance(v, dict):
-            return choose(rows, v, old[k])
-        return torch.where(per_image(rows, v), v, old[k])
+    def pick(a: Tensor, b: Tensor) -> Tensor:  # of the clean image and the labels: no copy
+        return a if a is b else torch.where(per_image(rows, a), a, b)
 
-    return {k: pick(k, v) for k, v in new.items()}
+    return leafwise(pick, new, old)
 
 
 class Pool(NamedTuple):
