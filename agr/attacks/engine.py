@@ -10,6 +10,7 @@ where a run was taken up again.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -165,7 +166,7 @@ def _filled(
     y, label, key = torch.tensor(numbers, device=device).unbind(1)
     rows = torch.tensor([*fresh], device=device)
     begun = attack.begin(x0, y, key, label)
-    return leafwise(lambda new, old: old.index_put((rows,), new), begun, state)
+    return leafwise(lambda new, old: old.index_put((rows,), new.to(old.dtype)), begun, state)
 
 
 def _points(state: State, observed: Observation) -> list[Point]:
@@ -191,21 +192,15 @@ def _results(
     if attack.quantize != "off":
         images = to_levels(images).to(torch.uint8)
     pixels = images.cpu().contiguous().numpy()
-    steps, first = state["t"][rows].tolist(), state["first"][rows].tolist()
+    steps = state["t"][rows].tolist()
+    first = [step if step >= 0 else None for step in state["first"][rows].tolist()]
     members = len(getattr(network, "members", [network]))
     forwards = (members * state["forwards"][rows]).tolist()
     backwards = (members * state["backwards"][rows]).tolist()
     answers: list[tuple[int, float] | None] = [None] * len(rows)
     if seen and attack.quantize != "end":
         answers = list(zip(seen.pred[rows].tolist(), seen.conf[rows].tolist(), strict=True))
-    for i, (row, item) in enumerate(done.items()):
-        yield Crafted(
-            item,
-            pixels[i],
-            steps[i],
-            first[i] if first[i] >= 0 else None,
-            forwards[i],
-            backwards[i],
-            tuple(traces.pop(row, ())),
-            answers[i],
-        )
+    own = [tuple(traces.pop(row, ())) for row in rows]
+    columns: tuple[Iterable[Any], ...]
+    columns = done.values(), pixels, steps, first, forwards, backwards, own, answers
+    yield from itertools.starmap(Crafted, zip(*columns, strict=True))
