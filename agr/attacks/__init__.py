@@ -1,23 +1,13 @@
 """Attacks. `Attack` puts parts together; `agr.attacks.parts` has their contracts."""
 
-from agr.attacks.attack import Attack
-from agr.attacks.ball import L2, Linf
-from agr.attacks.loss import CrossEntropy
-from agr.attacks.parts import Pool
-from agr.attacks.stages import MeanNormalize, Momentum
-from agr.attacks.step import AdaGrad, Overwrite, Plain
-from agr.attacks.stop import OnceFooled
-
-__all__ = [
-    "L2",
-    "AdaGrad",
-    "Attack",
-    "CrossEntropy",
-    "Linf",
-    "MeanNormalize",
-    "Momentum",
-    "OnceFooled",
-    "Overwrite",
-    "Plain",
-    "Pool",
-]
+from agr.attacks.attack import Attack as Attack
+from agr.attacks.ball import L2 as L2
+from agr.attacks.ball import Linf as Linf
+from agr.attacks.loss import CrossEntropy as CrossEntropy
+from agr.attacks.parts import Pool as Pool
+from agr.attacks.stages import MeanNormalize as MeanNormalize
+from agr.attacks.stages import Momentum as Momentum
+from agr.attacks.step import AdaGrad as AdaGrad
+from agr.attacks.step import Overwrite as Overwrite
+from agr.attacks.step import Plain as Plain
+from agr.attacks.stop import OnceFooled as OnceFooled

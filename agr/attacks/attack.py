@@ -16,26 +16,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from agr.attacks import parts
 from agr.attacks.ball import Ball, per_image
-from agr.attacks.checks import check_images, check_labels, check_pool
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
 from agr.attacks.gradient import Objective, no_gradient
 from agr.attacks.loss import CrossEntropy
-from agr.attacks.parts import (
-    Context,
-    Loss,
-    Model,
-    Pool,
-    Seen,
-    Stage,
-    Start,
-    State,
-    Step,
-    Stop,
-    View,
-    choose,
-    looks_ahead,
-)
+from agr.attacks.parts import Context, Model, Pool, Seen, State, choose
 from agr.attacks.step import Plain, step_size
 from agr.models.logits import confidence, is_fooled, joint, predict
 
@@ -69,12 +55,12 @@ class Attack:
     ball: Ball
     steps: int = 10
     size: str | float = "even"
-    start: Start | None = None
-    loss: Loss = field(default_factory=CrossEntropy)
-    views: tuple[View, ...] = ()
-    chain: tuple[Stage, ...] = ()
-    step: Step = field(default_factory=Plain)
-    stop: Stop | None = None
+    start: parts.Start | None = None
+    loss: parts.Loss = field(default_factory=CrossEntropy)
+    views: tuple[parts.View, ...] = ()
+    chain: tuple[parts.Stage, ...] = ()
+    step: parts.Step = field(default_factory=Plain)
+    stop: parts.Stop | None = None
     targeted: bool = False
     quantize: Quantize = "always"
     pool: Pool | None = field(default=None, repr=False, compare=False)
@@ -86,17 +72,16 @@ class Attack:
             raise ValueError(f"quantize={self.quantize} is unknown: use always, end or off")
         if self.ball.eps > 0:
             step_size(self.size, self.ball.eps, self.steps)
-        ahead = [stage for stage in self.chain if looks_ahead(stage)]
-        if len(ahead) > 1:
+        if len(self._ahead) > 1:
+            both = " and ".join(str(self.chain[i]) for i in self._ahead)
             raise ValueError(
-                f"{' and '.join(map(str, ahead))} both look ahead: the gradient is taken at one "
-                "point, so let one of them"
+                f"{both} both look ahead: the gradient is taken at one point, so let one of them"
             )
 
     @property
     def direct(self) -> bool:
         """True if the gradient is taken at the iterate, whose forward is an observation too."""
-        return not self.views and not any(map(looks_ahead, self.chain))
+        return not self.views and not self._ahead
 
     @property
     def gradients(self) -> int:
@@ -201,12 +186,12 @@ class Attack:
             ValueError: the model is in training mode, `x` or `y` is not as described, a view needs
                 a pool, or makes images of a size that the model doesn't take.
         """
-        check_images(model, x, on_grid=self.quantize != "off")
-        check_pool(self.pool, self.pool_size, x)
+        parts.check_images(model, x, on_grid=self.quantize != "off")
+        parts.check_pool(self.pool, self.pool_size, x)
         if self.targeted and y is None:
             raise ValueError("a targeted attack needs y, the target labels")
         if y is not None:
-            check_labels(x, y)
+            parts.check_labels(x, y)
         label = y
         if y is None or (self.targeted and self.pool_size):  # partners are not of the true class
             with torch.no_grad():
@@ -218,6 +203,11 @@ class Attack:
                 _, s = self.observe(model, s)
             _, s = self.tick(model, s)
         return self.final(s)
+
+    @property
+    def _ahead(self) -> list[int]:
+        """Places in the chain of stages that move the point of the gradient: at most one."""
+        return [i for i, stage in enumerate(self.chain) if getattr(stage, "look_ahead", False)]
 
     @property
     def _objective(self) -> Objective:
@@ -278,10 +268,9 @@ class Attack:
             return context._replace(grad=grad).at(i + 1, OWN)
 
         if g is None:
-            for i, stage in enumerate(self.chain):
-                if looks_ahead(stage):
-                    point = stage.point(s["chain"][str(i)], context)  # type: ignore[attr-defined]
-                    context = context._replace(point=point)
+            for i in self._ahead:
+                ahead = self.chain[i].point(s["chain"][str(i)], context)  # type: ignore[attr-defined]
+                context = context._replace(point=ahead)
             g = of_stage(-1).grad(context.point, 0)
         chain = {}
         for i, stage in enumerate(self.chain):

@@ -51,13 +51,9 @@ class Ball(abc.ABC):
     def direction(self, g: Tensor) -> Tensor:
         """Return the unit step of steepest ascent for gradients `g` (B, ...), 0 where 0 or NaN."""
 
-    @abc.abstractmethod
-    def unit_sign(self, g: Tensor) -> Tensor:
-        """Return sign(g) scaled to length 1 in this norm, for formulas that are printed with it."""
-
-    @abc.abstractmethod
     def length(self, v: Tensor) -> Tensor:
         """Return the norm of each row of `v` (B, ...), (B,)."""
+        return torch.linalg.vector_norm(v, self.p, within(v))
 
     @abc.abstractmethod
     def ones(self, x: Tensor) -> float:
@@ -98,11 +94,6 @@ class Linf(Ball):
     def direction(self, g: Tensor) -> Tensor:
         return g.sign()  # of NaN it is 0, of infinity 1
 
-    unit_sign = direction
-
-    def length(self, v: Tensor) -> Tensor:
-        return v.abs().amax(within(v))
-
     def ones(self, x: Tensor) -> float:
         return 1.0
 
@@ -129,12 +120,6 @@ class L2(Ball):
         largest = g.abs().amax(within(g)).clamp_min_(torch.finfo(g.dtype).tiny)
         g = g.div_(per_image(largest, g))
         return g.div_(per_image(row_norm(g).clamp_min_(1), g))  # the norm is >= 1 unless g is 0
-
-    def unit_sign(self, g: Tensor) -> Tensor:
-        return self.direction(g.sign())
-
-    def length(self, v: Tensor) -> Tensor:
-        return row_norm(v)
 
     def ones(self, x: Tensor) -> float:
         return math.sqrt(math.prod(x.shape[1:]))

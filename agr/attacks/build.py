@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from agr.attacks.attack import Attack
+from agr.attacks.ball import BALLS
+from agr.attacks.library import Library
 from agr.config.compose import expand
 from agr.config.instantiate import METHODS, make_part
 from agr.config.schema import Config
@@ -13,19 +16,12 @@ from agr.config.validation import check_eps
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
 
-if TYPE_CHECKING:
-    from agr.attacks import Attack
-    from agr.attacks.library import Library
-
 
 def build_attack(c: Config, scale: float = 1.0) -> Attack:
     """Build the attack of a config; budget and step size go from the 0-255 scale to [0, 1].
 
     `scale` is the suite's rescaling (`Cell.eps_scale`). Raises ConfigError.
     """
-    from agr.attacks import Attack
-    from agr.attacks.ball import BALLS
-
     a = c.attack
     if a.library is not None:
         raise ConfigError(f"attack={a.name} is another library's: run it, or call the library")

@@ -29,10 +29,7 @@ def _signed(value: int, bits: int) -> int:
 
 
 GOLDEN = _signed(0x9E3779B97F4A7C15, 64)
-MIX64 = (
-    (30, _signed(0xBF58476D1CE4E5B9, 64)),
-    (27, _signed(0x94D049BB133111EB, 64)),
-)
+MIX64 = ((30, _signed(0xBF58476D1CE4E5B9, 64)), (27, _signed(0x94D049BB133111EB, 64)))
 MIX32 = ((16, 0x7FEB352D), (15, _signed(0x846CA68B, 32)))  # Wellons' "lowbias32"
 
 
@@ -44,7 +41,8 @@ def key_of(number: int) -> int:
 def fold(key: Tensor, *data: int | Tensor) -> Tensor:
     """Return new keys (B,) from `key` (B,) and numbers, each one for all rows or (B,) int64."""
     for value in data:
-        key = _mixed64((key ^ _mixed64(_as_tensor(value, key))) + GOLDEN)
+        spread = torch.as_tensor((value + 1) * 0x9E3779B9)
+        key = _mixed64((key ^ _mixed64(spread)) + GOLDEN)
     return key
 
 
@@ -99,8 +97,3 @@ def _mixed64(x: Tensor) -> Tensor:
 
 def _low32(x: Tensor) -> Tensor:
     return ((x & 0xFFFFFFFF) - ((x & 0x80000000) << 1)).to(torch.int32)
-
-
-def _as_tensor(value: int | Tensor, like: Tensor) -> Tensor:
-    spread = (value + 1) * 0x9E3779B9
-    return spread if isinstance(spread, Tensor) else torch.full_like(like, spread)

@@ -10,11 +10,11 @@ where a run was taken up again.
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from agr.attacks.attack import Attack, Observation
 from agr.attacks.ball import row_norm
-from agr.attacks.parts import State
+from agr.attacks.parts import State, leafwise
 from agr.models.network import Source
 from agr.utils.pixels import to_levels
 
@@ -87,38 +87,6 @@ class Calls:
         self.backwards += 1
 
 
-@dataclass
-class Slot(Generic[Tag]):
-    """The bookkeeping of one image on its way."""
-
-    item: Item[Tag]
-    step: int = 0  # of its iterate
-    seen: bool = False  # that iterate has been looked at
-    trace: list[Point] = field(default_factory=list)
-
-
-@dataclass
-class Odds:
-    """Counts of images that were done at each step so far."""
-
-    steps: int
-    looked: Counter[int] = field(default_factory=Counter)
-    done: Counter[int] = field(default_factory=Counter)
-
-    def note(self, step: int, done: bool) -> None:
-        """Count a look at an iterate."""
-        self.looked[step] += 1
-        self.done[step] += done
-
-    def of(self, slot: Slot[Any] | None) -> float:
-        """Estimate the probability that an observation finds the slot's image done."""
-        if slot is None or slot.seen:
-            return 0.0
-        if slot.step >= self.steps:
-            return 1.0
-        return self.done[slot.step] / self.looked[slot.step] if self.looked[slot.step] else 0.0
-
-
 def craft(
     attack: Attack,
     network: Source,
@@ -138,23 +106,30 @@ def craft(
         trace: keep one `Point` per image and iterate.
         calls: counts whole passes over all slots, padding included.
     """
-    calls = calls or Calls()
+    calls, items = calls or Calls(), iter(items)
     state: State = {}
-    held: list[Slot[Tag] | None] = [None] * slots
-    odds, items = Odds(attack.steps), iter(items)
+    held: dict[int, Item[Tag]] = {}  # by row
+    traces: dict[int, list[Point]] = defaultdict(list)
+    # Images observed at each step so far, and those of them that were done: after T steps, all.
+    looked, ended = Counter({attack.steps: 1}), Counter({attack.steps: 1})
     watched = attack.direct or attack.stop is not None or trace
     while True:
-        state = _refill(attack, network, state, held, items)
-        if not any(held):
+        free = [row for row in range(slots) if row not in held]
+        if fresh := dict(zip(free, items, strict=False)):
+            state = _filled(attack, network, state, slots, fresh)
+            held |= fresh
+        if not held:
             return
+        steps, observed = state["t"].tolist(), state["seen"].tolist()
+        unseen = [row for row in sorted(held) if not observed[row]]
         # An image of k steps costs k + 1 forwards and gradients, the last gradient for nothing, if
         # ticks do the looking, and 2k forwards and k gradients if a look alone goes before each.
         # With a gradient that takes 1.2 times as long as a forward, that is less for k < 2.2, and
         # with more gradients per step for more steps.
-        alone = watched and sum(map(odds.of, held)) > slots / (2.2 * attack.gradients)
+        expected = sum(ended[steps[row]] / max(looked[steps[row]], 1) for row in unseen)
+        alone = watched and expected > slots / (2.2 * attack.gradients)
         before, seen = state, None
         with calls.attach(network):  # not while others use the network
-            unseen = any(slot and not slot.seen for slot in held)
             if alone or (watched and unseen and not attack.direct):
                 seen, state = attack.observe(network, state)
             if not alone:
@@ -163,113 +138,69 @@ def craft(
         more = (seen.more if seen else state["live"]).tolist()
         if not watched:  # nobody asks what the last iterate does
             more = (state["live"] & (state["t"] < attack.steps)).tolist()
+        if seen:
+            looked.update(steps[row] for row in unseen)
+            ended.update(steps[row] for row in unseen if not more[row])
         if trace and seen:
-            _note(held, before, seen)
-        steps = state["t"].tolist()
-        for slot, goes_on, step in zip(held, more, steps, strict=True):
-            if slot:
-                if seen and not slot.seen:
-                    odds.note(slot.step, not goes_on)
-                slot.seen, slot.step = alone, step
-        done = [row for row, slot in enumerate(held) if slot and not more[row]]
-        yield from _harvest(attack, network, seen, state, held, done)
+            points = _points(before, seen)
+            for row in unseen:
+                traces[row].append(points[row])
+        done = {row: held.pop(row) for row in sorted(held) if not more[row]}
+        if done:
+            yield from _results(attack, network, seen, state, done, traces)
 
 
-def _refill(
-    attack: Attack,
-    network: Source,
-    state: State,
-    held: list[Slot[Tag] | None],
-    items: Iterator[Item[Tag]],
+def _filled(
+    attack: Attack, network: Source, state: State, slots: int, fresh: dict[int, Item[Tag]]
 ) -> State:
-    """Put new items into the free slots."""
-    free = [row for row, slot in enumerate(held) if slot is None]
-    fresh = list(islice(items, len(free)))
-    if not fresh:
-        return state
+    """Return the state with new items in the rows that are their keys."""
     device = network.device
-    x0 = network.as_input([item.pixels for item in fresh])
+    x0 = network.as_input([item.pixels for item in fresh.values()])
     x0 = x0.contiguous(memory_format=network.memory_format)
     if not state:
-        blank = torch.zeros_like(x0[:1]).expand(len(held), -1, -1, -1)
+        blank = torch.zeros_like(x0[:1]).expand(slots, -1, -1, -1)
         blank = blank.contiguous(memory_format=network.memory_format)
-        state = attack.begin(blank, torch.zeros(len(held), dtype=torch.int64, device=device))
-        # Leaves of its own each: a fresh row is written into one of them at a time.
-        state = _copied(state)
+        state = attack.begin(blank, torch.zeros(slots, dtype=torch.int64, device=device))
         state["live"] = torch.zeros_like(state["live"])
-    rows = torch.tensor(free[: len(fresh)], device=device)
-    y, label, key = (
-        torch.tensor(values, device=device)
-        for values in (
-            [item.y for item in fresh],
-            [item.y if item.label is None else item.label for item in fresh],
-            [item.key for item in fresh],
-        )
-    )
-    _put(state, rows, attack.begin(x0, y, key, label))
-    for row, item in zip(free, fresh, strict=False):
-        held[row] = Slot(item)
-    return state
+    numbers = [(i.y, i.y if i.label is None else i.label, i.key) for i in fresh.values()]
+    y, label, key = torch.tensor(numbers, device=device).unbind(1)
+    rows = torch.tensor([*fresh], device=device)
+    begun = attack.begin(x0, y, key, label)
+    return leafwise(lambda new, old: old.index_put((rows,), new.to(old.dtype)), begun, state)
 
 
-def _copied(state: State) -> State:
-    return {k: _copied(v) if isinstance(v, dict) else v.clone() for k, v in state.items()}
-
-
-def _put(state: State, rows: Tensor, fresh: State) -> None:
-    """Write the rows of `fresh` into the rows `rows` of `state`, leaf by leaf, in place."""
-    for key, value in fresh.items():
-        if isinstance(value, dict):
-            _put(state[key], rows, value)
-        else:
-            state[key][rows] = value
-
-
-def _note(held: list[Slot[Tag] | None], state: State, observed: Observation) -> None:
-    """Add the iterate that the model just saw to the trace of each slot."""
+def _points(state: State, observed: Observation) -> list[Point]:
+    """Return the iterate of each row of `state` that the model just saw."""
     seen, clean = observed.image.double(), state["x0"].double()
-    l2 = row_norm(seen - clean).tolist()
     dot = (seen * clean).sum((1, 2, 3))
-    cosine = (dot / (row_norm(seen) * row_norm(clean)).clamp_min(1e-30)).tolist()
-    steps, fooled = state["t"].tolist(), observed.fooled.tolist()
-    for row, slot in enumerate(held):
-        if slot and not slot.seen:
-            slot.trace.append(Point(steps[row], fooled[row], l2[row], cosine[row]))
+    cosine = dot / (row_norm(seen) * row_norm(clean)).clamp_min(1e-30)
+    columns = state["t"], observed.fooled, row_norm(seen - clean), cosine
+    return [Point(*values) for values in zip(*(c.tolist() for c in columns), strict=True)]
 
 
-def _harvest(
+def _results(
     attack: Attack,
     network: Source,
     seen: Observation | None,
     state: State,
-    held: list[Slot[Tag] | None],
-    done: list[int],
+    done: dict[int, Item[Tag]],
+    traces: dict[int, list[Point]],
 ) -> Iterator[Crafted[Tag]]:
-    """The results of the rows that are done; their slots become free."""
-    if not done:
-        return
-    images = attack.final({k: state[k][done] for k in ("x", "x0")})
+    """Yield the results of the rows that are done, and drop their traces."""
+    rows = [*done]
+    images = attack.final({k: state[k][rows] for k in ("x", "x0")})
     if attack.quantize != "off":
         images = to_levels(images).to(torch.uint8)
     pixels = images.cpu().contiguous().numpy()
-    steps, first = state["t"][done].tolist(), state["first"][done].tolist()
+    steps = state["t"][rows].tolist()
+    first = [step if step >= 0 else None for step in state["first"][rows].tolist()]
     members = len(getattr(network, "members", [network]))
-    forwards = (members * state["forwards"][done]).tolist()
-    backwards = (members * state["backwards"][done]).tolist()
-    answers: list[tuple[int, float] | None] = [None] * len(done)
+    forwards = (members * state["forwards"][rows]).tolist()
+    backwards = (members * state["backwards"][rows]).tolist()
+    answers: list[tuple[int, float] | None] = [None] * len(rows)
     if seen and attack.quantize != "end":
-        answers = list(zip(seen.pred[done].tolist(), seen.conf[done].tolist(), strict=True))
-    for i, row in enumerate(done):
-        slot = held[row]
-        assert slot is not None
-        held[row] = None
-        yield Crafted(
-            slot.item,
-            pixels[i],
-            steps[i],
-            first[i] if first[i] >= 0 else None,
-            forwards[i],
-            backwards[i],
-            tuple(slot.trace),
-            answers[i],
-        )
+        answers = list(zip(seen.pred[rows].tolist(), seen.conf[rows].tolist(), strict=True))
+    own = [tuple(traces.pop(row, ())) for row in rows]
+    columns: tuple[Iterable[Any], ...]
+    columns = done.values(), pixels, steps, first, forwards, backwards, own, answers
+    yield from itertools.starmap(Crafted, zip(*columns, strict=True))

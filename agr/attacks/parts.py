@@ -1,17 +1,6 @@
-"""Parts of an attack: their contracts, and the data that they get.
+"""Parts of an attack: their contracts, and the data that they and an attack get.
 
-Known attacks, named by their parts (conf/attack has them, docs/attacks.md lists them all):
-
-| attack | views | chain | step | step size | stop |
-|---|---|---|---|---|---|
-| FGSM | - | - | Plain | eps, T = 1 | - |
-| I-FGSM | - | - | Plain | eps/T | - |
-| MI-FGSM | - | MeanNormalize, Momentum(1) | Plain | eps/T | - |
-| NI-FGSM | - | MeanNormalize, Momentum(1, look_ahead) | Plain | eps/T | - |
-| VMI-FGSM | - | Variance, MeanNormalize, Momentum(1) | Plain | eps/T | - |
-| SI-NI-DI-TI | Scale, Diverse | Smooth, and as NI-FGSM | Plain | eps/T | - |
-| AGR | - | - | AdaGrad(of="sign") | eps / sum of 1/sqrt(i) | OnceFooled |
-| AGR, Algorithm 1 as printed | - | - | Overwrite | eps | OnceFooled |
+conf/attack has the known attacks, docs/attacks.md lists them by their parts.
 
 Parts are frozen dataclasses. What changes during a run is a `State`: a dict of tensors whose
 every leaf has one row per image, so that the engine can put any image into any row. Randomness
@@ -28,23 +17,31 @@ from torch import Tensor
 
 from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import fold
+from agr.utils.pixels import is_8bit
 
 # Images (B, 3, H, W) in [0, 1] -> logits (B, classes), or (B, members, classes): see `joint`.
 Model = Callable[..., Tensor]
 State = dict[str, Any]  # str -> Tensor (B, ...) | State
+# Clean images (B, 3, H, W), ball, key (B,) -> the first iterates, which `Attack` projects.
+Start = Callable[[Tensor, Ball, Tensor], Tensor]
+# Logits (B, classes), labels (B,) -> losses (B,), which an attack climbs, or descends if targeted.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def leafwise(f: Callable[[Tensor, Tensor], Tensor], new: State, old: State) -> State:
+    """Combine two states of one form, leaf by leaf, with ``f(new, old)``."""
+    return {
+        k: leafwise(f, v, old[k]) if isinstance(v, dict) else f(v, old[k]) for k, v in new.items()
+    }
 
 
 def choose(rows: Tensor, new: State, old: State) -> State:
     """Take `new` in the rows (B,) that are True and `old` elsewhere, leaf by leaf."""
 
-    def pick(k: str, v: Any) -> Any:
-        if v is old[k]:  # the clean image, the labels: no copy
-            return v
-        if isinstance(v, dict):
-            return choose(rows, v, old[k])
-        return torch.where(per_image(rows, v), v, old[k])
+    def pick(a: Tensor, b: Tensor) -> Tensor:  # of the clean image and the labels: no copy
+        return a if a is b else torch.where(per_image(rows, a), a, b)
 
-    return {k: pick(k, v) for k, v in new.items()}
+    return leafwise(pick, new, old)
 
 
 class Pool(NamedTuple):
@@ -98,22 +95,6 @@ class Seen(NamedTuple):
     targeted: bool
 
 
-class Start(Protocol):
-    """The first iterates of an attack."""
-
-    def __call__(self, x0: Tensor, ball: Ball, key: Tensor) -> Tensor:
-        """Return first iterates (B, 3, H, W) for clean images `x0`; `Attack` projects them."""
-        ...
-
-
-class Loss(Protocol):
-    """A loss that an attack climbs, or descends when targeted."""
-
-    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of each image, (B,), from logits (B, classes) and labels (B,)."""
-        ...
-
-
 class View(Protocol):
     """Copies of an image, whose gradients are averaged by their shares.
 
@@ -143,12 +124,8 @@ class Stage(Protocol):
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]: ...
 
 
-class Step(Protocol):
+class Step(Stage, Protocol):
     """A rule that moves the iterate; `Attack` projects what `update` returns."""
-
-    def init(self, x: Tensor) -> State: ...
-
-    def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]: ...
 
 
 class Stop(Protocol):
@@ -166,6 +143,40 @@ class Stateless:
         return {}
 
 
-def looks_ahead(stage: Stage) -> bool:
-    """Return whether the stage moves the point at which the gradient is taken."""
-    return bool(getattr(stage, "look_ahead", False))
+def check_images(model: Model, x: Tensor, *, on_grid: bool = False, least_bytes: int = 2) -> None:
+    """Raise ValueError unless the model is in eval mode and `x` (B, 3, H, W) are images in [0, 1].
+
+    With `on_grid` they must be 8-bit, k/255. `least_bytes` is per floating-point number.
+    """
+    if getattr(model, "training", False):
+        raise ValueError("the model is in training mode: call model.eval() first")
+    if x.dim() != 4 or not x.is_floating_point() or x.element_size() < least_bytes:
+        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}: give float images (B, 3, H, W)")
+    if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+        raise ValueError(f"x spans [{x.min():.3g}, {x.max():.3g}]: give images in [0, 1]")
+    if on_grid and x.numel() and not is_8bit(x):
+        raise ValueError('x is not on the 8-bit grid k/255: round it, or use quantize="off"')
+
+
+def check_labels(x: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless `y` holds an int64 label for each image of `x`."""
+    if y.shape != x.shape[:1] or y.dtype != torch.int64:
+        raise ValueError(f"y is {y.dtype} {tuple(y.shape)}: give int64 labels ({len(x)},)")
+
+
+def check_pool(pool: Pool | None, size: int, x: Tensor) -> None:
+    """Raise ValueError unless the pool has images like `x`, of several classes, if it is needed.
+
+    `size` is the number of images that the views need.
+    """
+    if pool is None and size:
+        raise ValueError(
+            "a view mixes in other images: dataclasses.replace(attack, pool=Pool(images, labels))"
+        )
+    if pool is None:
+        return
+    if len(pool.labels.unique()) < 2:
+        raise ValueError("the images of the pool have one class: give images of several")
+    if pool.images.shape[1:] != x.shape[1:]:
+        shapes = f"{tuple(pool.images.shape[1:])} and {tuple(x.shape[1:])}"
+        raise ValueError(f"images of the pool and x have different shapes: {shapes}")

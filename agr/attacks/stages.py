@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -81,7 +80,7 @@ class Smooth(Checked, Stateless):
             raise ValueError(f"size={self.size} has no middle: give an odd number")
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        line = _tensor_of(self, g.dtype, g.device)
+        line = torch.tensor(self.line(), dtype=g.dtype, device=g.device)
         channels, half = g.shape[1], self.size // 2
         across = line.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
         down = line.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
@@ -99,11 +98,6 @@ class Smooth(Checked, Stateless):
         else:
             values = [1.0] * self.size
         return [value / sum(values) for value in values]
-
-
-@lru_cache(maxsize=8)
-def _tensor_of(stage: Smooth, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(stage.line(), dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)

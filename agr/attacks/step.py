@@ -56,7 +56,7 @@ def _of_row(values: Tensor, like: Tensor) -> Tensor:
 
 def unit(ball: Ball, g: Tensor, direction: str) -> Tensor:
     """Return a step of length 1: steepest ascent ("ball"), or sign(g) in any norm ("sign")."""
-    return ball.direction(g) if direction == "ball" else ball.unit_sign(g)
+    return ball.direction(g if direction == "ball" else g.sign())
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,9 @@ class _Adaptive(Checked):
     of: str = one_of("sign", ("sign", "gradient"))
     direction: str = one_of("ball", DIRECTIONS)
 
+    def init(self, x: Tensor) -> State:
+        return {"G": torch.zeros_like(x)}
+
     def _squared_and_along(self, g: Tensor, c: Context) -> tuple[Tensor, Tensor]:
         """Return what is squared, and the numerator: a step of length 1."""
         if self.of == "sign":
@@ -102,9 +105,6 @@ class AdaGrad(_Adaptive):
     phi: float = number(1.0, 1e-12)
     delta: float = number(1e-7, ABOVE_0)
 
-    def init(self, x: Tensor) -> State:
-        return {"G": torch.zeros_like(x)}
-
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         u, along = self._squared_and_along(g, c)
         G = torch.addcmul(s["G"], u, u)
@@ -122,9 +122,6 @@ class RMSProp(_Adaptive):
 
     rho: float = number(0.9, 0, BELOW_1)
     delta: float = number(1e-7, ABOVE_0)
-
-    def init(self, x: Tensor) -> State:
-        return {"G": torch.zeros_like(x)}
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         u, along = self._squared_and_along(g, c)

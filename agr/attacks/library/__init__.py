@@ -8,24 +8,14 @@ is refused with the way out.
 
 `adapter` has the contract and the shared code, `foolbox`, `art` and `torchattacks` have a part for
 each library, `sources` imports them, `isolation` protects the process and the model from them, and
-`grid` makes smallest perturbations 8-bit. The libraries are optional: each is imported when an
-attack of it is first checked.
+`batches` runs them and makes smallest perturbations 8-bit. The libraries are optional: each is
+imported when an attack of it is first checked.
 """
 
-from agr.attacks.library.adapter import TARGETS, Library
+from agr.attacks.library.adapter import Library
 from agr.attacks.library.art import Art, Universal
 from agr.attacks.library.foolbox import Foolbox
-from agr.attacks.library.grid import on_grid
 from agr.attacks.library.sources import DISTRIBUTIONS
 from agr.attacks.library.torchattacks import Torchattacks
 
-__all__ = [
-    "DISTRIBUTIONS",
-    "TARGETS",
-    "Art",
-    "Foolbox",
-    "Library",
-    "Torchattacks",
-    "Universal",
-    "on_grid",
-]
+__all__ = ["DISTRIBUTIONS", "Art", "Foolbox", "Library", "Torchattacks", "Universal"]

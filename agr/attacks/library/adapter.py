@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from agr.attacks.ball import Ball, per_image
-from agr.attacks.checks import check_images, check_labels
 from agr.attacks.library.isolation import Face, isolated
 from agr.attacks.library.sources import parameters
+from agr.attacks.parts import check_images, check_labels
 from agr.config.schema import CHUNK
 from agr.models.logits import NO_ANSWER, is_fooled, joint, predict
 from agr.utils.checks import Checked, one_of, whole
@@ -49,28 +49,35 @@ class LibraryCall(NamedTuple):
     fit: Tensor | None
 
 
+@dataclass(frozen=True)
 class Library(Checked, abc.ABC):
-    """An attack of a library on whole chunks of images, since the library does its own batching."""
+    """An attack of a library on whole chunks of images, since the library does its own batching.
 
-    chunk: int  # images per call; results may depend on the others in it, so chunks are fixed
-    budget: bool  # it stays within a ball; else it looks for the smallest perturbation
-    fit_images: int  # number of other images that a universal perturbation is fitted on, or 0
-    arguments: dict[str, Any]  # of the library's constructor
-    target: str | None = None  # where an untargeted run aims, if the attack needs a target
-    most_values: int | None = None  # images of more values are refused
+    Results may depend on the others in a chunk, so chunks are fixed. Arguments: see `Foolbox`.
+    """
+
+    attack: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    budget: bool = True
+    chunk: int = whole(CHUNK, 1)
+    target: str | None = one_of(None, TARGETS)
+    most_values: int | None = None
+
+    fit_images = 0  # number of other images that a universal perturbation is fitted on
+    library: ClassVar[str]  # its name as an owner, for messages
 
     @property
-    @abc.abstractmethod
     def title(self) -> str:
         """Names of the library and the attack, for messages."""
+        return f"{self.library} {self.attack}"
 
     @abc.abstractmethod
     def _kind(self) -> type[Any]:
         """Return the library's class."""
 
-    @abc.abstractmethod
     def _given(self) -> set[str]:
         """Name the parameters that the run sets."""
+        return set()
 
     @abc.abstractmethod
     def _fault(self, kind: type[Any], settings: RunSettings) -> str | None:
@@ -169,16 +176,26 @@ class Library(Checked, abc.ABC):
             if self.target and not call.targeted:
                 aimed = aimed._replace(y=_target_labels(self.target, clean, aimed.y), targeted=True)
             if not self.budget:
-                done = done | fooled(clean, y, targeted=call.targeted)
+                done = done | is_fooled(predict(clean), y, targeted=call.targeted)
         images = self._run_isolated(aimed, seed)
         flat = images.flatten(1)
         # foolbox returns an all-zero image if it found nothing.
         failed = done | ~flat.isfinite().all(1) | (flat == 0).all(1)
-        made = _clip(self.title, torch.where(per_image(failed, x), x, images))
+        made = torch.where(per_image(failed, x), x, images)
+        out = torch.maximum(made - 1, -made).max()
+        if out > NOISE:
+            raise ValueError(f"{self.title} left [0, 1] by {out:.3g}: its numbers can't be used")
+        made = made.clamp(0, 1)
         if self.budget:
-            return _project(self.title, made, x, call.ball)
+            size, ball = call.ball.length(made - x).max(), call.ball
+            if size > ball.eps + NOISE * max(1.0, ball.eps):
+                raise ValueError(
+                    f"{self.title} left its budget: {type(ball).__name__} {size:.6g} > eps "
+                    f"{ball.eps:.6g} (of images in [0, 1]): its numbers can't be used"
+                )
+            return ball.project(made, x)
         with torch.no_grad():
-            fools = fooled(joint(model(made)), y, targeted=call.targeted)
+            fools = is_fooled(predict(joint(model(made))), y, targeted=call.targeted)
         return torch.where(per_image(fools & ~failed, x), made, x)
 
     def _run_isolated(self, call: LibraryCall, seed: int) -> Tensor:
@@ -197,52 +214,9 @@ class Library(Checked, abc.ABC):
         return images.detach().to(x)
 
 
-@dataclass(frozen=True)
-class Named(Library):
-    """An attack of a library by its name; see `Foolbox` for the arguments."""
-
-    attack: str
-    arguments: dict[str, Any] = field(default_factory=dict)
-    budget: bool = True
-    chunk: int = whole(CHUNK, 1)
-    target: str | None = one_of(None, TARGETS)
-    most_values: int | None = None
-
-    fit_images = 0
-    library: ClassVar[str]  # its name as an owner, for messages
-
-    @property
-    def title(self) -> str:
-        return f"{self.library} {self.attack}"
-
-
-def fooled(logits: Tensor, y: Tensor, *, targeted: bool) -> Tensor:
-    """Return the rows of `logits` (B, classes) that are fooled, (B,) bool, as `is_fooled` does."""
-    return is_fooled(predict(logits), y, targeted=targeted)
-
-
 def _target_labels(target: str, logits: Tensor, y: Tensor) -> Tensor:
     """Return each row's likeliest (or least likely) class that isn't `y`, (B,)."""
     own = nn.functional.one_hot(y, logits.shape[1]).bool()
     if target == "runner_up":
         return logits.masked_fill(own, -torch.inf).argmax(1)
     return logits.masked_fill(own, torch.inf).argmin(1)
-
-
-def _clip(title: str, made: Tensor) -> Tensor:
-    """Clip images to [0, 1]. Raises ValueError if they leave it by more than rounding."""
-    out = torch.maximum(made - 1, -made).max()
-    if out > NOISE:
-        raise ValueError(f"{title} left [0, 1] by {out:.3g}: its numbers can't be used")
-    return made.clamp(0, 1)
-
-
-def _project(title: str, made: Tensor, x: Tensor, ball: Ball) -> Tensor:
-    """Project images into the budget. Raises ValueError if they leave it by more than rounding."""
-    size = ball.length(made - x)
-    if size.max() > ball.eps + NOISE * max(1.0, ball.eps):
-        raise ValueError(
-            f"{title} left its budget: {type(ball).__name__} {size.max():.6g} > eps "
-            f"{ball.eps:.6g} (of images in [0, 1]): its numbers can't be used"
-        )
-    return ball.project(made, x)

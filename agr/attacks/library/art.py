@@ -10,9 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from agr.attacks.library.adapter import NEEDS_TARGET, Library, LibraryCall, Named, RunSettings
+from agr.attacks.library.adapter import NEEDS_TARGET, Library, LibraryCall, RunSettings
 from agr.attacks.library.sources import imported, of_name, parameters
-from agr.config.schema import CHUNK
 from agr.utils.checks import whole
 from agr.utils.errors import nearest
 
@@ -25,7 +24,7 @@ _fits: WeakKeyDictionary[nn.Module, tuple[str, Tensor]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Art(Named):
+class Art(Library):
     """An attack of ART, the adversarial robustness toolbox (Nicolae et al., arXiv:1807.01069).
 
     Arguments are those of `Foolbox`; `attack` is a class of `art.attacks.evasion`. ART computes in
@@ -59,26 +58,33 @@ class Art(Named):
             return "takes no eps: set attack.library.budget=false"
         return _too_few_classes(self.arguments, settings.classes) if name == "DeepFool" else None
 
-    def _run(self, call: LibraryCall) -> Tensor:
-        kind = self._kind()
-        given: dict[str, Any] = {
-            "targeted": call.targeted,
-            "verbose": False,
-            "batch_size": self.chunk,
-        }
+    def _made(self, call: LibraryCall, **own: Any) -> Any:
+        """Make ART's attack for a call, with further arguments."""
+        classifier = imported("Art", "art.estimators.classification").PyTorchClassifier(
+            call.face,
+            loss=nn.CrossEntropyLoss(),
+            input_shape=tuple(call.x.shape[1:]),
+            nb_classes=call.classes,
+            clip_values=(0.0, 1.0),
+            device_type="gpu" if call.x.is_cuda else "cpu",
+        )
+        own |= {"targeted": call.targeted, "verbose": False, "batch_size": self.chunk}
         if self.budget:
-            given |= {"eps": call.ball.eps, "norm": call.ball.p}
+            own |= {"eps": call.ball.eps, "norm": call.ball.p}
+        kind = self._kind()
         known = parameters(kind)
-        arguments = self.arguments | {k: v for k, v in given.items() if k in known}
-        attack = kind(_classifier(call), **arguments)
+        return kind(classifier, **self.arguments | {k: v for k, v in own.items() if k in known})
+
+    def _run(self, call: LibraryCall) -> Tensor:
         x = call.x.float()
-        found = torch.from_numpy(attack.generate(x=_array(x), y=_array(call.y))).to(x.device)
+        made = self._made(call).generate(x=_array(x), y=_array(call.y))
+        found = torch.from_numpy(made).to(x.device)
         # Values that it left alone are those of the image, not rounded to float32.
         return torch.where(found == x, call.x, found.to(call.x.dtype))
 
 
 @dataclass(frozen=True)
-class Universal(Library):
+class Universal(Art):
     """One perturbation for all images: ART's UniversalPerturbation, fitted on other images.
 
     It is fitted to change the model's own predictions for `fit` (as in Moosavi-Dezfooli et al.,
@@ -94,31 +100,22 @@ class Universal(Library):
     # ART takes a new perturbation from an image that was clipped to [0, 1], so where that image
     # is black or white, half of the perturbation's directions are lost; the authors clip nothing.
 
-    arguments: dict[str, Any] = field(default_factory=dict)
+    attack: str = field(init=False, default="UniversalPerturbation")
+    budget: bool = field(init=False, default=True)  # it is always as large as allowed
+    target: str | None = field(init=False, default=None)
+    most_values: int | None = field(init=False, default=None)
     fit_images: int = whole(100, 1)
-    chunk: int = whole(CHUNK, 1)
-
-    budget = True  # always: a universal perturbation is as large as allowed
-    title = "ART's UniversalPerturbation"
-
-    def _kind(self) -> type[Any]:
-        kind: type[Any] = imported("Universal", EVASION).UniversalPerturbation
-        return kind
-
-    def _given(self) -> set[str]:
-        return GIVEN | {"eps", "norm"}
 
     def _fault(self, kind: type[Any], settings: RunSettings) -> str | None:
         if settings.targeted:
             return "has no targeted form"
         attacker = self._attacker()
         if attacker not in kind.attacks_dict:
-            near = nearest(attacker, kind.attacks_dict)
-            return f"knows no attacker={attacker}: {near}"
+            return f"knows no attacker={attacker}: {nearest(attacker, kind.attacks_dict)}"
         given = self.arguments.get("attacker_params") or {}
-        fault = None
-        if attacker == "deepfool" and "nb_grads" in given:
-            fault = _too_few_classes(given, settings.classes)
+        if attacker != "deepfool" or "nb_grads" not in given:
+            return None
+        fault = _too_few_classes(given, settings.classes)
         return fault and f"with deepfool {fault}"
 
     def _attacker(self) -> str:
@@ -143,15 +140,8 @@ class Universal(Library):
         inner: dict[str, Any] = {"nb_grads": call.classes} if attacker == "deepfool" else {}
         if "verbose" in kind._get_class(kind.attacks_dict[attacker]).attack_params:
             inner["verbose"] = False
-        own = {
-            "attacker": attacker,
-            "attacker_params": inner | (self.arguments.get("attacker_params") or {}),
-            "eps": call.ball.eps,
-            "norm": call.ball.p,
-            "batch_size": self.chunk,
-            "verbose": False,
-        }
-        attack = kind(_classifier(call), **self.arguments | own)
+        inner |= self.arguments.get("attacker_params") or {}
+        attack = self._made(call, attacker=attacker, attacker_params=inner)
         attack.generate(x=_array(fit))
         return torch.from_numpy(attack.noise)
 
@@ -167,15 +157,3 @@ def _too_few_classes(arguments: dict[str, Any], classes: int) -> str | None:
 
 def _array(x: Tensor) -> Any:
     return x.detach().cpu().contiguous().numpy()
-
-
-def _classifier(call: LibraryCall) -> Any:
-    kind = imported("Art", "art.estimators.classification").PyTorchClassifier
-    return kind(
-        call.face,
-        loss=nn.CrossEntropyLoss(),
-        input_shape=tuple(call.x.shape[1:]),
-        nb_classes=call.classes,
-        clip_values=(0.0, 1.0),
-        device_type="gpu" if call.x.is_cuda else "cpu",
-    )

@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from agr.attacks.ball import Ball
+from agr.attacks.ball import Ball, per_image
 from agr.attacks.engine import Calls, Crafted, Item, Tag
-from agr.attacks.library import Library, on_grid
+from agr.attacks.library import Library
+from agr.models.logits import is_fooled, joint, predict
 from agr.models.network import Source
 from agr.utils.hashing import draw
-from agr.utils.pixels import to_levels
+from agr.utils.pixels import LEVELS, to_levels
+
+STRETCHES = tuple(2 ** (k / 8) for k in range(25))  # from 1 to 8 in steps of 9 %
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class LibraryAttack:
     quantize: str
 
     def __call__(
-        self, network: Source, x: Tensor, y: Tensor, seed: int, fit: Tensor | None = None
+        self, network: Source, x: Tensor, y: Tensor, seed: int, fit: Tensor | None
     ) -> Tensor:
         """Craft adversarial images for one chunk `x` (B, 3, H, W), as they are to be scored.
 
@@ -52,8 +55,36 @@ class LibraryAttack:
             return found
         if self.library.budget:
             return self.ball.round(found, x)
-        with torch.no_grad():
-            return on_grid(network, x, found, y, targeted=self.targeted)
+        return on_grid(network, x, found, y, targeted=self.targeted)
+
+
+@torch.no_grad()
+def on_grid(model: nn.Module, x: Tensor, found: Tensor, y: Tensor, *, targeted: bool) -> Tensor:
+    """Turn the smallest perturbations into 8-bit images that still fool the model.
+
+    Rounding undoes changes below half a level, which are most of a smallest perturbation. So it is
+    stretched by the first of `STRETCHES` with which the rounded image fools; Carlini and Wagner
+    (arXiv:1608.04644, section V-A) search the grid for the same reason.
+
+    Args:
+        model, y, targeted: as in `Library`.
+        x: clean images (B, 3, H, W), on the 8-bit grid k/255.
+        found: adversarial images of an attack without a budget, like `x`.
+
+    Returns:
+        Images like `x`, on the grid; exactly `x` where no stretch will do or `found` is `x`.
+    """
+    made, v = x, found - x
+    open_ = v.flatten(1).any(1)
+    for stretch in STRETCHES:
+        if not bool(open_.any()):
+            break
+        tried = to_levels((x + stretch * v).clamp(0, 1)).div_(LEVELS)
+        # all rows at once: the shape of a batch decides last bits
+        hit = open_ & is_fooled(predict(joint(model(tried))), y, targeted=targeted)
+        made = torch.where(per_image(hit, x), tried, made)
+        open_ = open_ & ~hit
+    return made
 
 
 def craft_chunks(
@@ -62,8 +93,8 @@ def craft_chunks(
     items: Iterable[tuple[int, Item[Tag]]],
     *,
     seed: int,
-    fit: Tensor | None = None,
-    calls: Calls | None = None,
+    fit: Tensor | None,
+    calls: Calls,
 ) -> Iterator[Crafted[Tag]]:
     """Attack the images of whole chunks on `network`.
 
@@ -78,18 +109,17 @@ def craft_chunks(
     An image's own passes are those of its chunk: the library asks about all of it at once. Fitting
     is not counted. Raises ValueError as `agr.attacks.library.Library` does.
     """
-    calls, size = calls or Calls(), attack.library.chunk
-    fitted = fit is None
-    for number, members in groupby(items, key=lambda pair: pair[0] // size):
+    size = attack.library.chunk
+    chunks = groupby(items, key=lambda pair: pair[0] // size)
+    for i, (number, members) in enumerate(chunks):
         chunk = [item for _, item in members]
         filled = chunk + chunk[:1] * (size - len(chunk))
         x = network.as_input([item.pixels for item in filled])
         y = torch.tensor([item.y for item in filled], device=network.device)
         # what is fitted is the same for all chunks, and so is its seed
         own = draw(seed, "chunk", number if fit is None else "all")
-        if not fitted:
-            attack(network, x, y, own, fit)
-            fitted = True
+        if i == 0 and fit is not None:
+            attack(network, x, y, own, fit)  # the perturbation is kept: fitting isn't counted
         before = calls.forwards, calls.backwards
         with calls.attach(network):
             images = attack(network, x, y, own, fit)

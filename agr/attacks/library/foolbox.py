@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from agr.attacks.library.adapter import LibraryCall, Named, RunSettings
+from agr.attacks.library.adapter import Library, LibraryCall, RunSettings
 from agr.attacks.library.sources import imported, of_name
 from agr.utils.errors import first_line
 
 
 @dataclass(frozen=True)
-class Foolbox(Named):
+class Foolbox(Library):
     """An attack of foolbox (Rauber et al., JOSS 2020), in the dtype of the images.
 
     Args:
@@ -35,11 +35,8 @@ class Foolbox(Named):
     library = "foolbox'"
 
     def _kind(self) -> type[Any]:
-        attacks = _foolbox().attacks
+        attacks = imported("Foolbox", "foolbox").attacks
         return of_name(self.attack, attacks, attacks.Attack)
-
-    def _given(self) -> set[str]:
-        return set()
 
     def _fault(self, kind: type[Any], settings: RunSettings) -> str | None:
         name = kind.__name__  # MIFGSM and others are second names
@@ -51,7 +48,7 @@ class Foolbox(Named):
         if settings.targeted and name in ("L2DeepFoolAttack", "LinfDeepFoolAttack"):
             return "goes to the nearest other class, never to a wanted one: use it untargeted"
         if not self.budget:
-            if issubclass(kind, _foolbox().attacks.base.FixedEpsilonAttack):
+            if issubclass(kind, imported("Foolbox", "foolbox").attacks.base.FixedEpsilonAttack):
                 return "only works within a budget: set attack.library.budget=true"
             return None
         try:
@@ -68,7 +65,7 @@ class Foolbox(Named):
         return None
 
     def _run(self, call: LibraryCall) -> Tensor:
-        library = _foolbox()
+        library = imported("Foolbox", "foolbox")
         model = library.PyTorchModel(call.face, bounds=(0, 1), device=call.x.device)
         criteria = library.criteria
         goal = criteria.TargetedMisclassification if call.targeted else criteria.Misclassification
@@ -76,7 +73,3 @@ class Foolbox(Named):
         attack = self._kind()(**self.arguments)
         clipped: Tensor = attack(model, call.x, goal(call.y), epsilons=[eps])[1][0]
         return clipped
-
-
-def _foolbox() -> Any:
-    return imported("Foolbox", "foolbox")

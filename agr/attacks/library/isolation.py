@@ -6,7 +6,7 @@ import logging
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -42,12 +42,9 @@ def isolated(seed: int, device: torch.device) -> Iterator[None]:
     random_state, numpy_state = random.getstate(), np.random.get_state()
     handlers = list(logging.root.handlers)  # logging.info, as foolbox calls it, adds one
     gpus = [device.index] if device.type == "cuda" else []
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(gpus))
-        stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(torch.enable_grad())
+    current = torch.cuda.device(device) if gpus else nullcontext()  # ART takes the current one
+    with torch.random.fork_rng(gpus), warnings.catch_warnings(), torch.enable_grad(), current:
         if gpus:
-            stack.enter_context(torch.cuda.device(device))  # ART takes the current one
             torch.cuda.manual_seed(seed)
         warnings.simplefilter("ignore")
         torch.default_generator.manual_seed(seed)

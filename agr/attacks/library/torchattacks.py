@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from agr.attacks.library.adapter import NEEDS_TARGET, LibraryCall, Named, RunSettings
+from agr.attacks.library.adapter import NEEDS_TARGET, Library, LibraryCall, RunSettings
 from agr.attacks.library.sources import imported, of_name, parameters
 
 PAIRS_BYTES = 2e9  # limit on the memory of a table of all pairs of an image's values
@@ -15,7 +15,7 @@ PAIR_BYTES = 32  # JSMA at its peak: an int64, five float32 and four bytes for e
 
 
 @dataclass(frozen=True)
-class Torchattacks(Named):
+class Torchattacks(Library):
     """An attack of torchattacks (Kim, arXiv:2010.01950), in the dtype of the images.
 
     Arguments are those of `Foolbox`; `attack` is a class of `torchattacks`.
