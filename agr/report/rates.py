@@ -114,7 +114,7 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
         frame: the `selected` rows of the cell.
     """
     c = cell.config
-    row = _identity(cell) | {
+    row = identity(cell) | {
         "table": TABLE_NUMBERS[c.norm.name],
         "target": target,
         "white_box": cell.white_box(target),
@@ -148,7 +148,7 @@ def smallest_sizes(cell: Cell, frame: pd.DataFrame) -> str:
     return f"{line}; a success is one within eps"
 
 
-def _identity(cell: Cell) -> dict[str, Any]:
+def identity(cell: Cell) -> dict[str, Any]:
     """Return the columns that name a cell in a table."""
     c = cell.config
     return {
@@ -181,7 +181,7 @@ def counted_rows(frame: pd.DataFrame, target: str, denominator: str) -> pd.DataF
 
 def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
     """Return one row of the sizes, from the `selected` rows of a cell."""
-    row = _identity(cell) | {"run": frame is not None, "n": 0, "command": cell.command()}
+    row = identity(cell) | {"run": frame is not None, "n": 0, "command": cell.command()}
     row |= dict.fromkeys(("rel_l2", "mean_abs", "mean_abs_sym", "cosine", "steps_used"), NAN)
     if frame is not None:
         images = frame.drop_duplicates("image_id")
