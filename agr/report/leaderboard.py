@@ -39,10 +39,7 @@ INTERVALS = ("white_box_low", "white_box_high", "transfer_low", "transfer_high")
 
 
 def write_leaderboards(cells: Sequence[Cell], folder: Path) -> list[Path]:
-    """Write a leaderboard per norm and eps in place of older ones; return the paths.
-
-    Raises ConfigError as `check_leaderboard` does.
-    """
+    """Write the `leaderboard_sheets` in place of older ones; return the paths."""
     return write_sheets(leaderboard_sheets(cells), folder, "leaderboard-*")
 
 
