@@ -12,7 +12,7 @@ import sys
 
 from agr.jobs.console import script
 from agr.jobs.request import parse_request
-from agr.report.findings import gather
+from agr.report.page import gather
 from agr.report.report import write_report
 
 

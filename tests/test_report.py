@@ -18,12 +18,11 @@ from scipy import stats
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.report.findings import gather
 from agr.report.html import HtmlTable, render
 from agr.report.html.gallery import SAMPLE, examples_of
 from agr.report.numbers import printed
 from agr.report.outcomes import Outcomes
-from agr.report.page import build_page
+from agr.report.page import build_page, gather
 from agr.report.pairwise import (
     best_and_equal,
     differences_frame,

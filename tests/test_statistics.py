@@ -43,14 +43,13 @@ def test_wilson_at_the_edges() -> None:
         wilson(3, 2)
 
 
-@pytest.mark.parametrize("confidence", [0.95, 0.8])
-def test_the_interval_of_a_mean_agrees_with_scipy(confidence: float) -> None:
+def test_the_interval_of_a_mean_agrees_with_scipy() -> None:
     x = np.random.default_rng(1).beta(0.5, 1, 60)
     theirs = stats.bootstrap(
-        (x,), np.mean, n_resamples=50_000, confidence_level=confidence, method="percentile",
+        (x,), np.mean, n_resamples=50_000, method="percentile",
         rng=np.random.default_rng(2), vectorized=True, batch=1000,
     ).confidence_interval  # fmt: skip
-    ours = interval(x, np.arange(60), confidence, resamples=50_000)
+    ours = interval(x, np.arange(60), resamples=50_000)
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.003)
     assert ours[0] < x.mean() < ours[1]
 
@@ -91,7 +90,6 @@ def test_the_interval_is_the_same_every_time_and_in_every_order() -> None:
     first = interval(x, names)
     assert interval(x, names) == first
     assert interval(x[order], names[order]) == pytest.approx(first)
-    assert interval(x, names, seed=1) != first
 
 
 def test_intervals_at_the_edges() -> None:

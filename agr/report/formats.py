@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,12 @@ TEX_TEMPLATES = Environment(
     block_start_string="<%", block_end_string="%>", variable_start_string="<<",
     variable_end_string=">>", trim_blocks=True, lstrip_blocks=True, autoescape=False,
 )  # fmt: skip
+TEX_TEMPLATES.filters["tex"] = partial(printed, style=TEX)
 LATEX = TEX_TEMPLATES.from_string(r"""% needs \usepackage{booktabs,graphicx}
 \begin{table}
 \centering
 \footnotesize
-\caption{<< caption >>}
+\caption{<< caption | tex >>}
 % No wider than the page, and no larger than it is.
 \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{
 \begin{tabular}{ll<< "r" * (columns - 2) >>}
@@ -32,15 +34,15 @@ LATEX = TEX_TEMPLATES.from_string(r"""% needs \usepackage{booktabs,graphicx}
 <% if not loop.first %>
 \midrule
 <% endif %>
-<< block.header | join(" & ") >> \\
+<< block.header | map("tex") | join(" & ") >> \\
 \midrule
 <% for row in block.rows %>
-<< row | join(" & ") >> \\
+<< row | map("tex") | join(" & ") >> \\
 <% endfor %>
 <% endfor %>
 \bottomrule
 \end{tabular}}
-\\[2pt] \parbox{\linewidth}{\scriptsize << notes | join(" \\\\ ") >>}
+\\[2pt] \parbox{\linewidth}{\scriptsize << notes | map("tex") | join(" \\\\ ") >>}
 \end{table}
 """)
 
@@ -63,13 +65,7 @@ class Sheet(NamedTuple):
 
 
 def write_sheets(sheets: Sequence[Sheet], folder: Path, older: str) -> list[Path]:
-    """Write tables as Markdown, LaTeX and CSV, and return the paths.
-
-    Args:
-        sheets: the tables.
-        folder: the folder, which is made if need be.
-        older: a pattern of older files in it, which are deleted.
-    """
+    """Write tables as Markdown, LaTeX and CSV in place of the files `older`; return the paths."""
     for path in folder.glob(older):
         path.unlink()
     texts = {}
@@ -90,19 +86,9 @@ def write_texts(texts: Mapping[str, str], folder: Path) -> list[Path]:
 
 def latex(sheet: Sheet) -> str:
     r"""Return a table in LaTeX, to be \input into a paper."""
-    blocks = [
-        {
-            "header": [TEX.escape(title) for title in block.header],
-            "rows": [[printed(cell, TEX) for cell in row] for row in block.rows],
-        }
-        for block in sheet.blocks
-    ]
-    return LATEX.render(
-        caption=TEX.escape(NUMBERED.sub("", sheet.caption)),
-        blocks=blocks,
-        columns=max(len(block.header) for block in sheet.blocks),
-        notes=[TEX.escape(note) for note in sheet.notes],
-    )
+    columns = max(len(block.header) for block in sheet.blocks)
+    caption = NUMBERED.sub("", sheet.caption)
+    return LATEX.render(sheet._asdict(), caption=caption, columns=columns)
 
 
 def markdown(sheet: Sheet) -> str:
@@ -114,8 +100,7 @@ def markdown(sheet: Sheet) -> str:
 
 def pipe_table(header: Sequence[str], rows: Sequence[Sequence[TableCell]]) -> str:
     """Return a header and rows in Markdown."""
-    titles = [MARKDOWN.escape(title) for title in header]
-    cells = [[printed(cell, MARKDOWN) for cell in row] for row in rows]
+    titles, *cells = [[printed(cell, MARKDOWN) for cell in row] for row in (header, *rows)]
     return tabulate(cells, titles, tablefmt="pipe", disable_numparse=True)
 
 

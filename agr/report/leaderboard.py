@@ -18,7 +18,7 @@ from agr.records.store import Records
 from agr.report.formats import Block, Sheet, write_sheets
 from agr.report.notes import clean_accuracy_notes, missing_notes, nonfinite_notes, setting_notes
 from agr.report.numbers import Number, TableCell
-from agr.report.rates import NAN, budget_title, counted_rows, rate, selected
+from agr.report.rates import NAN, budget_title, counted_rows, identity, rate, selected
 from agr.report.statistics import bootstrap, effective_number, wilson
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
@@ -31,14 +31,15 @@ COLUMNS = {  # of numbers, in the table's order: heading and format
     "linf": ("L∞ of v", ".2f"),
     "rel_l2": ("‖v‖₂/‖x‖₂", ".4f"),
 }
+NAMED = (  # what tells rows apart, and what they are made from
+    *("suite", "notice", "norm", "eps", "attack", "title", "sources", "run", "command"),
+    *("images", "n"),
+)
 INTERVALS = ("white_box_low", "white_box_high", "transfer_low", "transfer_high")
 
 
 def write_leaderboards(cells: Sequence[Cell], folder: Path) -> list[Path]:
-    """Write a leaderboard per norm and eps in place of older ones; return the paths.
-
-    Raises ConfigError as `check_leaderboard` does.
-    """
+    """Write the `leaderboard_sheets` in place of older ones; return the paths."""
     return write_sheets(leaderboard_sheets(cells), folder, "leaderboard-*")
 
 
@@ -55,7 +56,10 @@ def _sheet(shown: Sequence[Cell], cells: Sequence[Cell]) -> Sheet:
     c = shown[0].config
     board, rates = leaderboard(shown)
     caption = f"Leaderboard: mean transfer of {len(board)} attacks, {budget_title(shown[0])}"
-    notes = [*_notes(shown, board, rates), *_targeted_notes(cells), *missing_notes(board)]
+    notes = _notes(shown, board, rates)
+    if left_out := [x.config.attack.title for x in cells if x.config.attack.targeted]:
+        notes.append(f"left out, since they are targeted: {', '.join(dict.fromkeys(left_out))}")
+    notes += missing_notes(board)
     return Sheet(f"leaderboard-{c.norm.name}-{c.eps:g}", caption, board, [_block(board)], notes)
 
 
@@ -88,8 +92,8 @@ def leaderboard(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the numbers of a leaderboard, and the rates that they are made from.
 
     Returns:
-        The board, a row per attack, best mean transfer first, with the columns suite notice norm
-        eps attack title sources run command images n, the keys of COLUMNS, and INTERVALS (percent).
+        The board, a row per attack, best mean transfer first, with the columns NAMED, the keys of
+        COLUMNS, and INTERVALS (percent).
         images counts different images, n an image once for each source. A row whose cells aren't
         all finished has NaN, and the commands of those.
         The rates of every cell and target, as of `rates.rate`.
@@ -103,7 +107,7 @@ def leaderboard(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows.append(_row(of_attack, frames))
         for cell, frame in zip(of_attack, frames, strict=True):
             rates += [rate(cell, target, frame) for target in cell.targets]
-    board = pd.DataFrame(rows)
+    board = pd.DataFrame(rows, columns=[*NAMED, *COLUMNS, *INTERVALS])
     by = ["transfer", "white_box", "attack"]
     board = board.sort_values(by, ascending=[False, False, True], na_position="last")
     return board.reset_index(drop=True), pd.DataFrame(rates)
@@ -111,39 +115,29 @@ def leaderboard(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _row(cells: Sequence[Cell], frames: Sequence[pd.DataFrame | None]) -> dict[str, Any]:
     """Return the row of one attack, from the `selected` rows of its cells."""
-    c, suite = cells[0].config, cells[0].suite
     pairs = list(zip(cells, frames, strict=True))
     finished = [(cell, frame) for cell, frame in pairs if frame is not None]
-    row: dict[str, Any] = {
-        "suite": suite.name,
-        "notice": suite.notice,
-        "norm": c.norm.name,
-        "eps": c.eps,
-        "attack": c.attack.name,
-        "title": c.attack.title,
+    row: dict[str, Any] = identity(cells[0]) | {
+        "title": cells[0].config.attack.title,
         "sources": ",".join(cell.source for cell in cells),
         "run": len(finished) == len(cells),
         "command": " && ".join(cell.command() for cell, frame in pairs if frame is None),
         "images": 0,
         "n": 0,
     }
-    row |= dict.fromkeys([*COLUMNS, *INTERVALS], NAN)
     if not row["run"]:
         return row
-    transfer, white_box = (
-        pd.concat([success_shares(cell, frame, white_box=white) for cell, frame in finished])
-        for white in (False, True)
-    )
     attacked = pd.concat([frame.drop_duplicates("image_id") for _, frame in finished])
-    row |= mean_transfer(transfer) | mean_white_box(white_box)
-    return row | {
-        "images": transfer.index.nunique(),
-        "n": len(transfer),
-        "gradients": attacked["backwards"].mean(),
-        "images_per_second": _images_per_second(cells),
-        "linf": LEVELS * attacked["linf"].mean(),
-        "rel_l2": attacked["rel_l2"].mean(),
-    }
+    return (
+        row
+        | mean_rates(finished)
+        | {
+            "gradients": attacked["backwards"].mean(),
+            "images_per_second": _images_per_second(cells),
+            "linf": LEVELS * attacked["linf"].mean(),
+            "rel_l2": attacked["rel_l2"].mean(),
+        }
+    )
 
 
 def success_shares(cell: Cell, frame: pd.DataFrame, *, white_box: bool) -> pd.Series[float]:
@@ -160,30 +154,32 @@ def success_shares(cell: Cell, frame: pd.DataFrame, *, white_box: bool) -> pd.Se
     return rows["success"].astype(float).groupby(rows["image_id"]).mean()
 
 
-def mean_transfer(shares: pd.Series[float]) -> dict[str, float]:
-    """Return the mean over images with its bootstrap interval, percent."""
-    low, high, _ = bootstrap(shares, shares.index)
-    return {
-        "transfer": 100 * shares.mean(),
-        "transfer_low": 100 * low,
-        "transfer_high": 100 * high,
-    }
+def mean_rates(finished: Sequence[tuple[Cell, pd.DataFrame]]) -> dict[str, float]:
+    """Return the mean transfer and white-box ASR over images, percent, with their intervals.
 
+    Transfer has a bootstrap interval. White-box rates are often 100 %, for which a bootstrap has
+    none, so theirs is Wilson's; the results of one image count as if they were all alike, so that
+    it is never too narrow. What has no images is NaN. `images` counts different images of the
+    transfer, `n` an image once for each cell.
 
-def mean_white_box(shares: pd.Series[float]) -> dict[str, float]:
-    """Return the mean over images with its Wilson interval, percent; empty without images.
-
-    White-box rates are often 100 %, for which a bootstrap has no interval. The results of one
-    image count as if they were all alike, so that the interval is never too narrow.
+    Args:
+        finished: cells with their `selected` rows.
     """
-    if shares.empty:
-        return {}
-    n = effective_number(shares.index)
-    low, high = wilson(shares.mean() * n, n)
-    return {
-        "white_box": 100 * shares.mean(),
-        "white_box_low": 100 * low,
-        "white_box_high": 100 * high,
+    transfer, white_box = (
+        pd.concat([success_shares(*each, white_box=white) for each in finished])
+        for white in (False, True)
+    )
+    n = effective_number(white_box.index)
+    rates = {
+        "transfer": (transfer.mean(), *bootstrap(transfer, transfer.index)[:2]),
+        "white_box": (white_box.mean(), *(wilson(white_box.mean() * n, n) if n else (NAN, NAN))),
+    }
+    ends = ("", "_low", "_high")
+    counts = {"images": transfer.index.nunique(), "n": len(transfer)}
+    return counts | {
+        f"{name}{end}": 100 * value
+        for name, values in rates.items()
+        for end, value in zip(ends, values, strict=True)
     }
 
 
@@ -231,9 +227,3 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
             f"{', '.join(alike['title'])}"
         )
     return notes
-
-
-def _targeted_notes(cells: Sequence[Cell]) -> list[str]:
-    """Return a line that names the targeted attacks, if there are any."""
-    titles = dict.fromkeys(c.config.attack.title for c in cells if c.config.attack.targeted)
-    return [f"left out, since they are targeted: {', '.join(titles)}"] if titles else []

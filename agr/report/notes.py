@@ -94,19 +94,12 @@ def _target_titles(cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def nonfinite_note(title: str, nonfinite: int, n: int) -> list[str]:
-    """Return a line on adversarial images without finite logits of a network, if there are any.
-
-    Args:
-        title: of the network.
-        nonfinite: the number of these images.
-        n: the number of all images.
-    """
-    if not nonfinite:
-        return []
-    return [
+    """Return a line if a network gave no finite logits for `nonfinite` of `n` images."""
+    line = (
         f"{title} gave no finite answer (NaN) for {nonfinite} of {n} adversarial images: they "
         "count as not fooled"
-    ]
+    )
+    return [line] if nonfinite else []
 
 
 def nonfinite_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
@@ -138,9 +131,8 @@ def closing(cell: Cell) -> str:
         return "no finished images yet"
     rates = [rate(cell, target, frame) for target in cell.targets]
     header = ["target", "ASR %", "95 % interval", "clean accuracy, %", "images"]
-    table = tabulate(
-        [_closing_row(cell, row) for row in rates], header, tablefmt="simple", disable_numparse=True
-    )
+    rows = [_closing_row(cell, row) for row in rates]
+    table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
     star = "* white-box · " if any(map(cell.white_box, cell.targets)) else ""
     images = frame.drop_duplicates("image_id")
     mean_steps = images["steps_used"].mean()

@@ -62,29 +62,26 @@ class Number(NamedTuple):
     star: bool = False  # white-box
     text: str = ""  # printed in place of the value: "n = 0", "< 0.0001"
 
-    def printed(self, style: Format) -> str:
-        """Return the number as text of a format."""
-        unknown = self.value != self.value
-        if self.text or unknown:
-            return style.escape(self.text or NO_RUN)
-        value = format(self.value, self.form)
-        if self.bold:
-            value = style.bold.format(value)
-        if self.star:
-            value += style.star
-        if self.spread is not None:
-            value += style.escape(f" ± {self.spread:{self.form}}")
-        elif self.interval is not None:
-            low, high = self.interval
-            value += f" [{low:{self.form}}, {high:{self.form}}]"
-        if self.difference is not None and self.difference == self.difference:
-            value += f" ({self.difference:{self.difference_form}})"
-        return value
-
 
 TableCell: TypeAlias = Number | str
 
 
 def printed(cell: TableCell, style: Format = PLAIN) -> str:
     """Return a cell of a table as text of a format, in which text is escaped."""
-    return cell.printed(style) if isinstance(cell, Number) else style.escape(cell)
+    if isinstance(cell, str):
+        return style.escape(cell)
+    if cell.text or cell.value != cell.value:
+        return style.escape(cell.text or NO_RUN)
+    value = format(cell.value, cell.form)
+    if cell.bold:
+        value = style.bold.format(value)
+    if cell.star:
+        value += style.star
+    if cell.spread is not None:
+        value += style.escape(f" ± {cell.spread:{cell.form}}")
+    elif cell.interval is not None:
+        low, high = cell.interval
+        value += f" [{low:{cell.form}}, {high:{cell.form}}]"
+    if cell.difference is not None and cell.difference == cell.difference:
+        value += f" ({cell.difference:{cell.difference_form}})"
+    return value

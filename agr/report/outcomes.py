@@ -6,8 +6,9 @@ images. Records are read once for each cell.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,29 +16,28 @@ import pandas as pd
 from agr.config.cell import Cell
 from agr.config.networks import undefended
 from agr.report.rates import NORM_TITLES, counted_rows, selected
-from agr.utils.errors import ConfigError, nearest
+from agr.utils.errors import ConfigError
 
 
 class Measure(NamedTuple):
     """A quantity that is measured of every image."""
 
     title: str
-    unit: str = ""
-    scale: float = 1.0  # from the records to the unit
     digits: int = 4
+    scale: float = 1.0  # from the records to percent or the 0-255 scale
     column: str | None = None  # of the records, if it isn't named like the measure
 
 
 MEASURES = {
-    "asr": Measure("ASR", " %", 100.0, 1, "success"),
+    "asr": Measure("ASR", 1, 100.0, "success"),
     "rel_l2": Measure("‖v‖₂/‖x‖₂"),
     "mean_abs": Measure("mean |v|, [0,1]"),
-    "mean_abs_sym": Measure("mean |v|, [-1,1]", "", 2.0, column="mean_abs"),  # twice as wide
-    "linf": Measure("L∞ of v", "", 255.0, 2),
-    "l2": Measure("L2 of v", "", 255.0, 1),
-    "cosine": Measure("cosine similarity", "", 1.0, 5),
-    "steps_used": Measure("steps", "", 1.0, 2),
-    "backwards": Measure("gradients", "", 1.0, 2),
+    "mean_abs_sym": Measure("mean |v|, [-1,1]", 4, 2.0, "mean_abs"),  # twice as wide
+    "linf": Measure("L∞ of v", 2, 255.0),
+    "l2": Measure("L2 of v", 1, 255.0),
+    "cosine": Measure("cosine similarity", 5),
+    "steps_used": Measure("steps", 2),
+    "backwards": Measure("gradients", 2),
 }
 MOST_MISSING = 5  # cells that are named; a sweep may not be run at all
 
@@ -57,7 +57,7 @@ class Outcomes:
     def __init__(self, cells: Sequence[Cell]):
         """Raises ConfigError if two cells have the same norm, source and attack."""
         self.cells: dict[tuple[str, str, str], Cell] = {}
-        self._frames: dict[tuple[str, str, str], pd.DataFrame | None] = {}
+        self._frame = cache(lambda key: selected(self.cells[key]))
         for cell in cells:
             key = (cell.config.norm.name, cell.source, cell.config.attack.name)
             if key in self.cells:
@@ -73,19 +73,13 @@ class Outcomes:
 
     def is_finished(self, place: Place) -> bool:
         """Return whether a place's cell is there and finished."""
-        return place[:3] in self.cells and self._frame(place) is not None
+        return place[:3] in self.cells and self._frame(place[:3]) is not None
 
     def frame(self, place: Place) -> pd.DataFrame:
         """Return the rows (rates.COLUMNS, all targets) of a place's finished cell."""
-        frame = self._frame(place)
+        frame = self._frame(place[:3])
         assert frame is not None, place
         return frame
-
-    def _frame(self, place: Place) -> pd.DataFrame | None:
-        key = place[:3]
-        if key not in self._frames:
-            self._frames[key] = selected(self.cells[key])
-        return self._frames[key]
 
     def places(self, targets: str = "group") -> list[Place]:
         """Return the places of all cells, in their order and by target.
@@ -94,16 +88,14 @@ class Outcomes:
             targets: "group", those of the source's group; "defended", these and defended ones of
                 the group; "all"; or "none", for places without a target.
         """
-        places = []
-        for key, cell in self.cells.items():
-            if targets == "all":
-                names = cell.targets
-            elif targets == "none":
-                names = [""]
-            else:
-                names = group_targets(cell, defended=targets == "defended")
-            places += [Place(*key, name) for name in names]
-        return places
+        names_of: dict[str, Callable[[Cell], list[str]]] = {
+            "group": group_targets,
+            "defended": partial(group_targets, defended=True),
+            "all": lambda cell: cell.targets,
+            "none": lambda _: [""],
+        }
+        cells = self.cells.items()
+        return [Place(*key, name) for key, cell in cells for name in names_of[targets](cell)]
 
     def finished_places(self, targets: str = "none") -> list[Place]:
         """Return the `places` of finished cells."""
@@ -155,16 +147,3 @@ def distinct(titles: Mapping[str, str]) -> dict[str, str]:
     """Return titles by name, with the name in brackets where several have the same title."""
     texts = list(titles.values())
     return {n: t if texts.count(t) == 1 else f"{t} ({n})" for n, t in titles.items()}
-
-
-def check_measure(name: str, of: str, others: Iterable[str] = ()) -> None:
-    """Raise ConfigError for a name that isn't one of MEASURES.
-
-    Args:
-        name: the name.
-        of: the place of the name, with which the message begins.
-        others: further names that may have been meant.
-    """
-    if name not in MEASURES:
-        way = nearest(name, [*MEASURES, *others])
-        raise ConfigError(f"{of}: {name} is not measured: {way}")

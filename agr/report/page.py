@@ -1,26 +1,110 @@
-"""The content of report.html, from what the records say."""
+"""The report's content: records of some cells, read and judged once, and the page made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from agr.config.cell import Cell
 from agr.records.run_info import RunInfo
+from agr.records.store import Records
 from agr.report.claims.judge import NOT_ASKED, NOT_RUN, Judgement
-from agr.report.claims.page import LEGEND
-from agr.report.claims.wording import described, measure_title, numbers_of
-from agr.report.figures import encoded
-from agr.report.findings import Findings, provenance, summary
+from agr.report.claims.page import LEGEND, Verdicts, judge_claims
+from agr.report.claims.wording import Compared, described, measure_title, numbers_of
+from agr.report.figures import Drawing, encoded
 from agr.report.formats import Sheet
 from agr.report.html import ClaimView, Figure, HtmlTable, Page
 from agr.report.html.gallery import examples_of
 from agr.report.html.plotly_data import charts_of
+from agr.report.leaderboard import leaderboard_sheets
+from agr.report.notes import setting_notes
 from agr.report.numbers import Number, TableCell
-from agr.report.pairwise import best_and_equal
+from agr.report.outcomes import Outcomes, in_group
+from agr.report.pairwise import best_and_equal, pair_differences, transfer_differences
 from agr.report.statistics import LEVEL
+from agr.report.tables import table_sheets
 
 SILENT = (NOT_ASKED, NOT_RUN)  # verdicts that need no sentence beside the grid
 READABLE = 60  # rows of a figure's data that are shown below it
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Contents of the records of some cells, judged and compared."""
+
+    cells: Sequence[Cell]
+    command: Callable[[str], str]  # of a program of scripts/, by its name
+    drawing: Drawing
+    outcomes: Outcomes
+    verdicts: Verdicts
+    tables: Sequence[Sheet]
+    leaderboards: Sequence[Sheet]
+    compared: dict[str, list[Compared]]  # every two attacks on each source and target, by norm
+    transfers: dict[str, list[Compared]]  # every two attacks by their mean transfer, by norm
+    runs: Sequence[RunInfo]  # run.json of the cells that have one
+
+
+def gather(
+    cells: Sequence[Cell], sweeps: Sequence[Cell], claims: str, command: Callable[[str], str]
+) -> Findings:
+    """Read the records of cells and of sweeps over eps. Raises ConfigError."""
+    outcomes = Outcomes(cells)
+    drawing = Drawing(outcomes, sweeps)
+    untargeted = not all(cell.config.attack.targeted for cell in cells)
+    runs = [run for cell in cells if (run := Records(cell.folder).run())]
+    return Findings(
+        cells,
+        command,
+        drawing,
+        outcomes,
+        judge_claims(outcomes, claims),
+        table_sheets([in_group(cell) for cell in cells]),
+        leaderboard_sheets(cells) if untargeted else [],
+        {norm: pair_differences(outcomes, norm) for norm in drawing.norms},
+        {norm: transfer_differences(outcomes, norm) for norm in drawing.norms},
+        runs,
+    )
+
+
+def summary(found: Findings) -> list[tuple[str, str]]:
+    """Return terms and texts that a reader must know to read the numbers."""
+    cell, c = found.cells[0], found.cells[0].config
+    budgets = {f"{x.config.norm.name}": x.config.eps for x in found.cells}
+    names = found.outcomes.titles()
+    ended = sorted(s.ended for run in found.runs for s in run.sessions)
+    finished = len(found.outcomes.finished_places())
+    machines = {run.numeric.device for run in found.runs if run.numeric}
+    told = [
+        ("suite", cell.suite.name),
+        ("networks", ", ".join(dict.fromkeys(x.title(n) for x in found.cells for n in x.networks))),
+        ("attacks", "; ".join(dict.fromkeys(x.config.attack.title for x in found.cells))),
+        ("budgets", ", ".join(f"{names[norm]} = {eps:g}" for norm, eps in budgets.items())),
+        ("cells", f"{finished} of {len(found.cells)} finished"),
+        ("counted", f"denominator={c.denominator}, success={cell.success}"),
+        ("machine", ", ".join(sorted(machines)) or "none yet"),
+    ]
+    if ended:
+        told.append(("run", f"{ended[0][:10]} to {ended[-1][:10]}"))
+    notes = [note for note in setting_notes(found.cells) if note != cell.suite.notice]
+    return [*told, ("setting", "; ".join(notes))]
+
+
+def provenance(found: Findings) -> list[tuple[str, str]]:
+    """Return versions, commits, hashes of data and weights, and the numeric identity."""
+    told: dict[str, set[str]] = {}
+    for run in found.runs:
+        for name, version in run.versions.items():
+            told.setdefault(f"version of {name}", set()).add(version)
+        told.setdefault("commit of agr", set()).add(run.git or "unknown")
+        if run.data:
+            told.setdefault("data", set()).add(f"{run.data.layout}, {run.data.fingerprint}")
+        for name, digest in run.weights.items():
+            told.setdefault(f"weights of {name}, sha256", set()).add(digest)
+        for key, value in (vars(run.numeric) if run.numeric else {}).items():
+            if key != "networks":
+                told.setdefault(key, set()).add(str(value))
+    return [(key, "; ".join(sorted(values))) for key, values in told.items()]
 
 
 def build_page(found: Findings) -> Page:
@@ -48,12 +132,10 @@ def tables_of(sheet: Sheet) -> list[HtmlTable]:
     """Return a table's blocks as tables of their own, each row with its source in full."""
     found = []
     for i, block in enumerate(sheet.blocks):
-        part = f", part {i + 1}" if len(sheet.blocks) > 1 else ""
+        caption = sheet.caption + (f", part {i + 1}" if len(sheet.blocks) > 1 else "")
         notes = sheet.notes if i == len(sheet.blocks) - 1 else ()
         name = f"{sheet.name}-{i + 1}" if i else sheet.name
-        found.append(
-            HtmlTable(name, sheet.caption + part, block.header, _filled(block.rows), notes)
-        )
+        found.append(HtmlTable(name, caption, block.header, _filled(block.rows), notes))
     return found
 
 
@@ -96,9 +178,8 @@ def figures_of(found: Findings) -> list[Figure]:
             rows = [[_cell(v) for v in row] for row in drawn.data.itertuples(index=False)]
             data = HtmlTable(f"{drawn.name}-data", drawn.title, list(drawn.data.columns), rows)
         png = encoded(drawn.figure, "png")
-        figures.append(
-            Figure(drawn.name, drawn.title, drawn.caption, png, found.command("make_figures"), data)
-        )
+        command = found.command("make_figures")
+        figures.append(Figure(drawn.name, drawn.title, drawn.caption, png, command, data))
     return figures
 
 

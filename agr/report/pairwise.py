@@ -8,12 +8,11 @@ from dataclasses import replace
 
 import pandas as pd
 
-from agr.report.claims.judge import compare_images
+from agr.report.claims.judge import compare_images, corrected
 from agr.report.claims.wording import Compared
 from agr.report.leaderboard import success_shares
 from agr.report.outcomes import Outcomes, Place
-from agr.report.rates import NAN
-from agr.report.statistics import LEVEL, bootstrap, holm, smallest_difference
+from agr.report.statistics import LEVEL, smallest_difference
 
 
 def pair_differences(outcomes: Outcomes, norm: str) -> list[Compared]:
@@ -31,17 +30,10 @@ def pair_differences(outcomes: Outcomes, norm: str) -> list[Compared]:
         values = {place: outcomes.values(place, "asr") for place in places}
         order = sorted(places, key=lambda place: -values[place].mean())
         for left, right in itertools.combinations(order, 2):
-            blank = Compared("asr", left, right, NAN, NAN, NAN)
-            compared.append(compare_images(values[left], values[right], blank))
-    adjusted = _adjusted(compared)
+            both = pd.concat([values[left], values[right]], axis=1, join="inner")
+            compared.append(compare_images(both, Compared("asr", left, right)))
+    adjusted = corrected(compared)
     return [replace(c, smallest=100 * smallest_difference(c.n, len(adjusted))) for c in adjusted]
-
-
-def _adjusted(compared: Sequence[Compared]) -> list[Compared]:
-    """Return the comparisons that have images, with Holm's correction over all of them."""
-    counted = [c for c in compared if c.n]
-    adjusted = holm([c.p for c in counted])
-    return [replace(c, p_holm=p) for c, p in zip(counted, adjusted, strict=True)]
 
 
 def transfer_differences(outcomes: Outcomes, norm: str) -> list[Compared]:
@@ -59,32 +51,17 @@ def transfer_differences(outcomes: Outcomes, norm: str) -> list[Compared]:
             shares.setdefault(place.attack, {})[place.source] = transfer
     means = {attack: pd.concat(by_source.values()).mean() for attack, by_source in shares.items()}
     order = sorted((a for a in means if means[a] == means[a]), key=lambda a: -means[a])
-    pairs = itertools.combinations(order, 2)
-    return _adjusted([_transfer_difference(norm, left, right, shares) for left, right in pairs])
-
-
-def _transfer_difference(
-    norm: str, left: str, right: str, shares: dict[str, dict[str, pd.Series[float]]]
-) -> Compared:
-    blank = Compared("asr", Place(norm, "", left), Place(norm, "", right), NAN, NAN, NAN)
-    sources = [source for source in shares[left] if source in shares[right]]
-    both = [pd.concat([shares[left][s], shares[right][s]], axis=1, join="inner") for s in sources]
-    if not sum(map(len, both)):
-        return blank
-    pairs = pd.concat(both)
-    difference = pairs.iloc[:, 0] - pairs.iloc[:, 1]
-    low, high, p = bootstrap(difference, pairs.index)
-    left_value, right_value = (float(pairs.iloc[:, side].mean()) for side in (0, 1))
-    return replace(
-        blank,
-        left_value=left_value,
-        right_value=right_value,
-        difference=left_value - right_value,
-        low=low,
-        high=high,
-        n=pairs.index.nunique(),
-        p=p,
-    )
+    compared = []
+    for left, right in itertools.combinations(order, 2):
+        shared = [source for source in shares[left] if source in shares[right]]
+        pairs = [
+            pd.concat([shares[left][source], shares[right][source]], axis=1, join="inner")
+            for source in shared
+        ]
+        blank = Compared("asr", Place(norm, "", left), Place(norm, "", right))
+        if pairs:
+            compared.append(compare_images(pd.concat(pairs), blank, shares=True))
+    return corrected(compared)
 
 
 def best_and_equal(compared: Sequence[Compared]) -> pd.DataFrame:
@@ -108,24 +85,12 @@ def best_and_equal(compared: Sequence[Compared]) -> pd.DataFrame:
 
 def differences_frame(compared: Sequence[Compared]) -> pd.DataFrame:
     """Return comparisons of attacks as a frame, one row each."""
+    shown = ("difference", "low", "high", "n", "only_left", "only_right", "p", "p_holm")
     rows = [
-        {
-            "norm": c.left.norm,
-            "source": c.left.source,
-            "target": c.left.target,
-            "left": c.left.attack,
-            "right": c.right.attack,
-            "left_asr": c.left_value,
-            "right_asr": c.right_value,
-            "difference": c.difference,
-            "low": c.low,
-            "high": c.high,
-            "n": c.n,
-            "only_left": c.only_left,
-            "only_right": c.only_right,
-            "p": c.p,
-            "p_holm": c.p_holm,
-        }
+        {"norm": c.left.norm, "source": c.left.source, "target": c.left.target}
+        | {"left": c.left.attack, "right": c.right.attack}
+        | {"left_asr": c.left_value, "right_asr": c.right_value}
+        | {name: getattr(c, name) for name in shown}
         for c in compared
     ]
     return pd.DataFrame(rows)

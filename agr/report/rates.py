@@ -54,11 +54,12 @@ def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for cell in cells:
         frame = selected(cell)  # one cell at a time: all of a large run's would fill the memory
         as_in_paper = _has_paper_setting(cell)
-        size = _size(cell, frame)
-        sizes.append(size | {"paper": _of(paper_sizes, size, keys[:3]) if as_in_paper else NAN})
+        place = (cell.config.norm.name, cell.source, cell.config.attack.name)
+        paper = paper_sizes.get(place, NAN) if as_in_paper else NAN
+        sizes.append(_size(cell, frame) | {"paper": paper})
         for target in cell.targets:
-            row = rate(cell, target, frame)
-            rates.append(row | {"paper": _of(paper_rates, row, keys) if as_in_paper else NAN})
+            paper = paper_rates.get((*place, target), NAN) if as_in_paper else NAN
+            rates.append(rate(cell, target, frame) | {"paper": paper})
     asr = pd.DataFrame(rates)
     asr["difference"] = asr["asr"] - asr["paper"]
     if asr.duplicated([*keys, "seed"]).any():
@@ -74,10 +75,6 @@ def _printed(table: str, keys: list[str], value: str) -> dict[Any, float]:
     """Read the paper's printed values, by `keys`."""
     frame = pd.read_csv(PACKAGE / "assets" / "paper" / f"{table}.csv")
     return dict(frame.set_index(keys)[value].items())
-
-
-def _of(values: dict[Any, float], row: dict[str, Any], keys: list[str]) -> float:
-    return values.get(tuple(row[key] for key in keys), NAN)
 
 
 def _has_paper_setting(cell: Cell) -> bool:
@@ -114,7 +111,7 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
         frame: the `selected` rows of the cell.
     """
     c = cell.config
-    row = _identity(cell) | {
+    row = identity(cell) | {
         "table": TABLE_NUMBERS[c.norm.name],
         "target": target,
         "white_box": cell.white_box(target),
@@ -148,7 +145,7 @@ def smallest_sizes(cell: Cell, frame: pd.DataFrame) -> str:
     return f"{line}; a success is one within eps"
 
 
-def _identity(cell: Cell) -> dict[str, Any]:
+def identity(cell: Cell) -> dict[str, Any]:
     """Return the columns that name a cell in a table."""
     c = cell.config
     return {
@@ -181,7 +178,7 @@ def counted_rows(frame: pd.DataFrame, target: str, denominator: str) -> pd.DataF
 
 def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
     """Return one row of the sizes, from the `selected` rows of a cell."""
-    row = _identity(cell) | {"run": frame is not None, "n": 0, "command": cell.command()}
+    row = identity(cell) | {"run": frame is not None, "n": 0, "command": cell.command()}
     row |= dict.fromkeys(("rel_l2", "mean_abs", "mean_abs_sym", "cosine", "steps_used"), NAN)
     if frame is not None:
         images = frame.drop_duplicates("image_id")

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agr.report.claims.page import LEGEND, grid, which_supports_which
-from agr.report.findings import Findings, provenance, summary
 from agr.report.formats import (
     TEX_TEMPLATES,
     Sheet,
@@ -21,9 +20,9 @@ from agr.report.formats import (
     pipe_table,
     write_texts,
 )
-from agr.report.html import HtmlTable, render
+from agr.report.html import render
 from agr.report.numbers import MARKDOWN
-from agr.report.page import build_page, further
+from agr.report.page import Findings, build_page, further, provenance, summary
 from agr.report.pairwise import differences_frame
 
 MOST_IN_PULL_REQUEST = 65_536  # characters of a comment on GitHub
@@ -50,21 +49,19 @@ def results(found: Findings) -> str:
     Where it would be longer than a comment may be, the longest parts are left out, by name.
     """
     escape = MARKDOWN.escape
-    lines = [f"- {escape(term)}: {escape(text)}" for term, text in summary(found)]
+    lines = bullets([f"{term}: {text}" for term, text in summary(found)])
     suite = found.cells[0].suite
     notice = [f"**{escape(suite.notice)}**", ""] if suite.notice else []
-    head = "\n".join([f"## Transfer of attacks, suite {escape(suite.name)}", "", *notice, *lines])
+    head = "\n".join([f"## Transfer of attacks, suite {escape(suite.name)}", "", *notice, lines])
     claims = bullets([*LEGEND, *which_supports_which(found.verdicts)])
     folded = {f"Claims of {found.verdicts.paper}": f"{grid(found.verdicts)}\n\n{claims}"}
     folded |= {sheet.caption: markdown(sheet) for sheet in (*found.tables, *found.leaderboards)}
-    folded |= {table.caption: _as_markdown(table) for table in further(found)}
-    origin = [f"- {escape(term)}: {escape(text)}" for term, text in provenance(found)]
-    folded["Provenance"] = "\n".join([*origin, f"- {escape(found.command('make_report'))}"])
+    for table in further(found):
+        rows = pipe_table(table.header, table.rows)
+        folded[table.caption] = f"{rows}\n\n{bullets(table.notes)}"
+    origin = [f"{term}: {text}" for term, text in provenance(found)]
+    folded["Provenance"] = bullets([*origin, found.command("make_report")])
     return _short_enough(head, folded)
-
-
-def _as_markdown(table: HtmlTable) -> str:
-    return f"{pipe_table(table.header, table.rows)}\n\n{bullets(table.notes)}"
 
 
 def _short_enough(head: str, folded: dict[str, str]) -> str:

@@ -15,10 +15,11 @@ from scipy.special import bdtr
 DRAWS_AT_ONCE = 1000  # of a bootstrap; all of a large table's would fill the memory
 MOST_CLUSTERS = 2000  # that are drawn; their draws fill 160 MB
 FEW_VALUES = 16  # distinct values, up to which a bootstrap draws counts instead of values
-LEVEL = 0.05  # of tests; 1 - LEVEL is the confidence of intervals
+SEED = 0  # of a bootstrap's draws
+LEVEL, CONFIDENCE = 0.05, 0.95  # of tests, and of intervals
 
 
-def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return the Wilson score interval of a rate, as fractions (low, high); (0, 1) for n = 0.
 
     Numbers of images need not be whole: `n` may be an `effective_number`.
@@ -45,13 +46,9 @@ class Bootstrap(NamedTuple):
 
 
 def bootstrap(
-    values: ArrayLike,
-    clusters: ArrayLike | None = None,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
+    values: ArrayLike, clusters: ArrayLike | None = None, resamples: int = 10_000
 ) -> Bootstrap:
-    """Return the bootstrap interval of a mean, and test the mean against 0.
+    """Return the 95 % bootstrap interval of a mean, and test the mean against 0.
 
     Clusters are drawn whole, with replacement, as many as there are; a draw's mean is that of all
     its values. The interval's ends are percentiles of the draws' means: Efron, Tibshirani: An
@@ -65,9 +62,7 @@ def bootstrap(
     Args:
         values: finite values; for a difference on the same images, their differences.
         clusters: for each value the name of its cluster; by default each is its own.
-        confidence: of the interval.
         resamples: the number of draws.
-        seed: of the draws.
 
     Returns:
         The interval in the unit of `values`, without width if these are all the same, and p;
@@ -90,18 +85,18 @@ def bootstrap(
     different, counts = np.unique(x, return_counts=True)
     if len(sums) == len(x) and len(different) <= FEW_VALUES:
         # Drawing how often each of the few values comes is equivalent, and quick.
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(SEED)
         means = rng.multinomial(len(x), counts / len(x), resamples) @ different / len(x)
     elif len(sums) > MOST_CLUSTERS:
-        return _limit(sums, sizes, confidence)
+        return _limit(sums, sizes)
     else:
-        drawn = _draws(len(sums), resamples, seed)
+        drawn = _draws(len(sums), resamples)
         means = np.concatenate([(part @ sums) / (part @ sizes) for part in drawn])
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     rarer = float(min((means <= 0).sum(), (means >= 0).sum()))
     p = 2 * (1 + rarer) / (resamples + 1)
     if not rarer:  # so many draws can't tell how small it is
-        p = min(p, _limit(sums, sizes, confidence).p)
+        p = min(p, _limit(sums, sizes).p)
     p = max(p, 2 * 0.5 ** np.unique(names[x != 0]).size)
     # Rounding puts the mean of values that are all alike beside their own interval.
     mean = float(x.mean())
@@ -109,22 +104,22 @@ def bootstrap(
 
 
 @lru_cache(maxsize=1)  # a file of claims needs the same draws a thousand times
-def _draws(n: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]:
+def _draws(n: int, resamples: int) -> tuple[NDArray[np.float64], ...]:
     """Return how often each of n clusters is drawn, (draws, n), in parts of DRAWS_AT_ONCE draws."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     starts = range(0, resamples, DRAWS_AT_ONCE)
     sizes = [min(DRAWS_AT_ONCE, resamples - start) for start in starts]
     return tuple(rng.multinomial(n, np.full(n, 1 / n), size).astype(float) for size in sizes)
 
 
-def _limit(sums: NDArray[np.float64], sizes: NDArray[np.int_], confidence: float) -> Bootstrap:
+def _limit(sums: NDArray[np.float64], sizes: NDArray[np.int_]) -> Bootstrap:
     """Return a bootstrap's limit for very many clusters: a normal distribution around the mean.
 
     Its variance is that of the linearised ratio of sums: Davison, Hinkley (1997), section 2.7.
     """
     mean = float(sums.sum() / sizes.sum())
     spread = float(np.sqrt(((sums - mean * sizes) ** 2).sum())) / float(sizes.sum())
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * spread
+    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * spread
     p = math.erfc(abs(mean) / spread / math.sqrt(2)) if spread else float(mean == 0)
     return Bootstrap(mean - half, mean + half, p)
 
@@ -180,23 +175,27 @@ def images_needed(only_left: int, only_right: int, n: int, tests: int = 1) -> fl
     """
     if only_left == only_right:
         return math.inf
+
+    def shown(multiple: float) -> bool:
+        p = mcnemar(round(multiple * only_left), round(multiple * only_right))
+        return p <= LEVEL / tests
+
     fewest, most = 0.0, 1.0  # shares and multiples of n
-    while mcnemar(round(most * only_left), round(most * only_right)) > LEVEL / tests:
+    while not shown(most):
         fewest, most = most, 2 * most
         if most > 1e6:
             return math.inf
     for _ in range(40):
         middle = (fewest + most) / 2
-        shown = mcnemar(round(middle * only_left), round(middle * only_right)) <= LEVEL / tests
-        fewest, most = (fewest, middle) if shown else (middle, most)
+        fewest, most = (fewest, middle) if shown(middle) else (middle, most)
     return math.ceil(most * n)
 
 
-def smallest_difference(n: int, tests: int = 1, level: float = LEVEL) -> float:
+def smallest_difference(n: int, tests: int = 1) -> float:
     """Return the smallest difference of two rates that n images can show, as a fraction, or inf.
 
-    That is by `mcnemar` at level / `tests`, Holm's first step, if one attack fools all the images
+    That is by `mcnemar` at LEVEL / `tests`, Holm's first step, if one attack fools all the images
     on which the two differ. Otherwise it takes a larger difference.
     """
-    images = math.ceil(1 + math.log2(tests / level))  # 2 * 0.5^k <= level / tests
+    images = math.ceil(1 + math.log2(tests / LEVEL))  # 2 * 0.5^k <= LEVEL / tests
     return images / n if images <= n else math.inf

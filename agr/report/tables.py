@@ -95,11 +95,9 @@ def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
             for i, (attack, cell) in enumerate(attacks.items()):
                 row: list[TableCell] = ["" if i else cell.title(source), cell.config.attack.title]
                 for target in targets:
-                    seeds = seeds_of.get((source, target, attack))
-                    if seeds is None:
-                        row += [NO_RUN, NO_RUN]
-                    else:
-                        row += _rate_cells(seeds, best[source, target])
+                    key = (source, target, attack)
+                    known = key in seeds_of
+                    row += _rate_cells(seeds_of[key], best[key[:2]]) if known else [NO_RUN] * 2
                 rows.append(row)
         blocks.append(Block(header, rows))
     return blocks
@@ -107,17 +105,11 @@ def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
 
 def _by_group(cells: Sequence[Cell]) -> list[list[Cell]]:
     """Return the cells by group, in the suite's order, then those of each source of no group."""
-    groups = list(cells[0].suite.groups.values())
-
-    def place(cell: Cell) -> int:
-        own = (i for i, group in enumerate(groups) if cell.sources[0] in group.networks)
-        return next(own, len(groups))
-
-    grouped: dict[tuple[int, str], list[Cell]] = {}
-    for cell in sorted(cells, key=place):
-        i = place(cell)
-        grouped.setdefault((i, cell.sources[0] if i == len(groups) else ""), []).append(cell)
-    return list(grouped.values())
+    groups: dict[tuple[str, str], list[Cell]] = {(name, ""): [] for name in cells[0].suite.groups}
+    for cell in cells:
+        key = (cell.group_name, "") if cell.group_name else ("", cell.sources[0])
+        groups.setdefault(key, []).append(cell)
+    return [group for group in groups.values() if group]
 
 
 def _rate_cells(seeds: pd.DataFrame, best: float) -> list[TableCell]:
@@ -156,16 +148,12 @@ def _size_block(cells: Sequence[Cell], frame: pd.DataFrame) -> Block:
             paper = seeds["paper"].iloc[0]
             gap = seeds["rel_l2"].mean(skipna=False) - paper
             row: list[TableCell] = ["" if i else budget_title(cell), cell.config.attack.title]
-            row += [_mean(seeds[key]) for key in SIZES]
+            for of_seeds in (seeds[key] for key in SIZES):
+                mean = of_seeds.mean(skipna=False)
+                row.append(Number(mean, ".4f", spread=_spread(of_seeds)))
             row.append(Number(paper, ".3f", difference=gap, difference_form="+.4f"))
-            row.append(Number(int(seeds["n"].sum()), "d"))
-            rows.append(row)
+            rows.append([*row, Number(int(seeds["n"].sum()), "d")])
     return Block(header, rows)
-
-
-def _mean(values: pd.Series[float]) -> Number:
-    """Return the mean over seeds, with the spread where there are several."""
-    return Number(values.mean(skipna=False), ".4f", spread=_spread(values))
 
 
 def _spread(values: pd.Series[float]) -> float | None:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from agr.report.claims.spec import EXPECTED, Claim, Claims, Compare, pairs_of
 from agr.report.claims.wording import UNDECIDED, Compared, bounds_in_words, in_words, measure_title
 from agr.report.outcomes import MEASURES, Outcomes, Place
-from agr.report.rates import NAN
 from agr.report.statistics import (
     LEVEL,
     bootstrap,
@@ -55,48 +54,38 @@ class Judge:
 
     def on_paper(self, claim: Claim) -> Judgement:
         """Judge a claim by the printed tables."""
-        if claim.possible:
-            return self._possible(claim, claim.possible)
         table = self.printed.get(claim.value)
         if table is None:
             return Judgement(NOT_PRINTED, f"the paper prints no {measure_title(claim.value)}")
-        values = {
-            Place(*keys): float(v)
-            for *keys, v in table[[*Place._fields, "value"]].itertuples(index=False)
-            if v == v
-        }
+        rows = table.dropna(subset="value").itertuples(index=False)
+        values = {Place(*keys): float(value) for *keys, value in rows}
+        if claim.possible:
+            return self._possible(claim, claim.possible, values)
         white = {place: place.source == place.target for place in values}
-        found = [
-            _printed(claim, left, right, values[left], values[right])
-            for compare in claim.compare
-            for left, right in pairs_of(compare, [*values], white, {})
-            if right in values
-        ]
+        found = []
+        for compare in claim.compare:
+            for left, right in pairs_of(compare, [*values], white, {}):
+                if right in values:
+                    a, b = values[left], values[right]
+                    verdict = _direction(claim, a - b)
+                    found.append(Compared(claim.value, left, right, a, b, a - b, verdict=verdict))
         if not found:
             there = ", ".join(dict.fromkeys(place.attack for place in values))
             return Judgement(NOT_PRINTED, f"the printed table, of {there}, has nothing to compare")
         return _summed(found, claim, self.names)
 
-    def _possible(self, claim: Claim, measure: str) -> Judgement:
+    def _possible(self, claim: Claim, measure: str, values: Mapping[Place, float]) -> Judgement:
         """Judge whether the printed sizes can be means of `measure` at all, given their budgets."""
-        table = self.printed[claim.value].dropna(subset="value")
         found = []
-        for norm, source, attack, target, value in table.itertuples(index=False):
-            place = Place(norm, source, attack, target)
+        for place, value in values.items():
             most = self._most(claim, place, measure)
             if most is None:
-                return Judgement(NOT_RUN, f"no finished run on {source} says how large images are")
+                why = f"no finished run on {place.source} says how large images are"
+                return Judgement(NOT_RUN, why)
             middle, low, high, n = most
-            verdict = UNDECIDED
-            if value <= low or value > high:
-                verdict = SUPPORTED if value <= low else CONTRADICTED
-            found.append(
-                Compared(
-                    *(measure, place, place, value, middle, value - middle),
-                    *(value - high, value - low, n),
-                    verdict=verdict,
-                )
-            )
+            verdict = SUPPORTED if value <= low else CONTRADICTED if value > high else UNDECIDED
+            sides = (measure, place, place, value, middle, value - middle)
+            found.append(Compared(*sides, value - high, value - low, n, verdict=verdict))
         if not found:
             return Judgement(NOT_PRINTED, "the paper prints no such value")
         why = bounds_in_words(found, [c for c in found if c.verdict == CONTRADICTED], self.names)
@@ -186,60 +175,60 @@ class Judge:
         key = (measure, left, right)
         if key not in self._known:
             a, b = (self.outcomes.values(place, measure) for place in (left, right))
-            self._known[key] = compare_images(a, b, Compared(measure, left, right, NAN, NAN, NAN))
+            both = pd.concat([a, b], axis=1, join="inner")
+            self._known[key] = compare_images(both, Compared(measure, left, right))
         return self._known[key]
 
 
-def compare_images(a: pd.Series[float], b: pd.Series[float], blank: Compared) -> Compared:
-    """Two series by image id, in the unit of a measure; `blank` says what they are.
+def compare_images(pairs: pd.DataFrame, blank: Compared, *, shares: bool = False) -> Compared:
+    """Compare two columns, by image id, in the unit of a measure; `blank` says what they are.
 
-    Only images of which both have a number are compared. Rates are 100 or 0 of each image.
+    Only rows of which both have a number are compared. Rates are 100 or 0 of each image, with
+    `shares` anything between: an image may then have several rows, and is drawn with all of them.
     """
-    both = pd.concat([a, b], axis=1, join="inner").to_numpy(dtype=float)
-    both = both[np.isfinite(both).all(axis=1)]  # what another library did not say
+    both = pairs.to_numpy(dtype=float)
+    known = np.isfinite(both).all(axis=1)  # what another library did not say
+    both, images = both[known], pairs.index[known]
     if not len(both):
         return blank
     difference = both[:, 0] - both[:, 1]
-    low, high, p = bootstrap(difference)
-    only = int((difference > 0).sum()), int((difference < 0).sum())
-    middle = both.mean(axis=0)
+    low, high, p = bootstrap(difference, images if shares else None)
+    left, right = map(float, both.mean(axis=0))
+    gap, n = float(difference.mean()), images.nunique()
     found = replace(
-        blank,
-        left_value=float(middle[0]),
-        right_value=float(middle[1]),
-        difference=float(difference.mean()),
-        low=low,
-        high=high,
-        n=len(both),
-        p=p,
+        blank, left_value=left, right_value=right, difference=gap, low=low, high=high, n=n, p=p
     )
-    if blank.measure != "asr":
+    if shares or blank.measure != "asr":
         return found
+    only = int((difference > 0).sum()), int((difference < 0).sum())
     return replace(found, only_left=only[0], only_right=only[1], p=mcnemar(*only))
+
+
+def corrected(compared: Sequence[Compared]) -> list[Compared]:
+    """Return the comparisons that have images, with Holm's correction over all of them."""
+    counted = [c for c in compared if c.n]
+    adjusted = holm([c.p for c in counted])
+    return [replace(c, p_holm=p) for c, p in zip(counted, adjusted, strict=True)]
 
 
 def _tested(found: Sequence[Compared], claim: Claim) -> list[Compared]:
     """The comparisons with Holm's correction over all of them, and their verdicts."""
-    counted = [c for c in found if c.n]
-    adjusted = holm([c.p for c in counted])
-    sign = EXPECTED[claim.expect]
-    tested = []
-    for c, p in zip(counted, adjusted, strict=True):
-        verdict = UNDECIDED
-        if p < LEVEL and c.difference:
-            verdict = SUPPORTED if sign * c.difference > 0 else CONTRADICTED
-        smallest, needed = NAN, NAN
+    tested = corrected(found)
+    for i, c in enumerate(tested):
+        if c.p_holm < LEVEL:
+            c = replace(c, verdict=_direction(claim, c.difference))
         if c.measure == "asr":
-            smallest = 100 * smallest_difference(c.n, len(counted))
-            needed = images_needed(c.only_left, c.only_right, c.n, len(counted))
-        tested.append(replace(c, p_holm=p, verdict=verdict, smallest=smallest, needed=needed))
+            smallest = 100 * smallest_difference(c.n, len(tested))
+            needed = images_needed(c.only_left, c.only_right, c.n, len(tested))
+            c = replace(c, smallest=smallest, needed=needed)
+        tested[i] = c
     return tested
 
 
-def _printed(claim: Claim, left: Place, right: Place, a: float, b: float) -> Compared:
-    gap = EXPECTED[claim.expect] * (a - b)
-    verdict = UNDECIDED if gap == 0 else SUPPORTED if gap > 0 else CONTRADICTED
-    return Compared(claim.value, left, right, a, b, a - b, verdict=verdict)
+def _direction(claim: Claim, difference: float) -> str:
+    """The verdict that a difference speaks for."""
+    gap = EXPECTED[claim.expect] * difference
+    return UNDECIDED if gap == 0 else SUPPORTED if gap > 0 else CONTRADICTED
 
 
 def _of_all(verdicts: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,9 +70,7 @@ def claims_markdown(verdicts: Verdicts, notes: Sequence[str]) -> str:
     parts = [f"**Claims of {escape(verdicts.paper)}**", grid(verdicts)]
     parts += [bullets([*LEGEND, *notes]), bullets(which_supports_which(verdicts))]
     for claim, judged in verdicts.claims:
-        parts.append(
-            f"### {escape(claim.title)}\n\n> {escape(claim.says)}\n\n{escape(claim.where)}"
-        )
+        parts += [f"### {escape(claim.title)}", f"> {escape(claim.says)}", escape(claim.where)]
         parts.append(bullets(reasons(judged)))
     return "\n\n".join(parts) + "\n"
 
@@ -89,14 +88,13 @@ def which_supports_which(verdicts: Verdicts) -> list[str]:
     """A line for each column that says something: what it supports and what it contradicts."""
     lines = []
     for column in verdicts.columns:
-        said = []
-        for verdict in (SUPPORTED, CONTRADICTED):
-            titles = [c.title for c, judged in verdicts.claims if judged[column].verdict == verdict]
-            said.append(f"{verdict}: {'; '.join(titles) or 'nothing'}")
-        if any(
-            judged[column].verdict in (SUPPORTED, CONTRADICTED) for _, judged in verdicts.claims
-        ):
-            lines.append(f"{column}: {'. '.join(said)}")
+        titles: dict[str, list[str]] = {SUPPORTED: [], CONTRADICTED: []}
+        for claim, judged in verdicts.claims:
+            titles.setdefault(judged[column].verdict, []).append(claim.title)
+        said = {v: titles[v] for v in (SUPPORTED, CONTRADICTED)}
+        if any(said.values()):
+            texts = [f"{v}: {'; '.join(those) or 'nothing'}" for v, those in said.items()]
+            lines.append(f"{column}: {'. '.join(texts)}")
     return lines
 
 
@@ -111,25 +109,15 @@ def reasons(judged: Mapping[str, Judgement]) -> list[str]:
 def comparisons(verdicts: Verdicts) -> pd.DataFrame:
     """Every comparison of every claim and column, one row each."""
     rows = [
-        {"claim": claim.name, "reading": column, "measure": c.measure}
+        {"claim": claim.name, "reading": column}
         | {f"left_{key}": value for key, value in c.left._asdict().items()}
         | {f"right_{key}": value for key, value in c.right._asdict().items()}
-        | numbers(c)
+        | vars(c)
         for claim, judged in verdicts.claims
         for column, judgement in judged.items()
         for c in judgement.compared
     ]
     sides = [f"{side}_{key}" for side in ("left", "right") for key in Place._fields]
-    columns = ["claim", "reading", "measure", *sides, *NUMBERS]
+    values = [f.name for f in fields(Compared) if f.name not in ("measure", "left", "right")]
+    columns = ["claim", "reading", "measure", *sides, *values]
     return pd.DataFrame(rows, columns=columns)
-
-
-NUMBERS = (
-    *("left_value", "right_value", "difference", "low", "high", "n", "only_left", "only_right"),
-    *("p", "p_holm", "smallest", "needed", "verdict"),
-)
-
-
-def numbers(c: Compared) -> dict[str, object]:
-    """The numbers of a comparison and its verdict."""
-    return {name: getattr(c, name) for name in NUMBERS}

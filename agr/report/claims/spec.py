@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigKeyError
 from agr.config.messages import explain
 from agr.config.schema import PACKAGE, conf_dir
 from agr.config.security import read_yaml
-from agr.report.outcomes import Place, check_measure
+from agr.report.outcomes import MEASURES, Place
 from agr.utils.errors import ConfigError, first_line, nearest
 
 KEYS = Place._fields
@@ -50,17 +50,11 @@ class Compare:
         """Return whether the places are given by this key."""
         return getattr(self, key) is not None or key in self.left
 
-    def attacks(self) -> list[str]:
-        """The attacks that are named, as the paper names them."""
-        return self.named("attack", {})
-
     def named(self, key: str, players: Mapping[str, str]) -> list[str]:
         """The names that are given for a key, on either side."""
-        given = [getattr(self, key), self.left.get(key), self.right.get(key)]
-        names = [
-            name for value in given if value is not None for name in _names(key, value, players)
-        ]
-        return list(dict.fromkeys(names))
+        given = (getattr(self, key), self.left.get(key), self.right.get(key))
+        names = [_names(key, value, players) for value in given if value is not None]
+        return list(dict.fromkeys(itertools.chain(*names)))
 
 
 @dataclass
@@ -107,13 +101,11 @@ class Claims:
 
     def variants(self) -> dict[str, dict[str, str]]:
         """Every choice of one reading from each list, by its title: attacks of the records."""
-        titles = [list(options) for options in self.readings.values()]
         found = {}
-        for chosen in itertools.product(*titles):
-            parts = zip(self.readings.values(), chosen, strict=True)
-            mapped = [options[title] for options, title in parts]
-            found[", ".join(chosen)] = {k: v for part in mapped for k, v in part.items()}
-        return found if self.readings else {"as named": {}}
+        for chosen in itertools.product(*(options.items() for options in self.readings.values())):
+            title = ", ".join(title for title, _ in chosen) or "as named"
+            found[title] = {paper: ours for _, part in chosen for paper, ours in part.items()}
+        return found
 
 
 KNOWN_KEYS = [field.name for kind in (Claims, Claim, Compare, Printed) for field in fields(kind)]
@@ -153,8 +145,9 @@ def _check_whole(claims: Claims, printed: Mapping[str, pd.DataFrame], path: Path
                 f"{path}: claim {claim.name}: eps: says nothing of {', '.join(sorted(lacking))}: "
                 "give the paper's budget by norm"
             )
-    sides = [side for claim in claims.claims for c in claim.compare for side in c.attacks()]
-    known = {*sides, *(attack for table in printed.values() for attack in table["attack"])}
+    compared = [c for claim in claims.claims for c in claim.compare]
+    known = {attack for c in compared for attack in c.named("attack", {})}
+    known |= {attack for table in printed.values() for attack in table["attack"]}
     for title, options in claims.readings.items():
         if not options or PAPER in options:
             raise ConfigError(f"{path}: readings: {title}: name at least one, and none {PAPER!r}")
@@ -187,9 +180,11 @@ def find_claims(name: str) -> Path:
 
 def _check(claim: Claim, claims: Claims, of: str) -> None:
     """Raise ConfigError for a claim that can't be judged."""
-    for measure in claims.measures(claim):
-        if not (claim.possible and claim.value in claims.printed):
-            check_measure(measure, of, claims.values)
+    printed = claim.possible and claim.value in claims.printed
+    for measure in [] if printed else claims.measures(claim):
+        if measure not in MEASURES:
+            way = nearest(measure, [*MEASURES, *claims.values])
+            raise ConfigError(f"{of}: {measure} is not measured: {way}")
     if claim.expect not in EXPECTED:
         raise ConfigError(f"{of}: expect: {claim.expect}: {nearest(claim.expect, EXPECTED)}")
     if bool(claim.compare) is bool(claim.possible):
@@ -201,24 +196,20 @@ def _check(claim: Claim, claims: Claims, of: str) -> None:
     if claim.possible and (claim.size < 1 or not all(eps > 0 for eps in claim.eps.values())):
         raise ConfigError(f"{of}: size: {claim.size}, eps: {claim.eps}: give numbers above 0")
     for compare in claim.compare:
-        _check_compare(compare, of)
+        for key in (*compare.left, *compare.right):
+            if key not in KEYS:
+                raise ConfigError(f"{of}: {key} is no part of a place: {nearest(key, KEYS)}")
+        left = {key: compare.left.get(key, getattr(compare, key)) for key in compare.right}
+        if left == compare.right:
+            raise ConfigError(f"{of}: right: name what differs from the left side")
+        if compare.pairs not in PAIRS:
+            raise ConfigError(f"{of}: pairs: {compare.pairs}: {nearest(compare.pairs, PAIRS)}")
         by_target = compare.pairs != "all" or compare.names("target") or "target" in compare.right
         if by_target and claims.measures(claim) != ["asr"]:
             raise ConfigError(
                 f"{of}: {claim.value} is measured of an image, whatever the target: leave out "
                 "pairs: and target:"
             )
-
-
-def _check_compare(compare: Compare, of: str) -> None:
-    for side in (compare.left, compare.right):
-        for key in side:
-            if key not in KEYS:
-                raise ConfigError(f"{of}: {key} is no part of a place: {nearest(key, KEYS)}")
-    if all(compare.left.get(key, getattr(compare, key)) == v for key, v in compare.right.items()):
-        raise ConfigError(f"{of}: right: name what differs from the left side")
-    if compare.pairs not in PAIRS:
-        raise ConfigError(f"{of}: pairs: {compare.pairs}: {nearest(compare.pairs, PAIRS)}")
 
 
 def _printed(printed: Printed, path: Path, name: str) -> pd.DataFrame:

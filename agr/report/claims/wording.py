@@ -20,9 +20,9 @@ class Compared:
     measure: str
     left: Place
     right: Place
-    left_value: float
-    right_value: float
-    difference: float
+    left_value: float = NAN
+    right_value: float = NAN
+    difference: float = NAN
     low: float = NAN
     high: float = NAN
     n: int = 0  # images
@@ -54,9 +54,8 @@ def in_words(c: Compared, names: Mapping[str, str]) -> str:
     points = " points" if c.measure == "asr" else ""
     said = f"{described(c, names)}: {a} and {b}, {c.difference:+.{digits}f}{points}"
     if c.n:
-        said += (
-            f" [{c.low:+.{digits}f}, {c.high:+.{digits}f}], p {p_words(c.p_holm)} (Holm), n = {c.n}"
-        )
+        said += f" [{c.low:+.{digits}f}, {c.high:+.{digits}f}]"
+        said += f", p {p_words(c.p_holm)} (Holm), n = {c.n}"
     if c.verdict == UNDECIDED and c.smallest == c.smallest:
         least = f"below {c.smallest:.1f} points" if math.isfinite(c.smallest) else "at all"
         said += f" (so many images can't show a difference {least}"
@@ -116,6 +115,6 @@ def _format(c: Compared) -> tuple[int, str]:
     """Digits and unit."""
     if c.measure not in MEASURES:  # a printed table's own
         return 3, ""
-    measure = MEASURES[c.measure]
-    printed = c.measure == "asr" and not c.n
-    return 2 if printed else measure.digits, measure.unit
+    if c.measure == "asr":
+        return (1 if c.n else 2), " %"
+    return MEASURES[c.measure].digits, ""

@@ -12,9 +12,9 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.records.store import Records
-from agr.report.leaderboard import leaderboard, mean_transfer, mean_white_box, success_shares
+from agr.report.leaderboard import leaderboard, mean_rates
 from agr.report.outcomes import Outcomes, Place, in_group
-from agr.report.rates import rate, selected
+from agr.report.rates import identity, rate, selected
 from agr.report.statistics import bootstrap, wilson
 
 
@@ -111,11 +111,8 @@ def over_eps(cells: Sequence[Cell]) -> pd.DataFrame:
         frame = selected(cell)
         if frame is None or frame.empty:
             continue
-        transfer = success_shares(cell, frame, white_box=False)
-        row: dict[str, Any] = dict(zip(PLACE, line_of(cell), strict=False))
-        row |= {"eps": cell.config.eps, "n": frame["image_id"].nunique()}
-        row |= mean_white_box(success_shares(cell, frame, white_box=True))
-        rows.append(row | (mean_transfer(transfer) if len(transfer) else {}))
+        row = identity(cell) | mean_rates([(cell, frame)])
+        rows.append(row | {"n": frame["image_id"].nunique()})
     columns = [*PLACE, "eps", "n", "white_box", "white_box_low", "white_box_high"]
     columns += ["transfer", "transfer_low", "transfer_high"]
     frame = pd.DataFrame(rows, columns=columns).drop_duplicates([*PLACE, "eps"])
