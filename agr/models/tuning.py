@@ -47,7 +47,9 @@ def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
         fast = fold_batch_norms(fast, x[:1])
     if memory_format == "auto":
         memory_format = preferred_format(fast)
-    return in_format(fast, faster_format(fast, x) if memory_format == "try" else memory_format)
+    elif memory_format == "try":
+        memory_format = faster_format(fast, x)
+    return fast.to(memory_format=MEMORY_FORMATS[memory_format])
 
 
 # ---- memory format -------------------------------------------------------------------------------
@@ -71,11 +73,6 @@ def preferred_format(network: nn.Module) -> str:
     return "channels_last" if convolves else "contiguous"
 
 
-def in_format(network: nn.Module, memory_format: str) -> nn.Module:
-    """Put the network's weights into the memory format, in place, and return it."""
-    return network.to(memory_format=MEMORY_FORMATS[memory_format])
-
-
 def faster_format(network: nn.Module, x: Tensor) -> str:
     """Return the memory format in which a forward and gradient of batch `x` takes less time.
 
@@ -85,7 +82,7 @@ def faster_format(network: nn.Module, x: Tensor) -> str:
     found: dict[str, list[float]] = {name: [] for name in MEMORY_FORMATS}
     for _ in range(1 + ROUNDS):  # in turns: a machine's speed drifts; the first pays for set-up
         for name, format_ in MEMORY_FORMATS.items():
-            in_format(network, name)
+            network.to(memory_format=format_)
             found[name].append(gradient_seconds(network, x.contiguous(memory_format=format_)))
     best = {name: min(seconds[1:]) for name, seconds in found.items()}
     quickest, first = min(best, key=best.__getitem__), next(iter(best))
