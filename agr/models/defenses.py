@@ -86,7 +86,6 @@ class Median(Checked):
         return torch.stack([self._one(image) for image in x])
 
     def _one(self, image: Tensor) -> Tensor:
-        """Return the filtered image (3, H, W)."""
         n, (h, w) = self.window, image.shape[-2:]
         around = n // 2, (n - 1) // 2
         rows, columns = (np.pad(np.arange(side), around, "symmetric") for side in (h, w))
@@ -120,7 +119,6 @@ class Jpeg(Checked):
         return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(x.device).to(x.dtype) / LEVELS
 
     def _one(self, image: NDArray[Any]) -> NDArray[Any]:
-        """Encode and decode an image (H, W, 3), uint8."""
         file = BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=self.quality)
         with Image.open(file) as decoded:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -125,13 +125,8 @@ class Ensemble(nn.Module):
         self.over = over
         first = members[0]
         self.dtype, self.memory_format = first.dtype, first.memory_format
-        self.as_input = first.as_input
+        self.device, self.as_input = first.device, first.as_input
         self.eval()
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the members."""
-        return cast(Network, self.members[0]).device
 
     def forward(self, x: Tensor, side: int | None = None) -> Tensor:
         """Return logits (B, classes) or (B, members, classes); arguments as `Network.forward`."""
@@ -171,13 +166,9 @@ def choose_tuning(
 ) -> Tuning:
     """Choose the tuning of the network `name` at its own size.
 
-    Args:
-        name, config, precision, device: as in `load_network`.
-        memory_format: "auto" follows the rule of `preferred_format`, "try" times both formats on
-            the device, any other is taken.
-        fold: fold batch norms, unless a self-check in float64 forbids it.
-
-    Raises ConfigError as `load_network` does.
+    `memory_format` "auto" follows the rule of `preferred_format`, "try" times both formats on the
+    device, any other is taken. With `fold`, batch norms are folded unless a self-check in float64
+    forbids it. Raises ConfigError as `load_network` does.
     """
     body, why = _body(name, config).to(DTYPES[precision]), ""
     generator = torch.Generator().manual_seed(0)

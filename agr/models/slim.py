@@ -28,19 +28,12 @@ def slim(architecture: str, width: float, num_classes: int) -> nn.Module:
     The image's three channels and the `num_classes` outputs keep their number. VGG's fully
     connected layers get a quarter of `width`: they would hold most of the parameters.
 
-    Args:
-        architecture: a timm name without a weight tag: "inception_v3", "vgg16_bn", "resnet152".
-        width: fraction of the channels, in (0, 1]; it must leave every layer a whole number.
-        num_classes: number of outputs.
+    `architecture` is a timm name without a weight tag: "inception_v3", "vgg16_bn", "resnet152". The
+    network is on the CPU and in evaluation mode, maps (B, 3, H, W) to logits (B, num_classes), and
+    has arbitrary weights until they are initialised or loaded.
 
-    Returns:
-        A network in evaluation mode on the CPU; it maps (B, 3, H, W) to logits (B, num_classes).
-        Its weights are arbitrary numbers until they are initialised or loaded.
-
-    Raises:
-        ValueError: a width outside (0, 1], one that leaves a fraction of a channel, or a network
-            with grouped convolutions.
-        RuntimeError: timm doesn't know `architecture`.
+    Raises ValueError for a width outside (0, 1], one that leaves a fraction of a channel, or a
+    network with grouped convolutions, and RuntimeError for one that timm doesn't know.
     """
     if not 0 < width <= 1:
         raise ValueError(f"width {width} is not a fraction in (0, 1]")

@@ -9,17 +9,14 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-MEMORY_FORMATS = {
-    "channels_last": torch.channels_last,
-    "contiguous": torch.contiguous_format,
-}
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 # Of two formats that are about equal the first is taken, so that noise doesn't choose.
 CLEARLY = 0.95
 ROUNDS = 3
@@ -149,17 +146,13 @@ def _pairs(network: nn.Module, x: Tensor) -> dict[str, tuple[nn.Conv2d, nn.Batch
             if out._version == version:  # else it was changed in place in between
                 before[norm] = layer
 
-    handles = []
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            handles.append(layer.register_forward_hook(note_output))
-        elif isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
-            handles.append(layer.register_forward_pre_hook(note_input))
-    try:
+    with ExitStack() as handles:
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                handles.callback(layer.register_forward_hook(note_output).remove)
+            elif isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
+                handles.callback(layer.register_forward_pre_hook(note_input).remove)
         network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
     norms = Counter(before.values())
     return {
         name: (before[norm], norm)
