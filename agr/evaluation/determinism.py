@@ -152,7 +152,6 @@ def _tuning(cell: Cell, name: str, numeric: NumericIdentity) -> Tuning:
     network = [cell.network_digest(name), check_weights(name, config)]
     machine = [numeric.threads, numeric.device, numeric.torch]
     key = digest([network, c.fold, c.precision, machine])
-
     memory_format = c.memory_format
     if memory_format == "try":  # two trials could end differently: the first one counts
         timed = partial(choose, memory_format="try")

@@ -78,15 +78,11 @@ class Network(nn.Module):
         return x.to(self.device, non_blocking=True).to(self.dtype) / scale
 
     def forward(self, x: Tensor, side: int | None = None) -> Tensor:
-        """Return the logits (B, classes) of images.
+        """Return the logits (B, classes) of images (B, 3, H, W) in [0, 1].
 
-        Args:
-            x: images (B, 3, H, W) in [0, 1].
-            side: pixels of the images that `x` are copies of, if an attack has enlarged or shrunk
-                them. Copies are resized by the factor of the originals, so that they reach the
-                network at another size than its own.
-
-        Raises ValueError if the network takes no other size.
+        `side` is that of the images that `x` are copies of, if an attack has enlarged or shrunk
+        them. Copies are resized by the factor of the originals, so that they reach the network at
+        another size than its own. Raises ValueError if the network takes no other size.
         """
         return self.logits(self.fit(x, side))
 
