@@ -849,7 +849,7 @@ def test_labels_in_a_csv_count_for_a_known_layout(tmp_path: Path) -> None:
 
 
 def evaluator_of(cell: Cell) -> Evaluator:
-    return Evaluator(cell, settle(cell, None), "cpu", find_images(cell))
+    return Evaluator(cell, settle(cell, None), find_images(cell))
 
 
 @pytest.mark.slow

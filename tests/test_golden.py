@@ -24,7 +24,6 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import conf_dir
 from agr.evaluation.crafting import attack_of, items_of
-from agr.evaluation.determinism import device_of
 from agr.evaluation.inputs import check_inputs
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.runner import run_cell
@@ -90,7 +89,7 @@ def in_a_plain_loop(cell: Cell) -> dict[str, str]:
     assert run is not None
     assert run.numeric is not None
     numeric = run.numeric
-    evaluator = Evaluator(cell, numeric, device_of(cell), check_inputs(cell).manifest)
+    evaluator = Evaluator(cell, numeric, check_inputs(cell).manifest)
     attack, size = attack_of(cell), cell.chunk if cell.library else numeric.slots
     n = -(-cell.config.n_images // cell.chunk) * cell.chunk
     items = list(items_of(evaluator, select(evaluator, n).chosen))

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from agr.config.cell import Cell
 from agr.data.cache import PixelCache
 from agr.data.entries import Manifest
-from agr.evaluation.determinism import settle
 from agr.evaluation.estimate import at_most, duration
 from agr.evaluation.profiling import free_bytes, step_bytes, step_seconds
 from agr.models.network import Source
@@ -32,17 +31,11 @@ class Line(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A source, loaded, and the slots that a run on it has or would have."""
+    """A source, loaded, with its slots."""
 
     cell: Cell  # the first one on it
     network: Source
     slots: int
-
-
-def with_slots(cell: Cell, network: Source) -> Loaded:
-    """Settle the slots of a source, which depend on it on a GPU."""
-    run = Records(cell.folder).run()
-    return Loaded(cell, network, settle(cell, run.numeric if run else None, cell.sources).slots)
 
 
 def check_memory(sources: Sequence[Loaded]) -> Line:
@@ -91,12 +84,10 @@ def record_bytes(cell: Cell) -> float:
 
 def check_time(cells: Sequence[Cell], sources: Sequence[Loaded]) -> Line:
     """Estimate the run time from steps that are tried on every source."""
-    seconds = {
-        cell.source: step_seconds(
-            network, cell.geometry.size, slots, cell.config.check.seconds / len(sources)
-        )
-        for cell, network, slots in sources
-    }
+    seconds = {}
+    for cell, network, slots in sources:
+        budget = cell.config.check.seconds / len(sources)
+        seconds[cell.source] = step_seconds(network, cell.geometry.size, slots, budget)
     total, done, left_out, foreign = 0.0, 0, 0, 0
     for cell in cells:
         missing = progress(cell, Records(cell.folder)).missing

@@ -55,16 +55,25 @@ class CleanPredictions:
         """Add predictions of a network; they reach the disk every now and then."""
         self.of(name).update(predictions)
         self._changed.add(name)
-
-    def save_if_due(self) -> None:
-        """Write what is new if the last time was long ago."""
         if time.monotonic() - self._saved > KEEP_SECONDS:
             self.save()
 
     def save(self) -> None:
-        """Write what is new to the files."""
+        """Write what is new, merged with what another process may have written meanwhile."""
+        folder = self.cell.suite_folder / "clean"
         for name in sorted(self._changed):
-            self._save(name)
+            stem = self.stem(name)
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / f".{stem}.lock"), unbroken():
+                mine = self.known.pop(name)
+                self.known[name] = merged = self.of(name) | mine
+                content = io.BytesIO()
+                frame = pd.DataFrame([(i, *a) for i, a in merged.items()], columns=COLUMNS)
+                frame.to_parquet(content, index=False)
+                written = write_named(folder, stem, ".parquet", content.getvalue())
+                for older in self._files(name):
+                    if older != written:
+                        older.unlink(missing_ok=True)
         self._changed.clear()
         self._saved = time.monotonic()
 
@@ -100,22 +109,6 @@ class CleanPredictions:
     def _files(self, name: str) -> list[Path]:
         """Return the files of clean predictions: one, or two if a writer was killed."""
         return sorted((self.cell.suite_folder / "clean").glob(f"{self.stem(name)}-*.parquet"))
-
-    def _save(self, name: str) -> None:
-        """Merge what is known into the file; another process may have added to it meanwhile."""
-        stem = self.stem(name)
-        folder = self.cell.suite_folder / "clean"
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f".{stem}.lock"), unbroken():
-            mine = self.known.pop(name)
-            self.known[name] = merged = self.of(name) | mine
-            content = io.BytesIO()
-            frame = pd.DataFrame([(i, *a) for i, a in merged.items()], columns=COLUMNS)
-            frame.to_parquet(content, index=False)
-            written = write_named(folder, stem, ".parquet", content.getvalue())
-            for older in self._files(name):
-                if older != written:
-                    older.unlink(missing_ok=True)
 
 
 def _predictions_in(path: Path) -> dict[str, Prediction]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,33 +20,38 @@ from agr.config.cell import Cell
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.selection import Chosen
 from agr.models.defended import defenses_of
-from agr.models.defenses import Defense
 from agr.records.store import Records, image_of
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from agr.utils.pixels import LEVELS
 
+AnyAttack = Attack | LibraryAttack
 CraftedImage = Crafted[Chosen]
 
 
-class Prepared(NamedTuple):
-    """The attack and the defenses of a cell, built and checked once."""
-
-    attack: Attack | LibraryAttack | None  # None: only saved images are scored
-    defenses: Mapping[str, Sequence[Defense]]  # by target, of those that have some
-
-
-def prepare(cell: Cell) -> Prepared:
-    """Build the attack and the defenses of a cell. Raises ConfigError."""
-    return Prepared(attack_of(cell), defenses_of(cell))
+def prepare(cell: Cell) -> AnyAttack:
+    """Build the attack of a cell, and check its defenses. Raises ConfigError."""
+    defenses_of(cell)
+    return attack_of(cell)
 
 
-def attack_of(cell: Cell) -> Attack | LibraryAttack:
-    """Build the attack of a cell, with its budget in effect. Raises ConfigError."""
+def attack_of(cell: Cell) -> AnyAttack:
+    """Build the attack of a cell, with its budget in effect.
+
+    Raises ConfigError, also if a view makes images of a size that a source doesn't take.
+    """
     if cell.library is not None:
         return _library_attack(cell)
     attack = build_attack(cell.config, cell.eps_scale)
-    _check_sizes(cell, attack)
+    own = cell.geometry.size
+    side = attack.side(own)
+    for name in cell.sources:
+        if side != own and cell.suite.networks[name].fixed_size:
+            raise ConfigError(
+                f"attack={cell.config.attack.name} makes copies of {side} px, and {name} takes "
+                f"{cell.suite.networks[name].size} px only: add attack.views.diverse.back=true, "
+                "which resizes them back"
+            )
     return attack
 
 
@@ -76,19 +80,6 @@ def _library_attack(cell: Cell) -> LibraryAttack:
     return attack
 
 
-def _check_sizes(cell: Cell, attack: Attack) -> None:
-    """Raise ConfigError if a view makes images of a size that a source doesn't take."""
-    own = cell.geometry.size
-    side = attack.side(own)
-    for name in cell.sources:
-        if side != own and cell.suite.networks[name].fixed_size:
-            raise ConfigError(
-                f"attack={cell.config.attack.name} makes copies of {side} px, and {name} takes "
-                f"{cell.suite.networks[name].size} px only: add attack.views.diverse.back=true, "
-                "which resizes them back"
-            )
-
-
 def whole_chunks(cell: Cell, chosen: Sequence[Chosen], wanted: set[int]) -> list[Chosen]:
     """Return those of `chosen` that have to be attacked together for the positions `wanted`."""
     chunks = {position // cell.chunk for position in wanted}
@@ -97,17 +88,17 @@ def whole_chunks(cell: Cell, chosen: Sequence[Chosen], wanted: set[int]) -> list
 
 def crafted(
     evaluator: Evaluator,
-    attack: Attack | LibraryAttack,
-    chosen: Sequence[Chosen],
+    attack: AnyAttack,
     selected: Sequence[Chosen],
+    wanted: set[int],
     calls: Calls,
 ) -> Iterator[CraftedImage]:
-    """Attack the images `chosen` on the source; `selected` are the images of all shards.
+    """Attack the images at the positions `wanted` on the source; `selected` are of all shards.
 
     Raises ConfigError for what a part or a library refuses in the middle of a run.
     """
     c = evaluator.cell.config
-    items = items_of(evaluator, chosen)
+    items = items_of(evaluator, whole_chunks(evaluator.cell, selected, wanted))
     try:
         if isinstance(attack, Attack):
             if attack.pool_size:
@@ -119,7 +110,8 @@ def crafted(
         if attack.library.fit_images:
             fit = _fit_images(evaluator, attack.library.fit_images, selected)
         placed = ((item.tag.position, item) for item in items)
-        yield from craft_chunks(attack, evaluator.source, placed, seed=c.seed, fit=fit, calls=calls)
+        made = craft_chunks(attack, evaluator.source, placed, seed=c.seed, fit=fit, calls=calls)
+        yield from (m for m in made if m.item.tag.position in wanted)
     except ConfigError:
         raise
     except ValueError as e:

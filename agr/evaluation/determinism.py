@@ -73,11 +73,7 @@ def settle(
 ) -> NumericIdentity:
     """Apply and return the identity to run `cell` with: the stored one, or one from the config.
 
-    Args:
-        cell: the cell.
-        stored: the identity in its run.json, if there is one.
-        names: the networks to cover; None for all of the cell's.
-
+    It covers the networks `names`, else all of the cell's. `stored` is what run.json has.
     Raises ConfigError if the config or this machine differs from what is stored, or a network
     can't be loaded.
     """
@@ -122,13 +118,9 @@ def _slots(cell: Cell, numeric: NumericIdentity) -> int:
 
 
 def slots_that_fit(need: float, free: float) -> int:
-    """Return the largest power of two of slots that fit, from 1 to MOST_SLOTS.
+    """Return how many slots of `need` bytes fit into `free` bytes, at most MOST_SLOTS.
 
     A power of two, so that a little more or less free memory changes nothing.
-
-    Args:
-        need: bytes per slot.
-        free: bytes of free memory.
     """
     fit = min(MOST_SLOTS, max(1.0, MOST_OF_MEMORY * free / need))
     return 1 << int(math.log2(fit))
@@ -160,13 +152,10 @@ def _tuning(cell: Cell, name: str, numeric: NumericIdentity) -> Tuning:
     network = [cell.network_digest(name), check_weights(name, config)]
     machine = [numeric.threads, numeric.device, numeric.torch]
     key = digest([network, c.fold, c.precision, machine])
-
-    def timed() -> str:
-        return choose(memory_format="try").memory_format
-
     memory_format = c.memory_format
     if memory_format == "try":  # two trials could end differently: the first one counts
-        memory_format = _once(cell, key, timed, tuple(MEMORY_FORMATS))
+        timed = partial(choose, memory_format="try")
+        memory_format = _once(cell, key, lambda: timed().memory_format, tuple(MEMORY_FORMATS))
     if (key, memory_format) not in _tunings:
         _tunings[key, memory_format] = choose(memory_format=memory_format)
     return _tunings[key, memory_format]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from agr.config.cell import Cell
-from agr.records.store import Records
 from agr.utils.errors import ConfigError
 
 PROBE_SECONDS = 5.0  # per source
@@ -14,15 +13,10 @@ def at_most(cell: Cell, missing: int, step: float) -> float:
 
     Scoring and clean predictions are at most two passes per target, each no dearer than a step.
     """
-    steps = cell.config.steps * _gradients(cell)
-    return missing * (steps + 1 + 2 * len(cell.targets)) * step
-
-
-def _gradients(cell: Cell) -> int:
-    """Return the number of gradients that a step takes at most."""
     from agr.attacks.build import build_attack
 
-    return build_attack(cell.config).gradients
+    steps = cell.config.steps * build_attack(cell.config).gradients
+    return missing * (steps + 1 + 2 * len(cell.targets)) * step
 
 
 def seconds_per_step(
@@ -32,25 +26,18 @@ def seconds_per_step(
 
     `costs` remembers them for the next cell of the same source.
     """
+    from agr.evaluation.predictions import source_and_slots
+    from agr.evaluation.profiling import step_seconds
+
     c = cell.config
     key = (cell.source, c.precision, c.memory_format)
     if key not in costs:
         try:
-            costs[key] = _probe(cell)
+            network, slots = source_and_slots(cell)
+            costs[key] = step_seconds(network, cell.geometry.size, slots, PROBE_SECONDS)
         except ConfigError as e:  # a list of cells needs no weights
             costs[key] = e
     return costs[key]
-
-
-def _probe(cell: Cell) -> float:
-    from agr.evaluation.determinism import device_of, settle
-    from agr.evaluation.predictions import load_source
-    from agr.evaluation.profiling import step_seconds
-
-    run = Records(cell.folder).run()
-    numeric = settle(cell, run.numeric if run else None, cell.sources)
-    network = load_source(cell, numeric, device_of(cell))
-    return step_seconds(network, cell.geometry.size, numeric.slots, PROBE_SECONDS)
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from agr.config.cell import Cell
 from agr.data.entries import Manifest
 from agr.data.manifest import read_manifest
 from agr.models.weights import check_weights
-from agr.records.run_info import NumericIdentity, RunInfo
+from agr.records.run_info import RunInfo
 from agr.utils.errors import ConfigError
 
 
@@ -49,30 +49,29 @@ def check_unchanged(cell: Cell, run: RunInfo, inputs: Inputs) -> None:
     Of the numeric identity only what the config sets is compared; `determinism.settle` does the
     rest.
     """
-    if run.numeric:
-        _check_numeric(cell, run.numeric, halved=bool(run.narrowed))
-    for name, found in inputs.weights.items():
-        if run.weights.get(name, found) != found:
-            _refuse_input(cell, f"the weights of {name}")
-    for target, found in inputs.networks.items():
-        if run.networks.get(target, found) != found:
-            _refuse_input(cell, f"the config of {target}")
-    if run.data and run.data.fingerprint != inputs.manifest.fingerprint:
-        _refuse_input(cell, "the images or their labels")
-
-
-def _check_numeric(cell: Cell, stored: NumericIdentity, *, halved: bool) -> None:
-    """Raise ConfigError where the config sets another identity; `halved` since memory ran out."""
     c = cell.config
-    for key in ("threads", "precision") if halved else ("slots", "width", "threads", "precision"):
-        requested, before = getattr(c, key), getattr(stored, key)
-        if requested not in (None, before):
-            refuse(cell, key, before, requested)
-    for tuning in stored.networks.values():
-        if c.memory_format not in ("auto", "try", tuning.memory_format):
-            refuse(cell, "memory_format", tuning.memory_format, c.memory_format)
-        if tuning.folded and not c.fold:
-            refuse(cell, "fold", True, False)
+    if run.numeric:
+        # the config's slots and width don't count any more where memory ran out
+        keys = ("threads", "precision")
+        for key in keys if run.narrowed else ("slots", "width", *keys):
+            requested, before = getattr(c, key), getattr(run.numeric, key)
+            if requested not in (None, before):
+                refuse(cell, key, before, requested)
+        for tuning in run.numeric.networks.values():
+            if c.memory_format not in ("auto", "try", tuning.memory_format):
+                refuse(cell, "memory_format", tuning.memory_format, c.memory_format)
+            if tuning.folded and not c.fold:
+                refuse(cell, "fold", True, False)
+    weights, configs = inputs.weights.items(), inputs.networks.items()
+    changed = [f"the weights of {k}" for k, found in weights if run.weights.get(k, found) != found]
+    changed += [f"the config of {k}" for k, found in configs if run.networks.get(k, found) != found]
+    if run.data and run.data.fingerprint != inputs.manifest.fingerprint:
+        changed.append("the images or their labels")
+    if changed:
+        raise ConfigError(
+            f"{cell.folder}: {changed[0]} changed since it was begun: restore them, or use another "
+            "outputs=… folder"
+        )
 
 
 def refuse(cell: Cell, key: str, stored: object, requested: object) -> None:
@@ -80,11 +79,4 @@ def refuse(cell: Cell, key: str, stored: object, requested: object) -> None:
     raise ConfigError(
         f"{cell.folder} was begun with {key}={stored}, this run has {key}={requested}: such "
         "numbers are not mixed; go on as it was begun, or use another outputs=… folder"
-    )
-
-
-def _refuse_input(cell: Cell, what: str) -> None:
-    raise ConfigError(
-        f"{cell.folder}: {what} changed since it was begun: restore them, or use another "
-        "outputs=… folder"
     )

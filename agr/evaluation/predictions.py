@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -15,28 +15,31 @@ from agr.config.cell import Cell
 from agr.config.networks import undefended
 from agr.data.entries import Entry, Manifest
 from agr.evaluation.clean_predictions import CleanPredictions, Prediction
-from agr.evaluation.determinism import load
+from agr.evaluation.determinism import device_of, load, settle
 from agr.evaluation.images import Images
 from agr.evaluation.profiling import free_bytes, step_bytes
 from agr.models.defended import DefendedNetwork, defenses_of
-from agr.models.defenses import Defense
 from agr.models.logits import confidence, joint, predict
 from agr.models.network import Ensemble, Network, Source
 from agr.models.weights import weights_file
 from agr.records.run_info import NumericIdentity
+from agr.records.store import Records
 
 ImageArray = NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1]
 Classifier = Network | Ensemble | DefendedNetwork
 
 
-def source_of(cell: Cell, members: Sequence[Network]) -> Source:
-    """Return the source of a cell, a network or an ensemble, from its loaded `members`."""
-    return members[0] if len(members) == 1 else Ensemble(list(members), cell.config.ensemble)
+def load_source(cell: Cell, numeric: NumericIdentity) -> Source:
+    """Load the source of a cell, a network or an ensemble."""
+    members = [load(cell, name, numeric, device_of(cell)) for name in cell.sources]
+    return members[0] if len(members) == 1 else Ensemble(members, cell.config.ensemble)
 
 
-def load_source(cell: Cell, numeric: NumericIdentity, device: str) -> Source:
-    """Load the source of a cell."""
-    return source_of(cell, [load(cell, name, numeric, device) for name in cell.sources])
+def source_and_slots(cell: Cell) -> tuple[Source, int]:
+    """Load the source of a cell, with the slots that a run on it has or would have."""
+    run = Records(cell.folder).run()
+    numeric = settle(cell, run.numeric if run else None, cell.sources)
+    return load_source(cell, numeric), numeric.slots
 
 
 @torch.no_grad()
@@ -58,34 +61,19 @@ def predict_batched(
 
 
 class Evaluator:
-    """The networks, images and clean predictions of one cell.
+    """The networks, in the numeric identity, the images and clean predictions of one cell."""
 
-    Args:
-        cell: the cell.
-        numeric: the numeric identity that networks are loaded in.
-        device: torch's name of the device.
-        manifest: the images.
-        defenses: by target, of those that have some; None: built from the config.
-    """
-
-    def __init__(
-        self,
-        cell: Cell,
-        numeric: NumericIdentity,
-        device: str,
-        manifest: Manifest,
-        defenses: Mapping[str, Sequence[Defense]] | None = None,
-    ):
-        self.cell, self.numeric, self.device = cell, numeric, device
+    def __init__(self, cell: Cell, numeric: NumericIdentity, manifest: Manifest):
+        self.cell, self.numeric, self.device = cell, numeric, device_of(cell)
         self.images = Images(cell, manifest)
-        self.defenses = defenses_of(cell) if defenses is None else defenses
+        self.defenses = defenses_of(cell)
         self._networks: dict[str, Classifier] = {}
         self.clean = CleanPredictions(cell, numeric, manifest)
 
     @cached_property
     def source(self) -> Source:
         """The network, or ensemble, that the attack is crafted on."""
-        return load_source(self.cell, self.numeric, self.device)
+        return load_source(self.cell, self.numeric)
 
     @cached_property
     def resident(self) -> bool:
@@ -100,19 +88,15 @@ class Evaluator:
 
     def network(self, name: str) -> Classifier:
         """Return the source, or a target with its defenses, loaded on first use."""
-        if name not in self._networks:  # every batch asks
-            self._networks[name] = self._load(name)
-        return self._networks[name]
-
-    def _load(self, name: str) -> Classifier:
         if name == self.cell.source:
             return self.source
-        bare, _ = undefended(name, self.cell.config.defenses)
-        device = self.device if self.resident else "cpu"
-        network = load(self.cell, bare, self.numeric, device)
-        if name not in self.defenses:
-            return network
-        return DefendedNetwork(network, self.defenses[name])
+        if name not in self._networks:  # every batch asks
+            bare, _ = undefended(name, self.cell.config.defenses)
+            device = self.device if self.resident else "cpu"
+            network = load(self.cell, bare, self.numeric, device)
+            defenses = self.defenses.get(name)
+            self._networks[name] = DefendedNetwork(network, defenses) if defenses else network
+        return self._networks[name]
 
     def predict(self, name: str, images: Sequence[ImageArray]) -> list[Prediction]:
         """Return a network's predictions for images in the cell's geometry."""
@@ -137,7 +121,6 @@ class Evaluator:
                 predictions = self.predict(name, [p for _, p in new])
                 ids = (e.image_id for e, _ in new)
                 self.clean.add(name, dict(zip(ids, predictions, strict=True)))
-            self.clean.save_if_due()
 
     def clean_prediction(self, name: str, image_id: str) -> Prediction | None:
         """Return the network's prediction for a clean image; None if its file is bad."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 
 from agr.config.cell import Cell
 from agr.config.schema import NetworkConfig
 from agr.data.decode import BadImage
-from agr.data.entries import Entry, Manifest
+from agr.data.entries import Manifest
 from agr.data.loader import stream
 from agr.data.manifest import check_labels
-from agr.evaluation.capacity import Line, check_disk, check_memory, check_time, with_slots
+from agr.evaluation.capacity import Line, Loaded, check_disk, check_memory, check_time
 from agr.evaluation.determinism import device_of, load, settle
 from agr.evaluation.inputs import find_images
-from agr.evaluation.predictions import predict_batched, source_of
+from agr.evaluation.predictions import predict_batched, source_and_slots
 from agr.models.network import Network
 from agr.models.weights import check_weights, weights_file
 from agr.records.run_info import NumericIdentity
@@ -24,6 +25,8 @@ from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from agr.utils.hub import NotOnHub
 from agr.utils.text import plural
+
+ok, problem = partial(Line, True), partial(Line, False)
 
 LONGEST = 10  # of names in the second column
 ILSVRC_IMAGES = 50_000
@@ -34,35 +37,27 @@ def lines(cells: Sequence[Cell]) -> Iterator[Line]:
     """Yield every line of the page as soon as it is known."""
     images = yield from _images(cells[0])
     present = yield from _weights(cells)
-    numeric = yield from _machine(cells[0])
     networks: dict[str, Network] = {}
-    if numeric:
-        networks = yield from _networks(cells, present, numeric)
+    try:
+        numeric = settle(cells[0], None, ())  # of the device, still without networks
+    except ConfigError as e:
+        why = "no device"
+        yield problem("device", str(e))
+    else:
+        n, why = numeric, "no source could be loaded"
+        yield ok("device", f"{n.device}, {n.threads} threads, torch {n.torch}, {n.precision}")
+        networks = yield from _networks(present, numeric)
         if images and networks:
             yield from _accuracies(cells[0], networks, images, numeric.width)
     known = {c.source: c for c in cells if set(c.sources) <= set(networks)}
-    sources = [
-        with_slots(cell, source_of(cell, [networks[name] for name in cell.sources]))
-        for cell in known.values()
-    ]
+    sources = [Loaded(cell, *source_and_slots(cell)) for cell in known.values()]
     if sources:
         yield check_memory(sources)
     yield check_disk(cells, images)
     if sources:
         yield check_time(cells, sources)
     else:
-        why = "no source could be loaded" if numeric else "no device"
         yield problem("memory, time", f"not measured: {why}, see above")
-
-
-def ok(about: str, text: str) -> Line:
-    """Return a line of what is well."""
-    return Line(True, about, text)
-
-
-def problem(about: str, text: str) -> Line:
-    """Return a line of what isn't."""
-    return Line(False, about, text)
 
 
 def _images(cell: Cell) -> Generator[Line, None, Manifest | None]:
@@ -73,23 +68,19 @@ def _images(cell: Cell) -> Generator[Line, None, Manifest | None]:
         yield problem("images", str(e))
         return None
     yield ok("images", f"{manifest.layout} in {manifest.place}")
-    yield _complete(cell, manifest)
-    yield from _labels(cell, manifest)
-    return manifest
-
-
-def _complete(cell: Cell, manifest: Manifest) -> Line:
-    """Check that there are as many images as the suite says."""
     n, classes = len(manifest.entries), len({e.label for e in manifest.entries})
     found = f"{n:,} images in {classes:,} classes"
     wanted = cell.suite.images
     if wanted in (None, n):
-        return ok("complete", found)
-    return problem(
-        "complete",
-        f"{found}, the whole is {wanted:,}: complete the data; or, if this part is meant (which "
-        f"makes it another benchmark), suite.images={n}",
-    )
+        yield ok("complete", found)
+    else:
+        yield problem(
+            "complete",
+            f"{found}, the whole is {wanted:,}: complete the data; or, if this part is meant "
+            f"(which makes it another benchmark), suite.images={n}",
+        )
+    yield from _labels(cell, manifest)
+    return manifest
 
 
 def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
@@ -124,21 +115,18 @@ def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
             yield ok("labels", f"{other.source} agrees on {other.compared:,}")
 
 
-def _cell_of(cells: Sequence[Cell], name: str) -> Cell:
-    """Return the first cell that works with a network."""
-    return next(c for c in cells if name in c.networks)
-
-
 def _label(name: str, config: NetworkConfig) -> str:
     """Return a network's name as the suite has it, or the title of one that is a path."""
     return name if len(name) <= LONGEST else config.title or name
 
 
-def _weights(cells: Sequence[Cell]) -> Generator[Line, None, list[str]]:
-    """Check the weight files, and return the networks that have one."""
-    present, missing = [], []
+def _weights(cells: Sequence[Cell]) -> Generator[Line, None, dict[str, Cell]]:
+    """Check the weight files, and return the networks that have one, each with its first cell."""
+    present: dict[str, Cell] = {}
+    missing: list[NotOnHub] = []
     for name in dict.fromkeys(name for cell in cells for name in cell.networks):
-        config = _cell_of(cells, name).suite.networks[name]
+        cell = next(c for c in cells if name in c.networks)
+        config = cell.suite.networks[name]
         label = _label(name, config)
         try:
             found = check_weights(name, config)
@@ -149,44 +137,29 @@ def _weights(cells: Sequence[Cell]) -> Generator[Line, None, list[str]]:
         except ConfigError as e:
             yield problem(f"weights {label}", str(e).removeprefix(f"network {name}: "))
         else:
-            present.append(name)
+            present[name] = cell
             yield ok(f"weights {label}", f"{size:.0f} MB, sha256 {found[:12]}…")
     if missing:
-        yield problem("weights", _fetch(missing))
+        first, ids = missing[0], " ".join(e.hub_id for e in missing)
+        yield problem(
+            "weights",
+            f"nothing can be fetched from here ({first.reason}). Where it can: for i in {ids}; do "
+            f"hf download $i model.safetensors config.json; done. Then copy the folders models--* "
+            f"from that cache into {first.cache}; or name files: "
+            "suite.networks.NAME.weights=FILE",
+        )
     return present
 
 
-def _fetch(missing: Sequence[NotOnHub]) -> str:
-    """Describe how the missing weights can be brought here."""
-    first, ids = missing[0], " ".join(e.hub_id for e in missing)
-    return (
-        f"nothing can be fetched from here ({first.reason}). Where it can: for i in {ids}; do hf "
-        f"download $i model.safetensors config.json; done. Then copy the folders models--* from "
-        f"that cache into {first.cache}; or name files: suite.networks.NAME.weights=FILE"
-    )
-
-
-def _machine(cell: Cell) -> Generator[Line, None, NumericIdentity | None]:
-    """Settle the numeric identity on the device of a cell, still without networks."""
-    try:
-        n = settle(cell, None, ())
-    except ConfigError as e:
-        yield problem("device", str(e))
-        return None
-    yield ok("device", f"{n.device}, {n.threads} threads, torch {n.torch}, {n.precision}")
-    return n
-
-
 def _networks(
-    cells: Sequence[Cell], present: Sequence[str], numeric: NumericIdentity
+    present: Mapping[str, Cell], numeric: NumericIdentity
 ) -> Generator[Line, None, dict[str, Network]]:
     """Load the networks; a line for each that can't be."""
-    loaded, device = {}, device_of(cells[0])
-    for name in present:
-        cell = _cell_of(cells, name)
+    loaded = {}
+    for name, cell in present.items():
         try:
             numeric = settle(cell, numeric, [name])
-            loaded[name] = load(cell, name, numeric, device)
+            loaded[name] = load(cell, name, numeric, device_of(cell))
         except ConfigError as e:
             label = _label(name, cell.suite.networks[name])
             yield problem(f"weights {label}", str(e))
@@ -201,7 +174,14 @@ def _accuracies(
     sample = order[: cell.config.check.images]
     bad: dict[str, str] = {}
     for name, network in networks.items():
-        right, n = _right(network, sample, cell.config.workers, width, bad)
+        right = n = 0
+        found = stream(sample, network.config.geometry, cell.config.workers)
+        while batch := list(islice(found, width)):
+            bad |= {entry.image_id: str(e) for entry, e in batch if isinstance(e, BadImage)}
+            good = [(entry.label, x) for entry, x in batch if not isinstance(x, BadImage)]
+            predictions = predict_batched(network, [pixels for _, pixels in good], width)
+            right += sum(p.pred == label for p, (label, _) in zip(predictions, good, strict=True))
+            n += len(good)
         yield _accuracy(_label(name, network.config), network.config, right, n)
     if bad:
         yield problem(
@@ -211,21 +191,6 @@ def _accuracies(
         )
     else:
         yield ok("files", f"{len(sample)} decoded")
-
-
-def _right(
-    network: Network, sample: Sequence[Entry], workers: int, width: int, bad: dict[str, str]
-) -> tuple[int, int]:
-    """Count the images that the network has right, and all of them; bad files are noted."""
-    right = n = 0
-    images = stream(sample, network.config.geometry, workers)
-    while batch := list(islice(images, width)):
-        bad |= {entry.image_id: str(e) for entry, e in batch if isinstance(e, BadImage)}
-        good = [(entry.label, x) for entry, x in batch if not isinstance(x, BadImage)]
-        predictions = predict_batched(network, [pixels for _, pixels in good], width)
-        right += sum(p.pred == label for p, (label, _) in zip(predictions, good, strict=True))
-        n += len(good)
-    return right, n
 
 
 def _accuracy(name: str, config: NetworkConfig, right: int, n: int) -> Line:

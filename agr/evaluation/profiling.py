@@ -10,8 +10,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from agr.models.logits import joint
 from agr.models.network import Source
+from agr.models.tuning import gradient_seconds
 
 # Peak memory over what a forward pass keeps for its gradient: 0.97 to 1.0 on the paper's six
 # networks, 1.4 on a ViT.
@@ -73,11 +73,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _step(network: Source, size: int, batch: int) -> float:
-    """Return the seconds of one forward and gradient over `batch` images."""
-    point = _images(network, size, batch)
-    started = time.perf_counter()
-    torch.autograd.grad(joint(network(point)).sum(), point)[0].sum().item()  # waits for a GPU
-    return time.perf_counter() - started
+    return gradient_seconds(network, _images(network, size, batch))
 
 
 def _images(network: Source, size: int, batch: int) -> Tensor:
@@ -87,5 +83,4 @@ def _images(network: Source, size: int, batch: int) -> Tensor:
 
 
 def _place(tensor: Tensor) -> int:
-    """Return the address of a tensor's storage, which views of it share."""
-    return tensor.untyped_storage().data_ptr()
+    return tensor.untyped_storage().data_ptr()  # views share it

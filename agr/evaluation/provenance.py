@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -12,11 +12,10 @@ from pathlib import Path
 
 from agr.attacks.library import DISTRIBUTIONS
 from agr.config.cell import Cell
-from agr.evaluation.determinism import device_of, settle
+from agr.evaluation.determinism import settle
 from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.selection import Chosen, Selection
-from agr.models.defenses import Defense
 from agr.records.run_info import DataInfo, RunInfo, Session
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
@@ -25,13 +24,7 @@ from agr.utils.hashing import digest
 PACKAGES = ("agr", "torch", "timm", "numpy", "pillow", "hydra-core", "pandas", "pyarrow")
 
 
-def open_evaluator(
-    cell: Cell,
-    records: Records,
-    defenses: Mapping[str, Sequence[Defense]] | None = None,
-    *,
-    note: bool = True,
-) -> Evaluator:
+def open_evaluator(cell: Cell, records: Records, *, note: bool = True) -> Evaluator:
     """Check what a cell works with, note it in run.json and return it.
 
     Without `note`, config, command and versions in run.json stay as they are. Raises ConfigError.
@@ -56,7 +49,7 @@ def open_evaluator(
 
     numeric = records.update_run(begin).numeric
     assert numeric is not None  # `begin` settled it
-    return Evaluator(cell, numeric, device_of(cell), inputs.manifest, defenses)
+    return Evaluator(cell, numeric, inputs.manifest)
 
 
 def _library_of(cell: Cell) -> list[str]:

@@ -14,7 +14,7 @@ from agr.attacks.engine import Calls
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
 from agr.evaluation.crafting import attack_of, crafted, whole_chunks
-from agr.evaluation.determinism import device_of, settle
+from agr.evaluation.determinism import settle
 from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.provenance import check_library_version
@@ -46,7 +46,8 @@ def recraft(
                 f"its attack has parts of {', '.join(foreign)}, whose code would be run: "
                 f"add allow=[{','.join(foreign)}] if you trust it"
             )
-        drawn = _drawn(rows, images, seed)
+        known = sorted({*rows["position"].tolist()})
+        drawn = random.Random(seed).sample(known, min(images, len(known)))
         for n, about in enumerate(abouts):
             mine = rows[(rows["about"] == n) & rows["position"].isin(drawn)]
             if len(mine):
@@ -71,12 +72,6 @@ def _recorded(records: Records) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
         frames.append(frame.assign(about=abouts.index(about)))
     none = TABLES["rows"].empty_table().to_pandas()
     return pd.concat(frames) if frames else none, abouts
-
-
-def _drawn(rows: pd.DataFrame, images: int, seed: int) -> list[int]:
-    """Draw random positions."""
-    known = sorted({*rows["position"].tolist()})
-    return random.Random(seed).sample(known, min(images, len(known)))
 
 
 def _differences(
@@ -108,27 +103,20 @@ def _made_again(
     check_unchanged(cell, run, inputs)
     check_library_version(cell, run)
     stored = run.numeric and replace(run.numeric, **about)
-    evaluator = Evaluator(cell, settle(cell, stored), device_of(cell), inputs.manifest)
-    chosen, selected = _chosen(evaluator, before, positions)
-    evaluator.ensure_clean_predictions(
-        dict.fromkeys([cell.source, *cell.targets]), [c.entry for c in chosen]
-    )
+    evaluator = Evaluator(cell, settle(cell, stored), inputs.manifest)
+    selected = _selected(evaluator, before, positions)
+    entries = [c.entry for c in whole_chunks(cell, selected, positions)]
+    evaluator.ensure_clean_predictions(dict.fromkeys([cell.source, *cell.targets]), entries)
     work = Todo(dict.fromkeys(cell.targets, positions), set(), set(), positions, set())
-    made = crafted(evaluator, attack_of(cell), chosen, selected, Calls())
-    return target_rows(evaluator, work, [m for m in made if m.item.tag.position in positions])
+    made = crafted(evaluator, attack_of(cell), selected, positions, Calls())
+    return target_rows(evaluator, work, list(made))
 
 
-def _chosen(
-    evaluator: Evaluator, before: pd.DataFrame, positions: set[int]
-) -> tuple[list[Chosen], Sequence[Chosen]]:
-    """Return the images that have to be crafted, and those that the cell attacks in all.
-
-    Of a library's attack, whose chunks are crafted whole, the selection is made again.
-    """
+def _selected(evaluator: Evaluator, before: pd.DataFrame, positions: set[int]) -> Sequence[Chosen]:
+    """Return the recorded images; of a library's attack, in whole chunks, the selection anew."""
     if evaluator.cell.library is not None:
         n = -(-(max(positions) + 1) // evaluator.cell.chunk) * evaluator.cell.chunk
-        selected = select(evaluator, n).chosen
-        return whole_chunks(evaluator.cell, selected, positions), selected
+        return select(evaluator, n).chosen
     entries = {e.image_id: e for e in evaluator.images.manifest.entries}
     images = before.reset_index().drop_duplicates("position")
     found = []
@@ -137,4 +125,4 @@ def _chosen(
             raise ConfigError(f"{row['image_id']} is none of the images: restore the record")
         wanted = None if pd.isna(row["target_label"]) else int(row["target_label"])
         found.append(Chosen(int(row["position"]), entries[row["image_id"]], wanted))
-    return found, found
+    return found

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from agr.attacks import Attack
 from agr.attacks.engine import Calls
-from agr.attacks.library.batches import LibraryAttack
 from agr.config.cell import Cell
-from agr.evaluation.crafting import CraftedImage, Prepared, crafted, prepare, saved, whole_chunks
+from agr.evaluation.crafting import AnyAttack, CraftedImage, crafted, prepare, saved
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.provenance import check_same_images, note_run, open_evaluator
 from agr.evaluation.scoring import adversarial_rows, target_rows, trace_rows
@@ -32,27 +30,31 @@ BATCHES = 4  # of scoring, at once
 
 
 def run_cell(
-    cell: Cell, say: Say = print, *, crafting: bool = True, prepared: Prepared | None = None
+    cell: Cell, say: Say = print, *, crafting: bool = True, attack: AnyAttack | None = None
 ) -> Records:
     """Do what is missing of `cell` and return its records, complete unless images were bad.
 
-    Without `crafting`, only adversarial images that are saved are scored. What is `prepared` isn't
-    built again.
+    Without `crafting`, only adversarial images that are saved are scored. An `attack` that is given
+    was prepared before (`prepare`).
     Raises ConfigError for what cannot be run, before a network is loaded, and Busy if another
     process runs the cell's shard (with `wait` it is waited for).
     """
     records = Records(cell.folder)
-    prepared = prepared or (prepare(cell) if crafting else Prepared(None, defenses_of(cell)))
+    if not crafting:
+        defenses_of(cell)  # as `prepare` does
+    elif attack is None:
+        attack = prepare(cell)
     with records.lock(cell.config.shard, wait=cell.config.wait):
         for line in records.mend(cell.config.shard):
             say(line)
         while True:
             evaluator: Evaluator | None = None
             try:
-                evaluator = open_evaluator(cell, records, prepared.defenses, note=crafting)
-                return _run(evaluator, records, prepared.attack, say)
+                evaluator = open_evaluator(cell, records, note=crafting)
+                return _run(evaluator, records, attack, say)
             except (RuntimeError, MemoryError) as e:
-                if not _out_of_memory(e):
+                known = isinstance(e, torch.OutOfMemoryError | MemoryError)
+                if not known and "can't allocate memory" not in str(e):
                     raise
                 reason = first_line(e)
             # Not inside `except`: the traceback holds on to what filled the memory.
@@ -66,9 +68,7 @@ def run_cell(
             _narrow(records, tried, reason, say)
 
 
-def _run(
-    evaluator: Evaluator, records: Records, attack: Attack | LibraryAttack | None, say: Say
-) -> Records:
+def _run(evaluator: Evaluator, records: Records, attack: AnyAttack | None, say: Say) -> Records:
     """Do what is missing of a cell, once; without an attack, score what is saved."""
     cell = evaluator.cell
     images = evaluator.images.manifest
@@ -83,36 +83,27 @@ def _run(
     # Of a library's attack the last chunk is crafted as a whole, with images that aren't recorded.
     n = cell.config.n_images
     selection = select(evaluator, -(-n // cell.chunk) * cell.chunk)
-    for line in _nonfinite(evaluator):
-        say(line)
+    for name, (bad, known) in evaluator.clean.nonfinite_counts().items():
+        title = cell.title(name)
+        say(f"{title} ({name}): no finite answer (NaN) to {bad:,} of {known:,} clean images")
     if not selection.chosen:
         records.drop_run()  # nothing was made: with what is mended the cell begins anew
         raise ConfigError(_none_eligible(evaluator))
-    mine = [c for c in selection.chosen if cell.mine(c.position)]
-    chosen = [c for c in mine if c.position < n]
-    check_same_images(records, [c for c in selection.chosen if c.position < n])
+    attacked = [c for c in selection.chosen if c.position < n]
+    chosen = [c for c in attacked if cell.mine(c.position)]
+    check_same_images(records, attacked)
     note_run(records, evaluator, selection=selection)
     work = todo(cell, records, {c.position for c in chosen})
     if work.to_score:
         made = saved(evaluator, records, [c for c in chosen if c.position in work.to_score])
         _record(evaluator, records, work, made, total=len(work.to_score))
     if work.to_craft and attack:
-        together = whole_chunks(cell, mine, work.to_craft)
-        _craft(evaluator, records, work, attack, together, selection.chosen)
-    bad = evaluator.images.bad
-    note_run(records, evaluator, lost={c.position for c in chosen if c.image_id in bad})
-    for reason in bad.values():
+        _craft(evaluator, records, work, attack, selection.chosen)
+    lost = {c.position for c in chosen if c.image_id in evaluator.images.bad}
+    note_run(records, evaluator, lost=lost)
+    for reason in evaluator.images.bad.values():
         say(f"bad image, left out: {reason}")
     return records
-
-
-def _nonfinite(evaluator: Evaluator) -> list[str]:
-    """Return a line for each network whose logits for clean images weren't finite."""
-    title = evaluator.cell.title
-    return [
-        f"{title(name)} ({name}): no finite answer (NaN) to {nonfinite:,} of {known:,} clean images"
-        for name, (nonfinite, known) in evaluator.clean.nonfinite_counts().items()
-    ]
 
 
 def _none_eligible(evaluator: Evaluator) -> str:
@@ -124,9 +115,8 @@ def _none_eligible(evaluator: Evaluator) -> str:
             f"no image of {cell.config.data.root} can be read ({n:,} tried; {first}): restore "
             "them, or give others as data.root"
         )
-    broken = [
-        name for name, (bad, known) in evaluator.clean.nonfinite_counts().items() if bad == known
-    ]
+    counts = evaluator.clean.nonfinite_counts().items()
+    broken = [name for name, (nonfinite, known) in counts if nonfinite == known]
     if broken:
         return (
             f"no image is eligible: {' and '.join(broken)} never gave a finite answer (NaN): its "
@@ -137,12 +127,6 @@ def _none_eligible(evaluator: Evaluator) -> str:
         f"{' and '.join(cell.selecting) or 'no network'} be right about it; "
         "python -m agr.check shows what each has right, select=none asks nothing"
     )
-
-
-def _out_of_memory(e: RuntimeError | MemoryError) -> bool:
-    """Return whether an error says that no memory was left, on a GPU or on the CPU."""
-    known = isinstance(e, torch.OutOfMemoryError | MemoryError)
-    return known or "can't allocate memory" in str(e)
 
 
 def _narrow(records: Records, tried: NumericIdentity | None, reason: str, say: Say) -> None:
@@ -174,54 +158,35 @@ def _narrow(records: Records, tried: NumericIdentity | None, reason: str, say: S
 
 
 def _craft(
-    evaluator: Evaluator,
-    records: Records,
-    work: Todo,
-    attack: Attack | LibraryAttack,
-    chosen: Sequence[Chosen],
-    selected: Sequence[Chosen],
+    evaluator: Evaluator, records: Records, work: Todo, attack: AnyAttack, selected: list[Chosen]
 ) -> None:
     """Craft on the source what is to be crafted, and record it."""
-    started, calls = time.monotonic(), Calls()
-    made = _Timed(crafted(evaluator, attack, chosen, selected, calls))
-    wanted = (m for m in made if m.item.tag.position in work.to_craft)
-    count = _record(evaluator, records, work, wanted, total=len(work.to_craft))
+    started, crafting, calls = time.monotonic(), 0.0, Calls()
+
+    def timed() -> Iterator[CraftedImage]:
+        nonlocal crafting
+        resumed = time.monotonic()
+        for m in crafted(evaluator, attack, selected, work.to_craft, calls):
+            crafting += time.monotonic() - resumed
+            yield m
+            resumed = time.monotonic()
+        crafting += time.monotonic() - resumed
+
+    count = _record(evaluator, records, work, timed(), total=len(work.to_craft))
     session = Session(
         ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         shard=evaluator.cell.config.shard,
         images=count,
         seconds=round(time.monotonic() - started, 3),
-        crafting_seconds=round(made.seconds, 3),
+        crafting_seconds=round(crafting, 3),
         batch_forwards=calls.forwards,
         batch_backwards=calls.backwards,
     )
     note_run(records, evaluator, session=session)
 
 
-class _Timed:
-    """An iterator that adds up how long it takes for what it gives."""
-
-    def __init__(self, inner: Iterator[CraftedImage]):
-        self.inner, self.seconds = inner, 0.0
-
-    def __iter__(self) -> Iterator[CraftedImage]:
-        return self
-
-    def __next__(self) -> CraftedImage:
-        started = time.monotonic()
-        try:
-            return next(self.inner)
-        finally:
-            self.seconds += time.monotonic() - started
-
-
 def _record(
-    evaluator: Evaluator,
-    records: Records,
-    work: Todo,
-    made: Iterator[CraftedImage],
-    *,
-    total: int,
+    evaluator: Evaluator, records: Records, work: Todo, made: Iterator[CraftedImage], *, total: int
 ) -> int:
     """Score what is made, write it in parts, also when interrupted, and count the images."""
     c, writer = evaluator.cell.config, _PartWriter(records, evaluator)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from agr.config.cell import Cell
 from agr.data.decode import Pixels
 from agr.evaluation.crafting import CraftedImage
 from agr.evaluation.predictions import Evaluator, Prediction
@@ -32,13 +31,18 @@ def target_rows(evaluator: Evaluator, work: Todo, made: Sequence[CraftedImage]) 
     predicted = {
         name: _predictions(evaluator, name, made) for name in dict.fromkeys([cell.source, *targets])
     }
-    shared, white = _of_cell(evaluator), {t: cell.white_box(t) for t in targets}
+    c, white = cell.config, {t: cell.white_box(t) for t in targets}
+    shared: Row = {"suite": cell.suite.name, "cell": cell.id, "source": cell.source}
+    shared |= {"attack": c.attack.name, "attack_hash": cell.attack_hash, "norm": c.norm.name}
+    shared |= {"eps": c.eps, "eps_effective": cell.eps_effective, "steps": c.steps, "seed": c.seed}
     rows = []
     for i, m in enumerate(made):
         chosen = m.item.tag
         source = _both_predictions(evaluator, cell.source, chosen, predicted[cell.source][i])
         own = shared | _of_image(m) | {f"source_{k}": v for k, v in source.items()}
-        counts = not cell.smallest or _within(cell, own)
+        size = LEVELS * own[c.norm.name]
+        # a smallest perturbation counts if it is one at all, and no larger than eps
+        counts = not cell.smallest or 0 < size <= cell.eps_effective * BUDGET_TOLERANCE
         for target in targets:
             if chosen.position in work.rows[target]:
                 both = _both_predictions(evaluator, target, chosen, predicted[target][i])
@@ -103,12 +107,6 @@ def succeeded(rule: str, label: int, target_label: int | None, predictions: Row)
     return bool(pred >= 0 and reference >= 0 and pred != reference)
 
 
-def _within(cell: Cell, row: Row) -> bool:
-    """Return whether a smallest perturbation is one at all, and no larger than eps."""
-    size = LEVELS * row[cell.config.norm.name]
-    return bool(0 < size <= cell.eps_effective * BUDGET_TOLERANCE)
-
-
 def image_hash(image: np.ndarray[Any, Any]) -> str:
     """Return the sha256 of an image (3, H, W), of its bytes in the order (H, W, 3)."""
     return hashlib.sha256(np.ascontiguousarray(image.transpose(1, 2, 0)).tobytes()).hexdigest()
@@ -117,9 +115,7 @@ def image_hash(image: np.ndarray[Any, Any]) -> str:
 def norms(clean: Pixels, image: np.ndarray[Any, Any]) -> dict[str, float]:
     """Measure a perturbation, images in [0, 1]: linf, l2, mean_abs, rel_l2 and the cosine.
 
-    Args:
-        clean: (3, H, W) uint8.
-        image: the adversarial image, (3, H, W): uint8, or floating point in [0, 1].
+    Images are (3, H, W): uint8, or the adversarial one floating point in [0, 1].
     """
     x = clean.astype(np.float64)
     a = image.astype(np.float64) * (1 if image.dtype == np.uint8 else LEVELS)
@@ -135,14 +131,6 @@ def norms(clean: Pixels, image: np.ndarray[Any, Any]) -> dict[str, float]:
     }
 
 
-def _of_cell(evaluator: Evaluator) -> Row:
-    cell, c = evaluator.cell, evaluator.cell.config
-    names = {"suite": cell.suite.name, "cell": cell.id, "source": cell.source}
-    attack = {"attack": c.attack.name, "attack_hash": cell.attack_hash, "norm": c.norm.name}
-    budget = {"eps": c.eps, "eps_effective": cell.eps_effective, "steps": c.steps, "seed": c.seed}
-    return names | attack | budget
-
-
 def _of_image(m: CraftedImage) -> Row:
     """Return the columns of the image itself, whatever the target."""
     chosen = m.item.tag
@@ -154,7 +142,6 @@ def _of_image(m: CraftedImage) -> Row:
 
 
 def _both_predictions(evaluator: Evaluator, name: str, chosen: Chosen, adv: Prediction) -> Row:
-    """Return a network's predictions for the clean and the adversarial image."""
     clean = evaluator.clean_prediction(name, chosen.image_id)
     assert clean is not None  # `select` made it
     return {

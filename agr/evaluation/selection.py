@@ -53,7 +53,10 @@ def select(evaluator: Evaluator, n: int) -> Selection:
                 batch = entries[start : start + chunk]
                 evaluator.ensure_clean_predictions(deciding, batch)
                 for entry in batch:
-                    eligible = _eligible(evaluator, deciding, entry)
+                    asked = [evaluator.clean_prediction(name, entry.image_id) for name in deciding]
+                    eligible = all(asked)  # else its file is bad
+                    if cell.selecting:
+                        eligible = all(p is not None and p.pred == entry.label for p in asked)
                     if not (eligible and cell.mine(len(found))):
                         evaluator.images.drop([entry])
                     found += [entry] * eligible
@@ -71,15 +74,6 @@ def select(evaluator: Evaluator, n: int) -> Selection:
         for i, e in enumerate(found)
     ]
     return Selection(chosen, total)
-
-
-def _eligible(evaluator: Evaluator, deciding: list[str], entry: Entry) -> bool:
-    clean = [evaluator.clean_prediction(name, entry.image_id) for name in deciding]
-    if any(prediction is None for prediction in clean):
-        return False  # its file is bad
-    return not evaluator.cell.selecting or all(
-        p is not None and p.pred == entry.label for p in clean
-    )
 
 
 def _target_label(evaluator: Evaluator, entry: Entry) -> int | None:

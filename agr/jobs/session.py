@@ -28,10 +28,10 @@ from agr.utils.locks import Busy
 from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
 
 if TYPE_CHECKING:
-    from agr.evaluation.crafting import Prepared
+    from agr.evaluation.crafting import AnyAttack
 
 
-def check_all(cells: Sequence[Cell]) -> list[Prepared | None]:
+def check_all(cells: Sequence[Cell]) -> list[AnyAttack | None]:
     """Check every cell before the first one runs, and prepare it; None for a finished one.
 
     Shards of a cell are checked once. Raises ConfigError.
@@ -57,7 +57,7 @@ def check_all(cells: Sequence[Cell]) -> list[Prepared | None]:
     ]
 
 
-def run_all(cells: Sequence[Cell], prepared: Sequence[Prepared | None]) -> int:
+def run_all(cells: Sequence[Cell], prepared: Sequence[AnyAttack | None]) -> int:
     """Run the cells of a sweep as they were `prepared`, and return the command's exit code.
 
     A cell that can't be run doesn't keep the others from running: the code is then 1. A single
@@ -107,7 +107,7 @@ def run_first(overrides: Sequence[str]) -> None:
         raise SystemExit(code)
 
 
-def run(cell: Cell, prepared: Prepared | None, *, place: str = "") -> None:
+def run(cell: Cell, prepared: AnyAttack | None, *, place: str = "") -> None:
     """Run one cell and show its table; one that isn't `prepared` is finished, and only shown.
 
     `place` is its place in the sweep.
@@ -131,7 +131,7 @@ def run(cell: Cell, prepared: Prepared | None, *, place: str = "") -> None:
             records.note_failure(other, None)
 
 
-def _run(cell: Cell, records: Records, prepared: Prepared | None, place: str) -> None:
+def _run(cell: Cell, records: Records, prepared: AnyAttack | None, place: str) -> None:
     _greet(cell, place)
     _check_writable(cell)
     if prepared is None:
@@ -140,7 +140,7 @@ def _run(cell: Cell, records: Records, prepared: Prepared | None, place: str) ->
     else:
         from agr.evaluation.runner import run_cell
 
-        run_cell(cell, prepared=prepared)
+        run_cell(cell, attack=prepared)
     exact = twin(cell)
     if exact and not (prepared is None and (records.run() or RunInfo()).against_fp32):
         from agr.evaluation.runner import run_cell

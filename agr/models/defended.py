@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from agr.config.cell import Cell
+from agr.config.instantiate import make_part
 from agr.config.networks import undefended
-from agr.models.defenses import Defense, RandomResizePad, build_defenses, check_order
+from agr.models.defenses import Defense, RandomResizePad, check_order
 from agr.models.network import Network
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import is_8bit, to_levels
@@ -65,7 +66,12 @@ def content_keys(x: Tensor) -> list[int]:
     levels if they lie on that grid, whatever the dtype (the records' `adv_sha256` begins with the
     same digits), else of the floating-point values as they are.
     """
-    return [_content_key(image) for image in x.permute(0, 2, 3, 1).cpu()]
+    keys = []
+    for image in x.permute(0, 2, 3, 1).cpu():
+        pixels = to_levels(image).to(torch.uint8) if is_8bit(image) else image
+        digest = hashlib.sha256(pixels.contiguous().numpy().tobytes()).digest()
+        keys.append(int.from_bytes(digest[:8], "big"))
+    return keys
 
 
 def mean_logits(logits: Sequence[Tensor]) -> Tensor:
@@ -83,21 +89,20 @@ def mean_logits(logits: Sequence[Tensor]) -> Tensor:
     return torch.where(finite[:, None], mean, torch.nan)
 
 
-def _content_key(image: Tensor) -> int:
-    pixels = to_levels(image).to(torch.uint8) if is_8bit(image) else image
-    digest = hashlib.sha256(pixels.contiguous().numpy().tobytes()).digest()
-    return int.from_bytes(digest[:8], "big")
-
-
 def defenses_of(cell: Cell) -> dict[str, list[Defense]]:
     """Build the defenses of each target that has some. Raises ConfigError, also for their order."""
-    found = {}
+    found: dict[str, list[Defense]] = {}
     for target in cell.targets:
         bare, names = undefended(target, cell.config.defenses)
-        if names:
-            found[target] = build_defenses(cell.config, names)
-            try:
-                check_order(found[target], cell.suite.networks[bare].size)
-            except ValueError as e:
-                raise ConfigError(f"target {target}: {e}") from e
+        if not names:
+            continue
+        found[target] = []
+        for name in names:
+            node = cell.config.defenses[name]
+            for each in node if isinstance(node, list) else [node]:
+                found[target].append(make_part(f"defenses.{name}", "agr.models.defenses", each))
+        try:
+            check_order(found[target], cell.suite.networks[bare].size)
+        except ValueError as e:
+            raise ConfigError(f"target {target}: {e}") from e
     return found

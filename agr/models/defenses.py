@@ -18,7 +18,7 @@ ICML 2018, arXiv:1802.00420).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Protocol
@@ -29,8 +29,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from agr.config.instantiate import make_part
-from agr.config.schema import Config
 from agr.utils.checks import Checked, number, whole
 from agr.utils.hashing import draw
 from agr.utils.pixels import LEVELS, to_levels
@@ -88,9 +86,9 @@ class Median(Checked):
         return torch.stack([self._one(image) for image in x])
 
     def _one(self, image: Tensor) -> Tensor:
-        """Return the filtered image (3, H, W)."""
         n, (h, w) = self.window, image.shape[-2:]
-        rows, columns = (_mirrored(d, n).to(image.device) for d in (h, w))
+        around = n // 2, (n - 1) // 2
+        rows, columns = (np.pad(np.arange(side), around, "symmetric") for side in (h, w))
         wide = image[:, rows][:, :, columns]
         values = [wide[:, i : i + h, j : j + w] for i in range(n) for j in range(n)]
         # Selection by exchanges of whole images: several times as fast as sorting every window
@@ -121,7 +119,6 @@ class Jpeg(Checked):
         return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(x.device).to(x.dtype) / LEVELS
 
     def _one(self, image: NDArray[Any]) -> NDArray[Any]:
-        """Encode and decode an image (H, W, 3), uint8."""
         file = BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=self.quality)
         with Image.open(file) as decoded:
@@ -200,19 +197,3 @@ def check_order(defenses: Sequence[Defense], size: int) -> None:
         )
     if isinstance(defenses[-1], RandomResizePad):
         defenses[-1].canvas(size)
-
-
-def _mirrored(n: int, window: int) -> Tensor:
-    """Return the pixels (0 to n-1) that windows around n pixels see: c b a | a b c d | d c b."""
-    i = torch.arange(-(window // 2), n + (window - 1) // 2) % (2 * n)
-    return torch.where(i < n, i, 2 * n - 1 - i)
-
-
-def build_defenses(c: Config, names: Iterable[str]) -> list[Defense]:
-    """Build defenses by their names in the config, in that order. Raises ConfigError."""
-    parts = []
-    for name in names:
-        node = c.defenses[name]
-        nodes = node if isinstance(node, list) else [node]
-        parts += [make_part(f"defenses.{name}", "agr.models.defenses", each) for each in nodes]
-    return parts

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -26,7 +26,6 @@ from agr.models.tuning import (
     CannotFold,
     faster_format,
     fold_batch_norms,
-    in_format,
     preferred_format,
 )
 from agr.models.weights import check_weights, weights_file
@@ -60,8 +59,7 @@ class Network(nn.Module):
         self.std = nn.Buffer(torch.tensor(config.std).view(1, 3, 1, 1))
         self.body = body
         self.eval().requires_grad_(False)
-        self.to(self.dtype)
-        in_format(self, memory_format)
+        self.to(self.dtype).to(memory_format=self.memory_format)
 
     @property
     def device(self) -> torch.device:
@@ -76,20 +74,15 @@ class Network(nn.Module):
         x = torch.from_numpy(np.stack(images))
         if self.device.type == "cuda":  # from pinned memory a copy doesn't wait for the GPU
             x = x.pin_memory()
-        x = x.to(self.device, non_blocking=True)
-        whole = x.dtype == torch.uint8
-        return x.to(self.dtype) / LEVELS if whole else x.to(self.dtype)
+        scale = LEVELS if x.dtype == torch.uint8 else 1
+        return x.to(self.device, non_blocking=True).to(self.dtype) / scale
 
     def forward(self, x: Tensor, side: int | None = None) -> Tensor:
-        """Return the logits (B, classes) of images.
+        """Return the logits (B, classes) of images (B, 3, H, W) in [0, 1].
 
-        Args:
-            x: images (B, 3, H, W) in [0, 1].
-            side: pixels of the images that `x` are copies of, if an attack has enlarged or shrunk
-                them. Copies are resized by the factor of the originals, so that they reach the
-                network at another size than its own.
-
-        Raises ValueError if the network takes no other size.
+        `side` is that of the images that `x` are copies of, if an attack has enlarged or shrunk
+        them. Copies are resized by the factor of the originals, so that they reach the network at
+        another size than its own. Raises ValueError if the network takes no other size.
         """
         return self.logits(self.fit(x, side))
 
@@ -128,13 +121,8 @@ class Ensemble(nn.Module):
         self.over = over
         first = members[0]
         self.dtype, self.memory_format = first.dtype, first.memory_format
-        self.as_input = first.as_input
+        self.device, self.as_input = first.device, first.as_input
         self.eval()
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the members."""
-        return cast(Network, self.members[0]).device
 
     def forward(self, x: Tensor, side: int | None = None) -> Tensor:
         """Return logits (B, classes) or (B, members, classes); arguments as `Network.forward`."""
@@ -154,23 +142,17 @@ def load_network(
     device: str,
     folded: bool = False,
 ) -> Network:
-    """Load the network `name`, or return it if this process has loaded it before.
+    """Load a network of the suite, or return it if this process has loaded it before.
 
-    Args:
-        name: name of the network, for messages.
-        config: its entry in the suite.
-        memory_format, folded: see `choose_tuning`.
-        precision: "fp32", "tf32", "bf16" or "fp64".
-        device: torch's name of a device.
-
-    Raises ConfigError if the weight file is missing, has another hash, or is another network's.
+    Raises ConfigError, with its `name`, if the weight file is missing, has another hash, or is
+    another network's.
     """
-    key = _key(name, config, Tuning(memory_format, folded), precision, device)
+    key = _key(name, config, memory_format, folded, precision, device)
     if key not in _loaded:
         body = _body(name, config)
         if folded:
-            body = body.to(DTYPES[precision])
-            body = fold_batch_norms(body, _blank(config).to(DTYPES[precision]), check=False)
+            blank = torch.zeros(1, 3, config.size, config.size, dtype=DTYPES[precision])
+            body = fold_batch_norms(body.to(blank.dtype), blank, check=False)
         _loaded[key] = Network(body, config, memory_format, precision).to(device)
     return _loaded[key]
 
@@ -180,17 +162,13 @@ def choose_tuning(
 ) -> Tuning:
     """Choose the tuning of the network `name` at its own size.
 
-    Args:
-        name, config, precision, device: as in `load_network`.
-        memory_format: "auto" follows the rule of `preferred_format`, "try" times both formats on
-            the device, any other is taken.
-        fold: fold batch norms, unless a self-check in float64 forbids it.
-
-    Raises ConfigError as `load_network` does.
+    `memory_format` "auto" follows the rule of `preferred_format`, "try" times both formats on the
+    device, any other is taken. With `fold`, batch norms are folded unless a self-check in float64
+    forbids it. Raises ConfigError as `load_network` does.
     """
     body, why = _body(name, config).to(DTYPES[precision]), ""
-    noise = torch.rand(_blank(config).shape, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(DTYPES[precision])
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(1, 3, config.size, config.size, generator=generator).to(DTYPES[precision])
     folded = fold and any(isinstance(layer, nn.BatchNorm2d) for layer in body.modules())
     if folded:
         try:
@@ -206,18 +184,13 @@ def choose_tuning(
             memory_format = faster_format(body, batch)
     tuning = Tuning(memory_format, folded, why)
     if device == "cpu":  # it will be used; on a GPU it might not fit beside the others
-        network = Network(body, config, memory_format, precision)
-        _loaded[_key(name, config, tuning, precision, device)] = network
+        key = _key(name, config, memory_format, folded, precision, device)
+        _loaded[key] = Network(body, config, memory_format, precision)
     return tuning
 
 
-def _key(name: str, config: NetworkConfig, tuning: Tuning, precision: str, device: str) -> str:
-    own = tuning.memory_format, tuning.folded
-    return repr((check_weights(name, config), config, own, precision, device))
-
-
-def _blank(config: NetworkConfig) -> Tensor:
-    return torch.zeros(1, 3, config.size, config.size)
+def _key(name: str, config: NetworkConfig, *how: object) -> str:
+    return repr((check_weights(name, config), config, how))
 
 
 # One process runs the cells of a whole sweep: a network is built once.
@@ -229,7 +202,7 @@ def _body(name: str, config: NetworkConfig) -> nn.Module:
     check_architecture(config.architecture, f"network {name}")
     try:
         if config.width is not None:
-            return load_slim(config.architecture, config.width, config.classes, str(path))
+            return load_slim(config.architecture, config.width, config.classes, path)
         return _pretrained(config, path).eval()
     except BROKEN as e:
         reason = " ".join(str(e).split())[:300] or type(e).__name__

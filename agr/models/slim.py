@@ -11,7 +11,6 @@ Depth, branches, strides, pooling and activations stay timm's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -22,8 +21,6 @@ from torch import nn
 IMAGE_CHANNELS = 3
 VGG_HEAD_CHANNELS = 4096  # timm's constant; no other layer of these networks has this width
 
-Narrow = Callable[[int], int]
-
 
 def slim(architecture: str, width: float, num_classes: int) -> nn.Module:
     """Build timm's network `architecture` with every layer's channels multiplied by `width`.
@@ -31,51 +28,38 @@ def slim(architecture: str, width: float, num_classes: int) -> nn.Module:
     The image's three channels and the `num_classes` outputs keep their number. VGG's fully
     connected layers get a quarter of `width`: they would hold most of the parameters.
 
-    Args:
-        architecture: a timm name without a weight tag: "inception_v3", "vgg16_bn", "resnet152".
-        width: fraction of the channels, in (0, 1]; it must leave every layer a whole number.
-        num_classes: number of outputs.
+    `architecture` is a timm name without a weight tag: "inception_v3", "vgg16_bn", "resnet152". The
+    network is on the CPU and in evaluation mode, maps (B, 3, H, W) to logits (B, num_classes), and
+    has arbitrary weights until they are initialised or loaded.
 
-    Returns:
-        A network in evaluation mode on the CPU; it maps (B, 3, H, W) to logits (B, num_classes).
-        Its weights are arbitrary numbers until they are initialised or loaded.
-
-    Raises:
-        ValueError: a width outside (0, 1], one that leaves a fraction of a channel, or a network
-            with grouped convolutions.
-        RuntimeError: timm doesn't know `architecture`.
+    Raises ValueError for a width outside (0, 1], one that leaves a fraction of a channel, or a
+    network with grouped convolutions, and RuntimeError for one that timm doesn't know.
     """
-    narrow = _narrower(width)
+    if not 0 < width <= 1:
+        raise ValueError(f"width {width} is not a fraction in (0, 1]")
     with torch.device("meta"):  # no storage and no random numbers for the full-width network
         network: nn.Module = timm.create_model(architecture, num_classes=num_classes)
         classifier = network.get_classifier()  # type: ignore[operator]  # untyped in timm
         for name, layer in network.named_modules():
-            _narrow_layer(name, layer, narrow, keep_outputs=layer is classifier)
+            _narrow_layer(name, layer, width, keep_outputs=layer is classifier)
     return network.to_empty(device="cpu").eval()
 
 
-def _narrower(width: float) -> Narrow:
-    """Return the map from a full number of channels to the slim one, which refuses fractions."""
-    if not 0 < width <= 1:
-        raise ValueError(f"width {width} is not a fraction in (0, 1]")
-
-    def narrow(channels: int) -> int:
-        if channels == IMAGE_CHANNELS:
-            return channels
-        exact = channels * (width / 4 if channels == VGG_HEAD_CHANNELS else width)
-        # Whole numbers only: branches are concatenated, and rounded parts wouldn't add up to the
-        # rounded sum.
-        if exact < 1 or abs(exact - round(exact)) > 1e-6:
-            raise ValueError(
-                f"width {width} turns {channels} channels into {exact:g}; "
-                "take a width that divides every layer, such as 1/8 or 3/16"
-            )
-        return round(exact)
-
-    return narrow
+def _narrowed(channels: int, width: float) -> int:
+    if channels == IMAGE_CHANNELS:
+        return channels
+    exact = channels * (width / 4 if channels == VGG_HEAD_CHANNELS else width)
+    # Whole numbers only: branches are concatenated, and rounded parts wouldn't add up to the
+    # rounded sum.
+    if exact < 1 or abs(exact - round(exact)) > 1e-6:
+        raise ValueError(
+            f"width {width} turns {channels} channels into {exact:g}; "
+            "take a width that divides every layer, such as 1/8 or 3/16"
+        )
+    return round(exact)
 
 
-def _narrow_layer(name: str, layer: nn.Module, narrow: Narrow, *, keep_outputs: bool) -> None:
+def _narrow_layer(name: str, layer: nn.Module, width: float, *, keep_outputs: bool) -> None:
     """Rebuild `layer`'s parameters with fewer channels, in place; containers are left alone.
 
     In place, because timm's layers carry more than a constructor call shows: stride and padding,
@@ -84,16 +68,17 @@ def _narrow_layer(name: str, layer: nn.Module, narrow: Narrow, *, keep_outputs: 
     if isinstance(layer, nn.Conv2d):
         if layer.groups != 1:
             raise ValueError(f"layer {name!r} has {layer.groups} groups; slim takes ungrouped ones")
-        layer.in_channels = narrow(layer.in_channels)
-        layer.out_channels = narrow(layer.out_channels)
+        layer.in_channels = _narrowed(layer.in_channels, width)
+        layer.out_channels = _narrowed(layer.out_channels, width)
         _resize(layer, weight=(layer.out_channels, layer.in_channels, *layer.kernel_size))
         _resize(layer, bias=(layer.out_channels,))
     elif isinstance(layer, nn.BatchNorm2d):  # BatchNormAct2d is one too
-        size = layer.num_features = narrow(layer.num_features)
+        size = layer.num_features = _narrowed(layer.num_features, width)
         _resize(layer, weight=(size,), bias=(size,), running_mean=(size,), running_var=(size,))
     elif isinstance(layer, nn.Linear):
-        layer.in_features = narrow(layer.in_features)
-        layer.out_features = layer.out_features if keep_outputs else narrow(layer.out_features)
+        layer.in_features = _narrowed(layer.in_features, width)
+        if not keep_outputs:
+            layer.out_features = _narrowed(layer.out_features, width)
         _resize(layer, weight=(layer.out_features, layer.in_features), bias=(layer.out_features,))
 
 
@@ -110,13 +95,8 @@ def _resize(layer: nn.Module, **shapes: tuple[int, ...]) -> None:
 def load_slim(architecture: str, width: float, num_classes: int, weights: str | Path) -> nn.Module:
     """Build a slim network with the weights of a safetensors file, cast to float32.
 
-    Args:
-        architecture, width, num_classes: as in `slim`.
-        weights: a safetensors file with the network's whole state dict, in any float type.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        RuntimeError: the file's names or shapes are those of another network.
+    Arguments are as in `slim`; the file holds the whole state dict, in any float type. Raises
+    FileNotFoundError, and RuntimeError if its names or shapes are those of another network.
     """
     network = slim(architecture, width, num_classes)
     network.load_state_dict(load_file(weights))  # copy_ casts the halves up

@@ -9,17 +9,14 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-MEMORY_FORMATS = {
-    "channels_last": torch.channels_last,
-    "contiguous": torch.contiguous_format,
-}
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 # Of two formats that are about equal the first is taken, so that noise doesn't choose.
 CLEARLY = 0.95
 ROUNDS = 3
@@ -47,7 +44,9 @@ def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
         fast = fold_batch_norms(fast, x[:1])
     if memory_format == "auto":
         memory_format = preferred_format(fast)
-    return in_format(fast, faster_format(fast, x) if memory_format == "try" else memory_format)
+    elif memory_format == "try":
+        memory_format = faster_format(fast, x)
+    return fast.to(memory_format=MEMORY_FORMATS[memory_format])
 
 
 # ---- memory format -------------------------------------------------------------------------------
@@ -71,11 +70,6 @@ def preferred_format(network: nn.Module) -> str:
     return "channels_last" if convolves else "contiguous"
 
 
-def in_format(network: nn.Module, memory_format: str) -> nn.Module:
-    """Put the network's weights into the memory format, in place, and return it."""
-    return network.to(memory_format=MEMORY_FORMATS[memory_format])
-
-
 def faster_format(network: nn.Module, x: Tensor) -> str:
     """Return the memory format in which a forward and gradient of batch `x` takes less time.
 
@@ -85,7 +79,7 @@ def faster_format(network: nn.Module, x: Tensor) -> str:
     found: dict[str, list[float]] = {name: [] for name in MEMORY_FORMATS}
     for _ in range(1 + ROUNDS):  # in turns: a machine's speed drifts; the first pays for set-up
         for name, format_ in MEMORY_FORMATS.items():
-            in_format(network, name)
+            network.to(memory_format=format_)
             found[name].append(gradient_seconds(network, x.contiguous(memory_format=format_)))
     best = {name: min(seconds[1:]) for name, seconds in found.items()}
     quickest, first = min(best, key=best.__getitem__), next(iter(best))
@@ -152,17 +146,13 @@ def _pairs(network: nn.Module, x: Tensor) -> dict[str, tuple[nn.Conv2d, nn.Batch
             if out._version == version:  # else it was changed in place in between
                 before[norm] = layer
 
-    handles = []
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            handles.append(layer.register_forward_hook(note_output))
-        elif isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
-            handles.append(layer.register_forward_pre_hook(note_input))
-    try:
+    with ExitStack() as handles:
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                handles.callback(layer.register_forward_hook(note_output).remove)
+            elif isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
+                handles.callback(layer.register_forward_pre_hook(note_input).remove)
         network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
     norms = Counter(before.values())
     return {
         name: (before[norm], norm)

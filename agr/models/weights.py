@@ -50,7 +50,10 @@ def weights_file(name: str, config: NetworkConfig) -> Path:
             f"network {name}: its weights are not on the hub: fetch {weights or 'them'} and write "
             f"{config.tag or config.architecture}:path/to/file in place of {name}"
         )
-    path = _expanded(weights, name)
+    try:
+        path = Path(weights).expanduser()
+    except RuntimeError as e:  # ~someone who is not known here
+        raise ConfigError(f"network {name}: {weights} has no home folder: {first_line(e)}") from e
     if not path.is_file():
         raise ConfigError(f"network {name}: there is no weight file {path}: correct the path")
     if path.suffix not in WEIGHT_SUFFIXES:
@@ -59,10 +62,3 @@ def weights_file(name: str, config: NetworkConfig) -> Path:
             f"{', '.join(WEIGHT_SUFFIXES)}"
         )
     return path
-
-
-def _expanded(weights: str, name: str) -> Path:
-    try:
-        return Path(weights).expanduser()
-    except RuntimeError as e:  # ~someone who is not known here
-        raise ConfigError(f"network {name}: {weights} has no home folder: {first_line(e)}") from e

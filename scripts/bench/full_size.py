@@ -108,7 +108,7 @@ def prepare(name: str, options: Options) -> Setup:
         cell = expand(overrides)[0]
         config = cell.suite.networks[cell.source]
         config.size = options.size or config.size
-        source = load_source(cell, settle(cell, None), options.device)
+        source = load_source(cell, settle(cell, None))
     whole = nn.Sequential(Normalize(config.mean, config.std), body).eval().to(options.device)
     plain = in_precision(whole, options.precision)
     shape = (options.images, 3, config.size, config.size)
