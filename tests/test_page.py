@@ -193,8 +193,7 @@ def some() -> list[Example]:
 def weights(some: list[Example]) -> list[int]:
     """What all pictures weigh, step by step."""
     factors = image_room.factors_of(some)
-    with image_room.ThreadPoolExecutor(2) as pool:
-        every = [image_room._encode(some, factors, s, pool) for s in image_room.ENCODINGS]
+    every = [image_room._encode(some, factors, s) for s in image_room.ENCODINGS]
     return [image_room.weight(pictures) for pictures in every]
 
 
