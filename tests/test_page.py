@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agr.report.html import Example, HtmlTable, Page, render
 from agr.report.html import images as image_room
+from agr.report.html.contract import Example, HtmlTable, Page
 from agr.report.html.escapes import json_value, shipped, size
-from agr.report.html.render import grid
+from agr.report.html.render import grid, render
 from agr.report.numbers import MARKDOWN, PLAIN, TEX, Number, TableCell, printed
 from agr.utils.errors import ConfigError
 from tests.browser import a_page, decoded, examples

@@ -12,7 +12,7 @@ from agr.report.claims.wording import described, measure_title, numbers_of
 from agr.report.figures import encoded
 from agr.report.findings import Findings, provenance, summary
 from agr.report.formats import Sheet
-from agr.report.html import ClaimView, Figure, HtmlTable, Page
+from agr.report.html.contract import ClaimView, Figure, HtmlTable, Page
 from agr.report.html.gallery import examples_of
 from agr.report.html.plotly_data import charts_of
 from agr.report.numbers import Number, TableCell

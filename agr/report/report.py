@@ -21,7 +21,8 @@ from agr.report.formats import (
     pipe_table,
     write_texts,
 )
-from agr.report.html import HtmlTable, render
+from agr.report.html.contract import HtmlTable
+from agr.report.html.render import render
 from agr.report.numbers import MARKDOWN
 from agr.report.page import build_page, further
 from agr.report.pairwise import differences_frame

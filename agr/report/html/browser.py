@@ -12,7 +12,6 @@ from agr.report.html.contract import Example
 from agr.report.html.escapes import compact, size
 from agr.report.html.images import Pictures, fit, key_of
 
-
 KINDS = ("groups", "images", "norms", "attacks", "sources", "networks", "facts")
 
 
