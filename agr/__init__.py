@@ -8,6 +8,7 @@ From Python, without a config, a suite or a file:
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,16 +17,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["load_attack", "tune"]
+MODULES = {"load_attack": "agr.attacks.build", "tune": "agr.models.tuning"}
 
 
 def __getattr__(name: str) -> Any:
     """Import the public names on first use: `import agr` alone loads neither torch nor Hydra."""
-    if name == "load_attack":
-        from agr.attacks.build import load_attack
-
-        return load_attack
-    if name == "tune":
-        from agr.models.tuning import tune
-
-        return tune
-    raise AttributeError(f"module 'agr' has no attribute {name!r}")
+    if name not in MODULES:
+        raise AttributeError(f"module 'agr' has no attribute {name!r}")
+    return getattr(import_module(MODULES[name]), name)

@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agr.report.html import Chart, ClaimView, Example, Figure, HtmlTable, Page, TargetPrediction
+from agr.report.html.contract import (
+    Chart,
+    ClaimView,
+    Example,
+    Figure,
+    HtmlTable,
+    Page,
+    TargetPrediction,
+)
 from agr.report.numbers import Number, TableCell
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agr.report.html import Example, HtmlTable, Page, render
 from agr.report.html import images as image_room
+from agr.report.html.contract import Example, HtmlTable, Page
 from agr.report.html.escapes import json_value, shipped, size
-from agr.report.html.render import grid
+from agr.report.html.render import grid, render
 from agr.report.numbers import MARKDOWN, PLAIN, TEX, Number, TableCell, printed
 from agr.utils.errors import ConfigError
 from tests.browser import a_page, decoded, examples
@@ -193,8 +193,7 @@ def some() -> list[Example]:
 def weights(some: list[Example]) -> list[int]:
     """What all pictures weigh, step by step."""
     factors = image_room.factors_of(some)
-    with image_room.ThreadPoolExecutor(2) as pool:
-        every = [image_room._encode(some, factors, s, pool) for s in image_room.ENCODINGS]
+    every = [image_room._encode(some, factors, s) for s in image_room.ENCODINGS]
     return [image_room.weight(pictures) for pictures in every]
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agr.report.html import Example, Page, render
+from agr.report.html.contract import Example, Page
 from agr.report.html.escapes import size
+from agr.report.html.render import render
 from agr.report.perturbations import scaled
 from tests.browser import HOSTILE, NEGATIVE, a_page, chromium, decoded, examples, opened, table
 

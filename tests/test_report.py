@@ -18,8 +18,9 @@ from scipy import stats
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.report.html import HtmlTable, render
+from agr.report.html.contract import HtmlTable
 from agr.report.html.gallery import SAMPLE, examples_of
+from agr.report.html.render import render
 from agr.report.numbers import printed
 from agr.report.outcomes import Outcomes
 from agr.report.page import build_page, gather

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from agr.jobs.launcher import Launcher, executor_of
 from agr.jobs.slurm_job import Job
@@ -39,19 +39,6 @@ POLLS = 2  # in a row that must find a job over: one that is requeued may seem s
 GLANCE = 2.0  # seconds between checks for results, which cost the cluster nothing
 AGAIN, OFTEN, SELDOM = 3.0, 5.0, 30.0  # seconds between questions to Slurm
 GRACE = 20.0  # seconds for processes of this machine to write what is finished
-
-
-class JobPool(Protocol):
-    """Jobs that run somewhere."""
-
-    def begin(self, tasks: Sequence[Task]) -> None:
-        """Submit what isn't on its way already, and say so. Raises ConfigError."""
-
-    def ended(self, tasks: Sequence[Task]) -> list[Task]:
-        """Poll once, and return the tasks whose jobs have ended."""
-
-    def leave(self, tasks: Sequence[Task]) -> None:
-        """Stop waiting for `tasks`, as the user asks."""
 
 
 class SlurmJobPool:
@@ -271,3 +258,6 @@ def _cores() -> int:
     """Number of cores that this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+JobPool: TypeAlias = SlurmJobPool | LocalJobPool

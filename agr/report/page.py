@@ -14,7 +14,7 @@ from agr.report.claims.page import LEGEND, Verdicts, judge_claims
 from agr.report.claims.wording import Compared, described, measure_title, numbers_of
 from agr.report.figures import Drawing, encoded
 from agr.report.formats import Sheet
-from agr.report.html import ClaimView, Figure, HtmlTable, Page
+from agr.report.html.contract import ClaimView, Figure, HtmlTable, Page
 from agr.report.html.gallery import examples_of
 from agr.report.html.plotly_data import charts_of
 from agr.report.leaderboard import leaderboard_sheets

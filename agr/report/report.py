@@ -20,7 +20,7 @@ from agr.report.formats import (
     pipe_table,
     write_texts,
 )
-from agr.report.html import render
+from agr.report.html.render import render
 from agr.report.numbers import MARKDOWN
 from agr.report.page import Findings, build_page, further, provenance, summary
 from agr.report.pairwise import differences_frame

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -50,21 +49,9 @@ class Drawing:
         self.names = outcomes.titles()
         self.styles: Mapping[str, AttackStyle] = attack_styles(self.cells, self.names)
         self.norms = list(dict.fromkeys(norm for norm, *_ in outcomes.cells))
-
-    @cached_property
-    def steps(self) -> pd.DataFrame:
-        """The frame of series.by_step."""
-        return series.by_step(self.outcomes)
-
-    @cached_property
-    def matrix(self) -> pd.DataFrame:
-        """The frame of series.matrix."""
-        return series.matrix(self.outcomes)
-
-    @cached_property
-    def frontier(self) -> pd.DataFrame:
-        """The frame of series.frontier."""
-        return series.frontier(self.outcomes)
+        self.steps = series.by_step(outcomes)
+        self.matrix = series.matrix(outcomes)
+        self.frontier = series.frontier(outcomes)
 
     def figures(self) -> Iterator[Drawn]:
         """Every figure that the records have numbers for, in the paper's order."""
@@ -101,7 +88,7 @@ class Drawing:
             f"Figure {ASR_FIGURE[norm]}: white-box ASR against step, {self._budget(norm)}",
             f"The share of at most {n} of which each iterate fools its source (Wilson {bands}). "
             "Dashed: attacks with a stop.",
-            draw.asr_by_step(mine, self.styles, self.names),
+            draw.by_step(mine, self.styles, self.names, series.RATE, "white-box ASR, %"),
             mine[[*series.PLACE, "step", "n", *series.RATE]],
         )
         two = self._models(mine)
@@ -110,7 +97,7 @@ class Drawing:
             f"Figure {COSINE_FIGURE[norm]}: cosine similarity of clean image and iterate, "
             f"{self._budget(norm)}",
             f"Means over at most {n} (bootstrap {bands}). A stopped image stays as it is.",
-            draw.cosine_by_step(two, self.styles, self.names),
+            draw.by_step(two, self.styles, self.names, series.COSINE, "cosine similarity"),
             two[[*series.PLACE, "step", "n", *series.COSINE]],
         )
 

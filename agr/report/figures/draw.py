@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from agr.report.figures.style import AttackStyle, legend, new
+from agr.report.figures.style import AttackStyle, legend
 from agr.report.perturbations import RgbArray
 
 Styles = Mapping[str, AttackStyle]
@@ -20,20 +20,10 @@ Names = Mapping[str, str]
 HEAT = "cividis"  # the same to all eyes, and in grey
 
 
-def asr_by_step(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
-    """White-box ASR against step, a panel per source (Figures 3 and 5)."""
-    return _by_step(frame, styles, names, ("asr", "low", "high"), "white-box ASR, %")
-
-
-def cosine_by_step(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
-    """Cosine similarity against step, a panel per source (Figures 4 and 6)."""
-    columns = ("cosine", "cosine_low", "cosine_high")
-    return _by_step(frame, styles, names, columns, "cosine similarity")
-
-
-def _by_step(
+def by_step(
     frame: pd.DataFrame, styles: Styles, names: Names, columns: Sequence[str], title: str
 ) -> Figure:
+    """Draw a mean and its interval (`columns`) against step, a panel per source."""
     sources = list(dict.fromkeys(frame["source"]))
     figure, panels = _panels(len(sources))
     for panel, source in zip(panels, sources, strict=True):
@@ -51,7 +41,7 @@ def _by_step(
 def over_eps(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
     """ASR against eps: white-box above and mean transfer below, a column per source."""
     sources = list(dict.fromkeys(frame["source"]))
-    figure = new(max(4.0, 2.7 * len(sources)), 4.6)
+    figure = Figure(figsize=(max(4.0, 2.7 * len(sources)), 4.6))
     grid = figure.subplots(2, len(sources), squeeze=False, sharex=True, sharey=True)
     kinds = (("white_box", "white-box ASR, %"), ("transfer", "mean transfer, %"))
     for row, (kind, title) in zip(grid, kinds, strict=True):
@@ -103,7 +93,7 @@ def matrix(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
 def frontier(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
     """Transfer against size of the perturbation, a point per attack, a panel per norm."""
     norms = list(dict.fromkeys(frame["norm"]))
-    figure = new(max(4.5, 4.0 * len(norms)), 3.6)
+    figure = Figure(figsize=(max(4.5, 4.0 * len(norms)), 3.6))
     panels = list(figure.subplots(1, len(norms), squeeze=False, sharey=True)[0])
     for panel, norm in zip(panels, norms, strict=True):
         for row in frame[frame["norm"] == norm].to_dict("records"):
@@ -132,7 +122,7 @@ def distributions(steps: pd.DataFrame, sizes: pd.DataFrame, styles: Styles, name
     """Draw the steps that images needed and the sizes of their perturbations, a row per norm."""
     norms = list(dict.fromkeys(sizes["norm"]))
     attacks = [attack for attack in styles if (sizes["attack"] == attack).any()]
-    figure = new(7.2, (0.9 + 0.22 * len(attacks)) * len(norms))
+    figure = Figure(figsize=(7.2, (0.9 + 0.22 * len(attacks)) * len(norms)))
     grid = figure.subplots(len(norms), 2, squeeze=False, sharey="row")
     for (left, right), norm in zip(grid, norms, strict=True):
         _needed(left, steps[steps["norm"] == norm], attacks)
@@ -181,7 +171,7 @@ def pictures(rows: Sequence[tuple[str, Sequence[RgbArray], Sequence[str]]], gain
     """
     blocks = 2 if len(rows) > 4 else 1
     lines = -(-len(rows) // blocks)
-    figure = new(4.2 * blocks, 1.75 * lines + 0.3)
+    figure = Figure(figsize=(4.2 * blocks, 1.75 * lines + 0.3))
     grid = figure.subplots(lines, 3 * blocks, squeeze=False)
     for panel in grid.flat:
         panel.set_axis_off()
@@ -205,7 +195,7 @@ def _panels(
     """Panels of one size, at most three in a row."""
     across = min(3, max(1, many))
     down = -(-max(1, many) // across)
-    figure = new(max(4.2, width * across), height * down + 0.5)
+    figure = Figure(figsize=(max(4.2, width * across), height * down + 0.5))
     grid = figure.subplots(down, across, squeeze=False, sharex=share, sharey=share)
     panels = list(grid.flat)
     for panel in panels[many:]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from agr.config.cell import Cell
 from agr.utils.hashing import digest
@@ -85,15 +86,8 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new(width: float, height: float) -> Figure:
-    """An empty figure, inches; no window and no state of pyplot's."""
-    return Figure(figsize=(width, height))
-
-
 def legend(figure: Figure, shown: Sequence[AttackStyle]) -> None:
     """One legend for all panels, below them."""
-    from matplotlib.lines import Line2D
-
     lines = [Line2D([], [], **style.line()) for style in shown]
     across = max(1, int(figure.get_figwidth() / 1.45))
     figure.legend(handles=lines, loc="outside lower center", ncols=min(across, len(lines)))

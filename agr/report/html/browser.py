@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from agr.report.html.contract import Example
 from agr.report.html.escapes import compact, size
 from agr.report.html.images import Pictures, fit, key_of
 
-
-class Names:
-    """Texts, and their numbers in order of first use."""
-
-    def __init__(self) -> None:
-        self.known: dict[Any, int] = {}
-
-    def number(self, name: Any) -> int:
-        """The number of a name."""
-        return self.known.setdefault(name, len(self.known))
-
-
-class Index:
-    """All names of some examples."""
-
-    def __init__(self) -> None:
-        self.groups, self.images, self.norms = Names(), Names(), Names()
-        self.attacks, self.sources, self.networks, self.facts = Names(), Names(), Names(), Names()
+KINDS = ("groups", "images", "norms", "attacks", "sources", "networks", "facts")
 
 
 def browser(
@@ -43,52 +28,39 @@ def data(
     examples: Sequence[Example], pictures: Pictures | None, classes: Mapping[int, str]
 ) -> dict[str, Any]:
     """The browser's data; without pictures to see how long the rest is."""
-    index = Index()
-    rows = [
-        [*_names(index, s), *_pair(pictures, i), *_told(index, s)] for i, s in enumerate(examples)
-    ]
+    # Of each kind, names and their numbers in order of first use.
+    index: dict[str, dict[Any, int]] = {kind: defaultdict(count().__next__) for kind in KINDS}
+    rows = []
+    for i, s in enumerate(examples):
+        pair = [pictures.differences[i], pictures.adversarials[i]] if pictures else ["", ""]
+        names = [index["sources"][s.group, s.source], index["images"][key_of(s)]]
+        names += [index["norms"][s.norm], index["attacks"][s.attack]]
+        facts = [[index["facts"][name], text] for name, text in s.facts.items()]
+        rows.append([*names, *pair, _answers(s, index["networks"]), facts])
     labels = {key_of(s): s.label for s in examples}
     return {
         "examples": rows,
         "images": [
-            [index.groups.number(g), i, labels[g, i], pictures.cleans[g, i] if pictures else ""]
-            for g, i in index.images.known
+            [index["groups"][g], i, labels[g, i], pictures.cleans[g, i] if pictures else ""]
+            for g, i in index["images"]
         ],
-        "sources": [[index.groups.number(g), name] for g, name in index.sources.known],
-        "norms": [[n, pictures.factors[n] if pictures else 1] for n in index.norms.known],
-        "groups": list(index.groups.known),
-        "attacks": list(index.attacks.known),
-        "networks": list(index.networks.known),
-        "facts": list(index.facts.known),
+        "sources": [[index["groups"][g], name] for g, name in index["sources"]],
+        "norms": [[n, pictures.factors[n] if pictures else 1] for n in index["norms"]],
+        **{kind: list(index[kind]) for kind in ("groups", "attacks", "networks", "facts")},
         "classes": {str(c): name for c, name in classes.items() if c in _classes(examples)},
         "words": _words(pictures) if pictures else "",
     }
 
 
-def _names(index: Index, example: Example) -> list[int]:
-    index.groups.number(example.group)
+def _answers(example: Example, networks: dict[str, int]) -> list[list[Any]]:
+    """Return the predictions of each target."""
     return [
-        index.sources.number((example.group, example.source)),
-        index.images.number(key_of(example)),
-        index.norms.number(example.norm),
-        index.attacks.number(example.attack),
-    ]
-
-
-def _pair(pictures: Pictures | None, i: int) -> list[str]:
-    return [pictures.differences[i], pictures.adversarials[i]] if pictures else ["", ""]
-
-
-def _told(index: Index, example: Example) -> list[Any]:
-    """Return the predictions of each target, and the facts."""
-    answers = [
         [
-            *(index.networks.number(name), a.clean_pred, _confidence(a.clean_conf)),
+            *(networks[name], a.clean_pred, _confidence(a.clean_conf)),
             *(a.adv_pred, _confidence(a.adv_conf), int(a.success)),
         ]
         for name, a in example.answers.items()
     ]
-    return [answers, [[index.facts.number(name), text] for name, text in example.facts.items()]]
 
 
 def _confidence(value: float) -> float | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from agr.config.cell import Cell
 from agr.records.store import Records, image_of
-from agr.report.html import Example, TargetPrediction
+from agr.report.html.contract import Example, TargetPrediction
 from agr.report.outcomes import Outcomes
 from agr.report.perturbations import RgbArray
 from agr.report.rates import budget_title
@@ -31,22 +32,19 @@ def examples_of(outcomes: Outcomes) -> list[Example]:
         if Records(cell.folder).part_files("adversarials"):
             groups.setdefault(cell.group_name or cell.source, []).append(cell)
     names = outcomes.titles()
-    clean: dict[tuple[str, str], RgbArray] = {}
     found: list[Example] = []
     for i, (group, cells) in enumerate(groups.items()):
         mine = SAMPLE // len(groups) + (i < SAMPLE % len(groups))
+        clean: dict[str, RgbArray] = {}
         for cell in cells:
             found += _examples(cell, group, mine, clean, names)
     return found
 
 
 def _examples(
-    cell: Cell,
-    group: str,
-    many: int,
-    clean: dict[tuple[str, str], RgbArray],
-    names: Mapping[str, str],
+    cell: Cell, group: str, many: int, clean: dict[str, RgbArray], names: Mapping[str, str]
 ) -> Iterator[Example]:
+    """The first images of a cell with what all targets said; `clean` images are shared by id."""
     records = Records(cell.folder)
     positions = set(sorted(records.positions("adversarials"))[:many])
     rows = records.read("rows", COLUMNS)
@@ -54,45 +52,26 @@ def _examples(
     by_position: dict[Any, list[Any]] = {
         p: mine.to_dict("records") for p, mine in rows.groupby("position")
     }
-    for some in records.saved_images(positions):
-        for saved in some:
-            mine = by_position.get(saved["position"], [])
-            if mine:
-                key = (group, saved["image_id"])
-                clean.setdefault(key, image_of(saved, "clean_pixels"))
-                yield _example(cell, group, names, (clean[key], image_of(saved)), mine)
-
-
-def _example(
-    cell: Cell,
-    group: str,
-    names: Mapping[str, str],
-    images: tuple[RgbArray, RgbArray],
-    rows: list[Any],
-) -> Example:
-    """One image with what all targets said of it."""
-    first, c = rows[0], cell.config
-    return Example(
-        image_id=first["image_id"],
-        label=int(first["label"]),
-        group=group,
-        norm=budget_title(cell),
-        attack=names[c.attack.name],
-        source=names[cell.source],
-        clean=images[0],
-        adversarial=images[1],
-        facts=_facts(first),
-        answers={
-            names[row["target"]]: TargetPrediction(
-                int(row["clean_pred"]),
-                float(row["clean_conf"]),
-                int(row["adv_pred"]),
-                float(row["adv_conf"]),
-                bool(row["success"]),
-            )
-            for row in rows
-        },
-    )
+    for saved in chain.from_iterable(records.saved_images(positions)):
+        answers = by_position.get(saved["position"])
+        if answers is None:
+            continue
+        first = answers[0]
+        yield Example(
+            image_id=first["image_id"],
+            label=first["label"],
+            group=group,
+            norm=budget_title(cell),
+            attack=names[cell.config.attack.name],
+            source=names[cell.source],
+            clean=clean.setdefault(first["image_id"], image_of(saved, "clean_pixels")),
+            adversarial=image_of(saved),
+            facts=_facts(first),
+            answers={
+                names[row["target"]]: TargetPrediction(*map(row.get, TargetPrediction._fields))
+                for row in answers
+            },
+        )
 
 
 def _facts(row: dict[str, Any]) -> dict[str, str]:

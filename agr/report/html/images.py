@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -64,12 +64,11 @@ def key_of(example: Example) -> ImageKey:
 
 def factors_of(examples: Sequence[Example]) -> dict[str, int]:
     """One factor for all examples of a norm, so that attacks can be compared by eye."""
-    norms = dict.fromkeys(s.norm for s in examples)
-    return {norm: common_factor(_pairs([s for s in examples if s.norm == norm])) for norm in norms}
-
-
-def _pairs(examples: Sequence[Example]) -> list[tuple[Any, Any]]:
-    return [(example.clean, example.adversarial) for example in _spread(examples, COUNTED)]
+    factors = {}
+    for norm in dict.fromkeys(s.norm for s in examples):
+        some = _spread([s for s in examples if s.norm == norm], COUNTED)
+        factors[norm] = common_factor((s.clean, s.adversarial) for s in some)
+    return factors
 
 
 def _spread(examples: Sequence[Example], most: int) -> list[Example]:
@@ -93,42 +92,44 @@ def encoded(pixels: np.ndarray[Any, Any], encoding: Encoding, shrink: Image.Resa
     return out.getvalue()
 
 
-def photo(pixels: np.ndarray[Any, Any], encoding: Encoding) -> bytes:
-    """A clean or an adversarial image; shrinking takes means."""
-    return encoded(pixels, encoding, Image.Resampling.BOX)
+def _encoders(
+    factors: dict[str, int], encoding: Encoding
+) -> tuple[Callable[[Example], bytes], ...]:
+    """Return encoders of adversarial image, perturbation and clean image.
 
-
-def change(example: Example, factor: int, encoding: Encoding) -> bytes:
-    """A perturbation; shrinking takes single pixels, since means would hide how strong it is."""
-    return encoded(
-        scaled(example.clean, example.adversarial, factor), encoding, Image.Resampling.NEAREST
+    Shrinking takes means, of a perturbation single pixels: means would hide how strong it is.
+    """
+    box, nearest = Image.Resampling.BOX, Image.Resampling.NEAREST
+    return (
+        lambda s: encoded(s.adversarial, encoding, box),
+        lambda s: encoded(scaled(s.clean, s.adversarial, factors[s.norm]), encoding, nearest),
+        lambda s: encoded(s.clean, encoding, box),
     )
 
 
 def fit(examples: Sequence[Example], most_bytes: int) -> Pictures:
     """Encode all examples within `most_bytes`: of less quality, then smaller, then fewer."""
     factors = factors_of(examples)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for encoding in ENCODINGS:
-            if _estimate(examples, factors, encoding, pool) > most_bytes:
-                continue
-            pictures = _encode(examples, factors, encoding, pool)
-            if weight(pictures) <= most_bytes:
-                return pictures
-        return _fewer(examples, factors, most_bytes, pool)
+    for encoding in ENCODINGS:
+        if _estimate(examples, factors, encoding) > most_bytes:
+            continue
+        pictures = _encode(examples, factors, encoding)
+        if weight(pictures) <= most_bytes:
+            return pictures
+    return _fewer(examples, factors, most_bytes)
 
 
-def _fewer(
-    examples: Sequence[Example], factors: dict[str, int], most_bytes: int, pool: ThreadPoolExecutor
-) -> Pictures:
+def _fewer(examples: Sequence[Example], factors: dict[str, int], most_bytes: int) -> Pictures:
     """The first images of each group with all their examples, in the smallest size."""
-    images = _images(examples)
-    at_least = _estimate(examples, factors, ENCODINGS[-1], pool)
-    per_group = max(len(ids) for ids in images.values())
+    images: dict[str, list[str]] = {}
+    for group, image_id in dict.fromkeys(map(key_of, examples)):
+        images.setdefault(group, []).append(image_id)
+    at_least = _estimate(examples, factors, ENCODINGS[-1])
+    per_group = max(map(len, images.values()))
     kept = min(per_group - 1, int(per_group * most_bytes / at_least))
     while kept > 0:
         few = [s for s in examples if s.image_id in images[s.group][:kept]]
-        pictures = _encode(few, factors, ENCODINGS[-1], pool)
+        pictures = _encode(few, factors, ENCODINGS[-1])
         if weight(pictures) <= most_bytes:
             out = len({key_of(s) for s in examples}) - len(pictures.cleans)
             return pictures._replace(images_left_out=out)
@@ -141,53 +142,32 @@ def _fewer(
     )
 
 
-def _images(examples: Sequence[Example]) -> dict[str, list[str]]:
-    """The image ids of each group, in their order."""
-    found: dict[str, dict[str, None]] = {}
-    for example in examples:
-        found.setdefault(example.group, {})[example.image_id] = None
-    return {group: list(ids) for group, ids in found.items()}
+def _in_threads(encode: Callable[[Example], bytes], some: Iterable[Example]) -> list[bytes]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(encode, some))
 
 
-def _estimate(
-    examples: Sequence[Example],
-    factors: dict[str, int],
-    encoding: Encoding,
-    pool: ThreadPoolExecutor,
-) -> int:
+def _estimate(examples: Sequence[Example], factors: dict[str, int], encoding: Encoding) -> int:
     """About how many bytes all pictures are, from some of them."""
     some = _spread(examples, TRIED)
-    sizes = sum(pool.map(lambda s: _bytes_of(s, factors[s.norm], encoding), some))
-    cleans = sum(pool.map(lambda s: len(photo(s.clean, encoding)), some))
-    images = len({key_of(s) for s in examples})
-    per_shot, per_image = sizes / len(some), cleans / len(some)
-    return int(MARGIN * BASE64 * (per_shot * len(examples) + per_image * images))
-
-
-def _bytes_of(example: Example, factor: int, encoding: Encoding) -> int:
-    return len(photo(example.adversarial, encoding)) + len(change(example, factor, encoding))
-
-
-def _encode(
-    examples: Sequence[Example],
-    factors: dict[str, int],
-    encoding: Encoding,
-    pool: ThreadPoolExecutor,
-) -> Pictures:
-    def all_of(encode: Callable[[Example], bytes], some: Sequence[Example]) -> list[str]:
-        return [base64.b64encode(data).decode() for data in pool.map(encode, some)]
-
-    one_each = {key_of(s): s for s in reversed(examples)}
-    cleans = all_of(lambda s: photo(s.clean, encoding), list(one_each.values()))
-    return Pictures(
-        examples=examples,
-        adversarials=all_of(lambda s: photo(s.adversarial, encoding), examples),
-        differences=all_of(lambda s: change(s, factors[s.norm], encoding), examples),
-        cleans=dict(zip(one_each, cleans, strict=True)),
-        factors=factors,
-        encoding=encoding,
-        images_left_out=0,
+    adversarials, differences, cleans = (
+        sum(map(len, _in_threads(encode, some))) / len(some)
+        for encode in _encoders(factors, encoding)
     )
+    images = len({key_of(s) for s in examples})
+    return int(MARGIN * BASE64 * ((adversarials + differences) * len(examples) + cleans * images))
+
+
+def _encode(examples: Sequence[Example], factors: dict[str, int], encoding: Encoding) -> Pictures:
+    one_each = {key_of(s): s for s in reversed(examples)}
+    adversarials, differences, cleans = (
+        [base64.b64encode(data).decode() for data in _in_threads(encode, some)]
+        for encode, some in zip(
+            _encoders(factors, encoding), (examples, examples, one_each.values()), strict=True
+        )
+    )
+    cleans_by_key = dict(zip(one_each, cleans, strict=True))
+    return Pictures(examples, adversarials, differences, cleans_by_key, factors, encoding, 0)
 
 
 def weight(pictures: Pictures) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from agr.report.figures import Drawing
 from agr.report.figures.style import AttackStyle
-from agr.report.html import Chart, HtmlTable
+from agr.report.html.contract import Chart, HtmlTable
 from agr.report.numbers import Number, TableCell
 
 Trace = dict[str, Any]
@@ -40,24 +40,21 @@ def _frontier(drawing: Drawing) -> Chart:
             trace[f"error_{axis}"] = {"array": [ends[0]], "arrayminus": [ends[1]], "thickness": 1}
         traces.append(trace | _styled(style, panel, first=panel == 0))
     titles = [drawing.names[norm] for norm in norms]
-    return Chart(
+    rows: list[list[TableCell]] = [
+        [
+            *(drawing.names[row["norm"]], drawing.styles[row["attack"]].title),
+            *(_with_interval(row, "rel_l2", ".4g"), _with_interval(row, "transfer", ".1f")),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    return _chart(
         "chart-frontier",
         "Transfer against size of the perturbation",
         "One point per attack: mean relative norm across, mean transfer upwards, with 95 % "
         "intervals. Hollow: attacks with a stop.",
         {"data": traces, "layout": _layout(titles, "mean ‖v‖₂/‖x‖₂", "mean transfer, %")},
-        _numbers(
-            "chart-frontier",
-            "Transfer against size of the perturbation",
-            ["norm", "attack", "mean ‖v‖₂/‖x‖₂", "mean transfer, %"],
-            [
-                [
-                    *(drawing.names[row["norm"]], drawing.styles[row["attack"]].title),
-                    *(_with_interval(row, "rel_l2", ".4g"), _with_interval(row, "transfer", ".1f")),
-                ]
-                for row in frame.to_dict("records")
-            ],
-        ),
+        ["norm", "attack", "mean ‖v‖₂/‖x‖₂", "mean transfer, %"],
+        rows,
     )
 
 
@@ -71,23 +68,20 @@ def _steps(drawing: Drawing, norm: str) -> Chart:
         trace |= {"mode": "lines+markers", "line": {"dash": "dash" if style.stopped else "solid"}}
         traces.append(trace | _styled(style, panel, first=panel == 0))
     titles = [drawing.names[source] for source in sources]
-    return Chart(
+    rows: list[list[TableCell]] = [
+        [
+            *(drawing.names[row["source"]], drawing.styles[row["attack"]].title),
+            *(Number(row["step"], "d"), Number(row["asr"])),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    return _chart(
         f"chart-steps-{norm}",
         f"White-box ASR against step, {drawing.names[norm]}",
         "One panel per source, one line per attack. Dashed: attacks with a stop.",
         {"data": traces, "layout": _layout(titles, "step", "white-box ASR, %")},
-        _numbers(
-            f"chart-steps-{norm}",
-            f"White-box ASR against step, {drawing.names[norm]}",
-            ["source", "attack", "step", "white-box ASR, %"],
-            [
-                [
-                    *(drawing.names[row["source"]], drawing.styles[row["attack"]].title),
-                    *(Number(row["step"], "d"), Number(row["asr"])),
-                ]
-                for row in frame.to_dict("records")
-            ],
-        ),
+        ["source", "attack", "step", "white-box ASR, %"],
+        rows,
     )
 
 
@@ -100,52 +94,45 @@ def _matrix(drawing: Drawing, norm: str) -> Chart:
     traces = []
     for panel, attack in enumerate(attacks):
         mine = frame[frame["attack"] == attack].set_index(["source", "target"])
+        known = mine.to_dict("index")
         places = [[(s, t) for t in targets] for s in sources]
-        known = {place: mine.loc[place] for row in places for place in row if place in mine.index}
         trace: Trace = {
             "z": [[_rounded(known.get(place)) for place in row] for row in places],
-            "text": [
-                [_said(place, known.get(place), drawing.names) for place in r] for r in places
-            ],
-        }
-        trace |= {
+            "text": [[_said(place, known.get(place), names) for place in row] for row in places],
             "type": "heatmap",
             "hoverinfo": "text",
             "name": escape(drawing.styles[attack].title),
-        }
-        trace |= {
             "x": [escape(names[t]) for t in targets],
             "y": [escape(names[s]) for s in sources],
         }
         trace |= {"zmin": 0, "zmax": 100, "colorscale": "Cividis", "showscale": panel == 0}
         traces.append(trace | _axes(panel))
     layout = _layout([drawing.styles[a].title for a in attacks], "", "", reverse=True)
-    return Chart(
+    rows: list[list[TableCell]] = [
+        [
+            *(drawing.styles[row["attack"]].title, names[row["source"]], names[row["target"]]),
+            *(Number(row["asr"], interval=(row["low"], row["high"])), Number(row["n"], "d")),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    return _chart(
         f"chart-transfer-{norm}",
-        f"Transfer between networks, {drawing.names[norm]}",
+        f"Transfer between networks, {names[norm]}",
         "ASR in percent, a panel per attack: sources down, targets across.",
         {"data": traces, "layout": layout},
-        _numbers(
-            f"chart-transfer-{norm}",
-            f"Transfer between networks, {names[norm]}",
-            ["attack", "source", "target", "ASR, %", "n"],
-            [
-                [
-                    *(drawing.styles[row["attack"]].title, names[row["source"]]),
-                    *(names[row["target"]], Number(row["asr"], interval=(row["low"], row["high"]))),
-                    Number(row["n"], "d"),
-                ]
-                for row in frame.to_dict("records")
-            ],
-        ),
+        ["attack", "source", "target", "ASR, %", "n"],
+        rows,
     )
 
 
-def _numbers(name: str, title: str, header: list[str], rows: list[list[TableCell]]) -> HtmlTable:
-    """Return the table below a chart."""
+def _chart(
+    name: str, title: str, caption: str, plotly: Trace, header: list[str], rows: list[Any]
+) -> Chart:
+    """Return a chart with the table below it."""
     notes = [f"the first {MOST_ROWS} of {len(rows):,} points"] if len(rows) > MOST_ROWS else []
-    caption = f"Numbers of the chart “{title}”"
-    return HtmlTable(f"{name}-numbers", caption, header, rows[:MOST_ROWS], notes)
+    below = f"Numbers of the chart “{title}”"
+    numbers = HtmlTable(f"{name}-numbers", below, header, rows[:MOST_ROWS], notes)
+    return Chart(name, title, caption, plotly, numbers)
 
 
 def _with_interval(row: Mapping[Any, Any], name: str, form: str) -> Number:

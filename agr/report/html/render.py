@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from agr.report.html import escapes
 from agr.report.html.browser import browser
-from agr.report.html.contract import ClaimView, HtmlTable, Page
+from agr.report.html.contract import HtmlTable, Page
 from agr.report.numbers import Number, TableCell, printed
 from agr.utils.errors import ConfigError
 
@@ -87,7 +87,7 @@ def _filled(page: Page, examples: dict[str, Any] | None) -> str:
     return _environment().get_template("page.html.j2").render(
         page=page,
         sections=[(name, title) for name, title in SECTIONS if _has(page, name)],
-        columns=_columns(page.claims),
+        columns=list(dict.fromkeys(c for claim in page.claims for c in claim.verdicts)),
         examples=examples,
         script=script,
         style=escapes.own("style.css"),
@@ -123,11 +123,6 @@ def _has(page: Page, section: str) -> bool:
     """Return whether a section has content."""
     content = {"browser": page.examples, "provenance": True}
     return bool(content.get(section) or getattr(page, section, ()))
-
-
-def _columns(claims: Sequence[ClaimView]) -> list[str]:
-    """The columns of the grid of verdicts, in order of first use."""
-    return list(dict.fromkeys(column for claim in claims for column in claim.verdicts))
 
 
 def verdict(text: str | None) -> tuple[str, str, str]:
