@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 
 import agr.data.decode
 import agr.data.index
-import agr.data.loader
 import agr.evaluation.predictions
 from agr.config.cell import Cell
 from agr.config.schema import Geometry
@@ -152,7 +151,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, image_id: str) -> None:
             raise BadImage(f"{image_id}: no")
         return real(entry, geometry)
 
-    monkeypatch.setattr("agr.data.loader.load_image", load)
+    monkeypatch.setattr("agr.evaluation.images.load_image", load)
 
 
 def test_shards_that_choose_other_images_are_refused(
@@ -769,7 +768,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(entry.image_id)
         return real(entry, geometry)
 
-    monkeypatch.setattr(agr.data.loader, "load_image", load)
+    for user in ("agr.evaluation.images", "agr.data.cache"):
+        monkeypatch.setattr(f"{user}.load_image", load)
     return found
 
 

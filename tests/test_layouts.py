@@ -505,7 +505,7 @@ def test_indexing_needs_neither_torch_nor_timm_nor_scipy(tmp_path: Path) -> None
     standins.synset_folders(tmp_path, ITEMS)
     code = (
         "import sys; from agr.config.schema import Data, Suite;"
-        "from agr.data import cache, loader, manifest;"
+        "from agr.data import cache, manifest;"
         "suite = Suite(name='s', synsets='imagenet', groups={}, networks={});"
         f"assert manifest.read_manifest(Data(root={str(tmp_path)!r}), suite, 1000).entries;"
         "assert not {'torch', 'timm', 'torchvision', 'scipy'} & set(sys.modules)"

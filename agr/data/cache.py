@@ -22,7 +22,7 @@ import PIL
 from PIL import features
 
 from agr.config.schema import Geometry
-from agr.data.decode import Pixels
+from agr.data.decode import Pixels, load_image
 from agr.data.entries import Entry, Manifest
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.hashing import digest
@@ -78,6 +78,14 @@ class PixelCache:
             f"{len(self._rows):,} images of {self.geometry.size} px in {self.path.parent}"
         )
 
+    def load(self, entry: Entry) -> Pixels:
+        """Return the pixels of an image, decoded if they are not there. Raises BadImage."""
+        pixels = self.get(entry)
+        if pixels is None:
+            pixels = load_image(entry, self.geometry)
+            self.put(entry, pixels)
+        return pixels
+
     def get(self, entry: Entry) -> Pixels | None:
         """Return the pixels of an image, (3, H, W), or None if they are not there or damaged."""
         row = self._rows.get(entry.image_id)
@@ -97,8 +105,6 @@ class PixelCache:
         row = self._rows.get(entry.image_id)
         if row is None or self._file is None or not self._writable:
             return
-        if pixels.shape != self._shape or pixels.dtype != np.uint8:
-            raise ValueError(f"{pixels.shape} {pixels.dtype} is no image of {self._shape} uint8")
         content = pixels.tobytes()
         content += _checksum(entry, content)
         try:

@@ -1,4 +1,4 @@
-"""Decoding of image files into uint8 images of a geometry."""
+"""Decoding of image files into uint8 images of a geometry, by threads that are a little ahead."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import math
 import os
 import stat
 import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +33,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 # photograph is not that large.
 MOST_PIXELS = 89_478_485
 LARGEST = 1 << 28  # bytes of a file
+AHEAD = 64  # decoded images waiting at most: memory doesn't grow with the number of images
 MOST_RESIZED = 1 << 25  # pixels, 128 MB: at 341 px a side ratio of 288
 
 # Pillow's warnings of a file become a BadImage or don't matter (broken EXIF). Filters are the
@@ -59,6 +64,32 @@ def load_image(entry: Entry, geometry: Geometry) -> Pixels:
         kind = ChangedImage if isinstance(e, ChangedImage) else BadImage
         reason = _reason(e).replace(f"{entry.path.parent}/", "")
         raise kind(printable(f"{name}: {reason}")) from e
+
+
+def stream(
+    entries: Iterable[Entry], load: Callable[[Entry], Pixels], workers: int
+) -> Iterator[tuple[Entry, Pixels | BadImage]]:
+    """Yield each entry with its image, or with the error of its file, in the order given."""
+    entries = iter(entries)
+
+    def attempt(entry: Entry) -> Pixels | BadImage:
+        try:
+            return load(entry)
+        except BadImage as e:
+            return e
+
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[Entry, Future[Pixels | BadImage]]] = deque()
+        try:
+            for entry in islice(entries, AHEAD):
+                ahead.append((entry, pool.submit(attempt, entry)))
+            while ahead:
+                entry, future = ahead.popleft()
+                yield entry, future.result()
+                for following in islice(entries, 1):
+                    ahead.append((following, pool.submit(attempt, following)))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 # ---- reading ------------------------------------------------------------------------------------

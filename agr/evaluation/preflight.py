@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 
 from agr.config.cell import Cell
 from agr.config.schema import NetworkConfig
-from agr.data.decode import BadImage
+from agr.data.decode import BadImage, load_image, stream
 from agr.data.entries import Entry, Manifest
-from agr.data.loader import stream
 from agr.data.manifest import check_labels
 from agr.evaluation.capacity import Line, check_disk, check_memory, check_time, with_slots
 from agr.evaluation.determinism import device_of, load, settle
@@ -218,7 +218,7 @@ def _right(
 ) -> tuple[int, int]:
     """Count the images that the network has right, and all of them; bad files are noted."""
     right = n = 0
-    images = stream(sample, network.config.geometry, workers)
+    images = stream(sample, partial(load_image, geometry=network.config.geometry), workers)
     while batch := list(islice(images, width)):
         bad |= {entry.image_id: str(e) for entry, e in batch if isinstance(e, BadImage)}
         good = [(entry.label, x) for entry, x in batch if not isinstance(x, BadImage)]
