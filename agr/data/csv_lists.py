@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -58,7 +57,15 @@ def read_table(path: Path, snapshot: FileSnapshot) -> CsvTable:
     reader = csv.DictReader(io.StringIO(text))
     rows = []
     try:
-        _check_columns(list(reader.fieldnames or ()), needed, path)
+        names = list(reader.fieldnames or ())
+        for name in needed:
+            if name not in names:
+                raise ConfigError(
+                    f"{path} has no column {name}: its first line must name {' and '.join(needed)}"
+                )
+        for name in (*needed, *OPTIONAL):
+            if names.count(name) > 1:
+                raise ConfigError(f"{path} has the column {name} twice: take one away")
         for fields in reader:
             if None in fields:  # where DictReader puts fields that no column has
                 raise _WrongRow(
@@ -67,19 +74,10 @@ def read_table(path: Path, snapshot: FileSnapshot) -> CsvTable:
             rows.append(_nips_row(fields) if nips else _row(fields))
     except (csv.Error, _WrongRow) as e:
         raise ConfigError(f"{path} line {reader.line_num}: {first_line(e)}") from e
+    if not rows:
+        raise ConfigError(f"{path} names no image: check the path")
+    check_ids((row.image_id for row in rows), str(path))
     return CsvTable("NIPS 2017 csv" if nips else "csv", path, rows)
-
-
-def _check_columns(names: Sequence[str], needed: Sequence[str], path: Path) -> None:
-    """Raise ConfigError unless each needed column is there, and none that is read comes twice."""
-    for name in needed:
-        if name not in names:
-            raise ConfigError(
-                f"{path} has no column {name}: its first line must name {' and '.join(needed)}"
-            )
-    for name in (*needed, *OPTIONAL):
-        if names.count(name) > 1:
-            raise ConfigError(f"{path} has the column {name} twice: take one away")
 
 
 def images_of(table: CsvTable, root: Path, snapshot: FileSnapshot) -> list[ImageFile]:
@@ -98,7 +96,7 @@ def images_of(table: CsvTable, root: Path, snapshot: FileSnapshot) -> list[Image
         paths = _nips_paths(table, [above / "images", base, base / "images"], snapshot)
     # A hash is checked when the image is read: its file need not be looked at before.
     stats = [None if row.sha256 else look_at(p) for row, p in zip(table.rows, paths, strict=True)]
-    if paths and not any(stats) and not any(map(look_at, paths)):
+    if not any(stats) and not any(map(look_at, paths)):
         try:
             return _by_id(table, find_layout(base, snapshot))
         except ConfigError as e:
