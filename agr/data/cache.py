@@ -24,6 +24,7 @@ from PIL import features
 from agr.config.schema import Geometry
 from agr.data.decode import Pixels, load_image
 from agr.data.entries import Entry, Manifest
+from agr.data.snapshot import look_at
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.hashing import digest
 from agr.utils.text import format_bytes
@@ -66,10 +67,8 @@ class PixelCache:
     @property
     def used(self) -> int:
         """Bytes that the file takes on disk."""
-        try:
-            return self.path.stat().st_blocks * 512
-        except OSError:
-            return 0
+        found = look_at(self.path)
+        return found.st_blocks * 512 if found else 0
 
     def describe(self) -> str:
         """Return a line that announces the size of the cache."""

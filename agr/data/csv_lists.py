@@ -8,7 +8,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from agr.data.entries import NUMBER, SYNSET
+from agr.data.entries import NUMBER, is_class
 from agr.data.layouts import NIPS, ImageFile, Layout, check_ids, find_layout
 from agr.data.snapshot import FileSnapshot, look_at
 from agr.utils.errors import ConfigError, first_line
@@ -148,7 +148,7 @@ def _columns(text: str) -> list[str]:
 def _row(fields: dict[str, str]) -> CsvRow:
     name, label = fields["filename"], fields["label"]
     target, sha256 = fields.get("target") or None, (fields.get("sha256") or "").lower() or None
-    if not name or not all(_is_class(word) for word in (label, target or "0")):
+    if not name or not all(is_class(word or "") for word in (label, target or "0")):
         also = f", target {target!r}" if target else ""
         raise _WrongRow(f"{name!r}, label {label!r}{also}: give a file name and a class number")
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
@@ -164,10 +164,6 @@ def _nips_row(fields: dict[str, str]) -> CsvRow:
         if not word or not NUMBER.fullmatch(word) or int(word) < 1:
             raise _WrongRow(f"{name!r}, class {word!r}: give a number from 1 on")
     return CsvRow(name, name, str(int(label) - 1), target and str(int(target) - 1), None)
-
-
-def _is_class(word: str | None) -> bool:
-    return bool(word and (NUMBER.fullmatch(word) or SYNSET.fullmatch(word)))
 
 
 def _nips_paths(table: CsvTable, folders: list[Path], snapshot: FileSnapshot) -> list[Path]:

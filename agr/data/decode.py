@@ -153,7 +153,10 @@ def _decode(content: bytes, geometry: Geometry) -> Pixels:
         raise ValueError(f"{image.width} x {image.height} pixels are too narrow to be resized")
     if size != image.size:
         image = image.resize(size, RESAMPLING[geometry.interpolation])
-    return np.ascontiguousarray(np.asarray(_crop(image, geometry.size)).transpose(2, 0, 1))
+    side = geometry.size
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    image = image.crop((left, top, left + side, top + side))
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def _resized(size: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
@@ -163,8 +166,3 @@ def _resized(size: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
         return shorter, shorter
     longer = int(shorter * max(width, height) / min(width, height))
     return (shorter, longer) if width <= height else (longer, shorter)
-
-
-def _crop(image: Image.Image, size: int) -> Image.Image:
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return image.crop((left, top, left + size, top + size))

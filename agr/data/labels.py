@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agr.data.devkit import DEVKIT, META, TRUTH, read_devkit
-from agr.data.entries import NUMBER, SYNSET, RawLabels, id_of
+from agr.data.entries import NUMBER, SYNSET, RawLabels, id_of, is_class
 from agr.data.snapshot import FileSnapshot, absence
 from agr.utils.errors import ConfigError
 
@@ -201,7 +201,7 @@ def parse_val_txt(text: str, path: Path) -> RawLabels:
 
 def _add(labels: RawLabels, name: str, word: str, where: str) -> None:
     """Add an image's class to `labels`. Raises ConfigError for what is no class, or is twice."""
-    if not name or not (SYNSET.fullmatch(word) or NUMBER.fullmatch(word)):
+    if not name or not is_class(word):
         raise ConfigError(
             f"{where}: {name!r}, label {word!r}: give an image and its class, a number or a synset"
         )

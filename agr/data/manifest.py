@@ -29,11 +29,6 @@ class Comparison(NamedTuple):
     differing: int
     example: str | None  # the first that differs, or why the source can't be read
 
-    def __str__(self) -> str:
-        if self.differing:
-            return f"{self.source}: {self.differing} of {self.compared} differ, {self.example}"
-        return f"{self.source}: {self.example or f'agrees on {self.compared} images'}"
-
 
 def read_manifest(data: Data, suite: Suite, classes: int, keep: Path | None = None) -> Manifest:
     """Read the manifest of the images at `data.root`, in whichever known layout they are.

@@ -55,8 +55,11 @@ class Records:
         """Read run.json; None if there is none. Raises ConfigError for a damaged or older one."""
         try:
             content = json.loads(read_text(self.run_file))
-            version = content["schema_version"]
-            digest = content.pop("digest", None)
+            version, digest = content["schema_version"], content.pop("digest", None)
+            if version == SCHEMA_VERSION:
+                if digest != _digest(content):
+                    raise ValueError("its digest is another one")
+                return RunInfo.parse(content)
         except FileNotFoundError:
             if self.part_files("rows"):
                 raise ConfigError(
@@ -65,22 +68,12 @@ class Records:
                 ) from None
             return None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise self._damaged_run() from e
-        if version != SCHEMA_VERSION:
             raise ConfigError(
-                f"{self.run_file} has schema {version!r}, this program writes {SCHEMA_VERSION}: "
-                "use another outputs=… folder"
-            )
-        if digest != _digest(content):
-            raise self._damaged_run()
-        try:
-            return RunInfo.parse(content)
-        except TypeError as e:
-            raise self._damaged_run() from e
-
-    def _damaged_run(self) -> ConfigError:
-        return ConfigError(
-            f"{self.run_file} is damaged, or was edited: restore it, or move {self.folder} away"
+                f"{self.run_file} is damaged, or was edited: restore it, or move {self.folder} away"
+            ) from e
+        raise ConfigError(
+            f"{self.run_file} has schema {version!r}, this program writes {SCHEMA_VERSION}: "
+            "use another outputs=… folder"
         )
 
     def update_run(self, change: Callable[[RunInfo], None]) -> RunInfo:
