@@ -26,7 +26,7 @@ from filelock import SoftFileLease
 from numpy.typing import NDArray
 
 from agr.records.part_files import PartFile
-from agr.records.run_info import RunInfo
+from agr.records.run_info import RunInfo, parse_run
 from agr.records.schema import KEYS, NULLABLE, SCHEMA_VERSION, TABLES
 from agr.utils.errors import ConfigError
 from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole, read_text, write_json, write_named
@@ -59,7 +59,8 @@ class Records:
             if version == SCHEMA_VERSION:
                 if digest != _digest(content):
                     raise ValueError("its digest is another one")
-                return RunInfo.parse(content)
+                found: RunInfo = parse_run(content)
+                return found
         except FileNotFoundError:
             if self.part_files("rows"):
                 raise ConfigError(
@@ -212,13 +213,9 @@ class Records:
     # ---- reading ---------------------------------------------------------------------------------
 
     def read(self, kind: str = "rows", columns: list[str] | None = None) -> pd.DataFrame:
-        """Read all rows of a kind: "rows", "trace" or "adversarials". Raises Damaged."""
-        return self.table(kind, columns).to_pandas(types_mapper=NULLABLE.get)
+        """Read all rows of a kind: "rows", "trace" or "adversarials". Raises Damaged.
 
-    def table(self, kind: str = "rows", columns: list[str] | None = None) -> pa.Table:
-        """Read all rows of a kind as an Arrow table, in which unknown values are None.
-
-        Rows that overlapping shards made twice (bitwise the same) count once. Raises Damaged.
+        Rows that overlapping shards made twice (bitwise the same) count once.
         """
         columns = columns or TABLES[kind].names
         wanted = list(dict.fromkeys([*columns, *KEYS[kind]]))
@@ -228,7 +225,8 @@ class Records:
         tables += [part.read(wanted, trusting=trusting) for part in self.part_files(kind)]
         table = pa.concat_tables(tables)
         again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
-        return table.filter(pa.array(~again)).select(columns)
+        once = table.filter(pa.array(~again)).select(columns)
+        return once.to_pandas(types_mapper=NULLABLE.get)
 
     def saved_images(self, positions: set[int]) -> Iterator[list[dict[str, Any]]]:
         """Yield lists of rows of "adversarials" at `positions`. Raises Damaged."""
