@@ -10,6 +10,7 @@ import textwrap
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,9 @@ import pytest
 
 from agr.config.schema import Data, Geometry, Suite
 from agr.data import cache as cache_module
-from agr.data import loader as loader_module
 from agr.data.cache import PixelCache
-from agr.data.decode import BadImage, Pixels, load_image
+from agr.data.decode import BadImage, Pixels, load_image, stream
 from agr.data.entries import Entry, Manifest
-from agr.data.loader import stream
 from agr.data.manifest import read_manifest
 from agr.utils.errors import ConfigError
 from tests import standins
@@ -46,13 +45,14 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(entry.image_id)
         return load_image(entry, geometry)
 
-    monkeypatch.setattr(loader_module, "load_image", load)
+    monkeypatch.setattr(cache_module, "load_image", load)
     return names
 
 
 def run(manifest: Manifest, cache: PixelCache | None, workers: int = 3) -> dict[str, Pixels]:
     found = {}
-    for entry, pixels in stream(manifest.entries, GEOMETRY, workers, cache):
+    load = cache.load if cache else partial(load_image, geometry=GEOMETRY)
+    for entry, pixels in stream(manifest.entries, load, workers):
         assert isinstance(pixels, np.ndarray)
         found[entry.image_id] = pixels
     return found
@@ -243,7 +243,7 @@ def test_a_read_only_cache_is_read(
     monkeypatch.setattr(os, "open", read_only)
     cache = PixelCache(tmp_path / "cache", manifest, GEOMETRY)
     monkeypatch.undo()
-    monkeypatch.setattr(loader_module, "load_image", None)
+    monkeypatch.setattr(cache_module, "load_image", None)
     assert same(run(manifest, cache), plain)
     (line,) = capsys.readouterr().err.splitlines()
     assert "Read-only file system" in line
@@ -299,25 +299,16 @@ def test_caches_of_other_images_and_geometries_are_other_files(
     assert len(names) == 6
 
 
-def test_a_cache_of_another_geometry_is_an_error(manifest: Manifest, tmp_path: Path) -> None:
-    cache = PixelCache(tmp_path / "cache", manifest, GEOMETRY)
-    with pytest.raises(ValueError, match="has no images of"):
-        next(stream(manifest.entries, Geometry(20), 1, cache))
-
-
 def test_bad_images_and_strangers_are_not_kept(manifest: Manifest, tmp_path: Path) -> None:
     cache = PixelCache(tmp_path / "cache", manifest, GEOMETRY)
     entry = manifest.entries[0]
     entry.path.write_bytes(entry.path.read_bytes()[:-100])
     for _ in range(2):
-        ((_, bad),) = stream([entry], GEOMETRY, 1, cache)
-        assert isinstance(bad, BadImage)
+        with pytest.raises(BadImage):
+            cache.load(entry)
     stranger = manifest.entries[1]._replace(image_id="stranger")
-    ((_, pixels),) = stream([stranger], GEOMETRY, 1, cache)
-    assert isinstance(pixels, np.ndarray)
+    assert cache.load(stranger).shape == (3, 20, 20)
     assert cache.get(stranger) is None
-    with pytest.raises(ValueError, match=r"\(3, 8, 8\) uint8 is no image of \(3, 20, 20\)"):
-        cache.put(entry, np.zeros((3, 8, 8), np.uint8))
 
 
 def test_two_processes_fill_one_cache(manifest: Manifest, tmp_path: Path) -> None:
@@ -328,14 +319,14 @@ def test_two_processes_fill_one_cache(manifest: Manifest, tmp_path: Path) -> Non
         from agr.config.schema import Data, Geometry, Suite
         from agr.data.cache import PixelCache
         from agr.data.manifest import read_manifest
-        from agr.data.loader import stream
+        from agr.data.decode import stream
         top = Path(sys.argv[1])
         manifest = read_manifest(Data(root=str(top)), Suite(name="s", groups={}, networks={}), 1000)
         geometry = Geometry(20, 0.875, "bicubic")
         cache = PixelCache(top / "cache", manifest, geometry)
         seen = set()
         for turn in range(60):
-            for entry, pixels in stream(manifest.entries, geometry, 2, cache):
+            for entry, pixels in stream(manifest.entries, cache.load, 2):
                 seen.add((entry.image_id, zlib.crc32(pixels.tobytes())))
             with cache.path.open("r+b") as file:
                 file.seek(os.getpid() * turn * 7919 % cache.full_size)

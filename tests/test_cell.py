@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 
 import agr.data.decode
 import agr.data.index
-import agr.data.loader
 import agr.evaluation.predictions
 from agr.config.cell import Cell
 from agr.config.schema import Geometry
@@ -83,7 +82,7 @@ def test_norms_and_hash_are_those_of_the_saved_image(tmp_path: Path) -> None:
     records = run_cell(cell)
     rows = records.read("rows").drop_duplicates("image_id").set_index("image_id")
     entries = {e.image_id: e for e in find_images(cell).entries}
-    saved = records.table("adversarials").to_pylist()
+    saved = [row for some in records.saved_images(set(range(12))) for row in some]
     assert len(saved) == 3
     assert list(saved[0]) == ADVERSARIALS.names
     for row in saved:
@@ -152,7 +151,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, image_id: str) -> None:
             raise BadImage(f"{image_id}: no")
         return real(entry, geometry)
 
-    monkeypatch.setattr("agr.data.loader.load_image", load)
+    monkeypatch.setattr("agr.evaluation.images.load_image", load)
 
 
 def test_shards_that_choose_other_images_are_refused(
@@ -769,7 +768,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(entry.image_id)
         return real(entry, geometry)
 
-    monkeypatch.setattr(agr.data.loader, "load_image", load)
+    for user in ("agr.evaluation.images", "agr.data.cache"):
+        monkeypatch.setattr(f"{user}.load_image", load)
     return found
 
 

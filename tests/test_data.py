@@ -11,6 +11,7 @@ import textwrap
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ from PIL import Image
 
 from agr.config.schema import Data, Geometry, Suite
 from agr.data import csv_lists
-from agr.data.decode import BadImage, Pixels, load_image
+from agr.data.decode import BadImage, Pixels, load_image, stream
 from agr.data.entries import Entry, Manifest
-from agr.data.loader import stream
 from agr.data.manifest import read_manifest
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from tests import standins
 
 Make = Callable[[Path], object]
+LOAD = partial(load_image, geometry=Geometry(8))
 
 
 def photo(size: tuple[int, int] = (37, 29), mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -279,13 +280,14 @@ def test_pillows_warnings_do_not_reach_the_user(tmp_path: Path) -> None:
         image.getexif()
     code = """
         import sys
+        from functools import partial
         from pathlib import Path
         from agr.config.schema import Geometry
         from agr.data.manifest import Entry
-        from agr.data.decode import BadImage
-        from agr.data.loader import stream
+        from agr.data.decode import BadImage, load_image, stream
         paths = sorted(Path(sys.argv[1]).iterdir())
-        found = stream([Entry(p.stem, p, 0) for p in paths], Geometry(8), workers=2)
+        load = partial(load_image, geometry=Geometry(8))
+        found = stream([Entry(p.stem, p, 0) for p in paths], load, 2)
         for entry, what in found:
             print(what if isinstance(what, BadImage) else f"{entry.path.name}: {what.shape}")
     """
@@ -327,7 +329,7 @@ def test_bad_files_do_not_stop_the_others(tmp_path: Path) -> None:
     for e in entries:
         if e.image_id != "gone":
             e.path.write_bytes(BAD[e.image_id][0] if e.image_id in BAD else whole_jpeg())
-    found = {e.image_id: what for e, what in stream(entries, Geometry(8), workers=3)}
+    found = {e.image_id: what for e, what in stream(entries, LOAD, workers=3)}
     assert list(found) == [e.image_id for e in entries]
     assert [i for i, what in found.items() if isinstance(what, np.ndarray)] == ["good", "end"]
     assert str(found["gone"]) == "gone.JPEG: it is missing"
@@ -343,7 +345,7 @@ def test_streaming_keeps_order_and_reads_only_a_little_ahead(tmp_path: Path) -> 
             asked.append(i)
             yield Entry(str(i), path, i)
 
-    for count, (entry, _) in enumerate(stream(entries(), Geometry(8), workers=2)):
+    for count, (entry, _) in enumerate(stream(entries(), LOAD, workers=2)):
         assert entry.label == count
         assert len(asked) <= count + 66
 
@@ -364,11 +366,12 @@ def test_memory_does_not_grow_with_the_number_of_images(
     standins.val_txt(tmp_path / "val.txt", items)
     code = """
         import sys
+        from functools import partial
         from pathlib import Path
         from agr.config.schema import Data, Geometry, Suite
         from agr.data.cache import PixelCache
         from agr.data.manifest import Manifest, read_manifest
-        from agr.data.loader import stream
+        from agr.data.decode import load_image, stream
 
         def peak():  # MB; ru_maxrss would begin with the parent's
             lines = Path("/proc/self/status").read_text().splitlines()
@@ -380,8 +383,9 @@ def test_memory_does_not_grow_with_the_number_of_images(
         entries = tuple(few[i % 20]._replace(image_id=f"{i:05d}") for i in range(20_000))
         geometry, manifest = Geometry(48), Manifest("", Path(root), entries)
         cache = PixelCache(Path(root).parent / "cache", manifest, geometry) if cached else None
+        load = cache.load if cache else partial(load_image, geometry=geometry)
         for _ in range(2 if cached else 1):
-            for n, (entry, pixels) in enumerate(stream(entries, geometry, 2, cache), 1):
+            for n, (entry, pixels) in enumerate(stream(entries, load, 2), 1):
                 assert pixels.shape == (3, 48, 48)
                 if n in (2000, 20_000):
                     print(peak())

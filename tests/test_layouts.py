@@ -505,7 +505,7 @@ def test_indexing_needs_neither_torch_nor_timm_nor_scipy(tmp_path: Path) -> None
     standins.synset_folders(tmp_path, ITEMS)
     code = (
         "import sys; from agr.config.schema import Data, Suite;"
-        "from agr.data import cache, loader, manifest;"
+        "from agr.data import cache, manifest;"
         "suite = Suite(name='s', synsets='imagenet', groups={}, networks={});"
         f"assert manifest.read_manifest(Data(root={str(tmp_path)!r}), suite, 1000).entries;"
         "assert not {'torch', 'timm', 'torchvision', 'scipy'} & set(sys.modules)"
@@ -884,7 +884,13 @@ def test_an_index_that_cannot_be_kept_is_no_error(
 def compare(root: Path, labels: Path | None = None) -> list[str]:
     data = Data(root=str(root), labels=str(labels) if labels else None)
     found = check_labels(data, suite(), read_manifest(data, suite(), 1000))
-    return [str(c).replace(str(root), "") for c in found]
+    said = []
+    for source, compared, differing, example in found:
+        if differing:
+            said.append(f"{source}: {differing} of {compared} differ, {example}")
+        else:
+            said.append(f"{source}: {example or f'agrees on {compared} images'}")
+    return [line.replace(str(root), "") for line in said]
 
 
 def test_other_sources_of_labels_are_compared(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ import PIL
 from PIL import features
 
 from agr.config.schema import Geometry
-from agr.data.decode import Pixels
+from agr.data.decode import Pixels, load_image
 from agr.data.entries import Entry, Manifest
+from agr.data.snapshot import look_at
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.hashing import digest
 from agr.utils.text import format_bytes
@@ -66,10 +67,8 @@ class PixelCache:
     @property
     def used(self) -> int:
         """Bytes that the file takes on disk."""
-        try:
-            return self.path.stat().st_blocks * 512
-        except OSError:
-            return 0
+        found = look_at(self.path)
+        return found.st_blocks * 512 if found else 0
 
     def describe(self) -> str:
         """Return a line that announces the size of the cache."""
@@ -77,6 +76,14 @@ class PixelCache:
             f"decoded images are kept: up to {format_bytes(self.full_size)} for "
             f"{len(self._rows):,} images of {self.geometry.size} px in {self.path.parent}"
         )
+
+    def load(self, entry: Entry) -> Pixels:
+        """Return the pixels of an image, decoded if they are not there. Raises BadImage."""
+        pixels = self.get(entry)
+        if pixels is None:
+            pixels = load_image(entry, self.geometry)
+            self.put(entry, pixels)
+        return pixels
 
     def get(self, entry: Entry) -> Pixels | None:
         """Return the pixels of an image, (3, H, W), or None if they are not there or damaged."""
@@ -97,8 +104,6 @@ class PixelCache:
         row = self._rows.get(entry.image_id)
         if row is None or self._file is None or not self._writable:
             return
-        if pixels.shape != self._shape or pixels.dtype != np.uint8:
-            raise ValueError(f"{pixels.shape} {pixels.dtype} is no image of {self._shape} uint8")
         content = pixels.tobytes()
         content += _checksum(entry, content)
         try:

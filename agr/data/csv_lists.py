@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from agr.data.entries import NUMBER, SYNSET
+from agr.data.entries import NUMBER, is_class
 from agr.data.layouts import NIPS, ImageFile, Layout, check_ids, find_layout
 from agr.data.snapshot import FileSnapshot, look_at
 from agr.utils.errors import ConfigError, first_line
@@ -58,7 +57,15 @@ def read_table(path: Path, snapshot: FileSnapshot) -> CsvTable:
     reader = csv.DictReader(io.StringIO(text))
     rows = []
     try:
-        _check_columns(list(reader.fieldnames or ()), needed, path)
+        names = list(reader.fieldnames or ())
+        for name in needed:
+            if name not in names:
+                raise ConfigError(
+                    f"{path} has no column {name}: its first line must name {' and '.join(needed)}"
+                )
+        for name in (*needed, *OPTIONAL):
+            if names.count(name) > 1:
+                raise ConfigError(f"{path} has the column {name} twice: take one away")
         for fields in reader:
             if None in fields:  # where DictReader puts fields that no column has
                 raise _WrongRow(
@@ -67,19 +74,10 @@ def read_table(path: Path, snapshot: FileSnapshot) -> CsvTable:
             rows.append(_nips_row(fields) if nips else _row(fields))
     except (csv.Error, _WrongRow) as e:
         raise ConfigError(f"{path} line {reader.line_num}: {first_line(e)}") from e
+    if not rows:
+        raise ConfigError(f"{path} names no image: check the path")
+    check_ids((row.image_id for row in rows), str(path))
     return CsvTable("NIPS 2017 csv" if nips else "csv", path, rows)
-
-
-def _check_columns(names: Sequence[str], needed: Sequence[str], path: Path) -> None:
-    """Raise ConfigError unless each needed column is there, and none that is read comes twice."""
-    for name in needed:
-        if name not in names:
-            raise ConfigError(
-                f"{path} has no column {name}: its first line must name {' and '.join(needed)}"
-            )
-    for name in (*needed, *OPTIONAL):
-        if names.count(name) > 1:
-            raise ConfigError(f"{path} has the column {name} twice: take one away")
 
 
 def images_of(table: CsvTable, root: Path, snapshot: FileSnapshot) -> list[ImageFile]:
@@ -98,7 +96,7 @@ def images_of(table: CsvTable, root: Path, snapshot: FileSnapshot) -> list[Image
         paths = _nips_paths(table, [above / "images", base, base / "images"], snapshot)
     # A hash is checked when the image is read: its file need not be looked at before.
     stats = [None if row.sha256 else look_at(p) for row, p in zip(table.rows, paths, strict=True)]
-    if paths and not any(stats) and not any(map(look_at, paths)):
+    if not any(stats) and not any(map(look_at, paths)):
         try:
             return _by_id(table, find_layout(base, snapshot))
         except ConfigError as e:
@@ -150,7 +148,7 @@ def _columns(text: str) -> list[str]:
 def _row(fields: dict[str, str]) -> CsvRow:
     name, label = fields["filename"], fields["label"]
     target, sha256 = fields.get("target") or None, (fields.get("sha256") or "").lower() or None
-    if not name or not all(_is_class(word) for word in (label, target or "0")):
+    if not name or not all(is_class(word or "") for word in (label, target or "0")):
         also = f", target {target!r}" if target else ""
         raise _WrongRow(f"{name!r}, label {label!r}{also}: give a file name and a class number")
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
@@ -166,10 +164,6 @@ def _nips_row(fields: dict[str, str]) -> CsvRow:
         if not word or not NUMBER.fullmatch(word) or int(word) < 1:
             raise _WrongRow(f"{name!r}, class {word!r}: give a number from 1 on")
     return CsvRow(name, name, str(int(label) - 1), target and str(int(target) - 1), None)
-
-
-def _is_class(word: str | None) -> bool:
-    return bool(word and (NUMBER.fullmatch(word) or SYNSET.fullmatch(word)))
 
 
 def _nips_paths(table: CsvTable, folders: list[Path], snapshot: FileSnapshot) -> list[Path]:

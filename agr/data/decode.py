@@ -1,4 +1,4 @@
-"""Decoding of image files into uint8 images of a geometry."""
+"""Decoding of image files into uint8 images of a geometry, by threads that are a little ahead."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import math
 import os
 import stat
 import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +33,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 # photograph is not that large.
 MOST_PIXELS = 89_478_485
 LARGEST = 1 << 28  # bytes of a file
+AHEAD = 64  # decoded images waiting at most: memory doesn't grow with the number of images
 MOST_RESIZED = 1 << 25  # pixels, 128 MB: at 341 px a side ratio of 288
 
 # Pillow's warnings of a file become a BadImage or don't matter (broken EXIF). Filters are the
@@ -59,6 +64,32 @@ def load_image(entry: Entry, geometry: Geometry) -> Pixels:
         kind = ChangedImage if isinstance(e, ChangedImage) else BadImage
         reason = _reason(e).replace(f"{entry.path.parent}/", "")
         raise kind(printable(f"{name}: {reason}")) from e
+
+
+def stream(
+    entries: Iterable[Entry], load: Callable[[Entry], Pixels], workers: int
+) -> Iterator[tuple[Entry, Pixels | BadImage]]:
+    """Yield each entry with its image, or with the error of its file, in the order given."""
+    entries = iter(entries)
+
+    def attempt(entry: Entry) -> Pixels | BadImage:
+        try:
+            return load(entry)
+        except BadImage as e:
+            return e
+
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[Entry, Future[Pixels | BadImage]]] = deque()
+        try:
+            for entry in islice(entries, AHEAD):
+                ahead.append((entry, pool.submit(attempt, entry)))
+            while ahead:
+                entry, future = ahead.popleft()
+                yield entry, future.result()
+                for following in islice(entries, 1):
+                    ahead.append((following, pool.submit(attempt, following)))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -122,7 +153,10 @@ def _decode(content: bytes, geometry: Geometry) -> Pixels:
         raise ValueError(f"{image.width} x {image.height} pixels are too narrow to be resized")
     if size != image.size:
         image = image.resize(size, RESAMPLING[geometry.interpolation])
-    return np.ascontiguousarray(np.asarray(_crop(image, geometry.size)).transpose(2, 0, 1))
+    side = geometry.size
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    image = image.crop((left, top, left + side, top + side))
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def _resized(size: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
@@ -132,8 +166,3 @@ def _resized(size: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
         return shorter, shorter
     longer = int(shorter * max(width, height) / min(width, height))
     return (shorter, longer) if width <= height else (longer, shorter)
-
-
-def _crop(image: Image.Image, size: int) -> Image.Image:
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return image.crop((left, top, left + size, top + size))

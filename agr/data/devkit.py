@@ -15,13 +15,10 @@ DEVKIT, TRUTH, META = "ILSVRC2012_devkit_t12", "ILSVRC2012_validation_ground_tru
 LARGEST_DEVKIT = 1 << 26  # bytes, unpacked; it has 8 MB
 
 
-def read_devkit(truth: Path, snapshot: FileSnapshot) -> RawLabels:
-    """Read the ground truth at `truth`, with meta.mat beside it. Raises ConfigError."""
-    return parse_devkit(snapshot.text(truth), snapshot.read(truth.parent / META), truth)
-
-
-def read_packed_devkit(path: Path, snapshot: FileSnapshot) -> RawLabels:
-    """Read the ground truth in the devkit's .tar.gz or .tar. Raises ConfigError."""
+def read_devkit(path: Path, snapshot: FileSnapshot) -> RawLabels:
+    """Read the ground truth, with meta.mat beside it, or in a tar. Raises ConfigError."""
+    if path.name == TRUTH:
+        return parse_devkit(snapshot.text(path), snapshot.read(path.parent / META), path)
     files = unpack_devkit(snapshot.read(path), path)
     return parse_devkit(decode(files[TRUTH], path), files[META], path)
 
@@ -58,7 +55,11 @@ def unpack_devkit(content: bytes, path: Path) -> dict[str, bytes]:
     """Unpack TRUTH and META from the devkit's tar, in memory. Raises ConfigError."""
     try:
         if tar.packing(content) == "gzip":
-            content = _gunzip(content)
+            unpacker = zlib.decompressobj(wbits=31)  # 31: with gzip's header
+            content = unpacker.decompress(content, LARGEST_DEVKIT)
+            if not unpacker.eof:
+                large = len(content) >= LARGEST_DEVKIT
+                raise ValueError("unpacks to too much for a devkit" if large else "is cut off")
         files = {
             name: content[m.offset : m.offset + m.size]
             for m in tar.members(lambda at, size: content[at : at + size], len(content))
@@ -72,12 +73,3 @@ def unpack_devkit(content: bytes, path: Path) -> dict[str, bytes]:
         if name not in files:
             raise ConfigError(f"{path} has no {name} in it: give {DEVKIT}.tar.gz")
     return files
-
-
-def _gunzip(content: bytes) -> bytes:
-    unpacker = zlib.decompressobj(wbits=31)  # 31: with gzip's header
-    plain = unpacker.decompress(content, LARGEST_DEVKIT)
-    if not unpacker.eof:
-        large = len(plain) >= LARGEST_DEVKIT
-        raise ValueError("unpacks to too much for a devkit" if large else "is cut off")
-    return plain

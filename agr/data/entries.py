@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,6 +51,10 @@ class Manifest:
 
 def id_of(name: str) -> str:
     """Return the image id of a file name: no folders, no image suffix."""
-    base = name.rpartition("/")[2]
-    stem, dot, suffix = base.rpartition(".")
-    return stem if dot and f".{suffix}".lower() in IMAGE_SUFFIXES else base
+    stem, suffix = os.path.splitext(os.path.basename(name))
+    return stem if suffix.lower() in IMAGE_SUFFIXES else stem + suffix
+
+
+def is_class(word: str) -> bool:
+    """True if a word is a raw label: a synset or a class number."""
+    return bool(SYNSET.fullmatch(word) or NUMBER.fullmatch(word))

@@ -14,25 +14,12 @@ import pyarrow.parquet as pq
 
 from agr.config.schema import Data, Suite
 from agr.data.entries import Entry, Manifest
-from agr.data.snapshot import FileStamp, expand_home, unchanged
+from agr.data.snapshot import Stamps, expand_home, unchanged
 from agr.utils.files import is_whole, write_named
 from agr.utils.hashing import digest
 
-VERSION = 3
+VERSION = 4
 LARGE = 2000  # images; fewer are indexed in no time, and their index is never kept
-COLUMNS = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("path", pa.string()),
-        ("label", pa.int32()),
-        ("sha256", pa.string()),
-        ("size", pa.int64()),
-        ("offset", pa.int64()),
-        ("target", pa.int32()),
-    ]
-)
-
-Stamps = dict[str, FileStamp | None]
 
 
 def index_key(data: Data, suite: Suite, classes: int) -> str:
@@ -77,25 +64,18 @@ def _files(folder: Path, key: str = "*") -> list[Path]:
 
 def _pack(stamps: Stamps, manifest: Manifest) -> bytes:
     """Pack an index as the content of a Parquet file."""
-    about = {
-        "layout": manifest.layout,
-        "place": str(manifest.place),
-        "labels": manifest.labels and str(manifest.labels),
-        "stamps": stamps,
-    }
+    about = json.dumps([stamps, manifest.layout, manifest.place, manifest.labels], default=str)
     rows = [e._asdict() | {"path": str(e.path)} for e in manifest.entries]
-    schema = COLUMNS.with_metadata({"about": json.dumps(about)})
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table.replace_schema_metadata({"about": about}), buffer)
     return buffer.getvalue()
 
 
 @lru_cache(maxsize=4)  # a file's name holds the hash of its content
 def _load(path: Path) -> tuple[Stamps, Manifest]:
     table = pq.read_table(io.BytesIO(path.read_bytes()))
-    about = json.loads(table.schema.metadata[b"about"])
-    stamps = {place: stamp and (stamp[0], stamp[1]) for place, stamp in about["stamps"].items()}
+    stamps, layout, place, labels = json.loads(table.schema.metadata[b"about"])
     path_of = cache(Path)  # all images of a tar share its path
     entries = tuple(Entry(**row | {"path": path_of(row["path"])}) for row in table.to_pylist())
-    labels = about["labels"] and Path(about["labels"])
-    return stamps, Manifest(about["layout"], Path(about["place"]), entries, labels)
+    return stamps, Manifest(layout, Path(place), entries, labels and Path(labels))

@@ -16,18 +16,19 @@ import csv
 import importlib.util
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from agr.data.devkit import DEVKIT, META, TRUTH, read_devkit, read_packed_devkit
-from agr.data.entries import NUMBER, SYNSET, RawLabels, id_of
+from agr.data.devkit import DEVKIT, META, TRUTH, read_devkit
+from agr.data.entries import NUMBER, SYNSET, RawLabels, id_of, is_class
 from agr.data.snapshot import FileSnapshot, absence
 from agr.utils.errors import ConfigError
 
 SOLUTION, VAL_TXT = "LOC_val_solution.csv", "val.txt"
 GROUND_TRUTH = "the devkit's ground truth"
+PACKED = (".tar.gz", ".tgz", ".tar")
 # Folders of the known layouts: above them labels are looked for too.
 INNER = {"val", "validation", "images", "ILSVRC2012_img_val", "CLS-LOC", "Data", "ILSVRC"}
 
@@ -37,11 +38,7 @@ class LabelSource(NamedTuple):
 
     title: str  # part of the layout's name
     place: Path
-    reader: Callable[[Path, FileSnapshot], RawLabels]
-
-    def read(self, snapshot: FileSnapshot) -> RawLabels:
-        """Read the raw labels. Raises ConfigError."""
-        return self.reader(self.place, snapshot)
+    read: Callable[[], RawLabels]  # raises ConfigError
 
 
 # ---- the order of the classes -------------------------------------------------------------------
@@ -57,17 +54,8 @@ def imagenet_synsets() -> tuple[str, ...]:
     return tuple(FileSnapshot().text(path).split())
 
 
-def class_order(raw: Iterable[str], classes: int, synsets: str | None, where: str) -> RawLabels:
-    """Map each synset to its class, a number as text, as in files of labels.
-
-    Args:
-        raw: raw labels; only synsets count.
-        classes: number of classes that the networks know.
-        synsets: "imagenet" for timm's order; None for the sorted order of those in `raw`.
-        where: file or folder of the raw labels, for messages.
-
-    Raises ConfigError for a synset that is no class, or for another number of them.
-    """
+def _class_order(raw: Iterable[str], classes: int, synsets: str | None, where: str) -> RawLabels:
+    """Map each synset to its class, a number as text, as in files of labels."""
     names = sorted(filter(SYNSET.fullmatch, set(raw)))
     if synsets == "imagenet":
         order = {name: str(i) for i, name in enumerate(imagenet_synsets())}
@@ -89,12 +77,25 @@ def class_order(raw: Iterable[str], classes: int, synsets: str | None, where: st
 
 
 def number(
-    raw: Mapping[str, str], classes: int, order: Mapping[str, str], where: str
+    raw: RawLabels,
+    classes: int,
+    synsets: str | None,
+    where: str,
+    among: Iterable[str] | None = None,
 ) -> dict[str, int]:
-    """Number the class of each image, by its raw label and `class_order`.
+    """Number the class of each image, by its raw label.
 
-    Raises ConfigError for a raw label that is no class of 0..classes-1, and names its image.
+    Args:
+        raw: raw labels by image.
+        classes: number of classes that the networks know.
+        synsets: "imagenet" for timm's order of the synsets; None for their sorted order.
+        where: file or folder of the raw labels, for messages.
+        among: raw labels whose synsets are sorted, where these are more than those in `raw`.
+
+    Raises ConfigError for a synset that is no class, or for another number of them, and for a raw
+    label that is no class of 0..classes-1, with its image.
     """
+    order = _class_order(raw.values() if among is None else among, classes, synsets, where)
     numbers = {word: order.get(word, word) for word in set(raw.values())}
     values = {word: int(n) for word, n in numbers.items() if NUMBER.fullmatch(n)}
     for image_id, word in raw.items():
@@ -103,18 +104,13 @@ def number(
                 f"{where}: {image_id} has label {word!r}: give a class number or a synset"
             )
         if values[word] >= classes:
+            one_based = max(values.values()) == classes and 0 not in values.values()
+            hint = ": the labels seem to count from 1, write one less each" if one_based else ""
             raise ConfigError(
                 f"{where}: {image_id} has label {numbers[word]}, the networks know 0 to "
-                f"{classes - 1}{_hint(values.values(), classes)}"
+                f"{classes - 1}{hint}"
             )
     return {image_id: values[word] for image_id, word in raw.items()}
-
-
-def _hint(values: Iterable[int], classes: int) -> str:
-    """Hint for one-based labels, or ""."""
-    values = set(values)
-    one_based = max(values) == classes and 0 not in values
-    return ": the labels seem to count from 1, write one less each" if one_based else ""
 
 
 # ---- finding files of labels --------------------------------------------------------------------
@@ -123,16 +119,13 @@ def _hint(values: Iterable[int], classes: int) -> str:
 def find_sources(places: Sequence[Path], snapshot: FileSnapshot) -> list[LabelSource]:
     """Find the files of labels in and near some folders, the preferred one first."""
     folders = list(dict.fromkeys(f for place in places for f in _nearby(place)))
-    sources = [_solution(f / SOLUTION) for f in folders if snapshot.is_file(f / SOLUTION)]
-    sources += [_val_txt(f / VAL_TXT) for f in folders if snapshot.is_file(f / VAL_TXT)]
+    files = [f / name for name in (SOLUTION, VAL_TXT) for f in folders]
     for folder in folders:
         for inner in (folder, folder / "data", folder / DEVKIT, folder / DEVKIT / "data"):
-            if snapshot.is_file(inner / TRUTH) and snapshot.is_file(inner / META):
-                sources.append(LabelSource(GROUND_TRUTH, inner / TRUTH, read_devkit))
-        packed = folder / f"{DEVKIT}.tar.gz"
-        if snapshot.is_file(packed):
-            sources.append(LabelSource(GROUND_TRUTH, packed, read_packed_devkit))
-    return sources
+            if snapshot.is_file(inner / META):
+                files.append(inner / TRUTH)
+        files.append(folder / f"{DEVKIT}.tar.gz")
+    return [_source(path, snapshot) for path in files if snapshot.is_file(path)]
 
 
 def name_source(path: Path, snapshot: FileSnapshot) -> LabelSource:
@@ -143,26 +136,31 @@ def name_source(path: Path, snapshot: FileSnapshot) -> LabelSource:
         raise ConfigError(f"data.labels={path} {absence(path)}: give a file of labels, or null")
     elif path.name == TRUTH:
         folder = path.parent
-    elif path.name.endswith((".tar.gz", ".tgz", ".tar")):
-        return LabelSource(GROUND_TRUTH, path, read_packed_devkit)
+    elif path.name.endswith(PACKED):
+        return _source(path, snapshot)
     else:
-        start = snapshot.text(path).partition("\n")[0]
-        return _solution(path) if "PredictionString" in start else _val_txt(path)
+        solution = "PredictionString" in snapshot.text(path).partition("\n")[0]
+        return _text_source(path, snapshot, solution)
     for name in (TRUTH, META):
         if not snapshot.is_file(folder / name):
             raise ConfigError(
                 f"data.labels={path}: there is no {name} in {folder}: give the devkit "
                 f"({DEVKIT}, its folder or .tar.gz)"
             )
-    return LabelSource(GROUND_TRUTH, folder / TRUTH, read_devkit)
+    return _source(folder / TRUTH, snapshot)
 
 
-def _solution(path: Path) -> LabelSource:
-    return LabelSource(SOLUTION, path, lambda path, files: parse_solution(files.text(path), path))
+def _source(path: Path, snapshot: FileSnapshot) -> LabelSource:
+    """Return the file of labels with one of the known names."""
+    if path.name == TRUTH or path.name.endswith(PACKED):
+        return LabelSource(GROUND_TRUTH, path, lambda: read_devkit(path, snapshot))
+    return _text_source(path, snapshot, path.name == SOLUTION)
 
 
-def _val_txt(path: Path) -> LabelSource:
-    return LabelSource(path.name, path, lambda path, files: parse_val_txt(files.text(path), path))
+def _text_source(path: Path, snapshot: FileSnapshot, solution: bool) -> LabelSource:
+    parse = parse_solution if solution else parse_val_txt
+    title = SOLUTION if solution else path.name
+    return LabelSource(title, path, lambda: parse(snapshot.text(path), path))
 
 
 def _nearby(place: Path) -> Iterator[Path]:
@@ -203,7 +201,7 @@ def parse_val_txt(text: str, path: Path) -> RawLabels:
 
 def _add(labels: RawLabels, name: str, word: str, where: str) -> None:
     """Add an image's class to `labels`. Raises ConfigError for what is no class, or is twice."""
-    if not name or not (SYNSET.fullmatch(word) or NUMBER.fullmatch(word)):
+    if not name or not is_class(word):
         raise ConfigError(
             f"{where}: {name!r}, label {word!r}: give an image and its class, a number or a synset"
         )

@@ -68,31 +68,25 @@ def find_layout(root: Path, snapshot: FileSnapshot) -> Layout:
     for place in places:
         listings[place] = snapshot.list(place)
         if any(map(SYNSET.fullmatch, listings[place].folders)):
-            return in_synset_folders(place, listings[place], snapshot)
+            return _in_synset_folders(place, listings[place], snapshot)
     flat = [p for p, listing in listings.items() if any(map(is_image, listing.files))]
     for place in flat:
         if any(map(VALIDATION.match, listings[place].files)):
-            return in_one_folder(place, listings[place])
+            return _flat("flat files", place, list(_images(place, listings[place])))
     for place in places:
         if snapshot.is_file(place / TAR):
             return in_tar(place / TAR, snapshot)
     if flat:  # other names; last, for a stray picture may lie beside a tar
-        return in_one_folder(flat[0], listings[flat[0]])
+        return _flat("flat files", flat[0], list(_images(flat[0], listings[flat[0]])))
     raise ConfigError(_no_images(root, listings[root]))
 
 
-def in_synset_folders(place: Path, listing: Listing, snapshot: FileSnapshot) -> Layout:
-    """List images in folders named nXXXXXXXX."""
+def _in_synset_folders(place: Path, listing: Listing, snapshot: FileSnapshot) -> Layout:
     images: list[ImageFile] = []
     synsets = sorted(filter(SYNSET.fullmatch, listing.folders))
     for synset in synsets:
         images += _images(place / synset, snapshot.list(place / synset), synset)
     return Layout("synset folders", place, images, synsets)
-
-
-def in_one_folder(place: Path, listing: Listing) -> Layout:
-    """List images that lie side by side."""
-    return _flat("flat files", place, list(_images(place, listing)))
 
 
 def in_tar(path: Path, snapshot: FileSnapshot) -> Layout:

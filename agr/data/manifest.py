@@ -15,15 +15,7 @@ from agr.data import index
 from agr.data.csv_lists import find_table, images_of, read_table
 from agr.data.devkit import DEVKIT
 from agr.data.entries import SYNSET, Entry, Manifest, RawLabels
-from agr.data.labels import (
-    SOLUTION,
-    VAL_TXT,
-    LabelSource,
-    class_order,
-    find_sources,
-    name_source,
-    number,
-)
+from agr.data.labels import SOLUTION, VAL_TXT, LabelSource, find_sources, name_source, number
 from agr.data.layouts import Layout, check_ids, class_in_name, find_layout
 from agr.data.snapshot import FileSnapshot, expand_home
 from agr.utils.errors import ConfigError, first_line
@@ -36,11 +28,6 @@ class Comparison(NamedTuple):
     compared: int  # images that both know
     differing: int
     example: str | None  # the first that differs, or why the source can't be read
-
-    def __str__(self) -> str:
-        if self.differing:
-            return f"{self.source}: {self.differing} of {self.compared} differ, {self.example}"
-        return f"{self.source}: {self.example or f'agrees on {self.compared} images'}"
 
 
 def read_manifest(data: Data, suite: Suite, classes: int, keep: Path | None = None) -> Manifest:
@@ -81,7 +68,7 @@ def check_labels(data: Data, suite: Suite, manifest: Manifest) -> list[Compariso
     for source in _other_sources(data, manifest, snapshot):
         title = f"{source.title} ({source.place})"
         try:
-            theirs = _labels(source.read(snapshot), classes, suite.synsets, str(source.place))
+            theirs = number(source.read(), classes, suite.synsets, str(source.place))
         except ConfigError as e:
             compared.append(Comparison(title, 0, 0, first_line(e)))
             continue
@@ -101,7 +88,7 @@ def _other_sources(data: Data, manifest: Manifest, snapshot: FileSnapshot) -> li
             names[e.image_id] = synset
     sources = []
     if names and manifest.labels:
-        sources.append(LabelSource("synsets in names", manifest.place, lambda path, files: names))
+        sources.append(LabelSource("synsets in names", manifest.place, lambda: names))
     places = [manifest.place, manifest.place.parent, expand_home(data.root or "")]
     for source in find_sources([p for p in places if snapshot.is_folder(p)], snapshot):
         if not manifest.labels or source.place.resolve() != manifest.labels.resolve():
@@ -124,11 +111,10 @@ def _index(data: Data, synsets: str | None, classes: int, snapshot: FileSnapshot
     check_ids((i.image_id for i in images), place)
     source = _source(layout, root, named, snapshot)
     if source:
-        labels = _labels(source.read(snapshot), classes, synsets, str(source.place))
+        labels = number(source.read(), classes, synsets, str(source.place))
     else:
         raw = {i.image_id: i.synset for i in images if i.synset}
-        order = class_order(layout.synsets or raw.values(), classes, synsets, place)
-        labels = number(raw, classes, order, place)
+        labels = number(raw, classes, synsets, place, layout.synsets)
     unlabelled = [i.image_id for i in images if i.image_id not in labels]
     if unlabelled:
         raise ConfigError(
@@ -136,12 +122,11 @@ def _index(data: Data, synsets: str | None, classes: int, snapshot: FileSnapshot
             f"({len(unlabelled)} such of {len(images)} images in {place}): give the right file as "
             "data.labels"
         )
-    entries = [
+    entries = sorted(
         Entry(i.image_id, i.path, labels[i.image_id], size=i.size, offset=i.offset) for i in images
-    ]
-    if source:
-        return _manifest(f"{layout.name} with {source.title}", layout.place, entries, source.place)
-    return _manifest(layout.name, layout.place, entries, None)
+    )
+    name = f"{layout.name} with {source.title}" if source else layout.name
+    return Manifest(name, layout.place, tuple(entries), source and source.place)
 
 
 def _from_table(
@@ -149,21 +134,18 @@ def _from_table(
 ) -> Manifest:
     """Build the manifest of the images that a CSV lists."""
     table = read_table(path, snapshot)
-    if not table.rows:
-        raise ConfigError(f"{path} names no image: check the path")
-    check_ids((row.image_id for row in table.rows), str(path))
     raw_labels = {row.image_id: row.label for row in table.rows}
     raw_targets = {row.image_id: row.target for row in table.rows if row.target}
-    order = class_order([*raw_labels.values(), *raw_targets.values()], classes, synsets, str(path))
-    labels = number(raw_labels, classes, order, str(path))
-    targets = number(raw_targets, classes, order, f"{path} (targets)")
+    both = [*raw_labels.values(), *raw_targets.values()]
+    labels = number(raw_labels, classes, synsets, str(path), both)
+    targets = number(raw_targets, classes, synsets, f"{path} (targets)", both)
     entries = []
     for row, i in zip(table.rows, images_of(table, root, snapshot), strict=True):
         label, target = labels[row.image_id], targets.get(row.image_id)
         if target == label:
             raise ConfigError(f"{path}: the target of {row.image_id} is its own label {label}")
         entries.append(Entry(row.image_id, i.path, label, row.sha256, i.size, i.offset, target))
-    return _manifest(table.layout, path, entries, path)
+    return Manifest(table.layout, path, tuple(sorted(entries)), path)
 
 
 def _source(
@@ -182,12 +164,3 @@ def _source(
             f"{VAL_TXT} or {DEVKIT}.tar.gz beside them, or name one by data.labels=…"
         )
     return sources[0]
-
-
-def _labels(raw: RawLabels, classes: int, synsets: str | None, where: str) -> dict[str, int]:
-    """Number the labels of a file, whose synsets are ordered among themselves."""
-    return number(raw, classes, class_order(raw.values(), classes, synsets, where), where)
-
-
-def _manifest(layout: str, place: Path, entries: list[Entry], labels: Path | None) -> Manifest:
-    return Manifest(layout, place, tuple(sorted(entries, key=lambda e: e.image_id)), labels)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from agr.utils.errors import ConfigError, first_line
 
-FileStamp = tuple[int, int]  # modified, in ns, and size in bytes
+Stamps = dict[str, list[int] | None]  # by path: modified, in ns, and size in bytes; None: absent
 LARGEST = 1 << 28  # bytes of a file of labels; that of a million images has a tenth of it
 SETTLED = 2_000_000_000  # ns; clocks of file systems tick every 2 s at worst
 
@@ -29,7 +28,7 @@ class FileSnapshot:
     """
 
     def __init__(self) -> None:
-        self.stamps: dict[str, FileStamp | None] = {}
+        self.stamps: Stamps = {}
 
     def is_file(self, path: Path) -> bool:
         """Return whether `path` is a regular file, or a link to one."""
@@ -84,11 +83,11 @@ class FileSnapshot:
         return found
 
 
-def _stamp(found: os.stat_result | None) -> FileStamp | None:
-    return found and (found.st_mtime_ns, found.st_size)
+def _stamp(found: os.stat_result | None) -> list[int] | None:
+    return found and [found.st_mtime_ns, found.st_size]
 
 
-def unchanged(stamps: Mapping[str, FileStamp | None]) -> bool:
+def unchanged(stamps: Stamps) -> bool:
     """Return whether all files and folders still have their stamps."""
     return all(_stamp(look_at(path)) == stamp for path, stamp in stamps.items())
 

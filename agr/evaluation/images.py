@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from agr.config.cell import Cell
 from agr.data.cache import PixelCache
-from agr.data.decode import BadImage, ChangedImage, Pixels
+from agr.data.decode import BadImage, ChangedImage, Pixels, load_image, stream
 from agr.data.entries import Entry, Manifest
 from agr.data.index import forget
-from agr.data.loader import stream
 from agr.utils.hashing import draw
 
 MEMORY = 1 << 29  # bytes of decoded images that are kept: 2,000 of 299 px
@@ -23,7 +23,7 @@ class Images:
     """
 
     def __init__(self, cell: Cell, manifest: Manifest):
-        self.cell, self.manifest, self.geometry = cell, manifest, cell.geometry
+        self.cell, self.manifest = cell, manifest
         self.bad: dict[str, str] = {}  # image id -> what is wrong with its file
         self.read: set[str] = set()  # ids of those whose files were fine
         self.cache: PixelCache | None = None
@@ -33,7 +33,7 @@ class Images:
 
     def __call__(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Pixels]]:
         """Yield entries with their pixels, decoded ahead; leave bad files out and note them."""
-        for entry, pixels in stream(entries, self.geometry, self.cell.config.workers, self):
+        for entry, pixels in stream(entries, self._load, self.cell.config.workers):
             if isinstance(pixels, ChangedImage):
                 forget(self.cell.data_folder)
             if isinstance(pixels, BadImage):
@@ -52,14 +52,14 @@ class Images:
         for entry in entries:
             self._kept.pop(entry.image_id, None)
 
-    def get(self, entry: Entry) -> Pixels | None:
-        """Return the pixels of an image if they are in memory or in the cache."""
+    def _load(self, entry: Entry) -> Pixels:
+        """Return an image's pixels: those in memory, those in the cache, or else decoded."""
         pixels = self._kept.get(entry.image_id)
-        return pixels if pixels is not None or self.cache is None else self.cache.get(entry)
-
-    def put(self, entry: Entry, pixels: Pixels) -> None:
-        """Keep the pixels of an image that was decoded, in memory and in the cache."""
-        if (len(self._kept) + 1) * pixels.nbytes <= MEMORY:
-            self._kept[entry.image_id] = pixels
-        if self.cache:
-            self.cache.put(entry, pixels)
+        if pixels is None:
+            load = (
+                self.cache.load if self.cache else partial(load_image, geometry=self.cell.geometry)
+            )
+            pixels = load(entry)
+            if (len(self._kept) + 1) * pixels.nbytes <= MEMORY:
+                self._kept[entry.image_id] = pixels
+        return pixels

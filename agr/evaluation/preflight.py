@@ -9,9 +9,8 @@ from itertools import islice
 
 from agr.config.cell import Cell
 from agr.config.schema import NetworkConfig
-from agr.data.decode import BadImage
+from agr.data.decode import BadImage, load_image, stream
 from agr.data.entries import Manifest
-from agr.data.loader import stream
 from agr.data.manifest import check_labels
 from agr.evaluation.capacity import Line, Loaded, check_disk, check_memory, check_time
 from agr.evaluation.determinism import device_of, load, settle
@@ -175,7 +174,9 @@ def _accuracies(
     bad: dict[str, str] = {}
     for name, network in networks.items():
         right = n = 0
-        found = stream(sample, network.config.geometry, cell.config.workers)
+        found = stream(
+            sample, partial(load_image, geometry=network.config.geometry), cell.config.workers
+        )
         while batch := list(islice(found, width)):
             bad |= {entry.image_id: str(e) for entry, e in batch if isinstance(e, BadImage)}
             good = [(entry.label, x) for entry, x in batch if not isinstance(x, BadImage)]

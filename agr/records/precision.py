@@ -33,11 +33,10 @@ def compare(cell: Cell, exact: Cell) -> PrecisionComparison:
     records = Records(cell.folder)
     ours, theirs = (r.read("rows", columns) for r in (records, Records(exact.folder)))
     both = ours.merge(theirs, on=["image_id", "target"], suffixes=("", "_fp32"))
-    found = PrecisionComparison(int(both["image_id"].nunique()), {})
-    for target, rows in both.groupby("target"):
-        low, high = rows["success"].astype(float), rows["success_fp32"].astype(float)
-        percent = (100 * float(v.mean()) for v in (low, high, low == high))
-        found.targets[str(target)] = PrecisionRates(*percent)
+    both["same"] = both["success"] == both["success_fp32"]
+    rates = 100 * both.groupby("target")[["success", "success_fp32", "same"]].mean()
+    by_target = {str(target): PrecisionRates(*row) for target, *row in rates.itertuples()}
+    found = PrecisionComparison(both["image_id"].nunique(), by_target)
     records.update_run(lambda run: setattr(run, "against_fp32", found))
     return found
 

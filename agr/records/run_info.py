@@ -111,28 +111,22 @@ class RunInfo:
     narrowed: list[Narrowing] = field(default_factory=list)
     against_fp32: PrecisionComparison | None = None
 
-    @classmethod
-    def parse(cls, content: Mapping[str, Any]) -> RunInfo:
-        """Build it from parsed JSON. Raises TypeError for other keys or types than it has."""
-        found: RunInfo = _typed(cls, content)
-        return found
 
-
-def _typed(kind: Any, value: Any) -> Any:
-    """Build a value of the type `kind` from parsed JSON. Raises TypeError if it is none."""
+def parse_run(value: Any, kind: Any = RunInfo) -> Any:
+    """Build a RunInfo, or a part of one, from parsed JSON. Raises TypeError if it is none."""
     arguments = get_args(kind)
     if kind is Any:
         return value
     if is_dataclass(kind) and isinstance(value, Mapping):
         kinds = get_type_hints(kind)
         made: Any = kind  # a key too many or too few is a TypeError
-        return made(**{k: _typed(kinds.get(k, None), v) for k, v in value.items()})
+        return made(**{k: parse_run(v, kinds.get(k)) for k, v in value.items()})
     if get_origin(kind) is UnionType:  # X | None
-        return None if value is None else _typed(arguments[0], value)
+        return None if value is None else parse_run(value, arguments[0])
     if get_origin(kind) is dict and isinstance(value, Mapping):
-        return {k: _typed(arguments[1], v) for k, v in value.items()}
+        return {k: parse_run(v, arguments[1]) for k, v in value.items()}
     if get_origin(kind) is list and isinstance(value, list):
-        return [_typed(arguments[0], v) for v in value]
+        return [parse_run(v, arguments[0]) for v in value]
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:

@@ -26,7 +26,7 @@ from filelock import SoftFileLease
 from numpy.typing import NDArray
 
 from agr.records.part_files import PartFile
-from agr.records.run_info import RunInfo
+from agr.records.run_info import RunInfo, parse_run
 from agr.records.schema import KEYS, NULLABLE, SCHEMA_VERSION, TABLES
 from agr.utils.errors import ConfigError
 from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole, read_text, write_json, write_named
@@ -55,8 +55,12 @@ class Records:
         """Read run.json; None if there is none. Raises ConfigError for a damaged or older one."""
         try:
             content = json.loads(read_text(self.run_file))
-            version = content["schema_version"]
-            digest = content.pop("digest", None)
+            version, digest = content["schema_version"], content.pop("digest", None)
+            if version == SCHEMA_VERSION:
+                if digest != _digest(content):
+                    raise ValueError("its digest is another one")
+                found: RunInfo = parse_run(content)
+                return found
         except FileNotFoundError:
             if self.part_files("rows"):
                 raise ConfigError(
@@ -65,22 +69,12 @@ class Records:
                 ) from None
             return None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise self._damaged_run() from e
-        if version != SCHEMA_VERSION:
             raise ConfigError(
-                f"{self.run_file} has schema {version!r}, this program writes {SCHEMA_VERSION}: "
-                "use another outputs=… folder"
-            )
-        if digest != _digest(content):
-            raise self._damaged_run()
-        try:
-            return RunInfo.parse(content)
-        except TypeError as e:
-            raise self._damaged_run() from e
-
-    def _damaged_run(self) -> ConfigError:
-        return ConfigError(
-            f"{self.run_file} is damaged, or was edited: restore it, or move {self.folder} away"
+                f"{self.run_file} is damaged, or was edited: restore it, or move {self.folder} away"
+            ) from e
+        raise ConfigError(
+            f"{self.run_file} has schema {version!r}, this program writes {SCHEMA_VERSION}: "
+            "use another outputs=… folder"
         )
 
     def update_run(self, change: Callable[[RunInfo], None]) -> RunInfo:
@@ -219,13 +213,9 @@ class Records:
     # ---- reading ---------------------------------------------------------------------------------
 
     def read(self, kind: str = "rows", columns: list[str] | None = None) -> pd.DataFrame:
-        """Read all rows of a kind: "rows", "trace" or "adversarials". Raises Damaged."""
-        return self.table(kind, columns).to_pandas(types_mapper=NULLABLE.get)
+        """Read all rows of a kind: "rows", "trace" or "adversarials". Raises Damaged.
 
-    def table(self, kind: str = "rows", columns: list[str] | None = None) -> pa.Table:
-        """Read all rows of a kind as an Arrow table, in which unknown values are None.
-
-        Rows that overlapping shards made twice (bitwise the same) count once. Raises Damaged.
+        Rows that overlapping shards made twice (bitwise the same) count once.
         """
         columns = columns or TABLES[kind].names
         wanted = list(dict.fromkeys([*columns, *KEYS[kind]]))
@@ -235,7 +225,8 @@ class Records:
         tables += [part.read(wanted, trusting=trusting) for part in self.part_files(kind)]
         table = pa.concat_tables(tables)
         again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
-        return table.filter(pa.array(~again)).select(columns)
+        once = table.filter(pa.array(~again)).select(columns)
+        return once.to_pandas(types_mapper=NULLABLE.get)
 
     def saved_images(self, positions: set[int]) -> Iterator[list[dict[str, Any]]]:
         """Yield lists of rows of "adversarials" at `positions`. Raises Damaged."""
