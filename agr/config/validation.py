@@ -63,11 +63,11 @@ def reject_unknown_keys(node: DictConfig, prefix: str = "") -> None:
     """Raise ConfigError for a key that nothing reads: `+key=value` slips past Hydra's own check."""
     schema: Any = OmegaConf.get_type(node) if prefix else Config
     known = {f.name for f in fields(schema)} if is_dataclass(schema) else None
-    for key in node:
+    for key in map(str, node):
         if key == "hydra" and not prefix:
             continue
-        if known and str(key) not in known:
-            raise ConfigError(f"{prefix}{key} is no key of the config: {nearest(str(key), known)}")
+        if known and key not in known:
+            raise ConfigError(f"{prefix}{key} is no key of the config: {nearest(key, known)}")
         inner = node._get_node(key)
         if isinstance(inner, DictConfig) and isinstance(inner._value(), dict):
             reject_unknown_keys(inner, f"{prefix}{key}.")
