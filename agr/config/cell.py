@@ -82,9 +82,8 @@ class Cell:
     @property
     def selecting(self) -> list[str]:
         """Networks that must classify an image correctly for it to be attacked."""
-        return {"none": [], "source": self.sources, "group": list(self.group.networks)}[
-            self.config.select
-        ]
+        chosen = {"none": [], "source": self.sources, "group": list(self.group.networks)}
+        return chosen[self.config.select]
 
     def title(self, name: str) -> str:
         """Title of a target or the source, in tables and on screen."""

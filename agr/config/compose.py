@@ -57,7 +57,12 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
     with _hydra() as loader:
         given = split_shards(without_flags(overrides))
         composer = _Composer(loader, given)
-        _check_hydra_overrides(composer.parsed)
+        for o in composer.parsed:
+            if o.is_hydra_override() and not HYDRA_KEYS.match(o.key_or_group):
+                raise ConfigError(
+                    f"{o.input_line} has no effect on a run: of Hydra it reads hydra/launcher, "
+                    "hydra.launcher, hydra.searchpath and hydra.sweep; leave it out"
+                )
         config = composer.compose_whole(composer.plain)
         parsed = composer.parsed + composer.parse(_swept_by_file(config, composer.parsed))
         sweeps = [o for o in parsed if o.is_sweep_override()]
@@ -81,15 +86,6 @@ def check_overrides(overrides: Sequence[str]) -> None:
         composer = _Composer(loader, given)
         if composer.foreign:
             composer.compose_whole(composer.plain)
-
-
-def _check_hydra_overrides(parsed: Sequence[Override]) -> None:
-    for o in parsed:
-        if o.is_hydra_override() and not HYDRA_KEYS.match(o.key_or_group):
-            raise ConfigError(
-                f"{o.input_line} has no effect on a run: of Hydra it reads hydra/launcher, "
-                "hydra.launcher, hydra.searchpath and hydra.sweep; leave it out"
-            )
 
 
 def _points(parsed: Sequence[Override]) -> list[list[str]]:

@@ -80,13 +80,18 @@ def with_networks(config: DictConfig) -> DictConfig:
             **describe(own["tag"], f"network {name}") | {"title": name} | own
         )
     for place, name in named:
-        if name not in known:
-            _refuse_mistyped_defense(place, name, config)
-            if not is_tag(name):
-                hint = f"known: {', '.join(known)}, timm's names, and TAG:FILE"
-                every = [*known, *timm.list_models()]
-                raise ConfigError(f"{place} is unknown: {nearest(name, every, hint)}")
-            known[name] = NetworkConfig(**describe(name, place))
+        if name in known:
+            continue
+        network, slash, defense = name.rpartition("/")
+        bare = undefended(network, config.defenses)[0]
+        if slash and (bare in known or Path(bare.partition(":")[2]).is_file()):
+            hint = nearest(defense, config.defenses)
+            raise ConfigError(f"{place}: {defense} is no defense: {hint}")
+        if not is_tag(name):
+            hint = f"known: {', '.join(known)}, timm's names, and TAG:FILE"
+            every = [*known, *timm.list_models()]
+            raise ConfigError(f"{place} is unknown: {nearest(name, every, hint)}")
+        known[name] = NetworkConfig(**describe(name, place))
     return config
 
 
@@ -109,14 +114,6 @@ def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
         raise ConfigError(f"targets={targets}: give a list of names, [name,name]")
     bare_targets = [undefended(t, config.defenses)[0] for t in targets or []]
     return [(f"source={s}", s) for s in sources] + [(f"target {t}", t) for t in bare_targets]
-
-
-def _refuse_mistyped_defense(place: str, name: str, config: DictConfig) -> None:
-    """Raise ConfigError if the last part of a name looks like a mistyped defense of a network."""
-    network, slash, defense = name.rpartition("/")
-    bare = undefended(network, config.defenses)[0]
-    if slash and (bare in config.suite.networks or Path(bare.partition(":")[2]).is_file()):
-        raise ConfigError(f"{place}: {defense} is no defense: {nearest(defense, config.defenses)}")
 
 
 def check_choice(key: str, value: str | None, known: Collection[str | None]) -> None:

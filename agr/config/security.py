@@ -75,12 +75,9 @@ def check_parts(c: Config) -> None:
 def check_hydra(composed: Any, by_user: Any) -> None:
     """Raise ConfigError where a config file says how Hydra runs.
 
-    Hydra's own flags set up the logging that the node names, and a launcher runs lines of a shell:
-    both could run code.
-
-    Args:
-        composed: the node `hydra` of a composed config, not resolved.
-        by_user: the same, composed from the user's own overrides of Hydra alone.
+    Hydra's own flags set up the logging that the node `hydra` names, and a launcher runs lines of a
+    shell: both could run code. `composed` is that node, not resolved, and `by_user` the same,
+    composed from the user's own overrides of Hydra alone.
     """
     for place in _differing(composed, by_user, "hydra"):
         raise ConfigError(

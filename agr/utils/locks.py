@@ -63,13 +63,10 @@ class Holder(NamedTuple):
 def locked(path: Path, *, wait: bool = True) -> Iterator[SoftFileLease]:
     """Hold the lock `path`, which may be that of a dead process.
 
-    Args:
-        path: of the lock; its folder must be there.
-        wait: wait for a living holder to let go, instead of raising Busy; one on another machine
-            is watched until it stirs or `LEASE` seconds are over.
-
-    The lock is lost, and `lease.compromise` says so, if this process itself stands still for
-    longer. Raises Busy and ConfigError.
+    Its folder must be there. With `wait` a living holder is waited for, instead of raising Busy;
+    one on another machine is watched until it stirs or `LEASE` seconds are over. The lock is lost,
+    and `lease.compromise` says so, if this process itself stands still for longer. Raises Busy and
+    ConfigError.
     """
     if not 0 < LEASE < float("inf"):
         raise ConfigError(
