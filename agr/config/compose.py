@@ -64,7 +64,12 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
                     "hydra.launcher, hydra.searchpath and hydra.sweep; leave it out"
                 )
         config = composer.compose_whole(composer.plain)
-        parsed = composer.parsed + composer.parse(_swept_by_file(config, composer.parsed))
+        # An experiment's file may sweep over keys that no override sets.
+        by_file = config.hydra.sweeper.params or {}
+        check_swept(by_file)
+        keys = {o.key_or_group for o in composer.parsed}
+        swept = [f"{key}={value}" for key, value in by_file.items() if key not in keys]
+        parsed = composer.parsed + composer.parse(swept)
         sweeps = [o for o in parsed if o.is_sweep_override()]
         _check_sweeps(sweeps, multirun=multirun or str(config.hydra.mode) == "RunMode.MULTIRUN")
         if not sweeps:
@@ -97,14 +102,6 @@ def _points(parsed: Sequence[Override]) -> list[list[str]]:
         values = [o.get_value_element_as_str()] if swept is None else swept
         axes[key] = [f"{key}={value}" for value in values]
     return [list(point) for point in itertools.product(*axes.values())]
-
-
-def _swept_by_file(config: DictConfig, parsed: Sequence[Override]) -> list[str]:
-    """Sweeps of an experiment's file over keys that no override sets."""
-    given = {o.key_or_group for o in parsed}
-    params = config.hydra.sweeper.params or {}
-    check_swept(params)
-    return [f"{key}={value}" for key, value in params.items() if key not in given]
 
 
 def _check_sweeps(sweeps: Sequence[Override], *, multirun: bool) -> None:

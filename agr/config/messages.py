@@ -30,10 +30,6 @@ NO_SUCH_FILE = re.compile(r"In '(?P<file>[^']+)': Could not (?:load|find) '(?P<n
 NOISE = ("HYDRA_FULL_ERROR", "full_key:", "object_type=", "reference_type=", "See https://")
 RAISED = re.compile(r"\w+ raised while resolving interpolation: ")
 
-LIST_OR_KEYS = (
-    "a list stands where named keys are meant, or the other way round: a list is written [a,b], "
-    "named keys {a: b}"
-)
 # Ends of messages, by a text that they contain.
 WAYS_OUT = {
     "converted to Float": "give a number",
@@ -105,13 +101,16 @@ def explain(e: BaseException) -> str:
     if str(cause).startswith("Ambiguous value"):
         return f"{first_line(cause)}: to sweep over its values put -m first; a list is [a,b]"
     if "ListConfig" in str(cause) and "to string" not in str(cause):
-        text = LIST_OR_KEYS
-        if key == "targets" and not in_file:
-            text = "targets is a list: write targets=[vgg16,vgg19]"
-        elif key and not in_file:
+        if in_file or not key:
             text = (
-                f"{key} doesn't take this: a list is written {key}=[a,b], named slots {key}={{a:b}}"
+                "a list stands where named keys are meant, or the other way round: a list is "
+                "written [a,b], named keys {a: b}"
             )
+        elif key == "targets":
+            text = "targets is a list: write targets=[vgg16,vgg19]"
+        else:
+            lists, slots = f"a list is written {key}=[a,b]", f"named slots {key}={{a:b}}"
+            text = f"{key} doesn't take this: {lists}, {slots}"
     else:
         text = _plain(e)
         way = next((way for words, way in WAYS_OUT.items() if words in text), None)
