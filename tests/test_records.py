@@ -21,7 +21,7 @@ from agr.records.run_info import RunInfo
 from agr.records.store import Records, _digest
 from agr.utils import locks
 from agr.utils.errors import ConfigError
-from agr.utils.files import is_whole, write_named, write_whole
+from agr.utils.files import is_whole, write_content, write_named
 from agr.utils.locks import Busy, Holder, alive, holder, locked, this_host
 from agr.utils.signals import Terminated, stoppable, unbroken
 from tests.conftest import demo_cell, foreign_lock
@@ -45,16 +45,17 @@ def records(tmp_path: Path) -> Records:
 # ---- files ---------------------------------------------------------------------------------------
 
 
-def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
-    write_whole(path, lambda draft: draft.write_text("old"))
+    write_content(path, b"old")
 
-    def half(draft: Path) -> None:
+    def half(draft: Path, content: bytes) -> None:
         draft.write_text("new, but no")
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match=r"No space left on device: .*a\.json"):
-        write_whole(path, half)
+        write_content(path, b"new, but not whole")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -435,11 +436,11 @@ def test_an_update_is_written_or_not(records: Records, monkeypatch: pytest.Monke
         records.update_run(stopped)
     assert (records.run() or RunInfo()).eligible == 3
 
-    def write(path: Path, content: Any) -> None:
+    def write(path: Path, content: bytes) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        write_whole(path, content)
+        write_content(path, content)
 
-    monkeypatch.setattr("agr.utils.files.write_whole", write)
+    monkeypatch.setattr("agr.utils.files.write_content", write)
     with pytest.raises(KeyboardInterrupt):
         records.update_run(lambda run: setattr(run, "eligible", 7))
     assert (records.run() or RunInfo()).eligible == 7

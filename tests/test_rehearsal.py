@@ -326,7 +326,14 @@ def test_a_second_cell_decodes_nothing(world: World) -> None:
     """data.cache=true: a second cell goes on when the images' files are gone."""
     root = synset_tree(world.data("moving"), world.items[SMALL])
     words = ["suite=imagenet", f"source={SMALL}", f"targets=[{SMALL}]", "select=source"]
-    words += ["n_images=4", "slots=4", "steps=1", "norm=linf", "data.cache=true", f"data.root={root}"]
+    words += [
+        "n_images=4",
+        "slots=4",
+        "steps=1",
+        "norm=linf",
+        "data.cache=true",
+        f"data.root={root}",
+    ]
     out = world.call("-m", "agr.run", *words, "attack=fgsm", "progress=false")
     assert "224 px" in out
     for path in root.rglob("*.JPEG"):

@@ -16,7 +16,7 @@ from typing import Any
 
 from agr.config.networks import same_network, undefended
 from agr.config.schema import CHUNK, Config, Geometry, Group, NetworkConfig, Suite
-from agr.config.targets import code_of, package_of, targets_of
+from agr.config.security import code_of, targets_of
 from agr.utils.hashing import digest, slug
 
 
@@ -82,9 +82,8 @@ class Cell:
     @property
     def selecting(self) -> list[str]:
         """Networks that must classify an image correctly for it to be attacked."""
-        return {"none": [], "source": self.sources, "group": list(self.group.networks)}[
-            self.config.select
-        ]
+        chosen = {"none": [], "source": self.sources, "group": list(self.group.networks)}
+        return chosen[self.config.select]
 
     def title(self, name: str) -> str:
         """Title of a target or the source, in tables and on screen."""
@@ -185,7 +184,7 @@ class Cell:
     @cached_property
     def foreign(self) -> list[str]:
         """Packages that the user allows and whose parts the attack has."""
-        named = {package_of(target) for target in targets_of(asdict(self.config.attack))}
+        named = {target.partition(".")[0] for target in targets_of(asdict(self.config.attack))}
         return sorted(named & {*self.config.allow})
 
     @cached_property

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agr.config.cell import Cell
 from agr.config.load import to_cell
-from agr.config.messages import explain
+from agr.config.messages import explained
 from agr.config.overrides import split_shards, without_flags
 from agr.config.schema import conf_dir
 from agr.config.security import check_hydra, check_swept, read_yaml
@@ -51,19 +51,25 @@ def expand(overrides: Sequence[str]) -> list[Cell]:
 def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composition:
     """Compose the cells of a command line: one per point of its sweep and shard.
 
-    Args:
-        overrides: Hydra's, such as "attack=ifgsm,agr" or "experiment=paper".
-        multirun: allow a sweep; without it only an experiment's file can ask for one.
-
-    Raises:
-        ConfigError: with one line, for whatever a run could not work with.
+    Without `multirun` only an experiment's file can ask for a sweep. Raises ConfigError, with one
+    line, for whatever a run could not work with.
     """
-    with _explained(), _hydra() as loader:
+    with _hydra() as loader:
         given = split_shards(without_flags(overrides))
         composer = _Composer(loader, given)
-        _check_hydra_overrides(composer.parsed)
+        for o in composer.parsed:
+            if o.is_hydra_override() and not HYDRA_KEYS.match(o.key_or_group):
+                raise ConfigError(
+                    f"{o.input_line} has no effect on a run: of Hydra it reads hydra/launcher, "
+                    "hydra.launcher, hydra.searchpath and hydra.sweep; leave it out"
+                )
         config = composer.compose_whole(composer.plain)
-        parsed = composer.parsed + composer.parse(_swept_by_file(config, composer.parsed))
+        # An experiment's file may sweep over keys that no override sets.
+        by_file = config.hydra.sweeper.params or {}
+        check_swept(by_file)
+        keys = {o.key_or_group for o in composer.parsed}
+        swept = [f"{key}={value}" for key, value in by_file.items() if key not in keys]
+        parsed = composer.parsed + composer.parse(swept)
         sweeps = [o for o in parsed if o.is_sweep_override()]
         _check_sweeps(sweeps, multirun=multirun or str(config.hydra.mode) == "RunMode.MULTIRUN")
         if not sweeps:
@@ -80,20 +86,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
     Hydra's own flags (--help, --cfg …) set its logging up, which can call anything.
     """
-    with _explained(), _hydra() as loader:
+    with _hydra() as loader:
         given = [word for word in without_flags(overrides) if not word.startswith("-")]
         composer = _Composer(loader, given)
         if composer.foreign:
             composer.compose_whole(composer.plain)
-
-
-def _check_hydra_overrides(parsed: Sequence[Override]) -> None:
-    for o in parsed:
-        if o.is_hydra_override() and not HYDRA_KEYS.match(o.key_or_group):
-            raise ConfigError(
-                f"{o.input_line} has no effect on a run: of Hydra it reads hydra/launcher, "
-                "hydra.launcher, hydra.searchpath and hydra.sweep; leave it out"
-            )
 
 
 def _points(parsed: Sequence[Override]) -> list[list[str]]:
@@ -105,14 +102,6 @@ def _points(parsed: Sequence[Override]) -> list[list[str]]:
         values = [o.get_value_element_as_str()] if swept is None else swept
         axes[key] = [f"{key}={value}" for value in values]
     return [list(point) for point in itertools.product(*axes.values())]
-
-
-def _swept_by_file(config: DictConfig, parsed: Sequence[Override]) -> list[str]:
-    """Sweeps of an experiment's file over keys that no override sets."""
-    given = {o.key_or_group for o in parsed}
-    params = config.hydra.sweeper.params or {}
-    check_swept(list(params))
-    return [f"{key}={value}" for key, value in params.items() if key not in given]
 
 
 def _check_sweeps(sweeps: Sequence[Override], *, multirun: bool) -> None:
@@ -173,7 +162,12 @@ class _Composer:
         self._groups = set(self.get_group_options("", ObjectType.GROUP))
         self._merged: dict[tuple[str, ...], bytes] = {}  # pickled, since that copies quickest
         self.parsed = self.parse(overrides)
-        self._check_groups()
+        for o in self.parsed:
+            if o.is_delete() or o.is_sweep_override() or isinstance(o.value(), str | list | dict):
+                continue
+            group = o.key_or_group
+            if not group or group in self._groups or group.startswith("hydra/"):
+                raise ConfigError(f"{o.input_line} chooses no file: write {group or 'KEY'}=NAME")
         self.plain = [o.input_line or "" for o in self.parsed if not o.is_sweep_override()]
 
     def get_group_options(self, group: str, results_filter: ObjectType) -> list[str]:
@@ -214,7 +208,7 @@ class _Composer:
         if self.foreign:
             own = [word for word in overrides if self._parse_one(word).is_hydra_override()]
             by_user = compose("config", own, return_hydra_config=True)
-            check_hydra(_container(config.hydra), _container(by_user.hydra))
+            check_hydra(OmegaConf.to_container(config.hydra), OmegaConf.to_container(by_user.hydra))
         return config
 
     def _read_all(self) -> None:
@@ -230,40 +224,24 @@ class _Composer:
         is_group = group in self._groups and not isinstance(override.value(), dict)
         return is_group or override.is_hydra_override()
 
-    def _check_groups(self) -> None:
-        for o in self.parsed:
-            if o.is_delete() or o.is_sweep_override() or isinstance(o.value(), str | list | dict):
-                continue
-            group = o.key_or_group
-            if not group or group in self._groups or group.startswith("hydra/"):
-                raise ConfigError(f"{o.input_line} chooses no file: write {group or 'KEY'}=NAME")
-
-
-def _container(node: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(node, resolve=False)  # type: ignore[return-value]
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Raise one line as ConfigError for whatever Hydra or OmegaConf raises inside."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as e:
-        raise ConfigError(explain(e)) from e
-
 
 @contextmanager
 def _hydra() -> Iterator[ConfigLoader]:
-    """Initialise Hydra over our configs, whatever Hydra application this process may be."""
+    """Initialise Hydra over our configs, whatever Hydra application this process may be.
+
+    What it or OmegaConf raises inside becomes a ConfigError of one line.
+    """
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     instance = GlobalHydra.instance()
     outer, instance.hydra = instance.hydra, None
     try:
-        with warnings.catch_warnings(), initialize_config_dir(conf_dir(), version_base="1.3"):
+        with (
+            explained(),
+            warnings.catch_warnings(),
+            initialize_config_dir(conf_dir(), version_base="1.3"),
+        ):
             # a folder of configs that isn't there
             warnings.filterwarnings("error", "provider=hydra.searchpath", UserWarning)
             yield instance.config_loader()

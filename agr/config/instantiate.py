@@ -6,8 +6,7 @@ import importlib
 from collections.abc import Collection
 from typing import Any
 
-from agr.config.security import check_target
-from agr.config.targets import package_of, targets_of
+from agr.config.security import check_target, targets_of
 from agr.utils.errors import ConfigError, first_line, nearest
 
 # Members that the parts of a slot's module must have; `agr.attacks.parts` says why.
@@ -37,7 +36,7 @@ def make_part(key: str, module: str, node: Any, allow: Collection[str] = ()) -> 
         )
     for target in targets_of(node):
         check_target(key, target, module, allow)
-        if package_of(target) not in allow and not _is_part(target, module):
+        if target.partition(".")[0] not in allow and not _is_part(target, module):
             known = nearest(target.rpartition(".")[2], _parts_of(module))
             raise ConfigError(
                 f"{key} has _target_={target}: it must name a part of {module}: {known}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agr.config.cell import Cell
-from agr.config.messages import explain
+from agr.config.messages import explained
 from agr.config.networks import with_networks
 from agr.config.schema import Config
 from agr.config.validation import check_cell, check_library_steps
@@ -23,7 +23,12 @@ def to_cell(config: DictConfig, overrides: Iterable[str] = ()) -> Cell:
     Raises ConfigError, with one line, for whatever a run could not work with.
     """
     overrides = tuple(overrides)
-    _check_allow(config, overrides)
+    # Whose code may run is for the user alone to say.
+    if config.allow and not any(word.lstrip("+").startswith("allow=") for word in overrides):
+        raise ConfigError(
+            f"allow={list(config.allow)} stands in a config file, which can't allow itself to run "
+            "code: if you trust it, give the word yourself"
+        )
     if OmegaConf.is_missing(config.attack, "name"):
         raise ConfigError(
             "the attack has no name: it is a piece of attacks (a file that begins with _), or a "
@@ -33,14 +38,10 @@ def to_cell(config: DictConfig, overrides: Iterable[str] = ()) -> Cell:
     return _checked(config, overrides)
 
 
-def _checked(config: DictConfig, overrides: Sequence[str]) -> Cell:
-    try:
+def _checked(config: DictConfig, overrides: tuple[str, ...] = ()) -> Cell:
+    with explained():
         written: Any = OmegaConf.to_object(with_networks(config))
-        cell = Cell(written, tuple(overrides))
-    except ConfigError:
-        raise
-    except Exception as e:
-        raise ConfigError(explain(e)) from e
+        cell = Cell(written, overrides)
     check_cell(cell)
     return cell
 
@@ -54,21 +55,15 @@ def stored_cell(stored: Mapping[str, Any], folder: Path, **changes: Any) -> Cell
     """
     try:
         config = OmegaConf.merge(OmegaConf.structured(Config), stored)
-        for known, more in (
-            (config.suite.networks, changes.pop("networks", {})),
-            (config.defenses, changes.pop("defenses", {})),
-        ):
-            known.update({k: v for k, v in more.items() if k not in known})
+        for known, names in ((config.suite.networks, "networks"), (config.defenses, "defenses")):
+            known.update({k: v for k, v in changes.pop(names, {}).items() if k not in known})
         config.data.update(changes.pop("data", None) or {})
         # run.json holds the last session's
-        for key, value in (
-            {"shard": "0/1", "outputs": str(folder.parent.parent)} | changes
-        ).items():
-            config[key] = value
+        config.update({"shard": "0/1", "outputs": str(folder.parent.parent)} | changes)
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as e:
         raise ConfigError(f"{folder}: its config is not of this program: {first_line(e)}") from e
     assert isinstance(config, DictConfig)
-    cell = _checked(config, [])
+    cell = _checked(config)
     if cell.folder != folder:
         raise ConfigError(
             f"{folder} was made with other networks than suite={cell.suite.name} has now"
@@ -76,12 +71,3 @@ def stored_cell(stored: Mapping[str, Any], folder: Path, **changes: Any) -> Cell
             + ": use what it was made with"
         )
     return cell
-
-
-def _check_allow(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse `allow` from a config file: whose code may run is for the user alone to say."""
-    if config.allow and not any(word.lstrip("+").startswith("allow=") for word in overrides):
-        raise ConfigError(
-            f"allow={list(config.allow)} stands in a config file, which can't allow itself to run "
-            "code: if you trust it, give the word yourself"
-        )

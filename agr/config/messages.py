@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 
 from agr.config.schema import Config, conf_dir
 from agr.config.security import yaml_problem
-from agr.utils.errors import first_line, nearest
+from agr.utils.errors import ConfigError, first_line, nearest
 
 # A parameter of an attack's part, such as attack.chain.momentum.decay
 PART_KEY = re.compile(r"attack\.((start|loss|step|stop|library)\.|(views|chain)\.\w+\.)")
@@ -28,10 +30,6 @@ NO_SUCH_FILE = re.compile(r"In '(?P<file>[^']+)': Could not (?:load|find) '(?P<n
 NOISE = ("HYDRA_FULL_ERROR", "full_key:", "object_type=", "reference_type=", "See https://")
 RAISED = re.compile(r"\w+ raised while resolving interpolation: ")
 
-LIST_OR_KEYS = (
-    "a list stands where named keys are meant, or the other way round: a list is written [a,b], "
-    "named keys {a: b}"
-)
 # Ends of messages, by a text that they contain.
 WAYS_OUT = {
     "converted to Float": "give a number",
@@ -61,31 +59,67 @@ WAYS_OUT = {
 }
 
 
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise one line as ConfigError for whatever Hydra or OmegaConf raises inside."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as e:
+        raise ConfigError(explain(e)) from e
+
+
 def explain(e: BaseException) -> str:
     """Return one line for an error of Hydra or OmegaConf, with the nearest known names."""
-    for teller in (
-        _wrong_yaml, _unknown_file, _unreadable_word, _too_deep, _missing_value, _unknown_key,
-    ):  # fmt: skip
-        if message := teller(e):
-            return message
     cause = e.__cause__ or e
-    key = _key_of(e)
+    for wrong in (e, cause):
+        if isinstance(wrong, yaml.YAMLError):
+            return yaml_problem(wrong)
+    if isinstance(e, MissingConfigException):
+        return _unknown_file(e)
+    if isinstance(e, OverrideParseException):
+        return (
+            f"{e.override or 'an empty word'} cannot be read: write key=value, a list as [a,b] "
+            f"without spaces, and quotes inside for other signs, 'key=\"~/a (b)\"' "
+            f"({first_line(e)})"
+        )
+    if isinstance(e, RecursionError):
+        return (
+            "the config files lead in a circle, one naming another in its defaults and back, or "
+            "one is nested hundreds of levels deep: look at those that the words name"
+        )
+    if found := MISSING.search(str(e)):
+        missing = getattr(e, "full_key", None) if "." not in found[1] else None
+        missing = missing or found[1]
+        return f"{missing} is missing: a file of configs must say it, see conf/ for examples"
+    named = FULL_KEY.search(str(cause))
+    key = getattr(cause, "full_key", None) or getattr(cause, "key", None) or (named and named[1])
+    in_file = IN_FILE.match(str(e)) is not None
+    if key and "not in" in str(cause):
+        return _unknown_key(e, str(key))
     if str(cause).startswith("Ambiguous value"):
         return f"{first_line(cause)}: to sweep over its values put -m first; a list is [a,b]"
     if "ListConfig" in str(cause) and "to string" not in str(cause):
-        return _with_place(e, key, _list_or_keys(key, in_file=bool(IN_FILE.match(str(e)))))
-    return _with_place(e, key, _with_way_out(_plain(e)))
+        if in_file or not key:
+            text = (
+                "a list stands where named keys are meant, or the other way round: a list is "
+                "written [a,b], named keys {a: b}"
+            )
+        elif key == "targets":
+            text = "targets is a list: write targets=[vgg16,vgg19]"
+        else:
+            lists, slots = f"a list is written {key}=[a,b]", f"named slots {key}={{a:b}}"
+            text = f"{key} doesn't take this: {lists}, {slots}"
+    else:
+        text = _plain(e)
+        way = next((way for words, way in WAYS_OUT.items() if words in text), None)
+        text = f"{text}: {way}" if way else text
+    return _with_place(e, key and str(key), text)
 
 
-def _wrong_yaml(e: BaseException) -> str:
-    wrong = next((x for x in (e, e.__cause__) if isinstance(x, yaml.YAMLError)), None)
-    return yaml_problem(wrong) if wrong else ""
-
-
-def _unknown_file(e: BaseException) -> str:
+def _unknown_file(e: MissingConfigException) -> str:
     """Explain a missing file that an override or another file names."""
-    if not isinstance(e, MissingConfigException):
-        return ""
     inner = NO_SUCH_FILE.search(str(e))
     if inner and inner["file"] not in ("config", "hydra/config"):  # else a word names it
         return (
@@ -104,36 +138,7 @@ def _unknown_file(e: BaseException) -> str:
     return f"{group}={name} is unknown: {nearest(name, known)}"
 
 
-def _unreadable_word(e: BaseException) -> str:
-    if not isinstance(e, OverrideParseException):
-        return ""
-    return (
-        f"{e.override or 'an empty word'} cannot be read: write key=value, a list as [a,b] without "
-        f"spaces, and quotes inside for other signs, 'key=\"~/a (b)\"' ({first_line(e)})"
-    )
-
-
-def _too_deep(e: BaseException) -> str:
-    if not isinstance(e, RecursionError):
-        return ""
-    return (
-        "the config files lead in a circle, one naming another in its defaults and back, or one "
-        "is nested hundreds of levels deep: look at those that the words name"
-    )
-
-
-def _missing_value(e: BaseException) -> str:
-    if not (found := MISSING.search(str(e))):
-        return ""
-    key = getattr(e, "full_key", None) if "." not in found[1] else None
-    return f"{key or found[1]} is missing: a file of configs must say it, see conf/ for examples"
-
-
-def _unknown_key(e: BaseException) -> str:
-    cause = e.__cause__ or e
-    key = _key_of(e)
-    if "not in" not in str(cause) or not key:
-        return ""
+def _unknown_key(e: BaseException, key: str) -> str:
     part = PART_KEY.match(key)
     if part and not IN_FILE.match(str(e)):
         slot = part[0].rstrip(".")
@@ -143,28 +148,13 @@ def _unknown_key(e: BaseException) -> str:
             f"with ++ before it"
         )
     if key.startswith("hydra.launcher."):
-        name = key.rpartition(".")[2]
-        return f"{key} is no key of the launcher: {nearest(name, map(str, cause.parent_node))}"  # type: ignore[attr-defined]
+        known = getattr(e.__cause__ or e, "parent_node", ())
+        way = nearest(key.rpartition(".")[2], map(str, known))
+        return f"{key} is no key of the launcher: {way}"
     way = nearest(key, _all_keys(Config), "python -m agr.run --cfg job shows all")
     if ADDED.fullmatch(key):
         way = f"correct the name, or add it as +{key}=…"
     return _with_place(e, None, f"{key} is no key of the config: {way}")
-
-
-def _key_of(e: BaseException) -> str | None:
-    """Key that an error is about, or None."""
-    cause = e.__cause__ or e
-    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
-    found = FULL_KEY.search(str(cause))
-    return str(key) if key else found and found[1]
-
-
-def _list_or_keys(key: str | None, *, in_file: bool) -> str:
-    if key == "targets" and not in_file:
-        return "targets is a list: write targets=[vgg16,vgg19]"
-    if key and not in_file:
-        return f"{key} doesn't take this: a list is written {key}=[a,b], named slots {key}={{a:b}}"
-    return LIST_OR_KEYS
 
 
 def _with_place(e: BaseException, key: str | None, text: str) -> str:
@@ -173,11 +163,6 @@ def _with_place(e: BaseException, key: str | None, text: str) -> str:
     line = text if named else f"{key}: {text}"
     file = IN_FILE.match(str(e))
     return f"{file['file']}.yaml: {line}" if file else line
-
-
-def _with_way_out(text: str) -> str:
-    way = next((way for words, way in WAYS_OUT.items() if words in text), None)
-    return f"{text}: {way}" if way else text
 
 
 def _plain(e: BaseException) -> str:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from agr.config.schema import MODES, RESIZING, Geometry, NetworkConfig
+from agr.config.schema import LARGEST_SIDE, MODES, RESIZING, Geometry, NetworkConfig
 from agr.utils.errors import ConfigError, nearest
 
-LARGEST_SIDE = 16_384  # pixels; one image of it has 800 million values
 MOST_CLASSES = 10_000_000
 # Arguments of timm.create_model, and of what it calls, about where weights come from.
 WEIGHT_ARGUMENTS = (
@@ -58,7 +57,9 @@ def with_networks(config: DictConfig) -> DictConfig:
     short = [n for n in known if OmegaConf.is_missing(known[n], "architecture")]
     if not short and all(name in known for _, name in named):
         return config
-    from agr.config.registry import describe, is_tag, known_to_timm
+    import timm
+
+    from agr.config.registry import describe, is_tag
 
     config = copy.deepcopy(config)
     known = config.suite.networks
@@ -79,13 +80,18 @@ def with_networks(config: DictConfig) -> DictConfig:
             **describe(own["tag"], f"network {name}") | {"title": name} | own
         )
     for place, name in named:
-        if name not in known:
-            _refuse_mistyped_defense(place, name, config)
-            if not is_tag(name):
-                hint = f"known: {', '.join(known)}, timm's names, and TAG:FILE"
-                every = [*known, *known_to_timm()]
-                raise ConfigError(f"{place} is unknown: {nearest(name, every, hint)}")
-            known[name] = NetworkConfig(**describe(name, place))
+        if name in known:
+            continue
+        network, slash, defense = name.rpartition("/")
+        bare = undefended(network, config.defenses)[0]
+        if slash and (bare in known or Path(bare.partition(":")[2]).is_file()):
+            hint = nearest(defense, config.defenses)
+            raise ConfigError(f"{place}: {defense} is no defense: {hint}")
+        if not is_tag(name):
+            hint = f"known: {', '.join(known)}, timm's names, and TAG:FILE"
+            every = [*known, *timm.list_models()]
+            raise ConfigError(f"{place} is unknown: {nearest(name, every, hint)}")
+        known[name] = NetworkConfig(**describe(name, place))
     return config
 
 
@@ -110,23 +116,16 @@ def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
     return [(f"source={s}", s) for s in sources] + [(f"target {t}", t) for t in bare_targets]
 
 
-def _refuse_mistyped_defense(place: str, name: str, config: DictConfig) -> None:
-    """Raise ConfigError if the last part of a name looks like a mistyped defense of a network."""
-    network, slash, defense = name.rpartition("/")
-    bare = undefended(network, config.defenses)[0]
-    if slash and (bare in config.suite.networks or Path(bare.partition(":")[2]).is_file()):
-        raise ConfigError(f"{place}: {defense} is no defense: {nearest(defense, config.defenses)}")
+def check_choice(key: str, value: str | None, known: Collection[str | None]) -> None:
+    """Raise ConfigError if a value is none of the known ones, of which None has no name."""
+    if value not in known:
+        raise ConfigError(f"{key}={value} is unknown: {nearest(str(value), filter(None, known))}")
 
 
 def check_geometry(of: str, g: Geometry) -> None:
     """Raise ConfigError for an image geometry that can't be; `of` says whose it is."""
-    if g.mode not in MODES:
-        raise ConfigError(f"{of}: geometry.mode={g.mode} is unknown: {nearest(g.mode, MODES)}")
-    if g.interpolation not in RESIZING:
-        raise ConfigError(
-            f"{of}: geometry.interpolation={g.interpolation} is unknown: "
-            f"{nearest(g.interpolation, RESIZING)}"
-        )
+    check_choice(f"{of}: geometry.mode", g.mode, MODES)
+    check_choice(f"{of}: geometry.interpolation", g.interpolation, RESIZING)
     if not (0 < g.crop <= 1 and 1 <= g.size <= LARGEST_SIDE * g.crop):
         raise ConfigError(
             f"{of}: geometry size={g.size} crop={g.crop} cannot be: give 1 to {LARGEST_SIDE} px, "
@@ -136,10 +135,7 @@ def check_geometry(of: str, g: Geometry) -> None:
 
 def check_network(name: str, n: NetworkConfig) -> None:
     """Raise ConfigError for an entry of the suite's networks that can't be."""
-    if n.resize not in RESIZING:
-        raise ConfigError(
-            f"network {name}: resize={n.resize} is unknown: {nearest(str(n.resize), RESIZING)}"
-        )
+    check_choice(f"network {name}: resize", n.resize, RESIZING)
     numbers = [*n.mean, *n.std]
     if len(n.mean) != 3 or len(n.std) != 3 or not all(map(math.isfinite, numbers)):
         raise ConfigError(f"network {name}: mean={n.mean} std={n.std}: give three, std above 0")
@@ -152,12 +148,7 @@ def check_network(name: str, n: NetworkConfig) -> None:
         raise ConfigError(f"network {name}: classes={n.classes} cannot be: give 2 or more")
     if n.width is not None and n.arguments:
         raise ConfigError(f"network {name}: a slim copy (width) takes no arguments: leave them out")
-    _check_arguments(name, n.arguments)
-
-
-def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments with which timm would fetch or load weights: `weights` alone names them."""
-    for key in arguments:
+    for key in n.arguments:
         if key in WEIGHT_ARGUMENTS:
             raise ConfigError(
                 f"network {name}: arguments.{key} would have timm load another file: leave it out, "

@@ -93,17 +93,13 @@ def without_flags(arguments: Sequence[str]) -> list[str]:
     for word in rest:
         flag, equals, value = word.partition("=")
         if flag in ("--config-dir", "-cd"):
-            overrides.append(f"hydra.searchpath=[{_quoted(value if equals else next(rest, ''))}]")
+            folder = value if equals else next(rest, "")
+            if not re.fullmatch(r"[\w./~-]+", folder):  # quoted, as Hydra reads it
+                folder = "'" + folder.replace("'", "\\'") + "'"
+            overrides.append(f"hydra.searchpath=[{folder}]")
         elif word not in RUNNING_FLAGS:
             overrides.append(word)
     return overrides
-
-
-def _quoted(path: str) -> str:
-    """Quote a path inside an override, as Hydra reads it."""
-    if re.fullmatch(r"[\w./~-]+", path):
-        return path
-    return "'" + path.replace("'", "\\'") + "'"
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:

@@ -16,41 +16,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import timm
+from timm.models import PretrainedCfg, get_pretrained_cfg, list_pretrained
+
 from agr.config.schema import MODES, RESIZING
 from agr.utils.errors import ConfigError, first_line, nearest
 from agr.utils.hub import HUB, WEIGHT_SUFFIXES, NotOnHub, hub_file
 
-OF_TIMM = "see timm.list_models()"
-
-
-# ---- what a network is ---------------------------------------------------------------------------
-
 
 def is_tag(name: str) -> bool:
     """True if `name` has the form of one of the names above; timm need not know it yet."""
-    if "/" in name or ":" in name:
-        return True
-    import timm
-
-    return timm.is_model(name.partition(".")[0])
+    return "/" in name or ":" in name or timm.is_model(name.partition(".")[0])
 
 
 def check_architecture(name: str, place: str) -> None:
     """Raise ConfigError unless timm has an architecture: it would fetch hub ids or read folders."""
-    import timm
-
     if not timm.is_model(name):
-        raise ConfigError(
-            f"{place}: timm has no architecture {name}: {nearest(name, known_to_timm(), OF_TIMM)}"
-        )
-
-
-def known_to_timm() -> list[str]:
-    """Names of timm's architectures."""
-    import timm
-
-    names: list[str] = timm.list_models()
-    return names
+        hint = nearest(name, timm.list_models(), "see timm.list_models()")
+        raise ConfigError(f"{place}: timm has no architecture {name}: {hint}")
 
 
 def describe(name: str, place: str) -> dict[str, Any]:
@@ -79,8 +62,6 @@ def describe(name: str, place: str) -> dict[str, Any]:
 
 def _registered(tag: str) -> dict[str, Any] | None:
     """Entry of a tag in timm's registry, or None."""
-    from timm.models import get_pretrained_cfg
-
     try:
         found = get_pretrained_cfg(tag, allow_unregistered=False)
     except RuntimeError:
@@ -89,11 +70,9 @@ def _registered(tag: str) -> dict[str, Any] | None:
 
 
 def _from_registry(tag: str, place: str) -> dict[str, Any]:
-    import timm
-
     found = _registered(tag)
     if not found:
-        hint = nearest(tag, _tags_of(tag) or known_to_timm(), "see timm.list_pretrained()")
+        hint = nearest(tag, _tags_of(tag) or timm.list_models(), "see timm.list_pretrained()")
         raise ConfigError(f"{place}: timm {timm.__version__} has no {tag}: {hint}")
     full = found["architecture"] + (f".{found['tag']}" if found.get("tag") else "")
     weights = HUB + found["hf_hub_id"] if found.get("hf_hub_id") else found.get("url") or ""
@@ -102,10 +81,7 @@ def _from_registry(tag: str, place: str) -> dict[str, Any]:
 
 def _tags_of(tag: str) -> list[str]:
     """Tags that timm has for a tag's architecture."""
-    from timm.models import list_pretrained
-
-    names: list[str] = list_pretrained(f"{tag.partition('.')[0]}.*")
-    return names
+    return list_pretrained(f"{tag.partition('.')[0]}.*")
 
 
 def _from_hub(hub_id: str, place: str) -> dict[str, Any]:
@@ -121,16 +97,16 @@ def _from_hub(hub_id: str, place: str) -> dict[str, Any]:
         raise ConfigError(
             f"{place}: config.json of {hub_id} describes no network of timm: {first_line(e)}"
         ) from e
-    arguments = found.get("model_args") or {}
-    tag = f"hf-hub:{hub_id}"
-    own_fields = {"title": hub_id, "tag": tag, "weights": HUB + hub_id, "arguments": arguments}
-    return fields | own_fields
+    return fields | {
+        "title": hub_id,
+        "tag": f"hf-hub:{hub_id}",
+        "weights": HUB + hub_id,
+        "arguments": found.get("model_args") or {},
+    }
 
 
 def _fields(found: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Translate timm's pretrained config into ours, with timm's defaults for what it leaves out."""
-    from timm.models import PretrainedCfg
-
     found = asdict(PretrainedCfg()) | {k: v for k, v in found.items() if v is not None}
     architecture = found["architecture"]
     check_architecture(str(architecture), place)
@@ -158,6 +134,3 @@ def _fields(found: Mapping[str, Any], place: str) -> dict[str, Any]:
         "mean": [float(v) for v in found["mean"]],
         "std": [float(v) for v in found["std"]],
     }
-
-
-# ---- where its weights are -----------------------------------------------------------------------

@@ -173,6 +173,7 @@ class Config:
 
 STEP_RULES = ("even", "decaying", "full")  # see agr.attacks.step.step_size
 STEP_FRACTION = re.compile(r"eps/([1-9][0-9]*(?:\.[0-9]+)?)")  # likewise: eps/4
+LARGEST_SIDE = 16_384  # pixels; one image of it has 800 million values
 RESIZING = ("bilinear", "bicubic")
 MODES = ("center", "squash")
 CHOICES = {

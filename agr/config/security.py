@@ -5,16 +5,18 @@ See SECURITY.md.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from agr.config.schema import Config
-from agr.config.targets import package_of, targets_of
 from agr.utils.errors import ConfigError, first_line
+from agr.utils.hashing import digest
 
 HOME = "agr"  # the package whose parts a config may always name
 # What Hydra writes itself, and what an experiment's file is there to say.
@@ -22,9 +24,33 @@ FREE = {"hydra.mode", "hydra.overrides", "hydra.runtime", "hydra.sweeper.params"
 FREE |= {f"hydra.job.{key}" for key in ("name", "config_name", "override_dirname", "id", "num")}
 
 
+def targets_of(node: Any) -> Iterator[str]:
+    """Yield every `_target_` of a config node, however deep."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from targets_of(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from targets_of(value)
+
+
+def code_of(package: str) -> str:
+    """Hash of a package's Python files, "" if it isn't found; nothing of it is run."""
+    spec = PathFinder.find_spec(package)
+    if spec is None or spec.origin is None:
+        return ""
+    roots = [Path(place) for place in spec.submodule_search_locations or []]
+    files = [(r, path) for r in roots for path in sorted(r.rglob("*.py"))]
+    files = files or [(Path(spec.origin).parent, Path(spec.origin))]
+    texts = ((str(p.relative_to(r)), hashlib.sha256(p.read_bytes()).hexdigest()) for r, p in files)
+    return digest(list(texts))
+
+
 def check_target(key: str, target: str, module: str, allow: Container[str]) -> None:
     """Raise ConfigError for a part of `key` in a package that is neither ours nor in `allow`."""
-    package = package_of(target)
+    package = target.partition(".")[0]
     if package == HOME or package in allow:
         return
     own = f"{key} has _target_={target}: it must name a part of {module}: write one"
@@ -46,15 +72,12 @@ def check_parts(c: Config) -> None:
             check_target(f"defenses.{name}", target, "agr.models.defenses", ())
 
 
-def check_hydra(composed: Mapping[str, Any], by_user: Mapping[str, Any]) -> None:
+def check_hydra(composed: Any, by_user: Any) -> None:
     """Raise ConfigError where a config file says how Hydra runs.
 
-    Hydra's own flags set up the logging that the node names, and a launcher runs lines of a shell:
-    both could run code.
-
-    Args:
-        composed: the node `hydra` of a composed config, not resolved.
-        by_user: the same, composed from the user's own overrides of Hydra alone.
+    Hydra's own flags set up the logging that the node `hydra` names, and a launcher runs lines of a
+    shell: both could run code. `composed` is that node, not resolved, and `by_user` the same,
+    composed from the user's own overrides of Hydra alone.
     """
     for place in _differing(composed, by_user, "hydra"):
         raise ConfigError(
@@ -74,7 +97,7 @@ def _differing(a: Any, b: Any, place: str) -> Iterator[str]:
         yield place
 
 
-def check_swept(keys: Sequence[str]) -> None:
+def check_swept(keys: Iterable[str]) -> None:
     """Raise ConfigError for keys that the file of an experiment may not sweep over."""
     for key in keys:
         if re.match(r"[+~]*(allow|hydra)\b", key):

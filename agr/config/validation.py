@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from itertools import combinations
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from agr.config.networks import LARGEST_SIDE, check_geometry, check_network, same_network
-from agr.config.schema import CHOICES, STEP_FRACTION, STEP_RULES, Config
+from agr.config.networks import check_choice, check_geometry, check_network, same_network
+from agr.config.schema import CHOICES, LARGEST_SIDE, STEP_FRACTION, STEP_RULES, Config
 from agr.config.security import check_parts
 from agr.utils.errors import ConfigError, nearest
 from agr.utils.pixels import LEVELS
@@ -35,7 +36,6 @@ RANGES = {
     "suite.images": (1, 1_000_000_000),
     "check.images": (1, 1_000_000_000),
 }
-SECONDS = {"part_seconds": 0, "check.seconds": 0}
 DEVICE = re.compile(r"auto|cpu|mps|xpu|cuda(:\d{1,3})?", re.ASCII)
 LONGEST_PART = 255  # bytes, of a path: more is refused by file systems
 LONGEST_NAME = 100  # bytes, of what is the name of a folder
@@ -46,28 +46,31 @@ def check_cell(cell: Cell) -> None:
     """Check all of a cell's config. Raises ConfigError, with one line, for what can't be run."""
     _check_text(cell.config)
     check_parts(cell.config)
-    _check_choices(cell.config)
+    for key, known in CHOICES.items():
+        check_choice(key, attrgetter(key)(cell.config), known)
     _check_names(cell)
-    _check_numbers(cell)
+    _check_ranges(cell.config)
+    _check_budget(cell)
+    _check_step_size(cell.config)
+    i, _, k = cell.config.shard.partition("/")
+    if not SHARD.fullmatch(cell.config.shard) or int(i) >= int(k):
+        raise ConfigError(
+            f"shard={cell.config.shard} is no shard: write i/k with 0 <= i < k, as 0/3"
+        )
 
 
-def reject_unknown_keys(node: DictConfig, schema: Any = Config, prefix: str = "") -> None:
+def reject_unknown_keys(node: DictConfig, prefix: str = "") -> None:
     """Raise ConfigError for a key that nothing reads: `+key=value` slips past Hydra's own check."""
-    known = {f.name for f in fields(schema)}
+    schema: Any = OmegaConf.get_type(node) if prefix else Config
+    known = {f.name for f in fields(schema)} if is_dataclass(schema) else None
     for key in map(str, node):
         if key == "hydra" and not prefix:
             continue
-        if key not in known:
+        if known and key not in known:
             raise ConfigError(f"{prefix}{key} is no key of the config: {nearest(key, known)}")
-        inner: Any = None if OmegaConf.is_missing(node, key) else node._get_node(key)
-        kind = OmegaConf.get_type(inner) if isinstance(inner, DictConfig) else None
-        named = {f"{prefix}{key}.": inner}
-        if kind is dict:  # named networks, named groups
-            named = {f"{prefix}{key}.{name}.": inner._get_node(name) for name in inner}
-        for place, child in named.items():
-            kind = OmegaConf.get_type(child) if isinstance(child, DictConfig) else None
-            if kind is not None and is_dataclass(kind):
-                reject_unknown_keys(child, kind, place)
+        inner = node._get_node(key)
+        if isinstance(inner, DictConfig) and isinstance(inner._value(), dict):
+            reject_unknown_keys(inner, f"{prefix}{key}.")
 
 
 def _check_text(c: Config) -> None:
@@ -80,7 +83,12 @@ def _check_text(c: Config) -> None:
                 f"{key}={printable(text)} has a line break or another sign that can't be shown: "
                 "take it out"
             )
-    check_file_name("suite.name", c.suite.name)
+    name = c.suite.name
+    if not re.fullmatch(r"[^./\\][^/\\]*", name) or len(name.encode()) > LONGEST_NAME:
+        raise ConfigError(
+            f"suite.name={name} is the name of a folder: give one of 1 to {LONGEST_NAME} "
+            "letters, without slashes and without a dot at its beginning"
+        )
     for package in c.allow:
         if not package.isidentifier():
             raise ConfigError(
@@ -102,39 +110,13 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(inner, place)
 
 
-def check_file_name(key: str, name: str) -> None:
-    """Raise ConfigError for a name that can't be a folder's in the outputs, or leads out."""
-    if not re.fullmatch(r"[^./\\][^/\\]*", name) or len(name.encode()) > LONGEST_NAME:
-        raise ConfigError(
-            f"{key}={name} is the name of a folder: give one of 1 to {LONGEST_NAME} letters, "
-            "without slashes and without a dot at its beginning"
-        )
-
-
-def _value(c: Config, key: str) -> Any:
-    value: Any = c
-    for word in key.split("."):
-        value = getattr(value, word)
-    return value
-
-
-def _check_choices(c: Config) -> None:
-    for key, known in CHOICES.items():
-        value = _value(c, key)
-        if value not in known:
-            names = [k for k in known if k is not None]
-            raise ConfigError(f"{key}={value} is unknown: {nearest(str(value), names)}")
-
-
 def _check_names(cell: Cell) -> None:
     c = cell.config
-    grouped = [n for g in c.suite.groups.values() for n in g.networks]
-    for name in grouped:
-        if name not in c.suite.networks:
-            raise ConfigError(
-                f"suite.groups names {name}: {nearest(name, c.suite.networks)} (suite.networks)"
-            )
     for name, group in c.suite.groups.items():
+        for member in group.networks:
+            if member not in c.suite.networks:
+                hint = nearest(member, c.suite.networks)
+                raise ConfigError(f"suite.groups names {member}: {hint} (suite.networks)")
         check_geometry(f"group {name}", group.geometry)
     for name, network in c.suite.networks.items():
         check_network(name, network)
@@ -213,22 +195,15 @@ def check_eps(eps: float) -> None:
         raise ConfigError(f"eps={eps} is no budget: give a number that is 0 or more")
 
 
-def _check_numbers(cell: Cell) -> None:
-    _check_ranges(cell.config)
-    _check_budget(cell)
-    _check_step_size(cell.config)
-    _check_shard(cell.config)
-
-
 def _check_ranges(c: Config) -> None:
     for key, (low, high) in RANGES.items():
-        value = _value(c, key)
+        value = attrgetter(key)(c)
         if value is not None and not low <= value <= high:
             size = f"small: give {low} or more" if value < low else f"large: give {high} or less"
             raise ConfigError(f"{key}={value} is too {size}")
-    for key, low in SECONDS.items():
-        if not low <= _value(c, key) < math.inf:
-            raise ConfigError(f"{key}={_value(c, key):g} is no time: give {low} or more seconds")
+    for key, seconds in {"part_seconds": c.part_seconds, "check.seconds": c.check.seconds}.items():
+        if not 0 <= seconds < math.inf:
+            raise ConfigError(f"{key}={seconds:g} is no time: give 0 or more seconds")
     if c.suite.l2_reference is not None and not 1 <= c.suite.l2_reference <= 3 * LARGEST_SIDE**2:
         raise ConfigError(
             f"suite.l2_reference={c.suite.l2_reference} is no number of values: give pixels x "
@@ -265,9 +240,3 @@ def _check_step_size(c: Config) -> None:
             f"attack.size={size} is no step size: give a number above 0, eps/4 or one of "
             f"{', '.join(STEP_RULES)}"
         )
-
-
-def _check_shard(c: Config) -> None:
-    i, _, k = c.shard.partition("/")
-    if not SHARD.fullmatch(c.shard) or int(i) >= int(k):
-        raise ConfigError(f"shard={c.shard} is no shard: write i/k with 0 <= i < k, as 0/3")

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,13 +21,13 @@ CHECKSUM_LENGTH = 16  # hex digits of a sha256
 DRAFT = ".draft"
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+def write_content(path: Path, content: bytes) -> None:
     """Write beside `path` and rename: a reader sees the whole file or none."""
     # Ids of processes come again on other machines, and in containers.
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{DRAFT}")
     try:
         with naming(path):
-            write(draft)
+            draft.write_bytes(content)
             with draft.open("rb") as f:
                 os.fsync(f.fileno())
             draft.replace(path)
@@ -43,11 +43,6 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as e:
         e.filename = e.filename or str(path)
         raise
-
-
-def write_content(path: Path, content: bytes) -> None:
-    """Write `content` whole."""
-    write_whole(path, lambda draft: draft.write_bytes(content))
 
 
 def write_json(path: Path, value: Any) -> None:

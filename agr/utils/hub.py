@@ -32,8 +32,13 @@ def hub_file(hub_id: str, names: tuple[str, ...], place: str, instead: str = "")
 
     Raises ConfigError; its text begins with `place` and ends with `instead`.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     folder = constants.HF_HUB_CACHE
     try:
@@ -45,25 +50,15 @@ def hub_file(hub_id: str, names: tuple[str, ...], place: str, instead: str = "")
             return Path(file)
     if not (reason := _unreachable()):
         for name in names:
-            path, reason = _download(hub_id, name)
-            if path:
-                return path
+            try:
+                return Path(hf_hub_download(hub_id, name, cache_dir=folder))
+            except LocalEntryNotFoundError as e:
+                reason = first_line(e.__cause__ or e)
+            except EntryNotFoundError:
+                reason = f"it has no {name}"
+            except (HfHubHTTPError, OSError) as e:
+                reason = first_line(e)
     raise NotOnHub(place, hub_id, names[0], reason, instead)
-
-
-def _download(hub_id: str, name: str) -> tuple[Path | None, str]:
-    """Fetch a file; return its path and "", or None and the reason."""
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(hub_id, name, cache_dir=constants.HF_HUB_CACHE)), ""
-    except LocalEntryNotFoundError as e:
-        return None, first_line(e.__cause__ or e)
-    except EntryNotFoundError:
-        return None, f"it has no {name}"
-    except (HfHubHTTPError, OSError) as e:
-        return None, first_line(e)
 
 
 @lru_cache(maxsize=1)

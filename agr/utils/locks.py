@@ -63,13 +63,10 @@ class Holder(NamedTuple):
 def locked(path: Path, *, wait: bool = True) -> Iterator[SoftFileLease]:
     """Hold the lock `path`, which may be that of a dead process.
 
-    Args:
-        path: of the lock; its folder must be there.
-        wait: wait for a living holder to let go, instead of raising Busy; one on another machine
-            is watched until it stirs or `LEASE` seconds are over.
-
-    The lock is lost, and `lease.compromise` says so, if this process itself stands still for
-    longer. Raises Busy and ConfigError.
+    Its folder must be there. With `wait` a living holder is waited for, instead of raising Busy;
+    one on another machine is watched until it stirs or `LEASE` seconds are over. The lock is lost,
+    and `lease.compromise` says so, if this process itself stands still for longer. Raises Busy and
+    ConfigError.
     """
     if not 0 < LEASE < float("inf"):
         raise ConfigError(
@@ -96,10 +93,13 @@ def _acquire(lease: SoftFileLease, path: Path, wait: bool) -> None:
         with suppress(Timeout):
             lease.acquire(timeout=GLANCE, poll_interval=GLANCE / 10)
             return
-        owner = holder(path)
-        if owner is None and (now := _beat_of_nobody(path)) != touched:
+        owner, now = holder(path), beat(path)
+        # One that names no holder is being made, or its maker was killed in between.
+        if owner is None and now is None and os.path.lexists(path):
+            raise ConfigError(f"{path} can't be read: remove it if whoever made it is gone")
+        if owner is None and now != touched:
             touched, since = now, time.monotonic()
-        elif owner and not wait and (owner.here or beat(path) != touched):
+        elif owner and not wait and (owner.here or now != touched):
             raise Busy(f"{owner} is at work")
         elif owner is None and touched and time.monotonic() - since > LEASE:
             path.unlink(missing_ok=True)
@@ -107,17 +107,6 @@ def _acquire(lease: SoftFileLease, path: Path, wait: bool) -> None:
             noted = True
             whom = owner or f"whoever made {path}"
             print(f"note: waiting for {whom}, or {LEASE:g} s if it is dead", file=sys.stderr)
-
-
-def _beat_of_nobody(path: Path) -> int | None:
-    """Return the last touch of a lock that names no holder; None where it is gone.
-
-    Such a lock is being made, or its maker was killed in between. Raises ConfigError.
-    """
-    touched = beat(path)
-    if touched is None and os.path.lexists(path):
-        raise ConfigError(f"{path} can't be read: remove it if whoever made it is gone")
-    return touched
 
 
 def check_ours(lease: SoftFileLease, what: str) -> None:

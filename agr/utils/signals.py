@@ -22,14 +22,10 @@ def stoppable(
     numbers: Sequence[int] = (signal.SIGTERM,),
     error: Callable[[int], BaseException] = Terminated,
 ) -> Iterator[None]:
-    """Have the first of some signals raise `error` in the block, and those after it do nothing.
+    """Have the first of some signals raise `error(number)`, and those after it do nothing.
 
     Slurm sends SIGTERM twice: the second one would meet what the first began, the writing of what
     is finished. Does nothing outside the main thread.
-
-    Args:
-        numbers: the signals.
-        error: makes the exception from the signal's number.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
