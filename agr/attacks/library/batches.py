@@ -41,7 +41,7 @@ class LibraryAttack:
     quantize: str
 
     def __call__(
-        self, network: Source, x: Tensor, y: Tensor, seed: int, fit: Tensor | None
+        self, network: Source, x: Tensor, y: Tensor, seed: int, fit: Tensor | None = None
     ) -> Tensor:
         """Craft adversarial images for one chunk `x` (B, 3, H, W), as they are to be scored.
 
