@@ -12,7 +12,7 @@ ARGS ?=
 CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ready plan status verify tables leaderboard figures claims report bench attacks-page test test-all check clean
+.PHONY: help setup demo real ready plan status verify tables leaderboard figures claims report bench attacks-page test test-all check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,12 @@ setup: $(VENV)/.done ## create .venv and install the project with its test tools
 
 demo: setup ## run the main job on the embedded demo suite: AGR on Inception-v3, L-infinity 10
 	$(RUN) -m agr.run attack=agr norm=linf source=inc_v3 $(ARGS)
+
+real: setup ## attack three ImageNet networks on photographs; NIPS17_DIR=/path for the NIPS 2017 set
+	$(RUN) -m agr.run experiment=real suite=lite $(ARGS)
+	$(RUN) scripts/make_tables.py experiment=real suite=lite $(ARGS)
+	$(RUN) scripts/make_leaderboard.py experiment=real suite=lite $(ARGS)
+	$(RUN) scripts/make_figures.py experiment=real suite=lite $(ARGS)
 
 ready: setup ## check this machine for the run: data, weights, memory, disk, time
 	@$(RUN) -m agr.check $(CELLS)

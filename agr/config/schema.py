@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -202,6 +203,7 @@ OmegaConf.register_new_resolver(
     "agr.firsts", lambda groups: ",".join(group["networks"][0] for group in groups.values())
 )
 OmegaConf.register_new_resolver("agr.grouped", lambda groups: ",".join(_grouped(groups)))
+OmegaConf.register_new_resolver("agr.if_env", lambda key, a, b: a if os.environ.get(key) else b)
 OmegaConf.register_new_resolver("agr.assets", lambda path: str(PACKAGE / "assets" / path))
 
 

@@ -12,6 +12,7 @@ from agr.data.entries import NUMBER, is_class
 from agr.data.layouts import NIPS, ImageFile, Layout, check_ids, find_layout
 from agr.data.snapshot import FileSnapshot, look_at
 from agr.utils.errors import ConfigError, first_line
+from agr.utils.packages import PACKAGE, package_file
 
 SUFFIXES_IN_TURN = (".png", ".jpg", ".JPEG", ".jpeg")
 OPTIONAL = ("target", "TargetClass", "sha256")  # columns
@@ -50,7 +51,10 @@ def find_table(root: Path, labels: Path | None, snapshot: FileSnapshot) -> Path 
 
 
 def read_table(path: Path, snapshot: FileSnapshot) -> CsvTable:
-    """Read a CSV of filename,label[,target][,sha256], or the NIPS 2017 one. Raises ConfigError."""
+    """Read a CSV of filename,label[,target][,sha256], or the NIPS 2017 one. Raises ConfigError.
+
+    A filename "package:DISTRIBUTION/PATH" is a file that an installed package brought with it.
+    """
     text = snapshot.text(path)
     nips = "TrueLabel" in _columns(text)
     needed = ("ImageId", "TrueLabel") if nips else ("filename", "label")
@@ -91,7 +95,7 @@ def images_of(table: CsvTable, root: Path, snapshot: FileSnapshot) -> list[Image
     above = table.path.parent
     base = above if root == table.path else root
     if table.layout == "csv":
-        paths = [base / row.name for row in table.rows]
+        paths = [_path(base, row.name, table.path) for row in table.rows]
     else:
         paths = _nips_paths(table, [above / "images", base, base / "images"], snapshot)
     # A hash is checked when the image is read: its file need not be looked at before.
@@ -108,6 +112,10 @@ def images_of(table: CsvTable, root: Path, snapshot: FileSnapshot) -> list[Image
         ImageFile(row.image_id, path, stat and stat.st_size)
         for row, path, stat in zip(table.rows, paths, stats, strict=True)
     ]
+
+
+def _path(base: Path, name: str, table: Path) -> Path:
+    return package_file(name, str(table)) if name.startswith(PACKAGE) else base / name
 
 
 def _by_id(table: CsvTable, layout: Layout) -> list[ImageFile]:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from agr.config.registry import check_architecture
 from agr.config.schema import NetworkConfig, Tuning
+from agr.models.renaming import renamed
 from agr.models.slim import load_slim
 from agr.models.tuning import (
     MEMORY_FORMATS,
@@ -251,7 +252,9 @@ def _load_all_weights(module: nn.Module, weights: dict[str, Tensor], **kwargs: A
 
     Raises RuntimeError for integers too: torch would take those of a quantised network as they are.
     """
-    for name, own in module.state_dict().items():
+    state = module.state_dict()
+    weights = renamed(weights, state)
+    for name, own in state.items():
         if own.is_floating_point() and name in weights and not weights[name].is_floating_point():
             raise RuntimeError(f"{name} is of {weights[name].dtype}, and {own.dtype} is needed")
     found = _load_state_dict(module, weights, **kwargs)

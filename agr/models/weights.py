@@ -9,6 +9,7 @@ from pathlib import Path
 from agr.config.schema import NetworkConfig
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.hub import HUB, WEIGHT_FILES, WEIGHT_SUFFIXES, hub_file
+from agr.utils.packages import PACKAGE, package_file
 
 
 def check_weights(name: str, config: NetworkConfig) -> str:
@@ -34,7 +35,8 @@ def _sha256(path: Path, changed: int) -> str:
 
 
 def weights_file(name: str, config: NetworkConfig) -> Path:
-    """Return the weight file of a network: a local one, or the hub's, fetched if it isn't cached.
+    """Return the weight file of a network: a local one, a package's, or the hub's, which is
+    fetched if it isn't cached.
 
     Raises ConfigError with what is missing and where to put it.
     """
@@ -45,6 +47,8 @@ def weights_file(name: str, config: NetworkConfig) -> Path:
             own = f"{config.tag}:FILE in place of {name}"
         hub_id = weights.removeprefix(HUB)
         return hub_file(hub_id, WEIGHT_FILES, f"network {name}", f"; or name a file: {own}")
+    if weights.startswith(PACKAGE):
+        return package_file(weights, f"network {name}")
     if "://" in weights or not weights:
         raise ConfigError(
             f"network {name}: its weights are not on the hub: fetch {weights or 'them'} and write "
