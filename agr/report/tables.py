@@ -59,7 +59,8 @@ def table_sheets(cells: Sequence[Cell]) -> list[Sheet]:
         shown = [c for c in cells if c.config.norm.name == norm]
         if shown:
             frame = rates[rates["norm"] == norm]
-            caption = f"Table {number}: ASR (%), {budget_title(shown[0])}"
+            table = f"Table {number}: " if _printed(frame) else ""
+            caption = f"{table}ASR (%), {budget_title(shown[0])}"
             notes = [*setting_notes(shown), *_rate_notes(shown, frame), *missing_notes(frame)]
             sheets.append(
                 Sheet(f"table{number}", caption, frame, _rate_blocks(shown, frame), notes)
@@ -79,6 +80,7 @@ def table_sheets(cells: Sequence[Cell]) -> list[Sheet]:
 
 def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
     """Return a block per group: a row per source and attack, two columns per target."""
+    printed = _printed(frame)
     groups = frame.groupby(["source", "target", "attack"])
     seeds_of = dict(iter(groups))
     means = groups["asr"].apply(lambda asr: asr.mean(skipna=False))
@@ -88,7 +90,7 @@ def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
         targets = list(dict.fromkeys(t for c in group for t in c.targets))
         header = ["Source", "Attack"]
         for target in targets:
-            header += [group[0].title(target), "paper (diff.)"]
+            header += [group[0].title(target), *["paper (diff.)"] * printed]
         rows: list[list[TableCell]] = []
         for source in dict.fromkeys(c.source for c in group):
             attacks = {c.config.attack.name: c for c in group if c.source == source}
@@ -97,10 +99,16 @@ def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
                 for target in targets:
                     key = (source, target, attack)
                     known = key in seeds_of
-                    row += _rate_cells(seeds_of[key], best[key[:2]]) if known else [NO_RUN] * 2
+                    shown = _rate_cells(seeds_of[key], best[key[:2]]) if known else [NO_RUN] * 2
+                    row += shown[: 1 + printed]
                 rows.append(row)
         blocks.append(Block(header, rows))
     return blocks
+
+
+def _printed(rates: pd.DataFrame) -> bool:
+    """True if the paper prints any of these rates."""
+    return bool(rates["paper"].notna().any())
 
 
 def _by_group(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -165,12 +173,15 @@ def _rate_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
     """Return the notes below Table 1 or 2, about its rates."""
     counts = frame[frame["run"]]["n"]
     n = f", n from {counts.min()} to {counts.max()}" if counts.nunique() > 1 else ""
+    if counts.nunique() == 1 and counts.max() < cells[0].config.n_images:
+        n = f", n = {counts.max()}"
     intervals = "" if frame["seed"].nunique() > 1 else "; brackets: 95 % Wilson interval"
     notes = [
         f"denominator={cells[0].config.denominator}{n}, success={cells[0].success}{intervals}",
         "* white-box; bold: highest of its source and target; — no run, or not printed",
-        "paper: the AGR paper's value; in brackets, ours minus the paper's",
     ]
+    if _printed(frame):
+        notes.append("paper: the AGR paper's value; in brackets, ours minus the paper's")
     for cell in cells:
         if cell.smallest and (rows := selected(cell)) is not None:
             attack, source = cell.config.attack.title, cell.title(cell.source)
