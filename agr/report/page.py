@@ -150,7 +150,7 @@ def _filled(rows: Iterable[Sequence[TableCell]]) -> list[list[TableCell]]:
 
 def claim_of(found: Findings, claim: Any, judged: dict[str, Judgement]) -> ClaimView:
     """Return a claim with its verdicts and every comparison behind them."""
-    names = found.verdicts.names
+    names = found.outcomes.titles()
     rows: list[list[TableCell]] = [
         [column, described(c, names), measure_title(c.measure), *numbers_of(c), c.verdict]
         for column, judgement in judged.items()

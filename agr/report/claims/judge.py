@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from agr.report.claims.spec import EXPECTED, Claim, Claims, Compare, pairs_of
 from agr.report.claims.wording import UNDECIDED, Compared, bounds_in_words, in_words, measure_title
@@ -94,29 +93,29 @@ class Judge:
     def _most(
         self, claim: Claim, place: Place, measure: str
     ) -> tuple[float, float, float, int] | None:
-        """The largest possible mean of a measure, its interval, and on how many images that is."""
+        """The largest possible mean of a measure, its interval, and on how many images that is.
+
+        A relative norm's depends on the images: it is made from their norms in the first finished
+        run on the source, None without one.
+        """
         eps = claim.eps[place.norm] / LEVELS
         level = eps if place.norm == "linf" else eps / math.sqrt(3 * claim.size**2)  # of a value
         if measure != "rel_l2":
             level *= MEASURES[measure].scale
             return level, level, level, 0
-        brightness = self._brightness(place)
-        if brightness is None:
-            return None
-        bound = level / brightness
-        low, high, _ = bootstrap(bound)
-        return float(bound.mean()), low, high, len(bound)
-
-    def _brightness(self, place: Place) -> NDArray[np.float64] | None:
-        """The root mean square of every clean image of a source, [0, 1], from its norms."""
         for known in self.outcomes.finished_places():
-            if known.source == place.source:
-                images = self.outcomes.frame(known).drop_duplicates("image_id")
-                images = images[images["rel_l2"] > 0]  # of an unchanged image nothing follows
-                if len(images):
-                    side = self.outcomes.cell(known).geometry.size
-                    length = images["l2"] / images["rel_l2"]
-                    return (length / math.sqrt(3 * side**2)).to_numpy(dtype=float)
+            if known.source != place.source:
+                continue
+            images = self.outcomes.frame(known).drop_duplicates("image_id")
+            images = images[images["rel_l2"] > 0]  # of an unchanged image nothing follows
+            if len(images):
+                values = 3 * self.outcomes.cell(known).geometry.size ** 2
+                length = images["l2"] / images["rel_l2"]
+                # The root mean square of every clean image, [0, 1].
+                brightness = (length / math.sqrt(values)).to_numpy(dtype=float)
+                bound = level / brightness
+                low, high, _ = bootstrap(bound)
+                return float(bound.mean()), low, high, len(bound)
         return None
 
     # ---- records ---------------------------------------------------------------------------------

@@ -38,7 +38,6 @@ class Verdicts(NamedTuple):
     paper: str
     columns: list[str]
     claims: list[tuple[Claim, dict[str, Judgement]]]
-    names: Mapping[str, str]
     missing: list[str]
 
 
@@ -52,7 +51,7 @@ def judge_claims(outcomes: Outcomes, name: str) -> Verdicts:
         judged = {PAPER: judge.on_paper(claim)}
         judged |= {title: judge.on_records(claim, named) for title, named in variants.items()}
         found.append((claim, judged))
-    return Verdicts(claims.paper, [PAPER, *variants], found, judge.names, outcomes.missing())
+    return Verdicts(claims.paper, [PAPER, *variants], found, outcomes.missing())
 
 
 def write_claims(cells: Sequence[Cell], verdicts: Verdicts, folder: Path) -> list[Path]:

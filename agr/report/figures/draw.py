@@ -33,7 +33,8 @@ def by_step(
         panel.set_xlabel("step")
         panel.set_xticks(range(0, int(mine["step"].max()) + 1, 2))
         panel.ticklabel_format(axis="y", useOffset=False)
-    _left(panels, title)
+    for panel in panels[:: min(3, len(panels))]:  # where a row of panels begins
+        panel.set_ylabel(title)
     legend(figure, _shown(frame, styles))
     return figure
 
@@ -201,12 +202,6 @@ def _panels(
     for panel in panels[many:]:
         panel.set_axis_off()
     return figure, panels[:many]
-
-
-def _left(panels: Sequence[Axes], title: str) -> None:
-    """The title of the vertical axis, where a row of panels begins."""
-    for panel in panels[:: min(3, len(panels))]:
-        panel.set_ylabel(title)
 
 
 def _shown(frame: pd.DataFrame, styles: Styles) -> list[AttackStyle]:

@@ -35,9 +35,10 @@ def size(text: str) -> int:
 
 
 @cache
-def packed(text: str) -> str:
-    """A program as gzip in base64: a third of its size, and no sign that HTML would see."""
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+def packed(package: str, path: str) -> Markup:
+    """A package's program as gzip in base64: a third of its size, without signs of HTML."""
+    content = gzip.compress(shipped(package, path).encode(), mtime=0)
+    return Markup(base64.b64encode(content).decode())
 
 
 def shipped(package: str, path: str) -> str:
@@ -73,8 +74,8 @@ def json_value(value: Any) -> Any:
 
 
 def data_block(value: Any) -> Markup:
-    """JSON as the content of a script element."""
-    return Markup(compact(value))
+    """JSON of a `json_value` as the content of a script element."""
+    return Markup(compact(json_value(value)))
 
 
 def data_url(png: bytes) -> str:

@@ -105,14 +105,10 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "anchor": Anchors().of, "grid": grid, "verdict": verdict, "json": escapes.data_block,
-        "plain": escapes.json_value, "data_url": escapes.data_url,
+        "data_url": escapes.data_url,
     }  # fmt: skip
-    environment.globals |= {"packed": _packed, "shipped_style": _shipped_style}
+    environment.globals |= {"packed": escapes.packed, "shipped_style": _shipped_style}
     return environment
-
-
-def _packed(package: str, path: str) -> Markup:
-    return Markup(escapes.packed(escapes.shipped(package, path)))
 
 
 def _shipped_style(package: str, path: str) -> Markup:
@@ -157,11 +153,8 @@ def _are_numbers(column: Sequence[TableCell]) -> bool:
 
 
 def _td(cell: TableCell, numeric: bool) -> Td:
+    """Return a cell with the key by which it is sorted: an unknown number goes below all others."""
+    value = float(cell.value) if isinstance(cell, Number) else math.nan
+    order = min(max(value, -LARGEST), LARGEST) if value == value else -LARGEST
     bold = isinstance(cell, Number) and cell.bold
-    return Td(printed(cell), _order(cell) if numeric else None, bold)
-
-
-def _order(cell: TableCell) -> str:
-    """Return the key by which a cell is sorted: an unknown number goes below all others."""
-    value = cell.value if isinstance(cell, Number) else math.nan
-    return repr(min(max(float(value), -LARGEST), LARGEST)) if value == value else repr(-LARGEST)
+    return Td(printed(cell), repr(order) if numeric else None, bold)
