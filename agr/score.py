@@ -1,55 +1,112 @@
-"""Score saved adversarial images on further targets, without crafting them again.
+"""Score adversarial images without crafting them: saved ones, or those of another program.
 
-python -m agr.score outputs=outputs 'targets=[res152]' [data.root=where/they/moved]
+python -m agr.score 'targets=[res152]' [CELL ...] [outputs=outputs] [data.root=where/they/moved]
+python -m agr.score 'targets=[res152]' suite=demo attack=agr norm=linf [key=value ...]
+python -m agr.score images=FOLDER clean=DATA name=theirs suite=lite source=lite0 norm=linf [eps=10]
 
-Every cell below `outputs` that was run with save_adversarials=true gets rows for the targets.
+The first two add targets to cells that were run with save_adversarials=true: those of the folders
+named, all below `outputs`, or those that overrides mean. The third makes a cell of the PNGs in
+FOLDER, named as the clean images in DATA: a folder or CSV, as for data.root. Budgets are measured,
+and larger ones than eps refused; without eps it is the largest measured.
 """
 
 from __future__ import annotations
 
+import math
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.load import stored_cell
-from agr.config.overrides import parse_pairs
+from agr.config.overrides import parse_pairs, quoted, without_flags
 from agr.config.schema import Config
 from agr.jobs.console import script
+from agr.jobs.session import check_all, greet, run
 from agr.records.run_info import RunInfo
+from agr.records.schema import BUDGET_TOLERANCE
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
+from agr.utils.files import write_content
+from agr.utils.hashing import slug
+
+HELP = "python -m agr.score --help has the three ways"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the arguments, score, and show each cell's table."""
+    if any(word.startswith(("images=", "clean=")) for word in arguments):
+        cell = given_cell(arguments)
+        run(cell, *check_all([cell]))
+        return
+    overrides = [word for word in arguments if "=" in word]
+    folders = [Path(word) for word in arguments if "=" not in word]
+    given = parse_pairs(overrides)
+    if not given.get("targets"):
+        raise ConfigError(f"give targets=[name,...]: {HELP}")
+    targets = given["targets"] if isinstance(given["targets"], list) else [given["targets"]]
+    outputs = Path(str(given.get("outputs", "outputs")))
+    if composed := set(given) - {"outputs", "targets", "data"}:
+        if folders:
+            named = " ".join(sorted(composed))
+            raise ConfigError(f"give folders of cells or overrides ({named}), not both: {HELP}")
+        mine = [word for word in overrides if not word.startswith("targets=")]
+        folders = [cell.folder for cell in expand(mine)]
+    cells = saved_cells(outputs, targets, given.get("data"), folders)
+
+    from agr.evaluation.runner import run_cell
+    from agr.report.notes import closing
+
+    for cell in _able(cells):
+        greet(cell, f"{cell.name}\n")
+        run_cell(cell, crafting=False)
+        print(f"\n{closing(cell)}\ndenominator={cell.config.denominator}\nrecords: {cell.folder}")
 
 
 def saved_cells(
-    outputs: str, targets: list[str], moved: dict[str, Any] | None = None
+    outputs: str | Path,
+    targets: list[str],
+    moved: dict[str, Any] | None = None,
+    folders: Sequence[Path] = (),
 ) -> list[Cell]:
-    """Find the cells below `outputs` with saved adversarial images, and give them `targets`.
-
-    `moved` holds keys of `data` whose values have changed since the cells were run.
+    """Find cells with saved adversarial images, and give them `targets`.
 
     Networks and defenses are the cell's own, and beyond them those of today's configs, so that a
     target can be newer than the cell; targets may also be any of timm's tags.
+
+    Args:
+        outputs: root of the records.
+        targets: names of networks.
+        moved: keys of `data` whose values have changed since the cells were run.
+        folders: of the cells; all below `outputs` if there are none.
+
     Raises ConfigError if there is no such cell, or if a target is unknown.
     """
-    if not Path(outputs).is_dir():
+    if not folders and not Path(outputs).is_dir():
         raise ConfigError(f"outputs={outputs} is no folder: give the root of the records")
     cells = []
-    for path in sorted(Path(outputs).glob("*/*/run.json")):
-        records = Records(path.parent)
+    for folder in folders or sorted(path.parent for path in Path(outputs).glob("*/*/run.json")):
+        records = Records(folder)
         saved = records.positions("adversarials")
-        if not saved:
+        if not saved and not folders:
             continue
+        if not saved:
+            raise ConfigError(
+                f"{folder} has no saved adversarial images: run it with save_adversarials=true"
+            )
         stored = (records.run() or RunInfo()).config
         if "name" not in stored.get("suite", {}):
-            raise ConfigError(f"{path} has no config of a cell: restore it, or move it away")
+            raise ConfigError(f"{folder} has no config of a cell: restore its run.json")
         now = _current(stored["suite"]["name"])
         cell = stored_cell(
             stored,
-            path.parent,
+            folder,
             networks=now.suite.networks if now else {},
             defenses=now.defenses if now else {},
             data=moved,
@@ -73,26 +130,6 @@ def _current(suite: str) -> Config | None:
         return None
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Parse the arguments, score, and show each cell's table."""
-    given = parse_pairs(arguments)
-    if set(given) - {"outputs", "targets", "data"} or not given.get("targets"):
-        raise ConfigError(
-            "give targets=[name,...], outputs=folder if it isn't outputs, data.root=… if the "
-            "images have moved, and nothing else"
-        )
-    targets = given["targets"] if isinstance(given["targets"], list) else [given["targets"]]
-    cells = saved_cells(str(given.get("outputs", "outputs")), targets, given.get("data"))
-
-    from agr.evaluation.runner import run_cell
-    from agr.report.notes import closing
-
-    for cell in _able(cells):
-        print(f"\n{cell.name}\n{cell.suite.notice or ''}")
-        run_cell(cell, crafting=False)
-        print(closing(cell))
-
-
 def _able(cells: Sequence[Cell]) -> list[Cell]:
     """Return the cells that can be scored, and name the others. Raises ConfigError if none can."""
     from agr.evaluation.inputs import check_inputs
@@ -108,6 +145,71 @@ def _able(cells: Sequence[Cell]) -> list[Cell]:
     if errors and not able:
         raise errors[0]
     return able
+
+
+# ---- images of another program -------------------------------------------------------------------
+
+
+def given_cell(arguments: Sequence[str]) -> Cell:
+    """Make a cell of another program's images, and an attack by which other commands find it.
+
+    The attack is a file of configs, OUTPUTS/given/attack/NAME.yaml. Raises ConfigError.
+    """
+    own = {"images": "", "clean": "", "name": "given", "title": "", "outputs": "outputs"}
+    rest = []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if equals and key in own:
+            own[key] = value
+        else:
+            rest.append(word)
+    if not own["images"] or not own["clean"]:
+        raise ConfigError(f"give both images=FOLDER and clean=DATA: {HELP}")
+    if slug(own["name"]) != own["name"]:
+        raise ConfigError(f"name={own['name']}: give letters, digits, - and _")
+
+    from agr.evaluation.given import images_in, sizes
+    from agr.evaluation.inputs import find_images
+
+    images, folder = images_in(own["images"]), Path(own["outputs"], "given")
+    attack = {
+        "defaults": ["_given"],
+        "name": own["name"],
+        "title": own["title"] or own["name"],
+        "images": {"folder": str(images.folder.resolve()), "sha256": images.sha256},
+    }
+    place = folder / "attack" / f"{own['name']}.yaml"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_content(place, OmegaConf.to_yaml(attack).encode())
+    words = [f"--config-dir={folder}", f"attack={own['name']}", f"outputs={quoted(own['outputs'])}"]
+    words += [*_clean(own["clean"]), *rest]
+    if not any(word.startswith("n_images=") for word in rest):
+        words.append(f"n_images={len(images.files)}")
+    (cell,) = expand(without_flags(words))
+    measured = sizes(images, cell, find_images(cell).entries)
+    norm, largest = cell.config.norm.name, max(measured, key=lambda i: measured[i])
+    if not any(word.startswith("eps=") for word in rest):
+        eps = math.ceil(100 * measured[largest] / cell.eps_scale - 1e-9) / 100
+        words.append(f"eps={eps:g}")
+        (cell,) = expand(without_flags(words))
+    beyond = [i for i in measured if measured[i] > cell.eps_effective * BUDGET_TOLERANCE]
+    if beyond:
+        raise ConfigError(
+            f"images={own['images']}: {len(beyond)} of {len(measured)} are farther than "
+            f"eps={cell.config.eps:g} from their clean image, {largest} the farthest, {norm} "
+            f"{measured[largest]:.2f}: give a larger eps, or leave it out"
+        )
+    print(f"measured: {norm} at most {measured[largest]:.2f} (0-255 scale), {len(measured)} images")
+    print(f"attack={own['name']} is {place}: beside others, as {shlex.join(words[:2])} …")
+    return cell
+
+
+def _clean(place: str) -> list[str]:
+    """Return the overrides for the clean images: the list in their folder, if there is one."""
+    listed = Path(place, "labels.csv")
+    if listed.is_file():
+        return [f"data.root={quoted(str(listed))}", "data.labels=null"]
+    return [f"data.root={quoted(place)}"]
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_score_adds_a_target(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["target=[vgg19]"], "give targets="),
         (["targets=[vgg19]", "outputs=/nowhere"], "outputs=/nowhere is no folder"),
         (["targets=[vgg19]", "outputs=conf"], "no saved adversarial images below SUITE/CELL"),
-        (["targets=[vgg19]", "seed=0"], "and nothing else"),
+        (["targets=[vgg19]", "seed=0", "outputs=/nowhere"], "has no saved adversarial images"),
     ],
 )
 def test_wrong_words_for_score(words: list[str], reason: str) -> None:

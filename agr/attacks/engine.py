@@ -57,8 +57,8 @@ class Crafted(NamedTuple, Generic[Tag]):
     image: NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1] when never quantised
     steps_used: int | None  # None where another library took them
     first_success_step: int | None
-    forwards: int
-    backwards: int
+    forwards: int | None  # None of images that were made elsewhere
+    backwards: int | None
     trace: tuple[Point, ...] = ()
     # The source's, where it saw exactly this image: (class, confidence).
     prediction: tuple[int, float] | None = None

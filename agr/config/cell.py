@@ -176,6 +176,8 @@ class Cell:
         parts = asdict(self.config.attack) | {"steps": self.config.steps}
         for name in ("views", "chain"):  # their order counts
             parts[name] = [[k, part] for k, part in parts[name].items() if part is not None]
+        if given := self.config.attack.images:
+            parts["images"] = given.sha256  # wherever they are
         left_out = ("name", "title")
         filled = {k: v for k, v in parts.items() if k not in left_out and v not in (None, [])}
         codes = map(code_of, self.foreign)

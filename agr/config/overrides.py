@@ -87,6 +87,11 @@ def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:
 # ---- flags ---------------------------------------------------------------------------------------
 
 
+def quoted(path: str) -> str:
+    """Write a path as Hydra reads it in an override."""
+    return path if re.fullmatch(r"[\w./~-]+", path) else "'" + path.replace("'", "\\'") + "'"
+
+
 def without_flags(arguments: Sequence[str]) -> list[str]:
     """Drop -m and --run; --config-dir becomes the override that means the same."""
     overrides, rest = [], iter(arguments)
@@ -94,9 +99,7 @@ def without_flags(arguments: Sequence[str]) -> list[str]:
         flag, equals, value = word.partition("=")
         if flag in ("--config-dir", "-cd"):
             folder = value if equals else next(rest, "")
-            if not re.fullmatch(r"[\w./~-]+", folder):  # quoted, as Hydra reads it
-                folder = "'" + folder.replace("'", "\\'") + "'"
-            overrides.append(f"hydra.searchpath=[{folder}]")
+            overrides.append(f"hydra.searchpath=[{quoted(folder)}]")
         elif word not in RUNNING_FLAGS:
             overrides.append(word)
     return overrides

@@ -95,6 +95,14 @@ class Suite:
 
 
 @dataclass
+class GivenConfig:
+    """Adversarial images that another program made (agr.score images=…)."""
+
+    folder: str = MISSING  # of PNGs, named by their images' ids
+    sha256: str = MISSING  # of their ids and pixels
+
+
+@dataclass
 class AttackConfig:
     """An attack as named parts; conf/attack/_base.yaml says what each slot is."""
 
@@ -112,6 +120,7 @@ class AttackConfig:
     step: Any = None
     stop: Any = None
     library: Any = None  # another library's attack (agr.attacks.library), in place of all parts
+    images: GivenConfig | None = None  # or images that another program made
 
 
 @dataclass

@@ -15,7 +15,7 @@ from agr.utils.errors import ConfigError, first_line
 from agr.utils.packages import PACKAGE, package_file
 
 SUFFIXES_IN_TURN = (".png", ".jpg", ".JPEG", ".jpeg")
-OPTIONAL = ("target", "TargetClass", "sha256")  # columns
+OPTIONAL = ("target", "targeted_label", "TargetClass", "sha256")  # columns
 
 
 class CsvRow(NamedTuple):
@@ -52,6 +52,8 @@ def find_table(root: Path, labels: Path | None, snapshot: FileSnapshot) -> Path 
 
 def read_table(path: Path, snapshot: FileSnapshot) -> CsvTable:
     """Read a CSV of filename,label[,target][,sha256], or the NIPS 2017 one. Raises ConfigError.
+
+    A target may also be called targeted_label, as in TransferAttack's labels.csv.
 
     A filename "package:DISTRIBUTION/PATH" is a file that an installed package brought with it.
     """
@@ -155,7 +157,8 @@ def _columns(text: str) -> list[str]:
 
 def _row(fields: dict[str, str]) -> CsvRow:
     name, label = fields["filename"], fields["label"]
-    target, sha256 = fields.get("target") or None, (fields.get("sha256") or "").lower() or None
+    target = fields.get("target") or fields.get("targeted_label") or None
+    sha256 = (fields.get("sha256") or "").lower() or None
     if not name or not all(is_class(word or "") for word in (label, target or "0")):
         also = f", target {target!r}" if target else ""
         raise _WrongRow(f"{name!r}, label {label!r}{also}: give a file name and a class number")

@@ -1,4 +1,4 @@
-"""The adversarial images of a cell: crafted by its attack, or saved by an earlier run."""
+"""The adversarial images of a cell: crafted by its attack, saved by an earlier run, or given."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from agr.attacks.engine import Calls, Crafted, Item, craft
 from agr.attacks.library.batches import LibraryAttack, craft_chunks
 from agr.attacks.parts import Pool
 from agr.config.cell import Cell
+from agr.evaluation.given import GivenImages, images_in
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.selection import Chosen
 from agr.models.defended import defenses_of
@@ -25,7 +26,7 @@ from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from agr.utils.pixels import LEVELS
 
-AnyAttack = Attack | LibraryAttack
+AnyAttack = Attack | LibraryAttack | GivenImages
 CraftedImage = Crafted[Chosen]
 
 
@@ -42,6 +43,8 @@ def attack_of(cell: Cell) -> AnyAttack:
     """
     if cell.library is not None:
         return _library_attack(cell)
+    if given := cell.config.attack.images:
+        return images_in(given.folder, given.sha256)
     attack = build_attack(cell.config, cell.eps_scale)
     own = cell.geometry.size
     side = attack.side(own)
@@ -99,6 +102,11 @@ def crafted(
     """
     c = evaluator.cell.config
     items = items_of(evaluator, whole_chunks(evaluator.cell, selected, wanted))
+    if isinstance(attack, GivenImages):
+        for item in items:
+            image = attack.like(item.tag.image_id, item.pixels)
+            yield Crafted(item, image, None, None, None, None)
+        return
     try:
         if isinstance(attack, Attack):
             if attack.pool_size:

@@ -132,7 +132,7 @@ def run(cell: Cell, prepared: AnyAttack | None, *, place: str = "") -> None:
 
 
 def _run(cell: Cell, records: Records, prepared: AnyAttack | None, place: str) -> None:
-    _greet(cell, place)
+    greet(cell, place)
     _check_writable(cell)
     if prepared is None:
         print("finished before: nothing to run")
@@ -176,7 +176,8 @@ def _check_unchanged(cell: Cell, records: Records) -> None:
         check_unchanged(cell, records.run() or RunInfo(), inputs)
 
 
-def _greet(cell: Cell, place: str) -> None:
+def greet(cell: Cell, place: str = "") -> None:
+    """Print what a cell is, the `place` in its sweep before it."""
     c = cell.config
     eps = f"{c.eps:g}"
     if cell.eps_effective != c.eps:

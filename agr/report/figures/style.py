@@ -71,7 +71,8 @@ def attack_styles(cells: Sequence[Cell], names: Mapping[str, str]) -> dict[str, 
     for cell in cells:
         a = cell.config.attack
         # What an attack is apart from its stop.
-        rest = digest([a.size, a.start, a.loss, a.views, a.chain, a.step, a.library])
+        given = a.images and a.images.sha256
+        rest = digest([a.size, a.start, a.loss, a.views, a.chain, a.step, a.library, given])
         kind = kinds.setdefault(rest, len(kinds))
         colour, marker = COLOURS[kind % len(COLOURS)], MARKERS[kind % len(MARKERS)]
         found.setdefault(a.name, AttackStyle(names[a.name], colour, marker, a.stop is not None))

@@ -1,0 +1,82 @@
+"""Write adversarial images as other programs read them: PNGs and a labels.csv.
+
+python -m agr.export CELL [CELL ...] to=FOLDER [clean=true]
+
+CELL is a folder of records of a run with save_adversarials=true. FOLDER gets ID.png of each saved
+image and labels.csv (filename,label,targeted_label), of several cells in a folder each; with
+clean=true also clean/, the same of the clean images. The pixels are those that were scored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from agr.config.overrides import parse_pairs
+from agr.jobs.console import script
+from agr.records.store import Records, image_of
+from agr.utils.errors import ConfigError
+from agr.utils.files import naming, write_content
+from agr.utils.text import plural
+
+COLUMNS = ("filename", "label", "targeted_label")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the arguments and write the images of each cell."""
+    given = parse_pairs([word for word in arguments if "=" in word])
+    folders = [Path(word) for word in arguments if "=" not in word]
+    if not folders or not given.get("to") or set(given) - {"to", "clean"}:
+        raise ConfigError("give folders of cells, to=FOLDER, perhaps clean=true, and nothing else")
+    if type(given.get("clean", False)) is not bool:
+        raise ConfigError(f"clean={given['clean']}: give true or false")
+    to = Path(str(given["to"])).expanduser()
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError(f"to={to} is there already: give the name of a new folder")
+    cells = {folder: Records(folder) for folder in folders}
+    for folder, records in cells.items():
+        if records.run() is None:
+            raise ConfigError(f"{folder} has no records: give the folder of a cell")
+        if not records.positions("adversarials"):
+            raise ConfigError(
+                f"{folder} has no saved images: run it again with save_adversarials=true"
+            )
+    for folder, records in cells.items():
+        place = to if len(cells) == 1 else to / folder.resolve().name
+        n = export(records, place, clean=bool(given.get("clean")))
+        print(f"{plural(n, 'image')} of {folder}: {place}")
+
+
+def export(records: Records, to: Path, *, clean: bool = False) -> int:
+    """Write the saved images of a cell below `to`, with their labels, and count them."""
+    kinds = {"pixels": to} | ({"clean_pixels": to / "clean"} if clean else {})
+    labels: list[tuple[str, Any, Any]] = []
+    for folder in kinds.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    for rows in records.saved_images(records.positions("adversarials")):
+        for row in rows:
+            name = f"{row['image_id']}.png"
+            target = "" if row["target_label"] is None else row["target_label"]
+            labels.append((name, row["label"], target))
+            for column, folder in kinds.items():
+                with naming(folder / name):
+                    Image.fromarray(image_of(row, column)).save(folder / name)
+    for folder in kinds.values():
+        write_content(folder / "labels.csv", _csv([COLUMNS, *sorted(labels)]).encode())
+    return len(labels)
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    script(lambda: main(sys.argv[1:]), __doc__)
