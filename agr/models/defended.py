@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -100,9 +102,16 @@ def defenses_of(cell: Cell) -> dict[str, list[Defense]]:
         for name in names:
             node = cell.config.defenses[name]
             for each in node if isinstance(node, list) else [node]:
-                found[target].append(make_part(f"defenses.{name}", "agr.models.defenses", each))
+                found[target].append(_part(name, json.dumps(each)))
         try:
             check_order(found[target], cell.suite.networks[bare].size)
         except ValueError as e:
             raise ConfigError(f"target {target}: {e}") from e
     return found
+
+
+@cache
+def _part(name: str, node: str) -> Defense:
+    """Build a defense from its config, once: parts are frozen, and cells of a sweep share them."""
+    part: Defense = make_part(f"defenses.{name}", "agr.models.defenses", json.loads(node))
+    return part
