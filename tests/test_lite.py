@@ -180,7 +180,7 @@ def test_no_image_leaves_its_budget(rows: pd.DataFrame) -> None:
 def test_images_are_those_of_a_plain_loop(name: str, tmp_path: Path) -> None:
     """I-FGSM written out, on timm's network with weights in the order of its layers."""
     words = ["attack=ifgsm", "norm=linf", f"source={name}", f"targets=[{name}]", "n_images=4"]
-    how = ["slots=4", "select=source", "steps=3", "save_adversarials=true", "fold=false"]
+    how = ["slots=4", "select=source", "steps=3", "save_adversarials=true", "precision=fp64"]
     (one,) = on_images(*words, *how, f"outputs={tmp_path}")
     run_cell(one, lambda _: None)
 
@@ -188,7 +188,7 @@ def test_images_are_those_of_a_plain_loop(name: str, tmp_path: Path) -> None:
     body = timm.create_model(config.architecture)
     weights = torch.load(weights_file(name, config), weights_only=True)
     body.load_state_dict(dict(zip(body.state_dict(), weights.values(), strict=True)))
-    body.eval()
+    body.eval().double()
     labels = Records(one.folder).read("rows").set_index("image_id")["label"]
     wrong = 0.0
     (images,) = Records(one.folder).saved_images({0, 1, 2, 3})
@@ -200,8 +200,8 @@ def test_images_are_those_of_a_plain_loop(name: str, tmp_path: Path) -> None:
 
 
 def as_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """(H, W, 3), uint8, to (3, H, W), float, on 0-255."""
-    return torch.from_numpy(image.copy()).permute(2, 0, 1).float()
+    """(H, W, 3), uint8, to (3, H, W), float64, on 0-255."""
+    return torch.from_numpy(image.copy()).permute(2, 0, 1).double()
 
 
 def plain_ifgsm(body: nn.Module, clean: Tensor, label: int, size: int) -> Tensor:
