@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class Smooth(Checked, Stateless):
             raise ValueError(f"size={self.size} has no middle: give an odd number")
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        line = torch.tensor(self.line(), dtype=g.dtype, device=g.device)
+        line = _tensor_of(self, g.dtype, g.device)
         channels, half = g.shape[1], self.size // 2
         across = line.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
         down = line.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
@@ -98,6 +99,11 @@ class Smooth(Checked, Stateless):
         else:
             values = [1.0] * self.size
         return [value / sum(values) for value in values]
+
+
+@lru_cache(maxsize=8)  # every step asks, and on a GPU a copy would wait
+def _tensor_of(stage: Smooth, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(stage.line(), dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
