@@ -9,13 +9,12 @@ clean=true also clean/, the same of the clean images. The pixels are those that 
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from PIL import Image
 
 from agr.config.overrides import parse_pairs
@@ -25,7 +24,7 @@ from agr.utils.errors import ConfigError
 from agr.utils.files import naming, write_content
 from agr.utils.text import plural
 
-COLUMNS = ("filename", "label", "targeted_label")
+COLUMNS = ["filename", "label", "targeted_label"]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,15 +66,10 @@ def export(records: Records, to: Path, *, clean: bool = False) -> int:
             for column, folder in kinds.items():
                 with naming(folder / name):
                     Image.fromarray(image_of(row, column)).save(folder / name)
+    listed = pd.DataFrame(sorted(labels), columns=COLUMNS).to_csv(index=False)
     for folder in kinds.values():
-        write_content(folder / "labels.csv", _csv([COLUMNS, *sorted(labels)]).encode())
+        write_content(folder / "labels.csv", listed.encode())
     return len(labels)
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -35,6 +35,10 @@ from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_content
 from agr.utils.hashing import slug
+from agr.utils.pixels import LEVELS
+
+if TYPE_CHECKING:
+    from agr.evaluation.given import GivenImages
 
 HELP = "python -m agr.score --help has the three ways"
 
@@ -168,8 +172,7 @@ def given_cell(arguments: Sequence[str]) -> Cell:
     if slug(own["name"]) != own["name"]:
         raise ConfigError(f"name={own['name']}: give letters, digits, - and _")
 
-    from agr.evaluation.given import images_in, sizes
-    from agr.evaluation.inputs import find_images
+    from agr.evaluation.given import images_in
 
     images, folder = images_in(own["images"]), Path(own["outputs"], "given")
     attack = {
@@ -186,7 +189,7 @@ def given_cell(arguments: Sequence[str]) -> Cell:
     if not any(word.startswith("n_images=") for word in rest):
         words.append(f"n_images={len(images.files)}")
     (cell,) = expand(without_flags(words))
-    measured = sizes(images, cell, find_images(cell).entries)
+    measured = _sizes(images, cell)
     norm, largest = cell.config.norm.name, max(measured, key=lambda i: measured[i])
     if not any(word.startswith("eps=") for word in rest):
         eps = math.ceil(100 * measured[largest] / cell.eps_scale - 1e-9) / 100
@@ -202,6 +205,31 @@ def given_cell(arguments: Sequence[str]) -> Cell:
     print(f"measured: {norm} at most {measured[largest]:.2f} (0-255 scale), {len(measured)} images")
     print(f"attack={own['name']} is {place}: beside others, as {shlex.join(words[:2])} …")
     return cell
+
+
+def _sizes(given: GivenImages, cell: Cell) -> dict[str, float]:
+    """Measure how far each image is from its clean one, in the cell's norm, on the 0-255 scale.
+
+    Raises ConfigError, also if an adversarial image has no clean one.
+    """
+    from agr.data.decode import BadImage, load_image
+    from agr.evaluation.inputs import find_images
+    from agr.evaluation.scoring import norms
+
+    by_id = {entry.image_id: entry for entry in find_images(cell).entries}
+    found = {}
+    for image_id in given.files:
+        if image_id not in by_id:
+            raise ConfigError(
+                f"images={given.folder}: {image_id} is none of the clean images: names must be "
+                "those of the clean ones, with .png"
+            )
+        try:
+            clean = load_image(by_id[image_id], cell.geometry)
+        except BadImage as e:
+            raise ConfigError(str(e)) from e
+        found[image_id] = LEVELS * norms(clean, given.like(image_id, clean))[cell.config.norm.name]
+    return found
 
 
 def _clean(place: str) -> list[str]:

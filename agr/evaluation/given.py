@@ -1,22 +1,18 @@
-"""Adversarial images that another program made: found, checked and measured."""
+"""Adversarial images that another program made: found and checked."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from agr.config.cell import Cell
-from agr.data.decode import BadImage, Pixels, load_image
-from agr.data.entries import Entry
+from agr.data.decode import Pixels
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.text import printable
-
-NORMS = {"linf": np.inf, "l2": 2}
 
 
 @dataclass(frozen=True)
@@ -63,13 +59,19 @@ def images_in(folder: str, sha256: str | None = None) -> GivenImages:
         )
     digest = hashlib.sha256()
     for image_id, path in files.items():
-        digest.update(f"{image_id}\n".encode() + _pixels(path).tobytes())
+        digest.update(f"{image_id}\n".encode() + _sha256(path, path.stat().st_mtime_ns))
     if sha256 and sha256 != digest.hexdigest():
         raise ConfigError(
             f"images={folder}: they are not those of sha256 {sha256[:12]}… any more: restore them, "
             "or give them to agr.score again"
         )
     return GivenImages(place, files, digest.hexdigest())
+
+
+@cache
+def _sha256(path: Path, changed: int) -> bytes:
+    """Hash an image's pixels; `changed`, its time stamp, keeps an old hash from being returned."""
+    return hashlib.sha256(_pixels(path).tobytes()).digest()
 
 
 def _pixels(path: Path) -> Pixels:
@@ -83,30 +85,3 @@ def _pixels(path: Path) -> Pixels:
     if mode != "RGB" or pixels.dtype != np.uint8:
         raise ConfigError(printable(f"{path} is of mode {mode}: save it as 8-bit RGB"))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def sizes(given: GivenImages, cell: Cell, entries: Iterable[Entry]) -> dict[str, float]:
-    """Measure how far each image is from its clean one, in the cell's norm, on the 0-255 scale.
-
-    Args:
-        given: the adversarial images.
-        cell: gives norm and geometry.
-        entries: the clean images; of those without an adversarial one nothing is said.
-
-    Raises ConfigError, also if an adversarial image has no clean one.
-    """
-    by_id = {entry.image_id: entry for entry in entries}
-    found = {}
-    for image_id in given.files:
-        if image_id not in by_id:
-            raise ConfigError(
-                f"images={given.folder}: {image_id} is none of the clean images: names must be "
-                "those of the clean ones, with .png"
-            )
-        try:
-            clean = load_image(by_id[image_id], cell.geometry)
-        except BadImage as e:
-            raise ConfigError(str(e)) from e
-        v = given.like(image_id, clean).astype(float) - clean
-        found[image_id] = float(np.linalg.norm(v.ravel(), NORMS[cell.config.norm.name]))
-    return found
