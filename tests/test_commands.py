@@ -54,6 +54,12 @@ def test_score_adds_a_target(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["targets=[vgg19]", "outputs=/nowhere"], "outputs=/nowhere is no folder"),
         (["targets=[vgg19]", "outputs=conf"], "no saved adversarial images below SUITE/CELL"),
         (["targets=[vgg19]", "seed=0", "outputs=/nowhere"], "has no saved adversarial images"),
+        (["images=x"], "give both images=FOLDER and clean=DATA"),
+        (["clean=x"], "give both images=FOLDER and clean=DATA"),
+        (["images=nowhere", "clean=x"], "images=nowhere is no folder"),
+        (["images=.", "clean=x", "name=a/b"], "name=a/b: give letters"),
+        (["targets=[vgg16]", "cell", "attack=agr"], "not both"),
+        (["targets=[vgg16]", "nowhere"], "nowhere has no saved adversarial images"),
     ],
 )
 def test_wrong_words_for_score(words: list[str], reason: str) -> None:

@@ -185,23 +185,6 @@ def test_images_that_change_are_refused(exported: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["images=x"], "give both images=FOLDER and clean=DATA"),
-        (["clean=x"], "give both images=FOLDER and clean=DATA"),
-        (["images=nowhere", "clean=x"], "images=nowhere is no folder"),
-        (["images=.", "clean=x", "name=a/b"], "name=a/b: give letters"),
-        (["targets=[vgg16]", "cell", "attack=agr"], "not both"),
-        (["targets=[vgg16]", "nowhere"], "nowhere has no saved adversarial images"),
-        ([], "give targets"),
-    ],
-)
-def test_wrong_words_of_a_score(words: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        agr.score.main(words)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
         (["to=x"], "give folders of cells"),
         (["cell"], "give folders of cells"),
         (["nowhere", "to=x"], "nowhere has no records"),

@@ -72,16 +72,6 @@ def test_weights_of_another_network_are_refused() -> None:
             load_network("lite1", config, **LOADED)
 
 
-def test_what_timm_says_of_the_networks() -> None:
-    """The suite writes out what timm's registry has for the tags."""
-    from agr.config.registry import describe
-
-    for name, network in cell().suite.networks.items():
-        told = describe(str(network.tag), name)
-        for key in ("architecture", "size", "crop", "interpolation", "resize", "mean", "std"):
-            assert getattr(network, key) == told[key], (name, key)
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [

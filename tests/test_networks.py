@@ -33,6 +33,7 @@ from agr.report.tables import write_tables
 from agr.utils import hub as hub_module
 from agr.utils.errors import ConfigError
 from agr.utils.hub import hub_file
+from agr.utils.packages import PACKAGE
 from tests.conftest import demo_cell, small_model
 
 SMALL = "test_resnet.r160_in1k"  # timm's own network for tests: 0.5 M parameters, 160 px
@@ -80,20 +81,28 @@ def load(name: str, config: NetworkConfig) -> Network:
 # ---- names ---------------------------------------------------------------------------------------
 
 
-def test_the_imagenet_suite_says_what_timm_says() -> None:
-    """Its networks are written out; this is what keeps them true."""
-    suite = expand(["suite=imagenet"])[0].suite
-    tags = {
+TAGS = {
+    "imagenet": {
         "inc_v3": "inception_v3.tf_in1k", "inc_v4": "inception_v4.tf_in1k",
         "ir_v2": "inception_resnet_v2.tf_in1k", "vgg16": "vgg16.tv_in1k",
         "vgg19": "vgg19.tv_in1k", "res152": "resnet152.tv_in1k",
         "inc_v3_adv": "inception_v3.tf_adv_in1k",
         "ir_v2_ens": "inception_resnet_v2.tf_ens_adv_in1k",
-    }  # fmt: skip
+    },
+    "lite": {f"lite{i}": f"tf_efficientnet_lite{i}.in1k" for i in range(3)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAGS)
+def test_a_suite_says_what_timm_says(name: str) -> None:
+    """Its networks are written out; this is what keeps them true."""
+    suite, tags = expand([f"suite={name}"])[0].suite, TAGS[name]
     assert {name: n.tag for name, n in suite.networks.items()} == tags
     for name, n in suite.networks.items():
         theirs = NetworkConfig(**describe(tags[name], name))
         theirs.title, theirs.top1 = n.title, n.top1
+        if n.weights.startswith(PACKAGE):
+            theirs.weights, theirs.sha256 = n.weights, n.sha256
         assert n == theirs
         assert n.top1 is not None
 
