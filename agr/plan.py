@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
         state, missing, _ = progress(cell, Records(cell.folder))
         done += not missing
         cost = "?" if missing else duration(0)
-        if missing and cell.library is not None:
+        if missing and not cell.composed:
             foreign += 1
         elif missing:
             step = seconds_per_step(cell, costs)

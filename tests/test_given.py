@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 import agr.export
+import agr.plan
 import agr.score
 from agr.config.cell import Cell
 from agr.config.compose import expand
@@ -98,6 +100,8 @@ def test_they_stand_beside_ours(
     words += [f"data.root={exported / 'clean' / 'labels.csv'}", "data.labels=null"]
     words += [f"hydra.searchpath=[{outputs / 'given'}]", "attack=theirs,fgsm"]
     cells = expand(["hydra.mode=MULTIRUN", *words])
+    agr.plan.main(["-m", *words, "targets=[vgg16,vgg19,res152]"])  # its cost isn't known
+    assert re.search(r"theirs .* \?$", capsys.readouterr().out, re.M)
     for cell in cells:
         run_cell(cell, lambda _: None)
     (sheet,) = leaderboard_sheets(cells)

@@ -137,6 +137,11 @@ class Cell:
         return self.config.attack.library
 
     @property
+    def composed(self) -> bool:
+        """True if the attack is made of parts, whose cost is known before it runs."""
+        return self.library is None and self.config.attack.images is None
+
+    @property
     def smallest(self) -> bool:
         """True if the attack minimises the perturbation: eps then only decides about success.
 

@@ -93,7 +93,7 @@ def check_time(cells: Sequence[Cell], sources: Sequence[Loaded]) -> Line:
         missing = progress(cell, Records(cell.folder)).missing
         if not missing:
             done += 1
-        elif cell.library is not None:
+        elif not cell.composed:
             foreign += 1
         elif cell.source in seconds:
             total += at_most(cell, missing, seconds[cell.source])
