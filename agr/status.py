@@ -9,7 +9,6 @@ records tell what is done, whatever a cluster says of its jobs.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from tabulate import tabulate
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.overrides import sweep_overrides, without_shards
+from agr.config.overrides import shell_command, sweep_overrides, without_shards
 from agr.jobs.console import script
 from agr.records.progress import progress
 from agr.records.store import Records
@@ -84,7 +83,7 @@ def _row(cell: Cell, status: CellStatus) -> list[object]:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", "agr.run", *sweep_overrides(arguments)])
+    return shell_command("-m", "agr.run", *sweep_overrides(arguments))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from agr.attacks import Attack, Linf, MeanNormalize, Momentum
 from agr.utils.errors import ConfigError
 from scripts.bench import __main__ as command
-from scripts.bench import demo, formats, full_size, growth, peers, report, startup
+from scripts.bench import demo, formats, full_size, growth, peers, report, row, startup
 from scripts.bench.options import PARTS, Options, read
 from scripts.bench.peers import PEERS, PLAIN, TUNED, Trial
+from scripts.bench.targets import of_bound, targets
 from scripts.bench.timing import (
     COLUMNS,
     Contender,
@@ -38,7 +39,10 @@ from scripts.bench.timing import (
 )
 from tests.conftest import CLASSES, EPS, images, small_model
 
-TINY = ("--rounds", "1", "--images", "2", "--demo-images", "8", "--threads", "1")
+TINY = (
+    *("--rounds", "1", "--images", "2", "--threads", "1"),
+    *("--demo-images", "8", "--real-images", "4"),
+)
 
 # ---- timing --------------------------------------------------------------------------------------
 
@@ -101,7 +105,7 @@ def test_the_bound_by_hand() -> None:
         timed(demo.GRADIENT, 1, 1.0, images=100),
         Measurement("p", "s", "agr", 0, value=2.0, unit=demo.STEPS_USED),
     ]
-    assert report.of_bound(Results(frame_of(rows)), "agr").median == pytest.approx(20 * 0.0225)
+    assert of_bound(Results(frame_of(rows)), "agr").median == pytest.approx(20 * 0.0225)
 
 
 # ---- peers ---------------------------------------------------------------------------------------
@@ -239,7 +243,20 @@ def cases() -> Iterator[tuple[str, list[Measurement], list[Measurement]]]:
     yield both("passes", passes, 4.0)
     for attack, limit in (("agr", 2.5), ("ifgsm", 1.1)):
         setting = f"{attack}, inc_v3, 9 images"
-        yield both(attack, lambda r, s=setting: speeds("row", s, demo.OWN_ROW, "peer", r), limit)  # type: ignore[misc]
+        yield both(attack, lambda r, s=setting: speeds("row", s, row.OWN_ROW, "peer", r), limit)  # type: ignore[misc]
+
+    def real(ratio: float, agr: float, asr: float = 1.0) -> list[Measurement]:
+        setting, peer = "lite0, 9 photographs, 3 targets", row.THEIR_REAL["ifgsm"]
+        rows = [Measurement("real", setting, peer, r, 10.0 * r, 2) for r in (1, 2, 3)]
+        for attack, name in row.OWN_REAL.items():
+            times = agr if attack == "agr" else ratio
+            rows += [Measurement("real", setting, name, r, 10 * r / times, 2) for r in (1, 2, 3)]
+            rows += facts("real", setting, name, {row.WHITE_BOX: asr})
+        return rows + facts("real", setting, peer, {row.WHITE_BOX: 1.0})
+
+    yield "real", real(1.6, 5.0), real(1.59, 5.0)
+    yield "real, agr", real(1.6, 5.0), real(1.6, 4.95)
+    yield "real, same ASR", real(1.6, 5.0, 0.99), real(1.6, 5.0, 0.98)
 
     def grown(slower: float, fatter: float) -> list[Measurement]:
         first = Measurement("growth", growth.IMAGES, "10 images", 1, 1.0, 10, value=100.0)
@@ -261,9 +278,9 @@ def test_a_target_is_reached_at_its_limit_and_not_below(
     case: tuple[str, list[Measurement], list[Measurement]],
 ) -> None:
     _, good, bad = case
-    assert report.targets(frame_of(good))
-    assert all(t.reached for t in report.targets(frame_of(good)))
-    assert any(not t.reached for t in report.targets(frame_of(bad)))
+    assert targets(frame_of(good))
+    assert all(t.reached for t in targets(frame_of(good)))
+    assert any(not t.reached for t in targets(frame_of(bad)))
     assert "**no**" not in report.markdown(frame_of(good), {})
     assert "**no**" in report.markdown(frame_of(bad), {})
 
@@ -272,7 +289,7 @@ def test_the_peer_that_is_closest_decides() -> None:
     rows = [Measurement("peers", SETTING, full_size.CALL, 1, 1.0, 2)]
     for peer, seconds in (("ART", 2.0), ("foolbox", 1.05)):
         rows.append(Measurement("peers", SETTING, peer + PLAIN, 1, seconds, 2))
-    (target,) = report.targets(frame_of(rows))
+    (target,) = targets(frame_of(rows))
     assert "foolbox" in target.figure
     assert not target.reached
     assert target.limit == "≥ 1.1"
@@ -292,7 +309,7 @@ def test_what_was_not_measured_is_said() -> None:
 def in_this_process(options: Options, n: int) -> dict[str, Any]:
     """A new one would spend most of its time on imports."""
     own = ("source=inc_v3", "targets=[inc_v3]", "select=none", "attack=ifgsm", f"n_images={n}")
-    return growth.cost_of(demo.demo_cell(options, *own, outputs=options.cells / str(n)))
+    return growth.cost_of(demo.suite_cell(options, *own, outputs=options.cells / str(n)))
 
 
 @pytest.fixture(scope="session")
@@ -306,9 +323,12 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Options, "overrides", lambda self, *more: overrides_of(self, *quick, *more))
         patch.setattr(demo, "installed", lambda attack, among=(): ["torchattacks"])
+        patch.setattr(row, "OWN_REAL", {name: row.OWN_REAL[name] for name in ("ifgsm", "agr")})
+        patch.setattr(row, "THEIR_REAL", {"ifgsm": row.THEIR_REAL["ifgsm"]})
         patch.setattr(demo, "BARE_BATCHES", 1)
         patch.setattr(demo, "DEMO_SOURCES", ("inc_v3", "vgg16"))
-        patch.setattr(demo, "SIX", "targets=[inc_v3,vgg16]")
+        patch.setattr(row, "DEMO_SOURCES", ("inc_v3", "vgg16"))
+        patch.setattr(row, "SIX", "targets=[inc_v3,vgg16]")
         patch.setattr(growth, "DEMO_SOURCES", ("inc_v3", "vgg16"))
         patch.setattr(growth, "TIMES", (1, 2))
         patch.setattr(growth, "MOST_SLOTS", 2)
@@ -373,8 +393,19 @@ def test_rows_of_both_ways_are_scored_alike(measured: SimpleNamespace) -> None:
         index="unit", columns="contender", values="value"
     )
     assert len(asr) == 2
-    assert (asr[demo.OWN_ROW] - asr[demo.THEIR_ROW]).abs().max() <= demo.ASR_GAP
-    assert asr[demo.OWN_ROW].max() > 0.5
+    assert (asr[row.OWN_ROW] - asr[row.THEIR_ROW]).abs().max() <= demo.ASR_GAP
+    assert asr[row.OWN_ROW].max() > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("bench")
+def test_real_networks_are_attacked_on_photographs(measured: SimpleNamespace) -> None:
+    own = measured.frame[measured.frame["part"] == "real"]
+    assert set(own["setting"]) == {"lite0, 4 photographs, 3 targets"}
+    asr = own[own["round"] == 0].pivot(index="unit", columns="contender", values="value")
+    assert (asr.loc[row.WHITE_BOX] == 1).all()
+    ifgsm, peer = row.OWN_REAL["ifgsm"], row.THEIR_REAL["ifgsm"]
+    assert abs(asr[ifgsm] - asr[peer])[row.TRANSFER] <= row.FLIPS / 4
 
 
 @pytest.mark.slow
@@ -402,8 +433,8 @@ def test_the_report_has_every_section(measured: SimpleNamespace) -> None:
     ):
         assert what in text
     titles = [line for line in text.splitlines() if line.startswith("## ")]
-    assert len(titles) == 8
-    assert text.count("| yes") + text.count("| **no**") == len(report.targets(measured.frame))
+    assert len(titles) == 9
+    assert text.count("| yes") + text.count("| **no**") == len(targets(measured.frame))
 
 
 @pytest.mark.parametrize(

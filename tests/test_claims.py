@@ -137,7 +137,8 @@ def test_the_relative_norm_depends_on_how_bright_images_are(
     tmp_path: Path, rms: float, verdict: str
 ) -> None:
     """MI-FGSM's 0.086 needs a mean of 10/255 / rms that is as large: rms = 0.456 or less."""
-    cell = expand([f"outputs={tmp_path}", f"n_images={N}", "attack=mifgsm", "source=inc_v3"])[0]
+    words = (f"outputs={tmp_path}", f"n_images={N}", "attack=mifgsm", "suite.synsets=imagenet")
+    cell = expand([*words, "source=inc_v3"])[0]
     spread = np.linspace(0.98, 1.02, N) * rms
     length = math.sqrt(3 * cell.geometry.size**2)
     columns = {"l2": [0.04 * length] * N, "rel_l2": list(0.04 / spread)}
@@ -146,6 +147,13 @@ def test_the_relative_norm_depends_on_how_bright_images_are(
     claim = next(c for c in claims.claims if c.name == "possible_rel_l2")
     found = Judge(claims, printed, Outcomes([cell])).on_paper(claim)
     assert found.verdict == verdict
+    of_pictures = expand([*words[:3], "source=inc_v3", "eps=9"])[0]
+    record(of_pictures, {"inc_v3": ones(N)}, **columns)
+    drawn = Judge(claims, printed, Outcomes([of_pictures])).on_paper(claim)
+    assert (drawn.verdict, drawn.compared) == ("not run", [])
+    assert "no finished run of a suite with synsets=imagenet" in drawn.why
+    claim.synsets = None
+    assert Judge(claims, printed, Outcomes([of_pictures])).on_paper(claim).verdict == verdict
     momentum = next(c for c in found.compared if (c.left.attack, c.left.norm) == ("mifgsm", "linf"))
     assert momentum.right_value == pytest.approx(np.mean(10 / 255 / spread))
     assert momentum.n == N
@@ -408,6 +416,7 @@ def test_places_are_those_of_the_sources_group(tmp_path: Path) -> None:
         ({}, {}, "give either compare: or possible:"),
         ({"compare": [BETTER], "possible": "rel_l2"}, {}, "give either compare: or possible:"),
         ({"possible": "rel"}, {}, "possible: rel"),
+        ({"synsets": "mine", "compare": [BETTER]}, {}, "synsets: mine: give imagenet"),
         ({"possible": "rel_l2"}, {}, "value: asr is none of printed"),
         ({"compare": [BETTER | {"left": {"atack": "agr"}}]}, {}, "atack is no part of a place"),
         ({"compare": [BETTER | {"right": {}}]}, {}, "right: name what differs"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
+from agr.config.overrides import shell_command
 from agr.evaluation.runner import run_cell
 from agr.models.network import load_network
 from agr.models.renaming import renamed
@@ -112,6 +113,18 @@ def test_two_sets_of_images_have_folders_of_their_own(monkeypatch: pytest.Monkey
     nips = cell()
     assert photographs.folder != nips.folder
     assert nips.config.data.root == "/data/nips"
+
+
+def test_printed_commands_say_which_images_they_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = "python -m agr.run suite=lite"
+    assert shell_command("-m", "agr.run", "suite=lite") == run
+    monkeypatch.setenv("NIPS17_DIR", "/data/nips 2017")
+    monkeypatch.setenv("IMAGENET_DIR", "/data/val")
+    assert shell_command("-m", "agr.run", "suite=lite") == f"NIPS17_DIR='/data/nips 2017' {run}"
+    assert cell().command().startswith(f"NIPS17_DIR='/data/nips 2017' {run}")
+    assert shell_command("-m", "agr.plan", "suite=demo") == "python -m agr.plan suite=demo"
+    big = shell_command("scripts/make_tables.py", "suite=imagenet", "a=b c")
+    assert big == "IMAGENET_DIR=/data/val python scripts/make_tables.py suite=imagenet 'a=b c'"
 
 
 # ---- real images ---------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ computes and one folder of records holds. This module imports neither torch nor 
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from agr.config.networks import same_network, undefended
+from agr.config.overrides import shell_command
 from agr.config.schema import CHUNK, Config, Geometry, Group, NetworkConfig, Suite
 from agr.config.security import code_of, targets_of
 from agr.utils.hashing import digest, slug
@@ -244,7 +244,7 @@ class Cell:
 
     def command(self) -> str:
         """The shell command that runs this cell."""
-        return shlex.join(["python", "-m", "agr.run", *self.overrides])
+        return shell_command("-m", "agr.run", *self.overrides)
 
 
 def _numbers_of(network: NetworkConfig) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from agr.config.schema import conf_dir
 from agr.utils.errors import ConfigError, first_line
 
 MOST_SHARDS = 9999
@@ -35,6 +38,22 @@ SHORT_FLAGS = {"-cp": "--config-path", "-cn": "--config-name"}
 EXCLUSIVE_FLAGS = (
     MULTIRUN, ("-r", "--run"), ("--cfg", "-c"), ("--info", "-i"), ("--shell-completion", "-sc"),
 )  # fmt: skip
+
+
+# Environment variables that a file of conf/suite reads.
+VARIABLE = re.compile(r"\$\{(?:oc\.env|agr\.if_env):(\w+)")
+
+
+def shell_command(*words: str) -> str:
+    """Return a command of ours for a shell: `words` follow "python".
+
+    Where its suite finds images by an environment variable, its value is put in front.
+    """
+    suites = Path(conf_dir(), "suite").glob("*.yaml")
+    texts = [file.read_text() for file in suites if f"suite={file.stem}" in words]
+    read = {name: os.environ.get(name) for text in texts for name in VARIABLE.findall(text)}
+    given = [f"{name}={shlex.quote(value)}" for name, value in read.items() if value]
+    return " ".join([*given, shlex.join(["python", *words])])
 
 
 # ---- overrides -----------------------------------------------------------------------------------

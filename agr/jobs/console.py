@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from agr.config.messages import explain
+from agr.config.overrides import shell_command
 from agr.utils.errors import ConfigError, first_line, one_line
 from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
 from agr.utils.signals import Terminated, stoppable
@@ -88,4 +88,4 @@ def _system_message(e: OSError) -> str:
 
 def _command() -> str:
     """Command that this process was started with."""
-    return shlex.join(["python", *sys.orig_argv[1:]])
+    return shell_command(*sys.orig_argv[1:])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.overrides import MULTIRUN, with_experiment, without_flags, without_shards
+from agr.config.overrides import (
+    MULTIRUN,
+    shell_command,
+    with_experiment,
+    without_flags,
+    without_shards,
+)
 from agr.jobs.session import run_first
 from agr.report.claims.spec import load_claims
 from agr.report.outcomes import Outcomes
@@ -37,7 +42,7 @@ class Request:
 
     def command(self, script: str) -> str:
         """The shell command that reproduces this output."""
-        return shlex.join(["python", f"scripts/{script}.py", RUN_FLAG, *self.overrides])
+        return shell_command(f"scripts/{script}.py", RUN_FLAG, *self.overrides)
 
 
 def parse_request(arguments: Sequence[str], *, sweeps: bool = False) -> Request:

@@ -9,11 +9,10 @@ What counts is what the records hold: not what Slurm or Python say of a job.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from agr.config.cell import Cell
-from agr.config.overrides import without_flags
+from agr.config.overrides import shell_command, without_flags
 from agr.jobs.launcher import Launcher, of_launcher
 from agr.jobs.pools import JobPool, LocalJobPool, SlurmJobPool
 from agr.jobs.tasks import Task, different, failure_of, report, undone
@@ -44,7 +43,7 @@ def sweep(launcher: Launcher, arguments: Sequence[str], cells: Sequence[Cell]) -
     pool: JobPool = SlurmJobPool(launcher) if launcher.kind == "slurm" else LocalJobPool(launcher)
     shown = [word for word in without_flags(arguments) if not of_launcher(word)]
     print(f"{plural(len(cells), 'job')}: {before}, {len(tasks)} to do; all of them on one page:")
-    print(shlex.join(["python", "-m", "agr.status", "-m", *shown]), flush=True)
+    print(shell_command("-m", "agr.status", "-m", *shown), flush=True)
     try:
         pool.begin(tasks)
         _wait(pool, tasks)

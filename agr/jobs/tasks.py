@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import shlex
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import agr.jobs.slurm_job
 from agr.config.cell import Cell
+from agr.config.overrides import shell_command
 from agr.jobs.launcher import of_launcher
 from agr.records.precision import twin
 from agr.records.progress import lacking, wanted_positions
@@ -160,7 +160,7 @@ def _about(task: Task, first: Task) -> str:
     lines = [
         f"{task.name}, job {task.id or 'none'}:",
         *(why if task is first or len(why) == 1 else [f"{why[-1]} (as {first.name})"]),
-        f"its command: {shlex.join(['python', '-m', 'agr.run', *task.overrides])}",
+        f"its command: {shell_command('-m', 'agr.run', *task.overrides)}",
         f"its log: {task.log}",
     ]
     return "\n  ".join(lines)

@@ -10,6 +10,7 @@ formats   channels_last against contiguous, for networks of many families
 stops     attacks that stop once an image is fooled, on the demo suite
 curve     ASR after every step: one run, or a run per step
 row       craft on one network of the demo suite and score six
+real      craft on a real network and score three: photographs of the NIPS 2017 set at NIPS17_DIR
 growth    with images, targets and slots
 startup   seconds until a command answers
 
@@ -42,7 +43,7 @@ def measure(options: Options) -> None:
     """Measure the parts of the options; the report is written anew after each."""
     import torch
 
-    from scripts.bench import demo, formats, full_size, growth, report, startup
+    from scripts.bench import demo, formats, full_size, growth, report, row, startup
     from scripts.bench.timing import Measurement, frame_of
 
     measures = {
@@ -50,7 +51,8 @@ def measure(options: Options) -> None:
         "formats": formats.formats,
         "stops": demo.stops,
         "curve": demo.curve,
-        "row": demo.row,
+        "row": row.row,
+        "real": row.real,
         "growth": growth.growth,
         "startup": startup.startup,
     }

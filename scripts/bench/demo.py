@@ -1,9 +1,9 @@
-"""Whole attacks on the demo suite's networks: stops, curves of ASR over steps, rows of a table."""
+"""Whole attacks on a suite's networks: the ASR of those that stop, and curves of it over steps."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,14 +25,13 @@ from agr.evaluation.predictions import Evaluator, predict_batched
 from agr.evaluation.provenance import open_evaluator
 from agr.evaluation.runner import run_cell
 from agr.evaluation.selection import select
-from agr.models.slim import load_slim
+from agr.models.network import load_network
 from agr.models.tuning import tune
-from agr.models.weights import weights_file
 from agr.records.store import Records
 from agr.utils.pixels import LEVELS
 from scripts.bench.full_size import BARE, Disagreement, trial_of
 from scripts.bench.options import DEMO_SOURCES, EPS, STEPS, Options
-from scripts.bench.peers import PEERS, PLAIN, TUNED, Normalize, Run, in_precision, installed
+from scripts.bench.peers import PEERS, PLAIN, TUNED, Normalize, Resize, Run, in_precision, installed
 from scripts.bench.timing import Contender, Measurement, facts, interleave
 
 STOPPED = ("agr", "ifgsm_stop", "mifgsm_stop")
@@ -45,9 +43,6 @@ CURVE = "one run with a trace"
 # A curve or a row of another implementation must be ours to within this: rounding flips some.
 ASR_GAP = 0.05
 BATCH = 32  # of the transfer benchmarks
-SIX = f"targets=[{','.join(DEMO_SOURCES)}]"
-OWN_ROW, THEIR_ROW = "agr, run_cell", "torchattacks, PNG files, plain networks"
-NOSTOP_ROW = "agr_nostop, PNG files, plain networks"
 
 
 @dataclass(frozen=True)
@@ -75,9 +70,9 @@ class Bench:
         return float(np.mean(wrong))
 
 
-def opened(options: Options, source: str, n: int, *overrides: str) -> Bench:
-    """Open the first `n` images of a demo cell with `source`, and its networks."""
-    cell = demo_cell(options, f"source={source}", f"n_images={n}", *overrides)
+def opened(options: Options, source: str, n: int, *overrides: str, suite: str = "demo") -> Bench:
+    """Open the first `n` images of a cell of a suite with `source`, and its networks."""
+    cell = suite_cell(options, f"source={source}", f"n_images={n}", *overrides, suite=suite)
     evaluator = open_evaluator(cell, Records(cell.folder), note=False)
     entries = [c.entry for c in select(evaluator, n).chosen]
     items = [Item(i, p, e.label) for i, (e, p) in enumerate(evaluator.images(entries))]
@@ -88,9 +83,11 @@ def opened(options: Options, source: str, n: int, *overrides: str) -> Bench:
     return Bench(cell, evaluator, entries, items, plain, x, y, evaluator.numeric.slots)
 
 
-def demo_cell(options: Options, *overrides: str, outputs: Path | None = None) -> Cell:
-    """Compose a cell of the demo suite with the budget and the steps of every part here."""
-    own = ("suite=demo", f"eps={EPS}", f"steps={STEPS}", f"outputs={outputs or options.cells}")
+def suite_cell(
+    options: Options, *overrides: str, suite: str = "demo", outputs: Path | None = None
+) -> Cell:
+    """Compose a cell of a suite with the budget and the steps of every part here."""
+    own = (f"suite={suite}", f"eps={EPS}", f"steps={STEPS}", f"outputs={outputs or options.cells}")
     return expand(options.overrides(*own, *overrides))[0]
 
 
@@ -100,14 +97,15 @@ def run_quietly(cell: Cell) -> Records:
 
 
 def as_handed_over(name: str, config: NetworkConfig, options: Options) -> nn.Module:
-    """Load a network of the demo suite as a user of torch and timm does, normalisation in front.
+    """Load a network of a suite as a user of torch and timm does, resizing and normalising first.
 
     Contiguous, with the parameters as they come.
     """
-    path = weights_file(name, config)
-    body = load_slim(config.architecture, config.width or 1.0, config.classes, path)
-    whole = nn.Sequential(Normalize(config.mean, config.std), body).eval().to(options.device)
-    return in_precision(whole.requires_grad_(True), options.precision)
+    how = {"memory_format": "contiguous", "precision": "fp32", "device": options.device}
+    body = deepcopy(load_network(name, config, **how).body)
+    resize = Resize(config.size, str(config.resize))
+    whole = nn.Sequential(resize, Normalize(config.mean, config.std), body)
+    return in_precision(whole.eval().to(options.device).requires_grad_(True), options.precision)
 
 
 def to_8bit(images: Tensor) -> list[np.ndarray[Any, Any]]:
@@ -238,87 +236,3 @@ def _their_curve(library: str, b: Bench) -> list[float]:
         adversarial = b.peer(library, "ifgsm", b.plain, steps)(b.x, b.y)
         shares.append(asr((adversarial * LEVELS).round() / LEVELS))
     return shares
-
-
-# ---- row -----------------------------------------------------------------------------------------
-
-
-def row(options: Options) -> Iterator[list[Measurement]]:
-    """Time a row of a table: craft on one network, score six.
-
-    Ours is a cell of a sweep, with the clean predictions of the cell before. The other way is that
-    of the transfer benchmarks: batches of 32, every image saved as PNG, all loaded again and scored
-    by plain networks. No other library has AGR: there our own `agr_nostop` is called plainly.
-    """
-    for attack in ("agr", "ifgsm"):
-        yield _row(attack, opened(options, DEMO_SOURCES[0], options.demo_images, SIX), options)
-
-
-def _row(attack: str, b: Bench, options: Options) -> list[Measurement]:
-    n = len(b.items)
-    setting = f"{attack}, {DEMO_SOURCES[0]}, {n} images, {len(DEMO_SOURCES)} targets"
-    own = f"source={b.cell.source}", f"n_images={n}", SIX
-    run_quietly(demo_cell(options, *own, "attack=fgsm"))  # the cell before it
-    works = {OWN_ROW: partial(_own_row, demo_cell(options, *own, f"attack={attack}"))}
-    configs = b.cell.suite.networks
-    networks = {name: as_handed_over(name, configs[name], options) for name in DEMO_SOURCES}
-    if attack == "agr":
-        nostop = load_attack("agr_nostop", eps=EPS, steps=STEPS, quantize="off")
-        works[NOSTOP_ROW] = partial(_their_row, partial(nostop, b.plain), b, networks)
-    elif installed(attack, ("torchattacks",)):
-        run = b.peer("torchattacks", attack, b.plain)
-        works[THEIR_ROW] = partial(_their_row, run, b, networks)
-    contenders = [Contender(name, work, n) for name, work in works.items()]
-    rows, results = interleave("row", setting, contenders, options.rounds, **options.how)
-    for name, asr in results.items():
-        values = {f"ASR on {target}": asr[target] for target in DEMO_SOURCES}
-        rows += facts("row", setting, name, values)
-    if THEIR_ROW in results and options.precision != "bf16":
-        _compare_rows(setting, results[OWN_ROW], results[THEIR_ROW])
-    return rows
-
-
-def _own_row(cell: Cell) -> dict[str, float]:
-    """Run a cell anew, and return the ASR by target."""
-    shutil.rmtree(cell.folder, ignore_errors=True)
-    rows = run_quietly(cell).read("rows", ["target", "success"])
-    return {str(name): float(own["success"].mean()) for name, own in rows.groupby("target")}
-
-
-def _their_row(run: Run, b: Bench, networks: dict[str, nn.Module]) -> dict[str, float]:
-    """Read, attack and save batches of images, read all again, and return the ASR by target."""
-    folder = Path(b.cell.config.outputs) / "png"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    pixels = (p for _, p in b.evaluator.images(b.entries))
-    names = [f"{e.image_id}.png" for e in b.entries]
-    for start in range(0, len(names), BATCH):
-        part = slice(start, start + BATCH)
-        x = b.evaluator.source.as_input([next(pixels) for _ in names[part]])
-        for name, image in zip(names[part], to_8bit(run(x, b.y[part])), strict=True):
-            Image.fromarray(image.transpose(1, 2, 0)).save(folder / name)
-    wrong = dict.fromkeys(networks, 0)
-    for start in range(0, len(names), BATCH):
-        part = slice(start, start + BATCH)
-        images = [np.asarray(Image.open(folder / n)).transpose(2, 0, 1) for n in names[part]]
-        x = b.evaluator.source.as_input(images)
-        for name, network in networks.items():
-            predicted = _predict(network, x, b.cell.suite.networks[name].size)
-            wrong[name] += int((predicted != b.y[part]).sum())
-    return {name: count / len(names) for name, count in wrong.items()}
-
-
-@torch.no_grad()
-def _predict(network: nn.Module, x: Tensor, size: int) -> Tensor:
-    if x.shape[-1] != size:
-        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-    logits: Tensor = network(x)
-    return logits.argmax(1)
-
-
-def _compare_rows(setting: str, own: dict[str, float], theirs: dict[str, float]) -> None:
-    """Raise Disagreement where the two ways give another ASR on some target."""
-    for target, asr in own.items():
-        gap = abs(asr - theirs[target])
-        if gap > ASR_GAP:
-            raise Disagreement(f"row: {setting}: the ASR on {target} differs by {gap:.1%}")

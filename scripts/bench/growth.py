@@ -24,7 +24,7 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.jobs.console import guard
 from agr.records.run_info import RunInfo
-from scripts.bench.demo import Bench, demo_cell, opened, ours, run_quietly
+from scripts.bench.demo import Bench, opened, ours, run_quietly, suite_cell
 from scripts.bench.options import DEMO_SOURCES, Options
 from scripts.bench.timing import Contender, Measurement, interleave
 
@@ -59,7 +59,7 @@ def _images(options: Options) -> list[Measurement]:
 
 def _in_new_process(options: Options, n: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        cell = demo_cell(
+        cell = suite_cell(
             options,
             f"source={DEMO_SOURCES[0]}",
             f"targets=[{DEMO_SOURCES[0]}]",
@@ -79,7 +79,7 @@ def _targets(options: Options) -> list[Measurement]:
     own = f"source={DEMO_SOURCES[0]}", "attack=agr", f"n_images={n}"
     numbers = range(1, len(DEMO_SOURCES) + 1)
     cells = {
-        f"{k} targets": demo_cell(options, *own, f"targets=[{','.join(DEMO_SOURCES[:k])}]")
+        f"{k} targets": suite_cell(options, *own, f"targets=[{','.join(DEMO_SOURCES[:k])}]")
         for k in numbers
     }
     run_quietly(cells[f"{numbers[-1]} targets"])

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Run = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) in [0, 1], labels (B,) -> images
 
@@ -131,6 +132,20 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise images (B, C, H, W) in [0, 1]."""
         return (x - self.mean) / self.std
+
+
+class Resize(nn.Module):
+    """Resizing to a network's size, where images have another."""
+
+    def __init__(self, size: int, mode: str):
+        super().__init__()
+        self.size, self.mode = size, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Resize images (B, C, H, W)."""
+        if x.shape[-1] == self.size:
+            return x
+        return F.interpolate(x, (self.size, self.size), mode=self.mode, antialias=True)
 
 
 class Autocast(nn.Module):

@@ -79,8 +79,8 @@ class Judge:
         for place, value in values.items():
             most = self._most(claim, place, measure)
             if most is None:
-                why = f"no finished run on {place.source} says how large images are"
-                return Judgement(NOT_RUN, why)
+                kind = f"a suite with synsets={claim.synsets}" if claim.synsets else place.source
+                return Judgement(NOT_RUN, f"no finished run of {kind} says how bright images are")
             middle, low, high, n = most
             verdict = SUPPORTED if value <= low else CONTRADICTED if value > high else UNDECIDED
             sides = (measure, place, place, value, middle, value - middle)
@@ -95,8 +95,9 @@ class Judge:
     ) -> tuple[float, float, float, int] | None:
         """The largest possible mean of a measure, its interval, and on how many images that is.
 
-        A relative norm's depends on the images: it is made from their norms in the first finished
-        run on the source, None without one.
+        A relative norm's depends on the images, whatever network they were made for: it is made
+        from their norms in the first finished run on images of the claim's kind (without a kind: in
+        that on the source). None without one.
         """
         eps = claim.eps[place.norm] / LEVELS
         level = eps if place.norm == "linf" else eps / math.sqrt(3 * claim.size**2)  # of a value
@@ -104,12 +105,15 @@ class Judge:
             level *= MEASURES[measure].scale
             return level, level, level, 0
         for known in self.outcomes.finished_places():
-            if known.source != place.source:
+            cell = self.outcomes.cell(known)
+            if claim.synsets and cell.suite.synsets != claim.synsets:
+                continue
+            if not claim.synsets and known.source != place.source:
                 continue
             images = self.outcomes.frame(known).drop_duplicates("image_id")
             images = images[images["rel_l2"] > 0]  # of an unchanged image nothing follows
             if len(images):
-                values = 3 * self.outcomes.cell(known).geometry.size ** 2
+                values = 3 * cell.geometry.size**2
                 length = images["l2"] / images["rel_l2"]
                 # The root mean square of every clean image, [0, 1].
                 brightness = (length / math.sqrt(values)).to_numpy(dtype=float)

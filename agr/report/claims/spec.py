@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 from agr.config.messages import explain
-from agr.config.schema import PACKAGE, conf_dir
+from agr.config.schema import CHOICES, PACKAGE, conf_dir
 from agr.config.security import read_yaml
 from agr.report.outcomes import MEASURES, Place
 from agr.utils.errors import ConfigError, first_line, nearest
@@ -72,6 +72,7 @@ class Claim:
     # For `possible`: the paper's budgets (0-255 scale) by norm, and the side of its images, pixels.
     eps: dict[str, float] = field(default_factory=dict)
     size: int = 299
+    synsets: str | None = None  # whose images the paper's are like: as in a suite; null: any
 
 
 @dataclass
@@ -193,6 +194,8 @@ def _check(claim: Claim, claims: Claims, of: str) -> None:
         raise ConfigError(f"{of}: possible: {claim.possible}: {nearest(claim.possible, POSSIBLE)}")
     if claim.possible and claim.value not in claims.printed:
         raise ConfigError(f"{of}: value: {claim.value} is none of printed: {list(claims.printed)}")
+    if claim.synsets not in CHOICES["suite.synsets"]:
+        raise ConfigError(f"{of}: synsets: {claim.synsets}: give imagenet, or null for any images")
     if claim.possible and (claim.size < 1 or not all(eps > 0 for eps in claim.eps.values())):
         raise ConfigError(f"{of}: size: {claim.size}, eps: {claim.eps}: give numbers above 0")
     for compare in claim.compare:
