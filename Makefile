@@ -12,7 +12,31 @@ ARGS ?=
 CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real ready plan status verify tables leaderboard figures claims report bench attacks-page test test-all check clean
+TARGETS := help setup demo real ready plan status verify tables leaderboard figures claims report \
+  bench attacks-page test test-all check clean
+.PHONY: $(TARGETS)
+
+# What each target reads of the command line. Anything else would do nothing, so it stops make.
+CELL_WORDS := SUITE ARGS IMAGENET_DIR NIPS17_DIR
+READS_demo := ARGS
+READS_real := ARGS NIPS17_DIR
+$(foreach t,ready plan status tables,$(eval READS_$(t) := EXPERIMENT $(CELL_WORDS)))
+$(foreach t,leaderboard figures,$(eval READS_$(t) := $(CELL_WORDS)))
+$(foreach t,claims report,$(eval READS_$(t) := CLAIMS $(CELL_WORDS)))
+$(foreach t,verify test test-all,$(eval READS_$(t) := ARGS))
+READS_bench := ARGS NIPS17_DIR
+
+COMMA := ,
+GOALS := $(or $(MAKECMDGOALS),help)
+STRAY := $(firstword $(filter-out $(TARGETS) $(VENV)/.done,$(GOALS)))
+ifneq ($(STRAY),)
+$(error no target $(STRAY): `make help` lists them; several overrides go into quotes, as in ARGS="seed=1 $(STRAY)")
+endif
+GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+UNREAD = $(firstword $(filter-out PYTHON MAKEFLAGS $(READS_$(1)),$(GIVEN)))
+$(foreach g,$(GOALS),$(if $(call UNREAD,$(g)),$(error make $(g) reads no \
+  $(call UNREAD,$(g))=…$(if $(READS_$(g)),$(COMMA) only $(READS_$(g))): overrides go into ARGS, as in \
+  make tables ARGS="norm=linf n_images=50", and environment variables before make)))
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
 from agr.config.overrides import parse_pairs
 from agr.jobs.console import script
 from agr.records.store import Records, image_of
 from agr.utils.errors import ConfigError
-from agr.utils.files import naming, write_content
+from agr.utils.files import write_content
+from agr.utils.pixels import write_png
 from agr.utils.text import plural
 
 COLUMNS = ["filename", "label", "targeted_label"]
@@ -64,8 +64,7 @@ def export(records: Records, to: Path, *, clean: bool = False) -> int:
             target = "" if row["target_label"] is None else row["target_label"]
             labels.append((name, row["label"], target))
             for column, folder in kinds.items():
-                with naming(folder / name):
-                    Image.fromarray(image_of(row, column)).save(folder / name)
+                write_png(folder / name, image_of(row, column))
     listed = pd.DataFrame(sorted(labels), columns=COLUMNS).to_csv(index=False)
     for folder in kinds.values():
         write_content(folder / "labels.csv", listed.encode())

@@ -30,7 +30,7 @@ from agr.config.schema import Config
 from agr.jobs.console import script
 from agr.jobs.session import check_all, greet, run
 from agr.records.run_info import RunInfo
-from agr.records.schema import BUDGET_TOLERANCE
+from agr.records.schema import within
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_content
@@ -195,7 +195,7 @@ def given_cell(arguments: Sequence[str]) -> Cell:
         eps = math.ceil(100 * measured[largest] / cell.eps_scale - 1e-9) / 100
         words.append(f"eps={eps:g}")
         (cell,) = expand(without_flags(words))
-    beyond = [i for i in measured if measured[i] > cell.eps_effective * BUDGET_TOLERANCE]
+    beyond = [i for i in measured if not within(measured[i], cell.eps_effective, "always")]
     if beyond:
         raise ConfigError(
             f"images={own['images']}: {len(beyond)} of {len(measured)} are farther than "

@@ -22,6 +22,7 @@ from agr.jobs.console import script
 from agr.records.audit import CellReport, check_records
 from agr.records.store import DAMAGED, Records
 from agr.utils.errors import ConfigError
+from agr.utils.text import printable
 
 DEFAULTS: dict[str, Any] = {"outputs": "outputs", "cells": "*", "images": 0, "seed": 0, "allow": []}
 
@@ -85,11 +86,12 @@ def _folders(outputs: Path, pattern: str) -> list[Path]:
 def _show(report: CellReport) -> None:
     rates = ", ".join(f"{target} {rate:.1f}" for target, rate in report.rates.items())
     again = f", {report.again} crafted again" if report.again else ""
-    print(f"{report.name}: {report.images} images, {report.parts} parts{again}; ASR % {rates}")
+    name = printable(report.name)
+    print(f"{name}: {report.images} images, {report.parts} parts{again}; ASR % {printable(rates)}")
     for note in report.notes:
-        print(f"  note: {note}")
+        print(f"  note: {printable(note)}")
     for problem in report.problems:
-        print(f"  problem: {problem}")
+        print(f"  problem: {printable(problem)}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def record(
     blank: dict[str, Any] = dict.fromkeys(ROWS.names, 0)
     blank |= {"suite": cell.suite.name, "cell": cell.id, "attack": c.attack.name}
     blank |= {"attack_hash": "x", "norm": c.norm.name, "source": cell.source, "adv_sha256": "x"}
-    blank |= {"target_label": None, "first_success_step": None}
+    blank |= {"target_label": None, "first_success_step": None, "flat": False}
     rows = [
         blank
         | {"target": target, "white_box": cell.white_box(target), "position": p}
@@ -58,6 +58,7 @@ def record(
         | {"adv_sha256": "x", "height": clean.shape[0], "width": clean.shape[1]}
         | {"pixels": np.asarray(adversarial).tobytes(), "clean_pixels": np.asarray(clean).tobytes()}
         | {"steps_used": 1, "first_success_step": 1, "forwards": 1, "backwards": 1}
+        | {"flat": False}
         for p, (clean, adversarial) in enumerate(images)
     ]
     records = Records(cell.folder)

@@ -149,9 +149,9 @@ def test_published_accuracy_is_met_within_its_sampling_error() -> None:
     low, high = wilson(390, 500, 0.999)
     assert (round(100 * low, 1), round(100 * high, 1)) == (71.3, 83.5)
 
-    def fine(published: float | None, right: int = 390) -> bool:
+    def fine(published: float | None, right: int = 390, whole: bool = True) -> bool:
         config = NetworkConfig(classes=1000, top1=published)
-        return preflight._accuracy("n", config, right, 500).fine
+        return preflight._accuracy("n", config, right, 500, whole=whole).fine
 
     assert fine(100 * low + 0.01)
     assert fine(100 * high - 0.01)
@@ -161,6 +161,28 @@ def test_published_accuracy_is_met_within_its_sampling_error() -> None:
     assert not fine(None, right=0)
     assert not fine(None, right=1)
     assert fine(None, right=20)
+    assert fine(30.0, whole=False)  # easier images than the published value is of
+    assert fine(99.0, whole=False)
+    assert not fine(78.0, right=1, whole=False)
+
+
+def test_networks_are_compared_where_no_published_accuracy_is_of_these_images() -> None:
+    """By hand: a and b agree on 3 of 4 images, c with each of them on none."""
+
+    def line(*answers: list[int], labels: str = "0123") -> preflight.Line:
+        named = zip("abc", answers, strict=False)
+        pairs = {n: {str(i): (p, int(labels[i])) for i, p in enumerate(a)} for n, a in named}
+        return preflight._agreement(pairs)
+
+    right, nearly = [0, 1, 2, 3], [0, 1, 2, 9]
+    assert line(right, nearly).fine
+    assert "for 75.0 % of the images" in line(right, nearly).text
+    odd = line(right, nearly, [7, 7, 7, 7])
+    assert not odd.fine
+    assert "c only for 0.0 %" in odd.text
+    shifted = line(right, nearly, labels="1230")
+    assert not shifted.fine
+    assert "labels for at most 0.0 %: labels in another order" in shifted.text
 
 
 def test_memory_of_a_step_by_hand() -> None:
@@ -251,4 +273,4 @@ def test_labels_that_cannot_be_read_are_a_problem(
 
 def test_no_image_is_no_accuracy() -> None:
     config = NetworkConfig(classes=10, top1=98.0)
-    assert not preflight._accuracy("n", config, 0, 0).fine
+    assert not preflight._accuracy("n", config, 0, 0, whole=True).fine

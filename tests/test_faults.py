@@ -156,7 +156,12 @@ def test_twenty_kills(tmp_path: Path, whole: Frames) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "named"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
+    ("number", "code", "named"),
+    [
+        (signal.SIGTERM, 143, "SIGTERM"),
+        (signal.SIGINT, 130, "Ctrl-C"),
+        (signal.SIGHUP, 129, "SIGHUP"),
+    ],
 )
 def test_a_signal_ends_it_cleanly(
     number: int, code: int, named: str, tmp_path: Path, whole: Frames
@@ -166,6 +171,8 @@ def test_a_signal_ends_it_cleanly(
     process = start(command(tmp_path, "part_seconds=1", MANY))
     wait_for(process, lambda: parts_of(folder) > 0)
     process.send_signal(number)
+    time.sleep(0.05)
+    process.send_signal(number)  # people press Ctrl-C twice
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
     assert "Traceback" not in out + err
@@ -181,6 +188,25 @@ def test_a_signal_ends_it_cleanly(
     done = run([sys.executable, *words])
     assert done.returncode == 0, done.stderr
     assert_whole(recorded(tmp_path), whole, LONG)
+
+
+UNHEARD = {
+    "a reader that has seen enough": "{} | head -1 >/dev/null; exit ${{PIPESTATUS[0]}}",
+    "a full disk": "{} >/dev/full 2>/dev/full",
+    "no streams": "{} >&- 2>&-",
+    "an ASCII terminal": "PYTHONIOENCODING=ascii {}",
+}
+
+
+@pytest.mark.parametrize("kind", UNHEARD)
+def test_what_cannot_be_printed_does_not_end_it(kind: str, tmp_path: Path) -> None:
+    words = command(tmp_path, "n_images=8", "attack=fgsm", "trace=false", "save_adversarials=false")
+    done = run(["bash", "-c", UNHEARD[kind].format(shlex.join(words))])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (rows,) = tmp_path.glob("demo/*/rows-*.parquet")
+    assert len(pd.read_parquet(rows)) == 16
+    assert not list(tmp_path.glob("demo/*/failed-*"))
 
 
 CRASH = f"""{KEEPING_NO_IMAGES}

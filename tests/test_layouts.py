@@ -350,9 +350,9 @@ def cut_devkit(root: Path) -> None:
 
 def twins(root: Path) -> None:
     standins.synset_folders(root, ITEMS)
-    for synset in ("n01440764", "n01443537"):
-        (root / synset).mkdir(exist_ok=True)
-        (root / synset / "a.JPEG").write_bytes(b"")
+    (root / "n01440764").mkdir(exist_ok=True)
+    for name in ("a.JPEG", "a.png"):
+        (root / "n01440764" / name).write_bytes(b"")
 
 
 def backslash(root: Path) -> None:
@@ -391,7 +391,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no meta.mat": (gone_meta, "no labels"),
     "broken meta.mat": (broken_meta, r"meta\.mat cannot be read"),
     "cut devkit": (cut_devkit, rf"{DEVKIT}\.tar\.gz is cut off: copy it again"),
-    "twins": (twins, "names a twice"),
+    "twins": (twins, "names n01440764_a twice"),
     "a path as a name": (backslash, "needs another name"),
     "compressed tar": (compressed, r"\.tar is compressed \(gzip\): unpack it"),
     "nothing": (lambda root: root.mkdir(), "looked for synset folders .* there is nothing"),

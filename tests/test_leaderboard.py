@@ -47,7 +47,7 @@ def fill(
     blank: dict[str, Any] = dict.fromkeys(ROWS.names, 0)
     blank |= {"suite": "demo", "cell": cell.id, "attack": cell.config.attack.name}
     blank |= {"attack_hash": "x", "norm": "linf", "source": cell.source, "adv_sha256": "x"}
-    blank |= {"target_label": None, "first_success_step": None}
+    blank |= {"target_label": None, "first_success_step": None, "flat": None}
 
     def value(column: Any, target: str, p: int) -> Any:
         own = column.get(target, 0) if isinstance(column, dict) else column

@@ -152,7 +152,7 @@ def test_clean_accuracy(name: str, tmp_path: Path) -> None:
 def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The cells of experiment=real, of fewer images than `make real` where there are many."""
     outputs = tmp_path_factory.mktemp("lite")
-    words = ["experiment=real", "n_images=24", f"outputs={outputs}", "trace=false"]
+    words = ["experiment=real", "n_images=24", f"outputs={outputs}", "trace=false", "slots=8"]
     attacks = ["ifgsm", "mifgsm", "agr", *["agr_nostop"] * HAS_NIPS17]
     cells = on_images(*words, "save_adversarials=false", f"attack={','.join(attacks)}")
     assert len(cells) == len(attacks) * len(LITE)

@@ -23,7 +23,7 @@ from agr.utils import locks
 from agr.utils.errors import ConfigError
 from agr.utils.files import is_whole, write_content, write_named
 from agr.utils.locks import Busy, Holder, alive, holder, locked, this_host
-from agr.utils.signals import Terminated, stoppable, unbroken
+from agr.utils.signals import Interrupted, stoppable, unbroken
 from tests.conftest import demo_cell, foreign_lock
 
 
@@ -163,9 +163,9 @@ def test_run_json_tells_when_it_was_touched(records: Records) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"schema_version": 2}', "has schema 2, this program writes 4: use another outputs"),
-        ('{"schema_version": 5}', "has schema 5"),
-        ('{"schema_version": 4}', "damaged"),
+        ('{"schema_version": 2}', "has schema 2, this program writes 5: use another outputs"),
+        ('{"schema_version": 6}', "has schema 6"),
+        ('{"schema_version": 5}', "damaged"),
         ("{}", "damaged"),
         ("[1]", "damaged"),
         ("3", "damaged"),
@@ -204,7 +204,7 @@ def test_run_json_has_a_schema(change: dict[str, Any], records: Records) -> None
 
 
 def test_a_run_json_without_later_keys_is_read(records: Records) -> None:
-    content = {"schema_version": 4, "eligible": 7}
+    content = {"schema_version": 5, "eligible": 7}
     records.run_file.write_text(json.dumps(content | {"digest": _digest(content)}))
     assert records.run() == RunInfo(eligible=7)
 
@@ -387,7 +387,7 @@ def test_sigterm_is_raised_as_ctrl_c_is() -> None:
                 time.sleep(0.05)
                 done.append("written")
 
-    with pytest.raises(Terminated):
+    with pytest.raises(Interrupted):
         work()
     assert done == ["written"]
     assert signal.getsignal(signal.SIGTERM) is before
@@ -466,7 +466,7 @@ def test_a_stop_while_a_part_is_written_does_not_double_it(
         with stoppable():
             run_cell(cell)
 
-    with pytest.raises(Terminated):
+    with pytest.raises(Interrupted):
         work()
     records = Records(cell.folder)
     raw = sum(part.read(["position"]).num_rows for part in records.part_files("rows"))

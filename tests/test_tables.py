@@ -37,7 +37,7 @@ def fill(cell: Cell, successes: dict[str, int], n: int = N, **columns: Any) -> N
     blank: dict[str, Any] = dict.fromkeys(ROWS.names, 0)
     blank |= {"suite": "demo", "cell": cell.id, "attack": c.attack.name, "attack_hash": "x",
               "norm": c.norm.name, "source": cell.source, "target_label": None,
-              "first_success_step": None, "adv_sha256": "x"}  # fmt: skip
+              "first_success_step": None, "adv_sha256": "x", "flat": None}  # fmt: skip
     rows = [
         blank
         | {"target": target, "white_box": target == cell.source, "position": p}
@@ -94,7 +94,7 @@ def test_denominators_by_hand(tmp_path: Path) -> None:
         rows += [
             blank
             | {"target": target, "white_box": target == "inc_v3", "position": p}
-            | {"image_id": f"i{p}", "clean_pred": int(p in errs), "success": p < 4}
+            | {"image_id": f"i{p}", "clean_pred": int(p in errs), "success": p < 4, "flat": None}
             | {"source_clean_pred": int(p in wrong["inc_v3"])}
             for p in range(N)
         ]

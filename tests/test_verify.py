@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from PIL import Image
 from agr.evaluation.runner import run_cell
 from agr.records.audit import check_records
 from agr.records.part_files import PartFile
-from agr.records.schema import TABLES
+from agr.records.progress import Wanted, finished, progress
+from agr.records.schema import ROWS, TABLES
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_named
@@ -120,7 +122,7 @@ SPOILT: dict[str, tuple[str, Callable[[pd.DataFrame], Any], str]] = {
         "adversarials", assign(pixels=bytes(64 * 64 * 3)), "is not the one that was scored",
     ),
     "another clean image": (
-        "adversarials", assign(clean_pixels=bytes(64 * 64 * 3)), "isn't the one its norms are of",
+        "adversarials", assign(clean_pixels=bytes(64 * 64 * 3)), "isn't that of its saved images",
     ),
 }  # fmt: skip
 
@@ -138,6 +140,94 @@ def test_what_is_wrong_is_found(
     problems = [line for line in out.splitlines() if line.startswith("  problem: ")]
     assert any(words in line for line in problems), out
     assert out.endswith(": 1 cells are wrong\n")
+
+
+# Values that no run writes, under hashes that are right.
+FORGED: dict[str, tuple[str, Callable[[pd.DataFrame], Any]]] = {
+    **{
+        f"{name} {value}": ("rows", assign(**{name: value}))
+        for name, value in [
+            ("linf", np.nan), ("linf", -0.01), ("linf", 2.0), ("l2", np.inf), ("mean_abs", 1.5),
+            ("cosine", np.inf), ("cosine", 1.1), ("rel_l2", np.nan), ("eps", np.nan),
+            ("clean_conf", 7.0), ("adv_conf", -0.5), ("adv_pred", -2), ("clean_pred", 10),
+            ("label", -1), ("label", 10), ("position", -1), ("position", 10**6), ("forwards", -1),
+            ("steps_used", -3), ("seed", pd.NA), ("label", pd.NA), ("adv_pred", pd.NA),
+            ("image_id", None), ("target", None), ("adv_sha256", None),
+            ("image_id", "../../etc/passwd"), ("image_id", "/etc/passwd"), ("image_id", "a/b"),
+            ("image_id", "\x1b[2J"), ("image_id", ""), ("image_id", "a" * 300),
+        ]
+    },
+    "success is unknown": ("rows", lambda f: f.assign(success=[None, *f["success"][1:]])),
+    "a trace's cosine": ("trace", assign(cosine=np.nan)),
+    "a trace's step": ("trace", assign(step=-1)),
+    "a saved image's id": ("adversarials", assign(image_id="../x")),
+    "a saved image's height": ("adversarials", assign(height=-1)),
+    "a saved image's size": ("adversarials", assign(width=63)),
+    "a saved image without pixels": ("adversarials", assign(pixels=None)),
+    "a saved image that is cut": ("adversarials", assign(pixels=lambda p: p[:-1])),
+    "a measure of a saved image": ("rows", lambda f: f.assign(mean_abs=f["mean_abs"] * 1.01)),
+    "a cosine of a saved image": ("rows", lambda f: f.assign(cosine=f["cosine"] - 1e-6)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_values_are_a_problem_and_no_traceback(
+    name: str, records: Records, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, change = FORGED[name]
+    rewrite(records, kind, change)
+    with pytest.raises(SystemExit) as e:
+        main([f"outputs={records.folder.parent.parent}", "images=1"])
+    assert e.value.code == 1
+    out = capsys.readouterr().out
+    assert "  problem: " in out
+    assert "\x1b" not in out
+    assert "cannot be checked" not in out
+    values = name.split()[0] in ROWS.names and "beyond" not in out and "have the class" not in out
+    if values:
+        with pytest.raises(ConfigError, match="that cannot be"):
+            records.read()
+
+
+def test_a_pipe_in_place_of_a_png_is_not_waited_for(records: Records) -> None:
+    path = next((records.folder / "png").iterdir())
+    path.unlink()
+    os.mkfifo(path)
+    (problem,) = check_records(records).problems
+    assert problem == f"png/{path.name} is not the image that was scored"
+
+
+def test_a_huge_number_of_images_costs_no_memory(records: Records) -> None:
+    """As an edited run.json asks for: positions are counted, not written down."""
+    cell = demo_cell(records.folder.parent.parent, *VGG, *EXTRAS, "n_images=1000000000")
+    wanted = Wanted(cell, records)
+    assert len(wanted) == 10**9
+    assert 10**9 - 1 in wanted
+    assert 10**9 not in wanted
+    found = progress(cell, records)
+    assert found.word == f"{10**9 - 12} of {10**9} left"
+    assert not finished(cell, records)
+
+
+@pytest.mark.parametrize("shard", ["0/1", "0/3", "2/3", "4/5"])
+@pytest.mark.parametrize("n", [0, 1, 12, 400, 401])
+@pytest.mark.parametrize("more", [(), ("attack=library/ddn", "norm=l2", "attack.library.chunk=7")])
+def test_wanted_positions_are_counted(
+    shard: str, n: int, more: tuple[str, ...], tmp_path: Path
+) -> None:
+    cell = demo_cell(tmp_path, *VGG, *more, f"shard={shard}", f"n_images={max(n, 1)}")
+    wanted = Wanted(cell, Records(tmp_path))
+    wanted.n = n
+    assert len(wanted) == sum(map(cell.mine, range(n))) == len(wanted.of(range(-5, n + 5)))
+
+
+def test_what_was_stopped_is_a_note(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, *EXTRAS, "shard=0/2")
+    report = check_records(run_cell(cell))
+    assert report.problems == []
+    assert (
+        "unfinished: 6 of 12 images have no row for vgg16; the same command goes on" in report.notes
+    )
 
 
 def test_files_that_are_wrong_are_found(records: Records) -> None:

@@ -10,8 +10,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,21 +22,13 @@ from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
 from agr.attacks.gradient import Objective, no_gradient
 from agr.attacks.loss import CrossEntropy
-from agr.attacks.parts import Context, Model, Pool, Seen, State, choose
+from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose
 from agr.attacks.step import Plain, step_size
 from agr.models.logits import confidence, is_fooled, joint, predict
+from agr.utils.pixels import LEVELS
+from agr.utils.text import zero_gradients
 
 Quantize = Literal["always", "end", "off"]
-
-
-class Observation(NamedTuple):
-    """One forward pass over the iterates: predictions, and the rows that go on."""
-
-    pred: Tensor  # (B,) int64, NO_ANSWER where logits are not finite
-    conf: Tensor  # (B,): softmax probability of that class
-    fooled: Tensor  # (B,) bool
-    image: Tensor  # (B, 3, H, W): the images the model saw
-    more: Tensor  # (B,) bool: rows that were alive and go on
 
 
 @dataclass(frozen=True)
@@ -101,6 +94,14 @@ class Attack:
                 side = max(side, view.side(side))
         return side
 
+    def idle_views(self) -> list[parts.View]:
+        """Return the views that leave images as they are, as far as some random ones show."""
+        size, generator = (16, 3, 32, 32), torch.Generator().manual_seed(0)
+        x = torch.randint(LEVELS + 1, size, generator=generator) / LEVELS
+        c = self._context(self.begin(x, torch.zeros(16, dtype=torch.int64)), x)
+        there = [view for view in self.views if self.pool or not getattr(view, "pool", 0)]
+        return [v for v in there if all(torch.equal(v(x, i, c).image, x) for i in range(v.copies))]
+
     def begin(
         self, x0: Tensor, y: Tensor, key: Tensor | None = None, label: Tensor | None = None
     ) -> State:
@@ -128,6 +129,7 @@ class Attack:
             "first": rows - 1,  # step of the first success, -1 while there is none
             "live": y >= 0,  # NO_ANSWER can't be attacked
             "seen": rows > 0,  # the iterate has been observed
+            "flat": rows == 0,  # every gradient so far was zero
             "forwards": rows,  # passes for the image: its observations and gradients
             "backwards": rows,
             "chain": {str(i): stage.init(x0) for i, stage in enumerate(self.chain)},
@@ -170,7 +172,7 @@ class Attack:
     def __call__(
         self, model: Model, x: Tensor, y: Tensor | None = None, key: Tensor | None = None
     ) -> Tensor:
-        """Craft adversarial images for `x`.
+        """Craft adversarial images for `x`. T steps cost T forwards: nobody sees the last iterate.
 
         Args:
             model: maps images (B, 3, H, W) in [0, 1] to logits (B, classes); in eval mode.
@@ -183,25 +185,29 @@ class Attack:
             Images like `x`, within the ball and [0, 1].
 
         Raises:
-            ValueError: the model is in training mode, `x` or `y` is not as described, a view needs
-                a pool, or makes images of a size that the model doesn't take.
+            ValueError: what is given isn't as described, a view needs a pool, or the model doesn't
+                take the size of a view's images.
         """
+        with torch.inference_mode(False), torch.no_grad():  # whatever the caller's modes are
+            return self._craft(model, *map(parts.usable, (x, y, key)))
+
+    def _craft(self, model: Model, x: Tensor, y: Tensor | None, key: Tensor | None) -> Tensor:
         parts.check_images(model, x, on_grid=self.quantize != "off")
         parts.check_pool(self.pool, self.pool_size, x)
-        if self.targeted and y is None:
-            raise ValueError("a targeted attack needs y, the target labels")
         if y is not None:
             parts.check_labels(x, y)
-        label = y
+        elif self.targeted:
+            raise ValueError("a targeted attack needs y, the target labels")
+        model, label, x = parts.CheckedModel(model, y), y, x.clamp(0, 1)
         if y is None or (self.targeted and self.pool_size):  # partners are not of the true class
-            with torch.no_grad():
-                label = predict(joint(model(x)))
-        s = self.begin(x.detach(), label if y is None else y, key, label)  # type: ignore[arg-type]
-        # Nobody asks what the last iterate does: T steps cost T forwards here.
+            label = predict(joint(model(x)))
+        s = self.begin(x, label if y is None else y, key, label)  # type: ignore[arg-type]
         while bool((s["live"] & (s["t"] < self.steps)).any()):
             if self.stop and not self.direct:
                 _, s = self.observe(model, s)
             _, s = self.tick(model, s)
+        if flat := int((s["flat"] & (s["t"] > 0)).sum()):
+            warnings.warn(zero_gradients(flat, len(x)), stacklevel=3)
         return self.final(s)
 
     @property
@@ -234,15 +240,9 @@ class Attack:
         }
         return Observation(pred, confidence(logits), fooled, image, more), s | changed
 
-    def _step(self, model: Model, g: Tensor | None, image: Tensor, s: State) -> State:
-        """Take one step with the living rows; `g` is the gradient at `image` if it is known."""
-        more = s["live"] & (s["t"] < self.steps)
-        if g is None and not bool(more.any()):
-            return s
-        known, y = int(g is not None), s["y"].clamp_min(0)
-        spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
+    def _context(self, s: State, image: Tensor) -> Context:
         size = step_size(self.size, self.ball.eps, self.steps) if self.ball.eps > 0 else 0.0
-        context = Context(
+        return Context(
             x=s["x"],
             x0=s["x0"],
             image=image,
@@ -258,6 +258,15 @@ class Attack:
             pool=self.pool,
         )
 
+    def _step(self, model: Model, g: Tensor | None, image: Tensor, s: State) -> State:
+        """Take one step with the living rows; `g` is the gradient at `image` if it is known."""
+        more = s["live"] & (s["t"] < self.steps)
+        if g is None and not bool(more.any()):
+            return s
+        known, y = int(g is not None), s["y"].clamp_min(0)
+        spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
+        context = self._context(s, image)
+
         def of_stage(i: int) -> Context:
             """Return the context of stage i, or for -1 of the gradient itself."""
 
@@ -272,6 +281,7 @@ class Attack:
                 ahead = self.chain[i].point(s["chain"][str(i)], context)  # type: ignore[attr-defined]
                 context = context._replace(point=ahead)
             g = of_stage(-1).grad(context.point, 0)
+        flat = s["flat"] & ~(g != 0).flatten(1).any(1)
         chain = {}
         for i, stage in enumerate(self.chain):
             g, chain[str(i)] = stage.update(g, s["chain"][str(i)], of_stage(i))
@@ -282,6 +292,7 @@ class Attack:
         moved = {
             "x": self.ball.project(x, s["x0"]),
             "t": s["t"] + 1,
+            "flat": flat,
             "seen": torch.zeros_like(s["seen"]),
             "forwards": s["forwards"] + spent,
             "backwards": s["backwards"] + spent + known,

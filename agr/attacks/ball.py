@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from agr.attacks.draws import fold, normal, symmetric, uniform
-from agr.utils.pixels import LEVELS, to_levels
+from agr.utils.pixels import EXACTLY, LEVELS, to_levels
 
 HALVINGS = 8  # in the search of `L2.fit`, which finds its threshold to 0.5/2**8 of a level
 
@@ -141,12 +141,13 @@ class L2(Ball):
         """Round to nearest; in rows that leave the ball, move back the pixels rounded farthest out.
 
         Such a row gets the largest threshold (by bisection) with which stepping back one level
-        wherever rounding went outwards by more than the threshold fits the budget. A threshold of
-        0 always fits: no pixel is then farther out than before rounding.
+        wherever rounding went outwards by more than the threshold fits the budget. With 0 no pixel
+        is farther out than before rounding, which fits but for the rounding of `v` itself; with -1
+        every pixel steps back.
         """
         r = v.round()
         outwards = r.abs().sub_(v.abs())
-        bound = (self.eps * LEVELS) ** 2 * (1 + 1e-6)
+        bound = math.floor((self.eps * LEVELS) ** 2 * EXACTLY)
         # Sums of whole squares are exact up to the dtype's largest odd number, and any that is
         # above the bound stays above it: row order cannot change a verdict.
         dtype = v.dtype if bound < 1 / torch.finfo(v.dtype).eps else torch.float64
@@ -160,7 +161,9 @@ class L2(Ball):
         high = torch.full((len(v),), 0.5, dtype=v.dtype, device=v.device)
         if bool(fits(high).all()):
             return r
-        low = torch.where(fits(high), high, 0.0)
+        enough = fits(torch.zeros_like(high))
+        low = torch.where(fits(high), high, torch.where(enough, 0.0, -1.0))
+        high = torch.where(enough, high, 0.0)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             good = fits(middle)

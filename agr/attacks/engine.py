@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agr.attacks.attack import Attack, Observation
+from agr.attacks.attack import Attack
 from agr.attacks.ball import row_norm
-from agr.attacks.parts import State, leafwise
+from agr.attacks.parts import Observation, State, leafwise
 from agr.models.network import Source
 from agr.utils.pixels import to_levels
 
@@ -60,6 +60,7 @@ class Crafted(NamedTuple, Generic[Tag]):
     forwards: int | None  # None of images that were made elsewhere
     backwards: int | None
     trace: tuple[Point, ...] = ()
+    flat: bool | None = None  # every gradient was zero; None where nobody looked
     # The source's, where it saw exactly this image: (class, confidence).
     prediction: tuple[int, float] | None = None
 
@@ -202,5 +203,6 @@ def _results(
         answers = list(zip(seen.pred[rows].tolist(), seen.conf[rows].tolist(), strict=True))
     own = [tuple(traces.pop(row, ())) for row in rows]
     columns: tuple[Iterable[Any], ...]
-    columns = done.values(), pixels, steps, first, forwards, backwards, own, answers
+    flat = (state["flat"][rows] & (state["t"][rows] > 0)).tolist()
+    columns = done.values(), pixels, steps, first, forwards, backwards, own, flat, answers
     yield from itertools.starmap(Crafted, zip(*columns, strict=True))

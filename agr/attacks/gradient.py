@@ -10,6 +10,7 @@ from torch import Tensor
 
 from agr.attacks.ball import per_image
 from agr.attacks.parts import Context, Loss, Model, View
+from agr.utils.errors import first_line
 
 
 class Objective(NamedTuple):
@@ -71,7 +72,7 @@ def _logits(model: Model, image: Tensor, own: Tensor) -> Tensor:
             raise
         raise ValueError(
             f"the network doesn't take copies of {image.shape[-1]} px in place of "
-            f"{own.shape[-1]} px ({str(e).splitlines()[0][:200]}): Diverse(back=True), "
+            f"{own.shape[-1]} px ({first_line(e)[:200]}): Diverse(back=True), "
             "attack.views.diverse.back=true, resizes them back"
         ) from e
 

@@ -9,16 +9,17 @@ comes from a key per row (`agr.attacks.draws`), so that no image depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import fold
 from agr.utils.pixels import is_8bit
 
+ROUNDING = 1e-6  # of images that should lie in [0, 1]
 # Images (B, 3, H, W) in [0, 1] -> logits (B, classes), or (B, members, classes): see `joint`.
 Model = Callable[..., Tensor]
 State = dict[str, Any]  # str -> Tensor (B, ...) | State
@@ -95,6 +96,16 @@ class Seen(NamedTuple):
     targeted: bool
 
 
+class Observation(NamedTuple):
+    """One forward pass over the iterates: predictions, and the rows that go on."""
+
+    pred: Tensor  # (B,) int64, NO_ANSWER where logits are not finite
+    conf: Tensor  # (B,): softmax probability of that class
+    fooled: Tensor  # (B,) bool
+    image: Tensor  # (B, 3, H, W): the images the model saw
+    more: Tensor  # (B,) bool: rows that were alive and go on
+
+
 class View(Protocol):
     """Copies of an image, whose gradients are averaged by their shares.
 
@@ -148,11 +159,16 @@ def check_images(model: Model, x: Tensor, *, on_grid: bool = False, least_bytes:
 
     With `on_grid` they must be 8-bit, k/255. `least_bytes` is per floating-point number.
     """
-    if getattr(model, "training", False):
-        raise ValueError("the model is in training mode: call model.eval() first")
+    if not callable(model) or isinstance(model, nn.ModuleList | nn.ModuleDict):
+        raise ValueError(f"model is a {type(model).__name__}: give one network, or a function")
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    if training := next((name or "itself" for name, part in modules if part.training), None):
+        raise ValueError(f"the model is in training mode ({training}): call model.eval() first")
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x is a {type(x).__name__}: give a tensor, as torch.from_numpy(x)")
     if x.dim() != 4 or not x.is_floating_point() or x.element_size() < least_bytes:
         raise ValueError(f"x is {x.dtype} {tuple(x.shape)}: give float images (B, 3, H, W)")
-    if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+    if x.numel() and not (x.min() >= -ROUNDING and x.max() <= 1 + ROUNDING):
         raise ValueError(f"x spans [{x.min():.3g}, {x.max():.3g}]: give images in [0, 1]")
     if on_grid and x.numel() and not is_8bit(x):
         raise ValueError('x is not on the 8-bit grid k/255: round it, or use quantize="off"')
@@ -160,8 +176,63 @@ def check_images(model: Model, x: Tensor, *, on_grid: bool = False, least_bytes:
 
 def check_labels(x: Tensor, y: Tensor) -> None:
     """Raise ValueError unless `y` holds an int64 label for each image of `x`."""
+    if not isinstance(y, Tensor):
+        raise ValueError(f"y is a {type(y).__name__}: give int64 labels, as torch.tensor(y)")
     if y.shape != x.shape[:1] or y.dtype != torch.int64:
         raise ValueError(f"y is {y.dtype} {tuple(y.shape)}: give int64 labels ({len(x)},)")
+
+
+def usable(value: Any) -> Any:
+    """Return a tensor that gradients can be taken through, though it is made in inference mode."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+class CheckedModel:
+    """A model whose output is looked at when it is first called.
+
+    Raises ValueError then unless that is logits, of two classes or more and of every label in `y`.
+    """
+
+    def __init__(self, model: Model, y: Tensor | None):
+        self._model, self._y, self._checked = model, y, False
+        self.takes_side = getattr(model, "takes_side", False)
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        """Return the logits of the model."""
+        logits = logits_of(self._model(*inputs))
+        if not self._checked:
+            self._check(logits, inputs[0])
+            self._checked = True
+        return logits
+
+    def _check(self, logits: Tensor, x: Tensor) -> None:
+        if logits.dim() not in (2, 3) or len(logits) != len(x):
+            raise ValueError(
+                f"the model makes {tuple(logits.shape)} of {tuple(x.shape)}: it must return "
+                f"logits ({len(x)}, classes)"
+            )
+        classes = logits.shape[-1]
+        if classes < 2:
+            raise ValueError(
+                "the model returns one number for each image: wrap it so that it returns logits "
+                "of two classes, as torch.cat([-z, z], 1) / 2"
+            )
+        if self._y is not None and len(self._y) and int(self._y.max()) >= classes:
+            raise ValueError(
+                f"y has the label {int(self._y.max())}, the model knows 0 to {classes - 1}"
+            )
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in what a model returned: itself, or its `logits`. Raises ValueError."""
+    found = output.get("logits") if isinstance(output, Mapping) else output
+    found = found if isinstance(found, Tensor) else getattr(output, "logits", None)
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"the model returns a {type(output).__name__}: wrap it so that it returns the logits, "
+            "as lambda x: model(x)[0] (with the model in evaluation mode)"
+        )
+    return found
 
 
 def check_pool(pool: Pool | None, size: int, x: Tensor) -> None:

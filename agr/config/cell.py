@@ -103,6 +103,16 @@ class Cell:
         """Number of classes of the source, and with it of every network of the cell."""
         return self.suite.networks[self.sources[0]].classes
 
+    @property
+    def image_classes(self) -> int | None:
+        """Number of classes of the images; None where the config doesn't say it."""
+        if self.config.data.root != self.suite.root:
+            return None
+        known = {
+            self.suite.networks[n].classes for g in self.suite.groups.values() for n in g.networks
+        }
+        return self.suite.classes or (known.pop() if len(known) == 1 else None)
+
     def network_digest(self, target: str) -> str:
         """Hash of a target's network and defense configs."""
         name, defenses = undefended(target, self.config.defenses)

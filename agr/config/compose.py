@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from agr.config.cell import Cell
 from agr.config.load import to_cell
 from agr.config.messages import explained
-from agr.config.overrides import split_shards, without_flags
+from agr.config.overrides import as_list, split_shards, without_flags
 from agr.config.schema import conf_dir
 from agr.config.security import check_hydra, check_swept, read_yaml
 from agr.config.validation import reject_unknown_keys
@@ -55,7 +55,7 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
     line, for whatever a run could not work with.
     """
     with _hydra() as loader:
-        given = split_shards(without_flags(overrides))
+        given = [*map(as_list, split_shards(without_flags(overrides)))]
         composer = _Composer(loader, given)
         for o in composer.parsed:
             if o.is_hydra_override() and not HYDRA_KEYS.match(o.key_or_group):
@@ -167,7 +167,8 @@ class _Composer:
                 continue
             group = o.key_or_group
             if not group or group in self._groups or group.startswith("hydra/"):
-                raise ConfigError(f"{o.input_line} chooses no file: write {group or 'KEY'}=NAME")
+                way = "linf or l2" if group == "norm" else "NAME"
+                raise ConfigError(f"{o.input_line} chooses no file: write {group or 'KEY'}={way}")
         self.plain = [o.input_line or "" for o in self.parsed if not o.is_sweep_override()]
 
     def get_group_options(self, group: str, results_filter: ObjectType) -> list[str]:

@@ -11,8 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agr.config.cell import Cell
 from agr.config.messages import explained
-from agr.config.networks import with_networks
+from agr.config.networks import register_networks, with_networks
 from agr.config.schema import Config
+from agr.config.security import check_texts
 from agr.config.validation import check_cell, check_library_steps
 from agr.utils.errors import ConfigError, first_line
 
@@ -34,12 +35,15 @@ def to_cell(config: DictConfig, overrides: Iterable[str] = ()) -> Cell:
             "the attack has no name: it is a piece of attacks (a file that begins with _), or a "
             "file that lacks name: and title:"
         )
+    if config.allow:
+        register_networks(config)
     check_library_steps(config)
     return _checked(config, overrides)
 
 
 def _checked(config: DictConfig, overrides: tuple[str, ...] = ()) -> Cell:
     with explained():
+        check_texts(config)
         written: Any = OmegaConf.to_object(with_networks(config))
         cell = Cell(written, overrides)
     check_cell(cell)

@@ -32,7 +32,7 @@ RAISED = re.compile(r"\w+ raised while resolving interpolation: ")
 
 # Ends of messages, by a text that they contain.
 WAYS_OUT = {
-    "converted to Float": "give a number",
+    "converted to Float": "give a number; sizes are on the 0-255 scale, 8 and not 8/255",
     "converted to Integer": "give a whole number, in digits",
     "not a valid bool": "give true or false",
     "not Optional": "leave it out, or give a value",
@@ -56,6 +56,25 @@ WAYS_OUT = {
     "Config group override": "files are chosen by name, as attack=agr",
     "Could not override": "conf/ has the groups that there are",
     "Could not delete": "there is nothing of that name to take away",
+}
+
+
+# Names of other programs, and ours.
+MOMENTUM = "attack.chain.momentum.decay, of an attack that has momentum, as attack=mifgsm"
+CALLED_ELSEWHERE = {
+    **dict.fromkeys(["momentum", "decay", "mu"], MOMENTUM),
+    **dict.fromkeys(["alpha", "step_size", "eps_step", "abs_stepsize"], "attack.size"),
+    **dict.fromkeys(["num_steps", "nb_iter", "max_iter", "iterations", "n_iter", "iters"], "steps"),
+    **dict.fromkeys(["epsilon", "eps_max", "budget"], "eps, on the 0-255 scale"),
+    **dict.fromkeys(["model", "surrogate", "source_model", "arch"], "source"),
+    **dict.fromkeys(["target", "target_model", "victim"], "targets=[…]"),
+    **dict.fromkeys(["batch", "batch_size", "batchsize", "bs"], "slots"),
+    **dict.fromkeys(["dataset", "data"], "suite, or data.root"),
+    **dict.fromkeys(["num_images", "n", "num", "samples"], "n_images"),
+    **dict.fromkeys(["gpu", "cuda"], "device=cuda:N"),
+    **dict.fromkeys(["output", "output_dir", "out", "save_dir"], "outputs"),
+    **dict.fromkeys(["random_seed", "manual_seed"], "seed"),
+    **dict.fromkeys(["num_workers"], "workers"),
 }
 
 
@@ -135,6 +154,14 @@ def _unknown_file(e: MissingConfigException) -> str:
         inner_files = Path(conf_dir(), group).glob("*/*.yaml")
         known += [f"{path.parent.name}/{path.stem}" for path in inner_files]
     known = [k for k in known if not k.startswith(("_", "submitit_"))]  # pieces of others
+    path = Path(name)
+    if len(path.parts) > 1 and (path.suffix in (".yaml", ".yml") or path.parts[-2] == group):
+        above = path.parent.parent if path.parent.name == group else path.parent
+        return (
+            f"{group}={name}: a file is chosen by its name, and its folder of configs is named "
+            f"apart: {group}={path.stem} --config-dir={above}, with the file in "
+            f"{above}/{group}/{path.stem}.yaml"
+        )
     return f"{group}={name} is unknown: {nearest(name, known)}"
 
 
@@ -152,6 +179,8 @@ def _unknown_key(e: BaseException, key: str) -> str:
         way = nearest(key.rpartition(".")[2], map(str, known))
         return f"{key} is no key of the launcher: {way}"
     way = nearest(key, _all_keys(Config), "python -m agr.run --cfg job shows all")
+    if own := CALLED_ELSEWHERE.get(key.rpartition(".")[2].casefold()):
+        way = f"here it is {own}"
     if ADDED.fullmatch(key):
         way = f"correct the name, or add it as +{key}=…"
     return _with_place(e, None, f"{key} is no key of the config: {way}")

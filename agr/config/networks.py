@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import fields
@@ -12,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from agr.config.schema import LARGEST_SIDE, MODES, RESIZING, Geometry, NetworkConfig
-from agr.utils.errors import ConfigError, nearest
+from agr.utils.errors import ConfigError, first_line, nearest
 
 MOST_CLASSES = 10_000_000
 # Arguments of timm.create_model, and of what it calls, about where weights come from.
@@ -93,6 +94,27 @@ def with_networks(config: DictConfig) -> DictConfig:
             raise ConfigError(f"{place} is unknown: {nearest(name, every, hint)}")
         known[name] = NetworkConfig(**describe(name, place))
     return config
+
+
+def register_networks(config: DictConfig) -> None:
+    """Import the packages that the user allows, where a network of the suite isn't timm's.
+
+    `@timm.models.register_model` in one of them adds it. Raises ConfigError for one that fails.
+    """
+    import timm
+
+    nodes = config.suite.networks.values()
+    named = [n.architecture for n in nodes if not OmegaConf.is_missing(n, "architecture")]
+    if all(map(timm.is_model, filter(None, named))):
+        return
+    for package in config.allow:
+        try:
+            importlib.import_module(package)
+        except Exception as e:  # whatever it does when it is imported
+            raise ConfigError(
+                f"allow=[{package}] can't be imported: {first_line(e)}: is its folder on "
+                "PYTHONPATH?"
+            ) from e
 
 
 def _named_networks(config: DictConfig) -> list[tuple[str, str]]:

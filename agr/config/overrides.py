@@ -56,6 +56,16 @@ def shell_command(*words: str) -> str:
     return " ".join([*given, shlex.join(["python", *words])])
 
 
+# Keys that hold a list, of which a single name is one of one.
+LISTS = re.compile(r"(\+{0,2}(?:targets|allow)=)([\w./:+-]+)")
+
+
+def as_list(override: str) -> str:
+    """Return targets=vgg16 as targets=[vgg16], and any other override as it is."""
+    found = LISTS.fullmatch(override)
+    return f"{found[1]}[{found[2]}]" if found and found[2] != "null" else override
+
+
 # ---- overrides -----------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import PretrainedCfg, get_pretrained_cfg, list_pretrained
+from timm.models import PretrainedCfg, _registry, get_pretrained_cfg, list_pretrained
 
 from agr.config.schema import MODES, RESIZING
 from agr.utils.errors import ConfigError, first_line, nearest
@@ -73,6 +73,8 @@ def _from_registry(tag: str, place: str) -> dict[str, Any]:
     found = _registered(tag)
     if not found:
         hint = nearest(tag, _tags_of(tag) or timm.list_models(), "see timm.list_pretrained()")
+        if renamed := getattr(_registry, "_deprecated_models", {}).get(tag):
+            hint = f"it is called {renamed} now"
         raise ConfigError(f"{place}: timm {timm.__version__} has no {tag}: {hint}")
     full = found["architecture"] + (f".{found['tag']}" if found.get("tag") else "")
     weights = HUB + found["hf_hub_id"] if found.get("hf_hub_id") else found.get("url") or ""

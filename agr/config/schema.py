@@ -88,6 +88,7 @@ class Suite:
     labels: str | None = None  # likewise data.labels
     synsets: str | None = None  # imagenet: classes in timm's order; null: sorted synset folders
     images: int | None = None  # how many there are when the data are complete
+    classes: int | None = None  # of these images; null: as many as the groups' networks know
     n_images: int = 1000
     l2_reference: int | None = None  # pixels x channels for which L2 budgets are stated
     groups: dict[str, Group] = MISSING

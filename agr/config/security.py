@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from agr.config.schema import Config
 from agr.utils.errors import ConfigError, first_line
@@ -70,6 +71,24 @@ def check_parts(c: Config) -> None:
     for name, node in c.defenses.items():
         for target in targets_of(node):
             check_target(f"defenses.{name}", target, "agr.models.defenses", ())
+
+
+def check_texts(config: DictConfig) -> None:
+    """Raise ConfigError for a text of tables that a config file reads from the environment.
+
+    It could be a password, and tables are published.
+    """
+    suite, attack = config.suite, config.attack
+    nodes = [(f"attack.{k}", attack, k) for k in ("name", "title")]
+    nodes += [(f"suite.{k}", suite, k) for k in ("name", "notice")]
+    nodes += [(f"suite.networks.{n}.title", suite.networks[n], "title") for n in suite.networks]
+    for key, parent, name in nodes:
+        raw = OmegaConf.to_container(parent, resolve=False).get(name)  # type: ignore[union-attr]
+        if isinstance(raw, str) and "oc.env" in raw:
+            raise ConfigError(
+                f"{key}={raw}: it stands in tables, which may not show the environment: write it "
+                "out"
+            )
 
 
 def check_hydra(composed: Any, by_user: Any) -> None:

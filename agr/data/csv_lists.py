@@ -1,21 +1,44 @@
-"""CSVs that list images: filename,label[,target][,sha256], and the NIPS 2017 one."""
+"""CSVs that list images: filename,label[,target][,sha256], and the NIPS 2017 one.
+
+Names of columns count without blanks, underscores and capitals; fields are separated by commas,
+semicolons or tabs.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from agr.data.entries import NUMBER, is_class
-from agr.data.layouts import NIPS, ImageFile, Layout, check_ids, find_layout
+from agr.data.entries import NUMBER, class_word, distinct_ids, is_class
+from agr.data.layouts import ImageFile, Layout, check_ids, find_layout
 from agr.data.snapshot import FileSnapshot, look_at
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.packages import PACKAGE, package_file
 
 SUFFIXES_IN_TURN = (".png", ".jpg", ".JPEG", ".jpeg")
-OPTIONAL = ("target", "targeted_label", "TargetClass", "sha256")  # columns
+TABLES = (".csv", ".tsv", ".txt")
+SEPARATORS = ",;\t"
+BESIDE = ("images.csv", "labels.csv")  # beside the images or the folder images/, in this order
+SOLUTION_COLUMN = "PredictionString"  # of a file of labels (agr.data.labels)
+FILENAME, LABEL, TARGET, SHA256 = "filename", "label", "target", "sha256"
+# What the columns are called elsewhere, as `_key` writes names.
+MEANS = {
+    FILENAME: FILENAME, "file": FILENAME, "image": FILENAME, "imagepath": FILENAME,
+    "path": FILENAME,
+    LABEL: LABEL, "class": LABEL, "classid": LABEL, "truelabel": LABEL,
+    TARGET: TARGET, "targetedlabel": TARGET, "targetlabel": TARGET, "targetclass": TARGET,
+    SHA256: SHA256,
+}  # fmt: skip
+# The NIPS 2017 set's, with those that say nothing of the image's class.
+NIPS_LAYOUT = "NIPS 2017 csv"
+NIPS_ID, NIPS_LABEL = "imageid", "truelabel"
+NIPS_IDLE = {
+    "url", "x1", "y1", "x2", "y2", "originallandingurl", "license", "author", "authorprofileurl",
+}  # fmt: skip
 
 
 class CsvRow(NamedTuple):
@@ -34,56 +57,69 @@ class CsvTable(NamedTuple):
     layout: str  # "csv" | "NIPS 2017 csv"
     path: Path
     rows: list[CsvRow]
+    unread: tuple[str, ...] = ()  # names of columns that mean nothing here
 
 
 def find_table(root: Path, labels: Path | None, snapshot: FileSnapshot) -> Path | None:
-    """Find the CSV that lists the images, if any: data.root, data.labels, or root/images.csv."""
-    if root.suffix.lower() == ".csv":
+    """Find the CSV that lists the images, if any: data.root, data.labels, or one in the folder.
+
+    Raises ConfigError where several in the folder could be meant.
+    """
+    if root.suffix.lower() in TABLES and not snapshot.is_folder(root):
         if labels:
             raise ConfigError(f"data.root={root} has its own labels: set data.labels=null")
         return root
-    if labels and snapshot.is_file(labels) and labels.suffix.lower() == ".csv":
-        return labels if "PredictionString" not in _columns(snapshot.text(labels)) else None
-    beside = (root.parent if root.name == "images" else root) / NIPS
-    if labels or not snapshot.is_file(beside):
-        return None
-    return beside if "TrueLabel" in _columns(snapshot.text(beside)) else None
+    if labels:
+        if not snapshot.is_file(labels) or labels.suffix.lower() not in TABLES:
+            return None
+        if labels.suffix.lower() == ".csv":  # any other than Kaggle's should have our columns
+            return None if SOLUTION_COLUMN in _columns(snapshot.text(labels))[1] else labels
+        return labels if _lists_images(labels, snapshot) else None
+    for folder in (root, root.parent) if root.name == "images" else (root,):
+        if not snapshot.is_folder(folder):
+            continue
+        files = [f for f in snapshot.list(folder).files if Path(f).suffix.lower() in TABLES]
+        found = [f for f in sorted(files) if _lists_images(folder / f, snapshot, quietly=True)]
+        if chosen := [f for f in BESIDE if f in found] or found[:1]:
+            if len(found) > 1 and chosen[0] not in BESIDE:
+                raise ConfigError(
+                    f"{folder} has several lists of images, {', '.join(found[:3])}: give one as "
+                    "data.root"
+                )
+            return folder / chosen[0]
+    return None
 
 
 def read_table(path: Path, snapshot: FileSnapshot) -> CsvTable:
     """Read a CSV of filename,label[,target][,sha256], or the NIPS 2017 one. Raises ConfigError.
 
-    A target may also be called targeted_label, as in TransferAttack's labels.csv.
-
     A filename "package:DISTRIBUTION/PATH" is a file that an installed package brought with it.
     """
     text = snapshot.text(path)
-    nips = "TrueLabel" in _columns(text)
-    needed = ("ImageId", "TrueLabel") if nips else ("filename", "label")
-    reader = csv.DictReader(io.StringIO(text))
-    rows = []
+    separator, names = _columns(text)
+    columns, unread = _meanings(names, path)
+    nips = _is_nips(names)
+    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    rows: list[CsvRow] = []
     try:
-        names = list(reader.fieldnames or ())
-        for name in needed:
-            if name not in names:
-                raise ConfigError(
-                    f"{path} has no column {name}: its first line must name {' and '.join(needed)}"
-                )
-        for name in (*needed, *OPTIONAL):
-            if names.count(name) > 1:
-                raise ConfigError(f"{path} has the column {name} twice: take one away")
+        next(reader, None)
         for fields in reader:
-            if None in fields:  # where DictReader puts fields that no column has
+            if not fields:
+                continue
+            if len(fields) > len(names):
                 raise _WrongRow(
                     "it has more fields than there are columns: quote those with commas"
                 )
-            rows.append(_nips_row(fields) if nips else _row(fields))
+            row = {c: field.strip() for c, field in zip(columns, fields, strict=False) if c}
+            rows.append(_nips_row(row) if nips else _row(row))
     except (csv.Error, _WrongRow) as e:
         raise ConfigError(f"{path} line {reader.line_num}: {first_line(e)}") from e
     if not rows:
         raise ConfigError(f"{path} names no image: check the path")
-    check_ids((row.image_id for row in rows), str(path))
-    return CsvTable("NIPS 2017 csv" if nips else "csv", path, rows)
+    ids = [row.name for row in rows] if nips else distinct_ids(row.name for row in rows)
+    check_ids(ids, str(path))
+    rows = [row._replace(image_id=i) for row, i in zip(rows, ids, strict=True)]
+    return CsvTable(NIPS_LAYOUT if nips else "csv", path, rows, unread)
 
 
 def images_of(table: CsvTable, root: Path, snapshot: FileSnapshot) -> list[ImageFile]:
@@ -124,13 +160,22 @@ def _by_id(table: CsvTable, layout: Layout) -> list[ImageFile]:
     """Pick the images that a CSV names from a layout's. Raises ConfigError if one is missing."""
     check_ids((i.image_id for i in layout.images), str(layout.place))
     by_id = {i.image_id: i for i in layout.images}
-    absent = [row.name for row in table.rows if not _matches(row, by_id.get(row.image_id))]
+    # One that shares its name with others there, but not with others of the CSV.
+    by_id |= {f"{i.path.parent.name}_{i.path.stem}": i for i in layout.images if i.offset is None}
+    chosen = [by_id.get(row.image_id) or by_id.get(_with_folder(row)) for row in table.rows]
+    both = list(zip(table.rows, chosen, strict=True))
+    absent = [row.name for row, image in both if not _matches(row, image)]
     if absent:
         raise ConfigError(
             f"{table.path}: {absent[0]} is not in {layout.place} ({len(absent)} such): correct the "
             "names, or give the folder of the images as data.root"
         )
-    return [by_id[row.image_id] for row in table.rows]
+    return [image for image in chosen if image]
+
+
+def _with_folder(row: CsvRow) -> str:
+    path = PurePosixPath(row.name)
+    return f"{path.parent.name}_{path.stem}"
 
 
 def _matches(row: CsvRow, image: ImageFile | None) -> bool:
@@ -147,34 +192,78 @@ class _WrongRow(ValueError):
     """A malformed line of a CSV; the text says why."""
 
 
-def _columns(text: str) -> list[str]:
-    """Return the column names in a CSV's first line; none where there is no such line."""
+def _lists_images(path: Path, snapshot: FileSnapshot, *, quietly: bool = False) -> bool:
+    """True if the first line of a file names the columns that a list of images must have."""
     try:
-        return next(csv.reader(io.StringIO(text.partition("\n")[0])), [])
+        _, names = _columns(snapshot.text(path))
+    except ConfigError:
+        if quietly:  # whatever it is, nobody has named it
+            return False
+        raise
+    return _is_nips(names) or {FILENAME, LABEL} <= {MEANS.get(_key(name)) for name in names}
+
+
+def _columns(text: str) -> tuple[str, list[str]]:
+    """Return the separator and the names of the columns in a CSV's first line."""
+    first = text.partition("\n")[0]
+    separator = max(SEPARATORS, key=first.count)
+    try:
+        return separator, next(csv.reader(io.StringIO(first), delimiter=separator), [])
     except csv.Error:
-        return []
+        return separator, []
+
+
+def _is_nips(names: Iterable[str]) -> bool:
+    return {NIPS_ID, NIPS_LABEL} <= {*map(_key, names)}
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
+def _meanings(names: list[str], path: Path) -> tuple[list[str | None], tuple[str, ...]]:
+    """Return what each column means, and the names of those that mean nothing here.
+
+    Raises ConfigError for a column that is missing, or that there are two of.
+    """
+    means = MEANS | {NIPS_ID: FILENAME} if _is_nips(names) else MEANS
+    columns = [means.get(_key(name)) for name in names]
+    for needed in (FILENAME, LABEL):
+        if needed not in columns:
+            raise ConfigError(
+                f"{path} has no column {needed}: its first line must name {FILENAME} and {LABEL}"
+            )
+    for column in {*columns} - {None}:
+        same = [name for name, c in zip(names, columns, strict=True) if c == column]
+        if len(same) > 1:
+            raise ConfigError(
+                f"{path} has two columns for the {column}, {' and '.join(same[:2])}: take one away"
+            )
+    idle = NIPS_IDLE if _is_nips(names) else set()
+    unread = [n for n, c in zip(names, columns, strict=True) if c is None and _key(n) not in idle]
+    return columns, tuple(name.strip() for name in unread if name.strip())
 
 
 def _row(fields: dict[str, str]) -> CsvRow:
-    name, label = fields["filename"], fields["label"]
-    target = fields.get("target") or fields.get("targeted_label") or None
-    sha256 = (fields.get("sha256") or "").lower() or None
-    if not name or not all(is_class(word or "") for word in (label, target or "0")):
+    name = fields.get(FILENAME, "").replace("\\", "/")  # some lists were made on Windows
+    label, target = (class_word(fields.get(key, "")) for key in (LABEL, TARGET))
+    sha256 = fields.get(SHA256, "").lower() or None
+    if not name or not all(is_class(word) for word in (label, target or "0")):
         also = f", target {target!r}" if target else ""
         raise _WrongRow(f"{name!r}, label {label!r}{also}: give a file name and a class number")
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise _WrongRow(f"{name!r}: {sha256!r} is no sha256")
-    return CsvRow(PurePosixPath(name).stem, name, label, target, sha256)
+    return CsvRow("", name, label, target or None, sha256)
 
 
 def _nips_row(fields: dict[str, str]) -> CsvRow:
     """Parse a line of the NIPS 2017 CSV, in which classes count from 1."""
-    name, label = fields["ImageId"], fields["TrueLabel"]
-    target = fields.get("TargetClass") or None
+    name = fields.get(FILENAME, "")
+    label, target = (class_word(fields.get(key, "")) for key in (LABEL, TARGET))
     for word in (label, target or label):
-        if not word or not NUMBER.fullmatch(word) or int(word) < 1:
+        if not NUMBER.fullmatch(word) or int(word) < 1:
             raise _WrongRow(f"{name!r}, class {word!r}: give a number from 1 on")
-    return CsvRow(name, name, str(int(label) - 1), target and str(int(target) - 1), None)
+    return CsvRow("", name, str(int(label) - 1), str(int(target) - 1) if target else None, None)
 
 
 def _nips_paths(table: CsvTable, folders: list[Path], snapshot: FileSnapshot) -> list[Path]:

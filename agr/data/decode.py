@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from agr.config.schema import Geometry
 from agr.data import tar
+from agr.data.columnar import stored_bytes
 from agr.data.entries import Entry
 from agr.utils.errors import first_line
 from agr.utils.text import printable
@@ -28,7 +29,8 @@ from agr.utils.text import printable
 Pixels = NDArray[np.uint8]  # (3, H, W)
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Pillow knows more, some of which start other programs (EPS: Ghostscript) whatever the ending says.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+DEEP = ("I", "F")  # modes of 32 bits: conversion to RGB would clip them without a word
 # A hostile file of some kilobytes can be gigabytes of pixels. Pillow warns from here on; a
 # photograph is not that large.
 MOST_PIXELS = 89_478_485
@@ -55,7 +57,8 @@ def load_image(entry: Entry, geometry: Geometry) -> Pixels:
     The shorter side (mode "squash": each side) goes to floor(size / crop), then the centre is cut
     out. As in timm, the orientation that EXIF gives is not applied. Raises BadImage.
     """
-    name = entry.path.name if entry.offset is None else f"{entry.image_id} in {entry.path.name}"
+    inside = entry.offset is not None or entry.row is not None
+    name = f"{entry.image_id} in {entry.path.name}" if inside else entry.path.name
     try:
         return _decode(_content(entry), geometry)
     except MemoryError:
@@ -97,6 +100,8 @@ def stream(
 
 def _content(entry: Entry) -> bytes:
     """Read an image's file. Raises ChangedImage or ValueError if it is not as it was indexed."""
+    if entry.row is not None:
+        return stored_bytes(entry.path, entry.row)
     if entry.size is not None and entry.size > LARGEST:
         raise ValueError(f"{entry.size:,} bytes are too many")
     with _opened(entry.path) as file:
@@ -144,6 +149,8 @@ def _decode(content: bytes, geometry: Geometry) -> Pixels:
     with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
         if math.prod(opened.size) > MOST_PIXELS:
             raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
+        if opened.mode in DEEP:
+            raise ValueError(f"it has 32 bits per pixel and channel (mode {opened.mode})")
         opened.load()
         opened.info.pop("transparency", None)  # no part in RGB; left there, Pillow warns of it
         image = opened.convert("RGB")

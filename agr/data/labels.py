@@ -4,7 +4,9 @@ A file of labels gives each image id a raw label, a synset ("n01440764") or a nu
 makes classes of them. The supported files, the preferred ones first:
 
 - Kaggle's LOC_val_solution.csv: "ImageId,PredictionString", the first synset of each line;
-- val.txt: "name word" in each line, as in Caffe; the name with or without folder and ending;
+- val.txt: "name word" in each line, as in Caffe, or "name,word"; the name with or without folder
+  and ending;
+- val_annotations.txt of Tiny-ImageNet: name, word and a box, separated by tabs;
 - the ILSVRC2012 devkit: ILSVRC2012_validation_ground_truth.txt and meta.mat, in a folder or in
   ILSVRC2012_devkit_t12.tar.gz. Its numbers are ILSVRC's own ids, which are not in the order of the
   classes: meta.mat maps each of them to a synset.
@@ -16,21 +18,22 @@ import csv
 import importlib.util
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from agr.data.devkit import DEVKIT, META, TRUTH, read_devkit
-from agr.data.entries import NUMBER, SYNSET, RawLabels, id_of, is_class
+from agr.data.entries import NUMBER, SYNSET, RawLabels, class_word, distinct_ids, is_class
+from agr.data.layouts import INNER
 from agr.data.snapshot import FileSnapshot, absence
 from agr.utils.errors import ConfigError
 
-SOLUTION, VAL_TXT = "LOC_val_solution.csv", "val.txt"
+SOLUTION, VAL_TXT, ANNOTATIONS = "LOC_val_solution.csv", "val.txt", "val_annotations.txt"
+WORDS = re.compile(r"(.*[^\s,;])[\s,;]+([^\s,;]+)")  # a name, perhaps with blanks, and a word
 GROUND_TRUTH = "the devkit's ground truth"
 PACKED = (".tar.gz", ".tgz", ".tar")
-# Folders of the known layouts: above them labels are looked for too.
-INNER = {"val", "validation", "images", "ILSVRC2012_img_val", "CLS-LOC", "Data", "ILSVRC"}
 
 
 class LabelSource(NamedTuple):
@@ -56,7 +59,7 @@ def imagenet_synsets() -> tuple[str, ...]:
 
 def _class_order(raw: Iterable[str], classes: int, synsets: str | None, where: str) -> RawLabels:
     """Map each synset to its class, a number as text, as in files of labels."""
-    names = sorted(filter(SYNSET.fullmatch, set(raw)))
+    names = sorted(word for word in set(raw) if not NUMBER.fullmatch(word))
     if synsets == "imagenet":
         order = {name: str(i) for i, name in enumerate(imagenet_synsets())}
         unknown = [name for name in names if name not in order]
@@ -68,9 +71,10 @@ def _class_order(raw: Iterable[str], classes: int, synsets: str | None, where: s
         return order
     if synsets is not None:
         raise ConfigError(f"suite.synsets={synsets} is unknown: give imagenet, or null")
-    if names and len(names) != classes:  # one missing synset would shift every later label
+    if names and len(names) != classes:  # one missing name would shift every later label
+        kind = "synsets" if all(map(SYNSET.fullmatch, names)) else "class names"
         raise ConfigError(
-            f"{where}: there are {len(names)} synsets, the networks know {classes} classes: "
+            f"{where}: there are {len(names)} {kind}, the networks know {classes} classes: "
             "complete them, or give a CSV of filename,label as data.labels"
         )
     return {name: str(i) for i, name in enumerate(names)}
@@ -119,7 +123,7 @@ def number(
 def find_sources(places: Sequence[Path], snapshot: FileSnapshot) -> list[LabelSource]:
     """Find the files of labels in and near some folders, the preferred one first."""
     folders = list(dict.fromkeys(f for place in places for f in _nearby(place)))
-    files = [f / name for name in (SOLUTION, VAL_TXT) for f in folders]
+    files = [f / name for name in (SOLUTION, VAL_TXT, ANNOTATIONS) for f in folders]
     for folder in folders:
         for inner in (folder, folder / "data", folder / DEVKIT, folder / DEVKIT / "data"):
             if snapshot.is_file(inner / META):
@@ -177,35 +181,51 @@ def _nearby(place: Path) -> Iterator[Path]:
 
 def parse_solution(text: str, path: Path) -> RawLabels:
     """Parse Kaggle's LOC_val_solution.csv. Raises ConfigError."""
-    labels: RawLabels = {}
+    found = []
     rows = csv.DictReader(io.StringIO(text))
     try:
         if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
             raise ConfigError(f"{path} has not the columns ImageId,PredictionString")
         for line, row in enumerate(rows, 2):
             word = (row["PredictionString"] or "").partition(" ")[0]
-            _add(labels, row["ImageId"], word, f"{path} line {line}")
+            found.append(_label(row["ImageId"] or "", word, f"{path} line {line}"))
     except csv.Error as e:
         raise ConfigError(f"{path} line {rows.line_num} cannot be read: {e}") from e
-    return labels
+    return _by_id(found, path)
 
 
 def parse_val_txt(text: str, path: Path) -> RawLabels:
-    """Parse lines of an image and its class, separated by spaces or tabs. Raises ConfigError."""
-    labels: RawLabels = {}
+    """Parse lines of an image and its class, separated by blanks, tabs, commas or semicolons.
+
+    Of Tiny-ImageNet's val_annotations.txt the first two words count. Raises ConfigError.
+    """
+    found = []
     for line, content in enumerate(text.split("\n"), 1):
-        if words := content.rsplit(None, 1):
-            _add(labels, words[0], words[1] if len(words) == 2 else "", f"{path} line {line}")
-    return labels
+        if content := content.strip():
+            fields = content.split("\t")
+            boxed = len(fields) == 6 and all(map(NUMBER.fullmatch, fields[2:]))
+            words = WORDS.fullmatch("\t".join(fields[:2]) if boxed else content)
+            name, word = words.groups() if words else (content, "")
+            found.append(_label(name, word, f"{path} line {line}"))
+    return _by_id(found, path)
 
 
-def _add(labels: RawLabels, name: str, word: str, where: str) -> None:
-    """Add an image's class to `labels`. Raises ConfigError for what is no class, or is twice."""
+def _label(name: str, word: str, where: str) -> tuple[str, str]:
+    """Return the file name and the class of an image. Raises ConfigError for what is no class."""
+    name, word = name.strip().strip("\"'").replace("\\", "/"), class_word(word)
     if not name or not is_class(word):
         raise ConfigError(
             f"{where}: {name!r}, label {word!r}: give an image and its class, a number or a synset"
         )
-    image_id = id_of(name.replace("\\", "/"))  # some lists were made on Windows
-    if image_id in labels:
-        raise ConfigError(f"{where} names {image_id} a second time")
-    labels[image_id] = word
+    return name, word
+
+
+def _by_id(found: Sequence[tuple[str, str]], path: Path) -> RawLabels:
+    """Return labels by image id. Raises ConfigError for an image that is named twice."""
+    ids = distinct_ids(name for name, _ in found)
+    labels: RawLabels = {}
+    for line, (image_id, (_, word)) in enumerate(zip(ids, found, strict=True), 1):
+        if image_id in labels:
+            raise ConfigError(f"{path} line {line} names {image_id} a second time")
+        labels[image_id] = word
+    return labels

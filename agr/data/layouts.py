@@ -1,8 +1,9 @@
-"""Images in the layouts that ILSVRC2012 comes in: synset folders, flat files, tars, CSVs.
+"""Images in the layouts that they come in: class folders, flat files, tars, CSVs, tables.
 
 A layout is found below `data.root` or a level of the known trees further down (`LEVELS`). Where
 there are several, the first of these is taken: a CSV of images, synset folders, flat files under
-ILSVRC's names, a tar, other flat files.
+ILSVRC's names, a tar, Parquet or Arrow files, other flat files or folders of classes, whichever has
+more images.
 To add a layout, write a function that returns a `Layout`, and call it in `find_layout`.
 """
 
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agr.data import tar
-from agr.data.entries import IMAGE_SUFFIXES, SYNSET, id_of
+from agr.data.columnar import COLUMNAR, columnar_files, stored_images
+from agr.data.entries import IMAGE_SUFFIXES, NUMBER, SYNSET, distinct_ids, id_of
 from agr.data.snapshot import FileSnapshot, Listing, absence, look_at
 from agr.utils.errors import ConfigError, first_line
 
@@ -26,13 +28,16 @@ LEVELS = (
     "validation",
     "ILSVRC2012_img_val",
     "images",
+    "val/images",
     "CLS-LOC/val",
     "Data/CLS-LOC/val",
     "ILSVRC/Data/CLS-LOC/val",
     "imagenet/val",
 )
 TAR = "ILSVRC2012_img_val.tar"
-NIPS = "images.csv"
+# Folders of the known layouts, of which none is a class; labels are looked for above them, too.
+INNER = {"train", "val", "validation", "test", "images", "data", "CLS-LOC", "Data", "ILSVRC"}
+INNER |= {"ILSVRC2012_img_val", "Annotations", "ImageSets"}
 VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}", re.ASCII)
 NAMED_CLASS = re.compile(r"_(n\d{8})$", re.ASCII)
 LONGEST_ID = 200  # bytes; file names have 255
@@ -45,7 +50,8 @@ class ImageFile(NamedTuple):
     path: Path  # the file, or the tar that holds it
     size: int | None  # bytes; None: not there, or not looked at
     offset: int | None = None  # in the tar
-    synset: str | None = None  # where its folder or its name says so
+    word: str | None = None  # its raw label, where its folder, its name or its table says so
+    row: int | None = None  # in the Parquet or Arrow file
 
 
 class Layout(NamedTuple):
@@ -54,13 +60,13 @@ class Layout(NamedTuple):
     name: str  # such as "flat files"
     place: Path  # the folder or tar
     images: list[ImageFile]
-    synsets: list[str] | None = None  # of synset folders, empty ones too
+    words: list[str] | None = None  # the names of class folders, empty ones too
 
 
 def find_layout(root: Path, snapshot: FileSnapshot) -> Layout:
     """Find the layout at `root`, a folder or a tar. Raises ConfigError if there is none."""
     if snapshot.is_file(root):
-        return in_tar(root, snapshot)
+        return in_columns([root]) if root.suffix in COLUMNAR else in_tar(root, snapshot)
     if not snapshot.is_folder(root):
         raise ConfigError(f"data.root={root} {absence(root)}: give the folder or tar of the images")
     places = [place for level in LEVELS if snapshot.is_folder(place := root / level)]
@@ -68,7 +74,8 @@ def find_layout(root: Path, snapshot: FileSnapshot) -> Layout:
     for place in places:
         listings[place] = snapshot.list(place)
         if any(map(SYNSET.fullmatch, listings[place].folders)):
-            return _in_synset_folders(place, listings[place], snapshot)
+            found = sorted(filter(SYNSET.fullmatch, listings[place].folders))
+            return _in_class_folders("synset folders", place, found, snapshot)
     flat = [p for p, listing in listings.items() if any(map(is_image, listing.files))]
     for place in flat:
         if any(map(VALIDATION.match, listings[place].files)):
@@ -76,17 +83,54 @@ def find_layout(root: Path, snapshot: FileSnapshot) -> Layout:
     for place in places:
         if snapshot.is_file(place / TAR):
             return in_tar(place / TAR, snapshot)
-    if flat:  # other names; last, for a stray picture may lie beside a tar
-        return _flat("flat files", flat[0], list(_images(flat[0], listings[flat[0]])))
+    for place in (*places, root / "data"):
+        if files := columnar_files(place, snapshot):
+            return in_columns(files)
+    # Other names come last, for a stray picture may lie beside a tar or beside folders.
+    layouts = [_flat("flat files", p, list(_images(p, listings[p]))) for p in flat[:1]]
+    layouts += _other_class_folders(places, listings, snapshot)
+    if layouts:
+        return max(layouts, key=lambda layout: len(layout.images))
     raise ConfigError(_no_images(root, listings[root]))
 
 
-def _in_synset_folders(place: Path, listing: Listing, snapshot: FileSnapshot) -> Layout:
+def _in_class_folders(name: str, place: Path, folders: list[str], snapshot: FileSnapshot) -> Layout:
+    """List the images of class folders, or of the folder images/ in each, as in Tiny-ImageNet.
+
+    Where all folders are numbers, those are the classes.
+    """
+    numbers = all(map(NUMBER.fullmatch, folders))
+    words = {folder: str(int(folder)) if numbers else folder for folder in folders}
     images: list[ImageFile] = []
-    synsets = sorted(filter(SYNSET.fullmatch, listing.folders))
-    for synset in synsets:
-        images += _images(place / synset, snapshot.list(place / synset), synset)
-    return Layout("synset folders", place, images, synsets)
+    for folder, word in words.items():
+        listing = snapshot.list(place / folder)
+        inner = listing.folders == ["images"] and not any(map(is_image, listing.files))
+        own = place / folder / "images" if inner else place / folder
+        images += _images(own, snapshot.list(own) if inner else listing, word)
+    return Layout(name, place, _distinct(images), list(words.values()))
+
+
+def _other_class_folders(
+    places: Iterable[Path], listings: dict[Path, Listing], snapshot: FileSnapshot
+) -> Iterator[Layout]:
+    """Yield a layout of folders with any names, two or more of which have images."""
+    for place in places:
+        folders = sorted(f for f in listings[place].folders if f not in INNER)
+        try:
+            layout = _in_class_folders("class folders", place, folders, snapshot)
+        except ConfigError:  # one can't be listed, as lost+found
+            continue
+        if len({image.word for image in layout.images}) > 1:
+            used = sorted({str(image.word) for image in layout.images})
+            yield layout._replace(words=used)  # others may be anything
+            return
+
+
+def _distinct(images: list[ImageFile]) -> list[ImageFile]:
+    """Give images of one name ids with their folders (their classes, in a tar)."""
+    names = [f"{i.word or ''}/{i.image_id}" for i in images]
+    ids = distinct_ids(names)
+    return [i._replace(image_id=new) for i, new in zip(images, ids, strict=True)]
 
 
 def in_tar(path: Path, snapshot: FileSnapshot) -> Layout:
@@ -100,9 +144,16 @@ def in_tar(path: Path, snapshot: FileSnapshot) -> Layout:
             images = list(_packed(path, file.fileno()))
     except OSError as e:
         raise ConfigError(f"{path} cannot be read: {e.strerror or first_line(e)}") from e
-    if any(i.synset for i in images):
-        return Layout(f"{path.name} with synset folders", path, images)
+    if any(i.word for i in images):
+        return Layout(f"{path.name} with synset folders", path, _distinct(images))
     return _flat(path.name, path, images)
+
+
+def in_columns(paths: list[Path]) -> Layout:
+    """List the images in Parquet or Arrow files of a data set of Hugging Face's."""
+    found = [ImageFile(*image) for path in paths for image in stored_images(path)]
+    title = f"{'Arrow' if paths[0].suffix == '.arrow' else 'Parquet'} files"
+    return Layout(title, paths[0].parent, _distinct(found))
 
 
 def is_image(name: str) -> bool:
@@ -133,18 +184,18 @@ def class_in_name(image_id: str) -> str | None:
 
 def _flat(name: str, place: Path, images: list[ImageFile]) -> Layout:
     """Return a layout of flat images; the classes in their names count if all have one."""
-    named = [i._replace(synset=class_in_name(i.image_id)) for i in images]
-    if named and all(i.synset for i in named):
+    named = [i._replace(word=class_in_name(i.image_id)) for i in images]
+    if named and all(i.word for i in named):
         return Layout(f"{name} with synsets in their names", place, named)
     return Layout(name, place, images)
 
 
-def _images(folder: Path, listing: Listing, synset: str | None = None) -> Iterator[ImageFile]:
+def _images(folder: Path, listing: Listing, word: str | None = None) -> Iterator[ImageFile]:
     """Yield the images of a folder; dangling links too, which are reported when they are read."""
     for name in filter(is_image, listing.files):
         found = look_at(folder / name)
         if found is None or stat.S_ISREG(found.st_mode):
-            yield ImageFile(id_of(name), folder / name, found and found.st_size, None, synset)
+            yield ImageFile(id_of(name), folder / name, found and found.st_size, None, word)
 
 
 def _packed(path: Path, descriptor: int) -> Iterator[ImageFile]:
@@ -176,6 +227,7 @@ def _no_images(root: Path, listing: Listing) -> str:
     hint = f"; if {packed[0]} is meant, give it as data.root, as a plain .tar" if packed else ""
     return (
         f"data.root={root} has no images: looked for synset folders (n01440764 …), "
-        f"ILSVRC2012_val_*.JPEG, {TAR} and {NIPS}, there and in {', '.join(LEVELS[1:6])} …; "
+        f"ILSVRC2012_val_*.JPEG, {TAR}, images.csv, Parquet files and folders of classes, there "
+        f"and in {', '.join(LEVELS[1:6])} …; "
         f"there is {shown or 'nothing'}{hint}"
     )

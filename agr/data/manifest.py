@@ -113,8 +113,8 @@ def _index(data: Data, synsets: str | None, classes: int, snapshot: FileSnapshot
     if source:
         labels = number(source.read(), classes, synsets, str(source.place))
     else:
-        raw = {i.image_id: i.synset for i in images if i.synset}
-        labels = number(raw, classes, synsets, place, layout.synsets)
+        raw = {i.image_id: i.word for i in images if i.word}
+        labels = number(raw, classes, synsets, place, layout.words)
     unlabelled = [i.image_id for i in images if i.image_id not in labels]
     if unlabelled:
         raise ConfigError(
@@ -122,10 +122,12 @@ def _index(data: Data, synsets: str | None, classes: int, snapshot: FileSnapshot
             f"({len(unlabelled)} such of {len(images)} images in {place}): give the right file as "
             "data.labels"
         )
-    entries = sorted(
-        Entry(i.image_id, i.path, labels[i.image_id], size=i.size, offset=i.offset) for i in images
-    )
+    entries = [
+        Entry(i.image_id, i.path, labels[i.image_id], size=i.size, offset=i.offset, row=i.row)
+        for i in images
+    ]
     name = f"{layout.name} with {source.title}" if source else layout.name
+    entries.sort(key=lambda e: e.image_id)
     return Manifest(name, layout.place, tuple(entries), source and source.place)
 
 
@@ -145,7 +147,8 @@ def _from_table(
         if target == label:
             raise ConfigError(f"{path}: the target of {row.image_id} is its own label {label}")
         entries.append(Entry(row.image_id, i.path, label, row.sha256, i.size, i.offset, target))
-    return Manifest(table.layout, path, tuple(sorted(entries)), path)
+    entries.sort(key=lambda e: e.image_id)
+    return Manifest(table.layout, path, tuple(entries), path, table.unread)
 
 
 def _source(
@@ -154,7 +157,7 @@ def _source(
     """Choose the file of labels; None where names of folders or files are the labels."""
     if named:
         return name_source(named, snapshot)
-    if any(i.synset for i in layout.images):
+    if any(i.word for i in layout.images):
         return None
     place = layout.place if snapshot.is_folder(layout.place) else layout.place.parent
     sources = find_sources([place, root] if snapshot.is_folder(root) else [place], snapshot)

@@ -191,4 +191,5 @@ def saved(
                 item = Item(c, clean[row["image_id"]], c.entry.label)
                 image = image_of(row).transpose(2, 0, 1)
                 cost = row["forwards"], row["backwards"]
-                yield Crafted(item, image, row["steps_used"], row["first_success_step"], *cost, ())
+                steps = row["steps_used"], row["first_success_step"]
+                yield Crafted(item, image, *steps, *cost, (), row["flat"])

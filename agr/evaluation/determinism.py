@@ -33,6 +33,9 @@ from agr.utils.hashing import digest
 from agr.utils.locks import locked
 
 SLOTS = 32
+# At a size of its own, a network is about as fast with 8 images at a time. Where most images need a
+# step or two, fewer slots wait for the last ones: 64 images of 240 px took 0.6 of the time.
+FEW_SLOTS, LARGE_SIDE = 8, 160
 MOST_SLOTS = 128  # more images at a time don't make a GPU faster
 MOST_OF_MEMORY = 0.7  # the rest is for targets and what an estimate misses
 # Read before any cell sets its own number of threads.
@@ -105,6 +108,8 @@ def settle(
 def _slots(cell: Cell, numeric: NumericIdentity) -> int:
     """Return the slots that fit into a GPU's memory; on a CPU more than SLOTS gain nothing."""
     device = device_of(cell)
+    if device == "cpu" and cell.config.attack.stop and cell.geometry.size >= LARGE_SIDE:
+        return FEW_SLOTS
     if not device.startswith("cuda") or not set(cell.sources) <= set(numeric.networks):
         return SLOTS
 

@@ -34,12 +34,18 @@ def check_inputs(cell: Cell) -> Inputs:
 def find_images(cell: Cell) -> Manifest:
     """List the images of `cell`; the index of a large tree is kept beside the records.
 
-    Raises ConfigError, also if the networks differ in their number of classes.
+    Raises ConfigError, also if networks and images differ in their number of classes.
     """
     classes = {name: cell.suite.networks[name].classes for name in cell.networks}
     if len(set(classes.values())) > 1:
         said = ", ".join(f"{name} {n}" for name, n in classes.items())
         raise ConfigError(f"the networks know different numbers of classes: {said}")
+    if cell.image_classes not in (None, cell.classes):
+        raise ConfigError(
+            f"{cell.networks[0]} knows {cell.classes:,} classes, the images of suite="
+            f"{cell.suite.name} have {cell.image_classes:,}: choose a network of these classes, or "
+            "images that it knows (data.root=…, or another suite)"
+        )
     return read_manifest(cell.config.data, cell.suite, cell.classes, cell.data_folder)
 
 

@@ -9,6 +9,7 @@ from itertools import islice
 
 from agr.config.cell import Cell
 from agr.config.schema import NetworkConfig
+from agr.data.csv_lists import NIPS_LAYOUT
 from agr.data.decode import BadImage, load_image, stream
 from agr.data.entries import Manifest
 from agr.data.manifest import check_labels
@@ -29,6 +30,7 @@ ok, problem = partial(Line, True), partial(Line, False)
 
 LONGEST = 10  # of names in the second column
 ILSVRC_IMAGES = 50_000
+AGREE = 0.5  # of the mean agreement: a network, or the labels, that agree less are wrong
 CONFIDENCE = 0.999  # of accuracies: of many networks one would fail by chance at 95 %
 
 
@@ -72,6 +74,8 @@ def _images(cell: Cell) -> Generator[Line, None, Manifest | None]:
     wanted = cell.suite.images
     if wanted in (None, n):
         yield ok("complete", found)
+    elif manifest.layout == NIPS_LAYOUT:
+        yield ok("complete", f"{found}: a set of its own, which isn't ILSVRC2012's val")
     else:
         yield problem(
             "complete",
@@ -82,6 +86,12 @@ def _images(cell: Cell) -> Generator[Line, None, Manifest | None]:
     return manifest
 
 
+def _whole(cell: Cell, manifest: Manifest) -> bool:
+    """True if these are all images that the published accuracies are of."""
+    of_imagenet = cell.suite.synsets == "imagenet"
+    return len(manifest.entries) == (ILSVRC_IMAGES if of_imagenet else cell.suite.images)
+
+
 def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
     """Check that classes are even where the data are complete, and that label files agree."""
     counts = Counter(e.label for e in manifest.entries)
@@ -89,7 +99,7 @@ def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
     each = f"{plural(low, 'image')} of each class"
     if low < high:
         each = f"{low} to {high} images of a class"
-    whole = cell.suite.synsets == "imagenet" and len(manifest.entries) == ILSVRC_IMAGES
+    whole = cell.suite.synsets == "imagenet" and _whole(cell, manifest)
     if len(counts) == 1:
         yield problem("labels", "all images have one label: check the file of labels")
     elif whole and (low < high or len(counts) < cell.classes):
@@ -168,22 +178,29 @@ def _networks(
 def _accuracies(
     cell: Cell, networks: Mapping[str, Network], images: Manifest, width: int
 ) -> Iterator[Line]:
-    """Compare the clean accuracy of every network, in its own geometry, with the published one."""
+    """Check the clean accuracy of every network in its own geometry, and how far they agree."""
+    whole = _whole(cell, images)
+    answers: dict[str, dict[str, tuple[int, int]]] = {}  # by network and image: class, label
     order = sorted(images.entries, key=lambda e: draw("check", e.image_id))
     sample = order[: cell.config.check.images]
     bad: dict[str, str] = {}
     for name, network in networks.items():
-        right = n = 0
+        own = answers[_label(name, network.config)] = {}
         found = stream(
             sample, partial(load_image, geometry=network.config.geometry), cell.config.workers
         )
         while batch := list(islice(found, width)):
             bad |= {entry.image_id: str(e) for entry, e in batch if isinstance(e, BadImage)}
-            good = [(entry.label, x) for entry, x in batch if not isinstance(x, BadImage)]
+            good = [(entry, x) for entry, x in batch if not isinstance(x, BadImage)]
             predictions = predict_batched(network, [pixels for _, pixels in good], width)
-            right += sum(p.pred == label for p, (label, _) in zip(predictions, good, strict=True))
-            n += len(good)
-        yield _accuracy(_label(name, network.config), network.config, right, n)
+            own |= {
+                entry.image_id: (p.pred, entry.label)
+                for p, (entry, _) in zip(predictions, good, strict=True)
+            }
+        right = sum(pred == label for pred, label in own.values())
+        yield _accuracy(_label(name, network.config), network.config, right, len(own), whole=whole)
+    if not whole and len(answers) > 1:
+        yield _agreement(answers)
     if bad:
         yield problem(
             "files",
@@ -194,19 +211,64 @@ def _accuracies(
         yield ok("files", f"{len(sample)} decoded")
 
 
-def _accuracy(name: str, config: NetworkConfig, right: int, n: int) -> Line:
-    """Check that the accuracy is the published one, or at least better than chance."""
+def _accuracy(name: str, config: NetworkConfig, right: int, n: int, *, whole: bool) -> Line:
+    """Check that the accuracy is the published one, or at least better than chance.
+
+    A published one is of all images of the validation set: other images are easier or harder.
+    """
     low, high = (100 * edge for edge in wilson(right, n, CONFIDENCE))
     rate = f"{100 * right / n:.1f}" if n else "-"
     text = f"{rate} % of {n} images [{low:.1f}, {high:.1f}]"
     published, chance = config.top1, 100 / config.classes
+    compared = published is not None and whole
     if published is None:
-        text += f", no published value to compare, chance is {chance:g} %"
-    else:
+        text += f", no published value to compare, chance is {chance:.3g} %"
+    elif whole:
         text += f", published {published:.1f}"
-    if n and (low > chance if published is None else low <= published <= high):
+    else:
+        text += (
+            f", chance is {chance:.3g} %; the published {published:.1f} is of another set: not "
+            "compared"
+        )
+    if n and (low <= (published or 0) <= high if compared else low > chance):
         return ok(f"top-1 {name}", text)
     return problem(
         f"top-1 {name}",
         f"{text}: labels in another order, other images, or other weights or preprocessing",
     )
+
+
+def _agreement(answers: Mapping[str, Mapping[str, tuple[int, int]]]) -> Line:
+    """Compare what the networks answer with each other, where no published accuracy decides.
+
+    A network that agrees with none of the others has the wrong weights or preprocessing; where all
+    agree far more often than they are right, the labels are wrong.
+    """
+    shares = {}
+    for name, own in answers.items():
+        same = [
+            own[i][0] == other[i][0]
+            for title, other in answers.items()
+            if title != name
+            for i in own.keys() & other.keys()
+        ]
+        shares[name] = 100 * sum(same) / max(len(same), 1)
+    right = {
+        name: 100 * sum(pred == label for pred, label in own.values()) / max(len(own), 1)
+        for name, own in answers.items()
+    }
+    mean, best = sum(shares.values()) / len(shares), max(right.values())
+    text = f"on average two networks give the same class for {mean:.1f} % of the images"
+    odd = [name for name, share in shares.items() if share < AGREE * mean]
+    if odd:
+        return problem(
+            "agreement",
+            f"{text}, {odd[0]} only for {shares[odd[0]]:.1f} %: it has other weights or another "
+            "preprocessing than its config says",
+        )
+    if best < AGREE * mean:
+        return problem(
+            "agreement",
+            f"{text}, and the labels for at most {best:.1f} %: labels in another order",
+        )
+    return ok("agreement", text)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from agr.attacks import Attack
 from agr.attacks.engine import Calls
 from agr.config.cell import Cell
 from agr.evaluation.crafting import AnyAttack, CraftedImage, crafted, prepare, saved
@@ -17,7 +18,7 @@ from agr.evaluation.predictions import Evaluator
 from agr.evaluation.provenance import check_same_images, note_run, open_evaluator
 from agr.evaluation.scoring import adversarial_rows, target_rows, trace_rows
 from agr.evaluation.selection import Chosen, select
-from agr.models.defended import defenses_of
+from agr.models.defended import DefendedNetwork, defenses_of
 from agr.records.progress import Todo, todo
 from agr.records.run_info import Narrowing, NumericIdentity, RunInfo, Session
 from agr.records.store import Records
@@ -73,6 +74,8 @@ def _run(evaluator: Evaluator, records: Records, attack: AnyAttack | None, say: 
     cell = evaluator.cell
     images = evaluator.images.manifest
     say(f"images: {len(images.entries):,}, {images.layout} in {images.place}")
+    if images.unread:
+        say(f"note: columns of {images.place.name} that weren't read: {', '.join(images.unread)}")
     if evaluator.images.cache:
         say(evaluator.images.cache.describe())
     for name, tuning in evaluator.numeric.networks.items():
@@ -97,10 +100,17 @@ def _run(evaluator: Evaluator, records: Records, attack: AnyAttack | None, say: 
     if work.to_score:
         made = saved(evaluator, records, [c for c in chosen if c.position in work.to_score])
         _record(evaluator, records, work, made, total=len(work.to_score))
+    if work.to_craft and isinstance(attack, Attack):
+        for view in attack.idle_views():
+            say(f"note: the view {view} changes nothing")
     if work.to_craft and attack:
         _craft(evaluator, records, work, attack, selection.chosen)
     lost = {c.position for c in chosen if c.image_id in evaluator.images.bad}
     note_run(records, evaluator, lost=lost)
+    for name in evaluator.defenses:
+        defended = evaluator.network(name)
+        if isinstance(defended, DefendedNetwork) and 0 < defended.images == defended.unchanged:
+            say(f"note: the defense of {name} changed none of {defended.images:,} images")
     for reason in evaluator.images.bad.values():
         say(f"bad image, left out: {reason}")
     return records
@@ -193,7 +203,9 @@ def _record(
     count, fooled = 0, 0
     shown = next((t for t in evaluator.cell.targets if work.rows[t]), evaluator.cell.source)
     title = f"{c.attack.name} {c.norm.name} {evaluator.cell.source}"
-    with tqdm(total=total, unit="img", desc=title, disable=not c.progress, leave=False) as bar:
+    with tqdm(
+        total=total, unit="img", desc=title, disable=not c.progress or None, leave=False
+    ) as bar:
         try:
             for batch in _batches(made, evaluator.numeric.width, c.part_seconds):
                 rows = target_rows(evaluator, work, batch)

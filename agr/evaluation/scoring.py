@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from agr.data.decode import Pixels
 from agr.evaluation.crafting import CraftedImage
 from agr.evaluation.predictions import Evaluator, Prediction
 from agr.evaluation.selection import Chosen
 from agr.records.progress import Todo
-from agr.records.schema import BUDGET_TOLERANCE
-from agr.utils.files import naming
-from agr.utils.pixels import LEVELS
+from agr.records.schema import within
+from agr.utils.pixels import LEVELS, write_png
 
 Row = dict[str, Any]  # of the records, by column
 
@@ -42,7 +40,7 @@ def target_rows(evaluator: Evaluator, work: Todo, made: Sequence[CraftedImage]) 
         own = shared | _of_image(m) | {f"source_{k}": v for k, v in source.items()}
         size = LEVELS * own[c.norm.name]
         # a smallest perturbation counts if it is one at all, and no larger than eps
-        counts = not cell.smallest or 0 < size <= cell.eps_effective * BUDGET_TOLERANCE
+        counts = not cell.smallest or (size > 0 and within(size, cell.eps_effective, c.quantize))
         for target in targets:
             if chosen.position in work.rows[target]:
                 both = _both_predictions(evaluator, target, chosen, predicted[target][i])
@@ -86,8 +84,7 @@ def adversarial_rows(work: Todo, made: Sequence[CraftedImage], folder: Path) -> 
             pixels, clean = (x.transpose(1, 2, 0) for x in (m.image, m.item.pixels))
             path = folder / "png" / f"{m.item.tag.image_id}.png"
             path.parent.mkdir(exist_ok=True)
-            with naming(path):
-                Image.fromarray(np.ascontiguousarray(pixels)).save(path, compress_level=1)
+            write_png(path, np.ascontiguousarray(pixels), compress_level=1)
             height, width, _ = pixels.shape
             facts = {"height": height, "width": width}
             both = {"pixels": pixels.tobytes(), "clean_pixels": clean.tobytes()}
@@ -137,7 +134,7 @@ def _of_image(m: CraftedImage) -> Row:
     what = {"position": chosen.position, "image_id": chosen.image_id}
     what |= {"label": chosen.entry.label, "target_label": chosen.target_label}
     cost = {"steps_used": m.steps_used, "first_success_step": m.first_success_step}
-    cost |= {"forwards": m.forwards, "backwards": m.backwards}
+    cost |= {"forwards": m.forwards, "backwards": m.backwards, "flat": m.flat}
     return what | cost | {"adv_sha256": image_hash(m.image)} | norms(m.item.pixels, m.image)
 
 

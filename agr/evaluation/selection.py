@@ -46,9 +46,9 @@ def select(evaluator: Evaluator, n: int) -> Selection:
     entries = evaluator.images.order()
     found: list[Entry] = []
     chunk, start = 4 * evaluator.numeric.width, 0
-    silent = not cell.config.progress
+    hidden = None if cell.config.progress else True  # None: shown on a terminal
     try:
-        with tqdm(total=n, unit="img", desc="choosing", disable=silent, leave=False) as bar:
+        with tqdm(total=n, unit="img", desc="choosing", disable=hidden, leave=False) as bar:
             while len(found) < n and start < len(entries):
                 batch = entries[start : start + chunk]
                 evaluator.ensure_clean_predictions(deciding, batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,23 +13,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agr.config.messages import explain
 from agr.config.overrides import shell_command
+from agr.jobs.output import tolerant_output
 from agr.utils.errors import ConfigError, first_line, one_line
 from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
-from agr.utils.signals import Terminated, stoppable
+from agr.utils.signals import ENDING, Interrupted, stoppable
 
 
 def script(work: Callable[[], None], text: str | None) -> None:
     """Run a program's `work`, or print its `text` where the user asks for help."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print((text or "").strip())
-    else:
-        guard(work)
+    asked = {"-h", "--help"} & set(sys.argv[1:])
+    guard((lambda: print((text or "").strip())) if asked else work)
 
 
 def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = True) -> None:
     """Run `work`; what a user can mend ends with one line on stderr and exit code 2.
 
-    SIGTERM and Ctrl-C end it with what is finished written, and with the way to go on.
+    Ctrl-C, SIGTERM and SIGHUP end it with what is finished written, and with the way to go on. What
+    can't be printed doesn't end it.
 
     Args:
         work: the program.
@@ -39,23 +39,26 @@ def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = T
     set_up_process()
     if keep_memory:
         keep_freed_memory()
-    try:
-        with stoppable():
-            work()
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ConfigError, HydraException, OmegaConfBaseException, OSError) as e:
-        if full:
-            raise
-        print(f"error: {one_line(_message(e))}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt as e:
-        by, code = ("SIGTERM", 143) if isinstance(e, Terminated) else ("Ctrl-C", 130)
-        print(
-            f"stopped by {by}: what was finished is kept; the same command goes on: {_command()}",
-            file=sys.stderr,
-        )
-        raise SystemExit(code) from None
+    with tolerant_output():
+        try:
+            with stoppable():
+                work()
+        except (ConfigError, HydraException, OmegaConfBaseException, OSError) as e:
+            if full:
+                raise
+            print(f"error: {one_line(_message(e))}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt as e:
+            number = e.number if isinstance(e, Interrupted) else signal.SIGINT
+            for n in ENDING if isinstance(e, Interrupted) else ():
+                signal.signal(n, signal.SIG_IGN)  # while the interpreter ends
+            by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            print(
+                f"stopped by {by}: what was finished is kept; the same command goes on: "
+                f"{_command()}",
+                file=sys.stderr,
+            )
+            raise SystemExit(128 + number) from None
 
 
 def _message(e: BaseException) -> str:

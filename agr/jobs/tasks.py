@@ -14,7 +14,7 @@ from agr.config.cell import Cell
 from agr.config.overrides import shell_command
 from agr.jobs.launcher import of_launcher
 from agr.records.precision import twin
-from agr.records.progress import lacking, wanted_positions
+from agr.records.progress import Wanted, complete
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from agr.utils.text import plural
@@ -67,7 +67,7 @@ class Task:
 def different(cells: Iterable[Cell]) -> list[Cell]:
     """Drop cells that are there twice, and shards without images."""
     once = {(str(cell.folder), repr(cell.config)): cell for cell in cells}
-    return [cell for cell in once.values() if wanted_positions(cell, Records(cell.folder))]
+    return [cell for cell in once.values() if len(Wanted(cell, Records(cell.folder)))]
 
 
 def undone(cells: Iterable[Cell]) -> list[Cell]:
@@ -76,26 +76,31 @@ def undone(cells: Iterable[Cell]) -> list[Cell]:
     A cell's records are read once for all of its shards. Raises ConfigError for a run.json that
     can't be read.
     """
-    missing: dict[str, set[int]] = {}
+    known: dict[str, set[int]] = {}
     found = []
     for cell in cells:
         whole = cell.whole
         key = f"{whole.folder} {whole.config}"
-        if key not in missing:
-            missing[key] = _missing(whole)
-        if any(map(cell.mine, missing[key])):
+        if key not in known:
+            known[key] = _done(whole)
+        if _missing(cell, known[key]):
             found.append(cell)
     return found
 
 
-def _missing(cell: Cell, lost: Collection[int] = ()) -> set[int]:
-    """Positions of a cell's shard that lack something, without the `lost` ones."""
+def _done(cell: Cell) -> set[int]:
+    """Positions of a cell that lack nothing; none where a run has to do more than images."""
     records = Records(cell.folder)
-    run, wanted = records.run(), wanted_positions(cell, records) - {*lost}
+    run = records.run()
     if run is None or (twin(cell) and not run.against_fp32):
-        return wanted
-    lack = lacking(cell, records, wanted)
-    return wanted if lack is None else lack  # of a damaged part a run does the images again
+        return set()
+    return complete(cell, records) or set()  # of a damaged part a run does the images again
+
+
+def _missing(cell: Cell, done: Collection[int]) -> int:
+    """Count the positions of a cell's shard that are not among the `done` ones."""
+    wanted = Wanted(cell, Records(cell.folder))
+    return len(wanted) - len(wanted.of(done))
 
 
 def failure_of(task: Task) -> str | None:
@@ -106,7 +111,8 @@ def failure_of(task: Task) -> str | None:
     try:
         refresh(task.cell.folder)
         run = Records(task.cell.folder).run()
-        if not _missing(task.cell, run.lost if run else ()):  # files that went bad
+        lost = run.lost if run else ()  # files that went bad
+        if not _missing(task.cell, _done(task.cell) | {*lost}):
             return None
     except ConfigError as e:
         return str(e)

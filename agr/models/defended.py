@@ -38,6 +38,7 @@ class DefendedNetwork(nn.Module):
         last = defenses[-1]
         self.random = last if isinstance(last, RandomResizePad) else None
         self.fixed = tuple(defenses[:-1] if self.random else defenses)
+        self.images = self.unchanged = 0  # seen so far, and left alone by the defenses
         self.eval()
 
     @torch.no_grad()
@@ -48,9 +49,13 @@ class DefendedNetwork(nn.Module):
         return torch.where(finite[:, None], self._logits(x), torch.nan)
 
     def _logits(self, x: Tensor) -> Tensor:
-        keys, size = content_keys(x), self.network.config.size
+        keys, size, received = content_keys(x), self.network.config.size, x
         for defense in self.fixed:
             x = defense(x, keys, size)
+        if not self.random:
+            seen = received.flatten(1).any(1)  # batches are padded with black
+            self.images += int(seen.sum())
+            self.unchanged += int((seen & (x == received).flatten(1).all(1)).sum())
         if self.random is None:
             logits: Tensor = self.network(x)
             return logits

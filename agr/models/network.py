@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partialmethod
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,13 +21,14 @@ from torch.nn import functional as F
 
 from agr.config.registry import check_architecture
 from agr.config.schema import NetworkConfig, Tuning
-from agr.models.renaming import renamed
+from agr.models.renaming import renamed, without_background, without_prefix
 from agr.models.slim import load_slim
 from agr.models.tuning import (
     MEMORY_FORMATS,
     CannotFold,
     faster_format,
     fold_batch_norms,
+    in_format,
     preferred_format,
 )
 from agr.models.weights import check_weights, weights_file
@@ -35,8 +37,8 @@ from agr.utils.pixels import LEVELS
 
 # What torch, timm and safetensors raise for a file that isn't what it should be.
 BROKEN = (
-    RuntimeError, ValueError, TypeError, KeyError, OSError, EOFError, UnpicklingError,
-    SafetensorError,
+    RuntimeError, ValueError, TypeError, LookupError, OSError, EOFError, UnpicklingError,
+    SafetensorError, AttributeError, AssertionError,
 )  # fmt: skip
 DTYPES = {"fp64": torch.float64} | dict.fromkeys(("fp32", "tf32", "bf16"), torch.float32)
 TRIAL_IMAGES = 8  # in a batch, where memory formats are timed
@@ -60,7 +62,7 @@ class Network(nn.Module):
         self.std = nn.Buffer(torch.tensor(config.std).view(1, 3, 1, 1))
         self.body = body
         self.eval().requires_grad_(False)
-        self.to(self.dtype).to(memory_format=self.memory_format)
+        in_format(self.to(self.dtype), self.memory_format)
 
     @property
     def device(self) -> torch.device:
@@ -218,7 +220,8 @@ def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
     """Build timm's network with the weights of a file, which timm adapts as it does its own."""
     weights = _state_dict(path)
     given = {"state_dict": weights, "num_classes": config.classes, "custom_load": False}
-    with mock.patch.object(nn.Module, "load_state_dict", _load_all_weights):
+    load = partialmethod(_load_all_weights, classes=config.classes)
+    with mock.patch.object(nn.Module, "load_state_dict", load):
         body: nn.Module = timm.create_model(
             config.architecture,
             pretrained=True,
@@ -241,20 +244,28 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
             raise RuntimeError("it is no state_dict that torch can read") from e
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise RuntimeError("it has other things in it than named tensors")
-    return weights
+    return without_prefix(weights)
 
 
 _load_state_dict = nn.Module.load_state_dict
 
 
-def _load_all_weights(module: nn.Module, weights: dict[str, Tensor], **kwargs: Any) -> Any:
+def _load_all_weights(
+    module: nn.Module, weights: dict[str, Tensor], *, classes: int, **kwargs: Any
+) -> Any:
     """Load a state dict without leaving any weight random, as timm would in an Inception-v3.
 
     Raises RuntimeError for integers too: torch would take those of a quantised network as they are.
     """
     state = module.state_dict()
-    weights = renamed(weights, state)
+    weights = without_background(renamed(weights, state), state)
     for name, own in state.items():
+        given = weights.get(name)
+        if given is not None and own.dim() and len(given) != len(own) == classes:
+            raise RuntimeError(
+                f"its head knows {len(given):,} classes, the config {classes:,}: write it into a "
+                f"suite of your own with classes: {len(given)} (docs/networks.md)"
+            )
         if own.is_floating_point() and name in weights and not weights[name].is_floating_point():
             raise RuntimeError(f"{name} is of {weights[name].dtype}, and {own.dtype} is needed")
     found = _load_state_dict(module, weights, **kwargs)

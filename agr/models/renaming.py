@@ -1,9 +1,10 @@
-"""Names of weights from another program's EfficientNet to timm's."""
+"""Names of weights as other programs write them, brought to timm's."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -30,6 +31,10 @@ NOT_EXPANDING = {
     "_project_conv": "conv_pw",
     "_bn2": "bn2",
 }
+# What networks are wrapped in: torch's DataParallel, averages and compilation, Lightning and users'
+# own classes, or the place in an nn.Sequential after a layer that normalises.
+WRAPPERS = re.compile(r"module|model|net|network|backbone|encoder|_orig_mod|classifier_model|\d+")
+AVERAGED = "n_averaged"  # torch's AveragedModel counts there
 BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 
 
@@ -59,3 +64,39 @@ def _renamed(name: str, blocks: list[str], weights: dict[str, Tensor]) -> str:
     if int(number) >= len(blocks):
         return name  # of a deeper network: named in the error
     return f"{blocks[int(number)]}.{layers.get(layer, layer)}.{kind}"
+
+
+def without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without what a wrapper has put before all names, and what stands beside them.
+
+    "module.model.conv1.weight" becomes "conv1.weight"; a counter such as "n_averaged" and the mean
+    of "0.mean" go, where the network itself is "1.".
+    """
+    weights = {name: w for name, w in weights.items() if name != AVERAGED}
+    for _ in range(4):
+        heads = Counter(name.partition(".")[0] for name in weights if "." in name)
+        if not heads:
+            break
+        (head, count) = heads.most_common(1)[0]
+        beside = [n for n in weights if not n.startswith(f"{head}.")]
+        small = all(weights[n].numel() <= 3 for n in beside)  # a counter, or a value per channel
+        numbered = all(name.isdecimal() for name in heads)
+        if not WRAPPERS.fullmatch(head) or not small or (head.isdecimal() and not numbered):
+            break
+        if count < 3:
+            break
+        weights = {n.removeprefix(f"{head}."): w for n, w in weights.items() if n not in beside}
+    return weights
+
+
+def without_background(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights whose head has no class more than timm's, as TensorFlow's has for background.
+
+    It is the first of 1,001.
+    """
+
+    def fits(name: str, w: Tensor) -> bool:
+        mine = own[name].shape if name in own else ()
+        return len(mine) > 0 and mine[0] == 1000 and w.shape == (1001, *mine[1:])
+
+    return {name: w[1:] if fits(name, w) else w for name, w in weights.items()}

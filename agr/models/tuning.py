@@ -6,6 +6,7 @@ fast = tune(model, x)  # any classifier of images; `x` is a batch as it will see
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -37,8 +38,14 @@ def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
         memory_format: "auto" follows the rule of `preferred_format`; "try" times both formats on
             `x`; or "channels_last" or "contiguous".
 
-    Batch norms that can't be folded stay: a self-check compares the logits in float64.
+    Batch norms that can't be folded stay: a self-check compares the logits in float64. A caller's
+    inference mode or no_grad doesn't matter.
     """
+    with torch.inference_mode(False), torch.enable_grad():
+        return _tuned(model, x.clone() if x.is_inference() else x, memory_format)
+
+
+def _tuned(model: nn.Module, x: Tensor, memory_format: str) -> nn.Module:
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     with suppress(CannotFold):
         fast = fold_batch_norms(fast, x[:1])
@@ -46,10 +53,22 @@ def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
         memory_format = preferred_format(fast)
     elif memory_format == "try":
         memory_format = faster_format(fast, x)
-    return fast.to(memory_format=MEMORY_FORMATS[memory_format])
+    return in_format(fast, MEMORY_FORMATS[memory_format])
 
 
 # ---- memory format -------------------------------------------------------------------------------
+
+
+def in_format(network: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    """Bring the weights of a network into a memory format, and return it.
+
+    Only those of convolutions of images have one: torch's own `to` refuses a network with weights
+    of five dimensions.
+    """
+    for weight in itertools.chain(network.parameters(), network.buffers()):
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=memory_format)
+    return network
 
 
 def preferred_format(network: nn.Module) -> str:
@@ -79,7 +98,7 @@ def faster_format(network: nn.Module, x: Tensor) -> str:
     found: dict[str, list[float]] = {name: [] for name in MEMORY_FORMATS}
     for _ in range(1 + ROUNDS):  # in turns: a machine's speed drifts; the first pays for set-up
         for name, format_ in MEMORY_FORMATS.items():
-            network.to(memory_format=format_)
+            in_format(network, format_)
             found[name].append(gradient_seconds(network, x.contiguous(memory_format=format_)))
     best = {name: min(seconds[1:]) for name, seconds in found.items()}
     quickest, first = min(best, key=best.__getitem__), next(iter(best))
@@ -159,6 +178,7 @@ def _pairs(network: nn.Module, x: Tensor) -> dict[str, tuple[nn.Conv2d, nn.Batch
         for name, norm in network.named_modules()
         if isinstance(norm, nn.BatchNorm2d)
         and norm in before
+        and "weight" in before[norm]._parameters  # else it is computed: weight or spectral norm
         and uses[norm] == uses[before[norm]] == norms[before[norm]] == 1
     }
 

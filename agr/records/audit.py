@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,9 @@ from PIL import Image
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
 from agr.records.run_info import RunInfo
-from agr.records.schema import BUDGET_TOLERANCE, KEYS, ROWS, TABLES
+from agr.records.schema import KEYS, ROWS, TABLES, within
 from agr.records.store import DAMAGED, Records, image_of
+from agr.records.values import CLASSES, faults
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.files import is_whole
 from agr.utils.pixels import LEVELS
@@ -59,20 +61,42 @@ def check_records(records: Records) -> CellReport:
     except ConfigError as e:
         report.problems.append(first_line(e))
         return report
+    try:
+        _check(cell, run, records, report)
+    except Exception as e:  # whoever can write records can write anything
+        report.problems.append(f"its values cannot be checked: {type(e).__name__}: {first_line(e)}")
+    return report
+
+
+def _check(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> None:
     report.add(_files(records, report))
     if not report.problems:
         rows = _raw(records, "rows")
+        report.add(_values(cell, records, rows))
+    if not report.problems:
         report.rows, report.images = len(rows), rows["position"].nunique()
         report.add(_twice(rows, "rows", report))
         rows = rows.drop_duplicates(KEYS["rows"])
-        report.add(_complete(cell, run, rows))
+        report.add(_complete(cell, run, rows, report))
         report.add(_constant(cell, rows))
         report.add(_agreeing(cell, rows))
         report.add(_success(cell, rows))
         report.add(_traced(records, rows, report))
         report.add(_saved(records, rows))
         report.rates = {str(t): 100 * s.mean() for t, s in rows.groupby("target")["success"]}
-    return report
+
+
+def _values(cell: Cell, records: Records, rows: pd.DataFrame) -> Iterator[str]:
+    """Find values that no run writes."""
+    facts = [name for name in TABLES["adversarials"].names if "pixels" not in name]
+    yield from faults(rows, "rows")
+    yield from faults(_raw(records, "trace"), "trace")
+    yield from faults(_raw(records, "adversarials", facts), "adversarials")
+    if (rows["position"] >= cell.config.n_images).any():
+        yield f"rows have positions beyond n_images={cell.config.n_images}"
+    beyond = rows[[name for name in CLASSES if name in rows]].max().max()
+    if beyond >= cell.classes:
+        yield f"rows have the class {beyond:g}, the networks know 0 to {cell.classes - 1}"
 
 
 def _files(records: Records, report: CellReport) -> Iterator[str]:
@@ -98,10 +122,10 @@ def _files(records: Records, report: CellReport) -> Iterator[str]:
             yield f"{part.path.name} has other columns than {part.kind} have"
 
 
-def _raw(records: Records, kind: str) -> pd.DataFrame:
+def _raw(records: Records, kind: str, names: list[str] | None = None) -> pd.DataFrame:
     """Read the rows of all parts, also those that stand in two of them."""
-    names = TABLES[kind].names
-    tables = [TABLES[kind].empty_table()]
+    names = names or TABLES[kind].names
+    tables = [TABLES[kind].empty_table().select(names)]
     tables += [part.read(names) for part in records.part_files(kind)]
     return pa.concat_tables(tables).to_pandas()
 
@@ -116,14 +140,19 @@ def _twice(frame: pd.DataFrame, kind: str, report: CellReport) -> Iterator[str]:
         yield f"two different {kind} for {', '.join(f'{k} {v}' for k, v in key.items())}"
 
 
-def _complete(cell: Cell, run: RunInfo, rows: pd.DataFrame) -> Iterator[str]:
-    """Find images that lack a row."""
+def _complete(cell: Cell, run: RunInfo, rows: pd.DataFrame, report: CellReport) -> Iterator[str]:
+    """Find images that were done and have no row; note those that a run was stopped before."""
     n, eligible = cell.config.n_images, run.eligible
-    wanted = {*range(n if eligible is None else min(n, eligible))} - {*run.lost}
+    n = n if eligible is None else min(n, eligible)
+    lost = {p for p in run.lost if 0 <= p < n}
+    done = sum(session.images for session in run.sessions)  # of sessions that were not stopped
     for target in cell.targets:
-        missing = wanted - {*rows["position"][rows["target"] == target]}
-        if missing:
-            yield f"{len(missing)} of {len(wanted)} images have no row for {target}"
+        there = len({*rows["position"][rows["target"] == target]} - lost)
+        text = f"{n - len(lost) - there} of {n - len(lost)} images have no row for {target}"
+        if there < min(done, n - len(lost)):
+            yield text
+        elif there < n - len(lost):
+            report.notes.append(f"unfinished: {text}; the same command goes on")
 
 
 def _constant(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
@@ -159,7 +188,7 @@ def _agreeing(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
         yield "an image stands at two positions"
     norm = cell.config.norm.name
     size = LEVELS * rows[norm].max()
-    if not cell.smallest and size > cell.eps_effective * BUDGET_TOLERANCE:
+    if not cell.smallest and not within(size, cell.eps_effective, cell.config.quantize):
         yield f"{norm} is {size:g} of {cell.eps_effective:g} allowed (0-255 scale)"
     if (rows["steps_used"] > cell.config.steps).any():
         yield f"an image took more than {cell.config.steps} steps"
@@ -176,7 +205,7 @@ def _success(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
         success = answered & (reference >= 0) & (pred != reference)
     if cell.smallest:
         size = LEVELS * rows[cell.config.norm.name]
-        success &= (size > 0) & (size <= cell.eps_effective * BUDGET_TOLERANCE)
+        success &= (size > 0) & within(size, cell.eps_effective, cell.config.quantize)
     for row in rows[success != rows["success"]].to_dict("records"):
         yield f"success of {row['image_id']} on {row['target']} isn't what its predictions say"
 
@@ -198,27 +227,46 @@ def _traced(records: Records, rows: pd.DataFrame, report: CellReport) -> Iterato
 def _saved(records: Records, rows: pd.DataFrame) -> Iterator[str]:
     """Find saved images that aren't those that were scored."""
     facts = rows.drop_duplicates("position").set_index("position")
-    known, l2 = facts["adv_sha256"], facts["l2"]
+    known = facts["adv_sha256"]
     for some in records.saved_images(records.positions("adversarials")):
         for row in some:
+            if not _is_image(row):
+                yield f"the saved images of {row['image_id']} are not as large as they say"
+                continue
             found = hashlib.sha256(row["pixels"]).hexdigest()
             if found != row["adv_sha256"] or known.get(row["position"]) != found:
                 yield f"the saved image of {row['image_id']} is not the one that was scored"
-            elif not _same_l2(row, l2[row["position"]]):
-                yield f"the saved clean image of {row['image_id']} isn't the one its norms are of"
+            elif other := _other_norms(row, facts.loc[row["position"]]):
+                yield f"{other} of {row['image_id']} isn't that of its saved images"
             elif not _same_png(records.folder / "png" / f"{row['image_id']}.png", row):
                 yield f"png/{row['image_id']}.png is not the image that was scored"
 
 
-def _same_l2(row: dict[str, Any], l2: float) -> bool:
-    """Return whether the two images of a row are as far apart as its norm says."""
-    clean, adversarial = (image_of(row, k).astype(float) for k in ("clean_pixels", "pixels"))
-    return math.isclose(np.linalg.norm(adversarial - clean) / LEVELS, l2, rel_tol=1e-9)
+def _is_image(row: dict[str, Any]) -> bool:
+    size = row["height"] * row["width"] * 3
+    return all(len(row[k] or b"") == size for k in ("pixels", "clean_pixels"))
+
+
+def _other_norms(row: dict[str, Any], recorded: pd.Series[Any]) -> str | None:
+    """Return the first measure of a row's two images that isn't what was recorded."""
+    x, a = (image_of(row, k).astype(float) for k in ("clean_pixels", "pixels"))
+    v, length = a - x, np.linalg.norm(x)
+    found = {
+        "linf": np.abs(v).max() / LEVELS,
+        "l2": np.linalg.norm(v) / LEVELS,
+        "mean_abs": np.abs(v).mean() / LEVELS,
+        "rel_l2": np.linalg.norm(v) / length if length else 0.0,
+        "cosine": (x * a).sum() / (length * np.linalg.norm(a)) if length and a.any() else 1.0,
+    }
+    close = (math.isclose(found[k], recorded[k], rel_tol=1e-9, abs_tol=1e-12) for k in found)
+    return next((k for k, same in zip(found, close, strict=True) if not same), None)
 
 
 def _same_png(path: Path, row: dict[str, Any]) -> bool:
     """Return whether an exported image, if it is still there, is the one of its row."""
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):  # a link, or a pipe, which would be waited for
+            return False
         with Image.open(path) as image:
             return np.array_equal(np.asarray(image), image_of(row))
     except FileNotFoundError:

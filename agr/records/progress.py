@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from agr.config.cell import Cell
@@ -33,26 +34,52 @@ def todo(cell: Cell, records: Records, wanted: set[int]) -> Todo:
     return Todo(rows, trace, adversarials, to_craft, lacking - to_craft)
 
 
-def wanted_positions(cell: Cell, records: Records) -> set[int]:
-    """Return the positions of this run's shard; fewer than n_images once that is known."""
-    n, eligible = cell.config.n_images, (records.run() or RunInfo()).eligible
-    return set(filter(cell.mine, range(n if eligible is None else min(n, eligible))))
+class Wanted:
+    """Positions of a cell's shard: fewer than n_images once it is known how many are eligible.
+
+    They are counted and not written down: a config can ask for any number.
+    """
+
+    def __init__(self, cell: Cell, records: Records):
+        self.cell = cell
+        n, eligible = cell.config.n_images, (records.run() or RunInfo()).eligible
+        self.n = n if eligible is None else min(n, eligible)
+
+    def __contains__(self, position: int) -> bool:
+        return 0 <= position < self.n and self.cell.mine(position)
+
+    def __len__(self) -> int:
+        (i, k), chunk = self.cell.shard, self.cell.chunk
+        rounds, rest = divmod(self.n, k * chunk)
+        return rounds * chunk + min(max(rest - i * chunk, 0), chunk)
+
+    def of(self, positions: Iterable[int]) -> set[int]:
+        """Return those of some positions that are wanted."""
+        return {p for p in positions if p in self}
 
 
 def finished(cell: Cell, records: Records) -> bool:
     """Return whether the records hold all that the config asks for. Raises ConfigError."""
     if records.run() is None:
         return False
-    return lacking(cell, records, wanted_positions(cell, records)) == set()
+    wanted, done = Wanted(cell, records), complete(cell, records)
+    return done is not None and len(wanted.of(done)) == len(wanted)
 
 
-def lacking(cell: Cell, records: Records, wanted: set[int]) -> set[int] | None:
-    """Return the positions of `wanted` that lack something; None if a part is damaged."""
+def complete(cell: Cell, records: Records) -> set[int] | None:
+    """Return the positions that have all that the config asks for; None if a part is damaged."""
+    c = cell.config
     try:
-        work = todo(cell, records, wanted)
+        scored = records.scored()
+        done = set.intersection(*(scored.get(target, set()) for target in cell.targets))
+        if c.trace:
+            done &= records.positions("trace")
+        if cell.saves:
+            saved = records.positions("adversarials")
+            done = {p for p in done if p >= cell.saves or p in saved}
     except Damaged:
         return None
-    return work.to_craft | work.to_score
+    return done
 
 
 class Progress(NamedTuple):
@@ -68,16 +95,16 @@ def progress(cell: Cell, records: Records) -> Progress:
 
     Raises ConfigError (run.json).
     """
-    run = records.run()
-    wanted = wanted_positions(cell, records)
+    run, wanted = records.run(), Wanted(cell, records)
+    n = len(wanted)
     if run is None:
-        return Progress("missing", len(wanted), len(wanted))
-    lack = lacking(cell, records, wanted)
-    if lack is None:
-        return Progress("damaged", len(wanted), len(wanted))
-    lost = lack & {*run.lost}
-    missing = len(lack - lost)
+        return Progress("missing", n, n)
+    done = complete(cell, records)
+    if done is None:
+        return Progress("damaged", n, n)
+    done = wanted.of(done)
+    lost = wanted.of(run.lost) - done
+    missing = n - len(done) - len(lost)
     if not missing:
-        return Progress(f"done, {len(lost)} lost" if lost else "done", 0, len(wanted))
-    word = "missing" if missing == len(wanted) else f"{missing} of {len(wanted)} left"
-    return Progress(word, missing, len(wanted))
+        return Progress(f"done, {len(lost)} lost" if lost else "done", 0, n)
+    return Progress("missing" if missing == n else f"{missing} of {n} left", missing, n)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
-BUDGET_TOLERANCE = 1 + 1e-6  # of budgets, whose norms are floating point
+from agr.utils.pixels import EXACTLY
+
+SCHEMA_VERSION = 5
+ROUNDING = 1 + 1e-6  # of the norms of images that were never rounded to 8 bits
+
+
+def within(size: Any, eps: float, quantize: str) -> Any:
+    """Compare sizes of perturbations, numbers or a series, with a budget of the same scale."""
+    return size <= eps * (ROUNDING if quantize == "off" else EXACTLY)
 
 
 def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -49,6 +58,7 @@ ROWS = pa.schema(
         _field("steps_used", pa.int32(), "steps taken; null: another library's"),
         _field("forwards", pa.int32(), "forward passes for this image, of every member"),
         _field("backwards", pa.int32(), "gradients for this image, of every member"),
+        _field("flat", pa.bool_(), "every gradient for this image was zero; null: nobody looked"),
         _field("linf", pa.float64(), "max |v|, images in [0, 1]"),
         _field("l2", pa.float64(), "||v||_2, images in [0, 1]"),
         _field("mean_abs", pa.float64(), "mean |v|, images in [0, 1]"),
@@ -76,6 +86,7 @@ ADVERSARIALS = pa.schema(
         _field("pixels", pa.binary(), "uint8, (height, width, 3)"),
         _field("clean_pixels", pa.binary(), "of the clean image, in the same geometry"),
         *(ROWS.field(n) for n in ["steps_used", "first_success_step", "forwards", "backwards"]),
+        ROWS.field("flat"),
     ]
 )
 

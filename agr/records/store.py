@@ -28,10 +28,12 @@ from numpy.typing import NDArray
 from agr.records.part_files import PartFile
 from agr.records.run_info import RunInfo, parse_run
 from agr.records.schema import KEYS, NULLABLE, SCHEMA_VERSION, TABLES
+from agr.records.values import faults, is_plain
 from agr.utils.errors import ConfigError
 from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole, read_text, write_json, write_named
 from agr.utils.locks import Busy, check_ours, locked
 from agr.utils.signals import unbroken
+from agr.utils.text import printable
 
 IMAGES_AT_ONCE = 64  # of saved ones: all would fill the memory
 DAMAGED = "damaged"  # a folder: parts that were set aside
@@ -226,7 +228,13 @@ class Records:
         table = pa.concat_tables(tables)
         again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
         once = table.filter(pa.array(~again)).select(columns)
-        return once.to_pandas(types_mapper=NULLABLE.get)
+        frame = once.to_pandas(types_mapper=NULLABLE.get)
+        for fault in faults(frame, kind):
+            raise ConfigError(
+                f"{self.folder}: {fault}: agr.verify says more; restore the records, or move the "
+                "folder away"
+            )
+        return frame
 
     def saved_images(self, positions: set[int]) -> Iterator[list[dict[str, Any]]]:
         """Yield lists of rows of "adversarials" at `positions`. Raises Damaged."""
@@ -240,6 +248,9 @@ class Records:
             for batch in pq.ParquetFile(part.path).iter_batches(IMAGES_AT_ONCE):
                 rows = [r for r in batch.to_pylist() if r["position"] in left]
                 left -= {r["position"] for r in rows}
+                for r in rows:
+                    if not is_plain(r["image_id"]):
+                        raise part.damaged()
                 if rows:
                     yield rows
 
@@ -265,4 +276,9 @@ def _digest(run: Mapping[str, Any]) -> str:
 def image_of(row: Mapping[str, Any], column: str = "pixels") -> NDArray[np.uint8]:
     """Return an image of a row of "adversarials", (height, width, 3)."""
     flat = np.frombuffer(row[column], np.uint8)
+    if len(flat) != row["height"] * row["width"] * 3:
+        raise ConfigError(
+            f"the saved image of {printable(row['image_id'])} isn't as large as its row says: run "
+            "the cell again"
+        )
     return flat.reshape(row["height"], row["width"], 3)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment
 from tabulate import tabulate
 
 from agr.report.numbers import MARKDOWN, TEX, TableCell, printed
-from agr.utils.files import write_content
+from agr.utils.files import write_all
 
+FORMULA = re.compile(r"[=+@\t\r]|-\D")
 NUMBERED = re.compile(r"^Table \d+: ")  # LaTeX numbers tables itself
 TEX_TEMPLATES = Environment(
     block_start_string="<%", block_end_string="%>", variable_start_string="<<",
@@ -66,22 +67,28 @@ class Sheet(NamedTuple):
 
 def write_sheets(sheets: Sequence[Sheet], folder: Path, older: str) -> list[Path]:
     """Write tables as Markdown, LaTeX and CSV in place of the files `older`; return the paths."""
-    for path in folder.glob(older):
-        path.unlink()
     texts = {}
     for sheet in sheets:
         texts[f"{sheet.name}.md"] = markdown(sheet)
         texts[f"{sheet.name}.tex"] = latex(sheet)
-        texts[f"{sheet.name}.csv"] = sheet.frame.to_csv(index=False)
-    return write_texts(texts, folder)
+        texts[f"{sheet.name}.csv"] = csv_text(sheet.frame)
+    return write_texts(texts, folder, folder.glob(older))
 
 
-def write_texts(texts: Mapping[str, str], folder: Path) -> list[Path]:
-    """Write text files, by name, into a folder and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        write_content(folder / name, text.encode())
-    return [folder / name for name in texts]
+def csv_text(frame: pd.DataFrame) -> str:
+    """Return a CSV in which no text is a formula to a spreadsheet: a ' goes before it."""
+    texts = frame.select_dtypes(["object", "string"]).columns
+    safe = {name: frame[name].map(_no_formula) for name in texts}
+    return frame.assign(**safe).to_csv(index=False)
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def write_texts(texts: Mapping[str, str], folder: Path, older: Iterable[Path] = ()) -> list[Path]:
+    """Write text files, by name, into a folder in place of older ones; return their paths."""
+    return write_all({folder / name: text.encode() for name, text in texts.items()}, older)
 
 
 def latex(sheet: Sheet) -> str:

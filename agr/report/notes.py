@@ -16,7 +16,7 @@ from agr.records.run_info import NumericIdentity, RunInfo
 from agr.records.store import Records
 from agr.report.numbers import NO_RUN
 from agr.report.rates import rate, selected, smallest_sizes
-from agr.utils.text import printable
+from agr.utils.text import printable, zero_gradients
 
 
 def setting_notes(cells: Sequence[Cell]) -> list[str]:
@@ -152,6 +152,22 @@ def _closing_row(cell: Cell, row: dict[str, Any]) -> list[Any]:
     return [cell.title(row["target"]) + star, *numbers, row["n"]]
 
 
+def _idle_notes(images: pd.DataFrame) -> list[str]:
+    """Say how many images an attack had no gradient for, or gave back as they were."""
+    n, flat = len(images), images["flat"].fillna(False).astype(bool)
+    notes = []
+    if flat.any():
+        notes.append(zero_gradients(int(flat.sum()), n))
+    tried = images["steps_used"].isna() | (images["steps_used"] > 0)
+    unchanged = (images["linf"] == 0) & tried & ~flat
+    if unchanged.any():
+        notes.append(
+            f"{unchanged.sum():,} of {n:,} images came back unchanged: no step reached the next of "
+            "the 256 levels of a pixel; give a larger eps, or quantize=off"
+        )
+    return notes
+
+
 def _closing_notes(cell: Cell, frame: pd.DataFrame, rates: Sequence[dict[str, Any]]) -> list[str]:
     run, n = Records(cell.folder).run() or RunInfo(), cell.config.n_images
     notes = []
@@ -159,6 +175,7 @@ def _closing_notes(cell: Cell, frame: pd.DataFrame, rates: Sequence[dict[str, An
         notes.append(f"{run.eligible} of {n} images: no more are eligible")
     if cell.smallest:
         notes.append(smallest_sizes(cell, frame))
+    notes += _idle_notes(frame.drop_duplicates("image_id"))
     for row in rates:
         notes += nonfinite_note(cell.title(row["target"]), row["silent"], row["n"])
     if run.bad_images:

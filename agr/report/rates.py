@@ -13,7 +13,7 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.config.schema import PACKAGE
-from agr.records.progress import wanted_positions
+from agr.records.progress import Wanted
 from agr.records.store import Records
 from agr.report.statistics import wilson
 from agr.utils.errors import ConfigError
@@ -26,8 +26,8 @@ PAPER_EPS, PAPER_STEPS = {"linf": 10, "l2": 1500}, 10
 # Columns that numbers are made from; reading all of them would take several times longer.
 COLUMNS = [
     "target", "position", "image_id", "label", "clean_pred", "adv_pred", "source_clean_pred",
-    "source_adv_pred", "success", "first_success_step", "steps_used", "backwards", "linf", "l2",
-    "mean_abs", "rel_l2", "cosine",
+    "source_adv_pred", "success", "first_success_step", "steps_used", "backwards", "flat", "linf",
+    "l2", "mean_abs", "rel_l2", "cosine",
 ]  # fmt: skip
 
 
@@ -93,12 +93,14 @@ def selected(cell: Cell) -> pd.DataFrame | None:
     run = records.run()
     if run is None:
         return None
-    wanted = wanted_positions(cell, records)
+    wanted = Wanted(cell, records)
     rows = records.read("rows", COLUMNS)
-    rows = rows[rows["position"].isin(wanted) & rows["target"].isin(cell.targets)]
-    required = wanted - set(run.lost)
-    if any(required - set(rows["position"][rows["target"] == t]) for t in cell.targets):
-        return None
+    mine = wanted.of(rows["position"].unique().tolist())
+    rows = rows[rows["position"].isin(mine) & rows["target"].isin(cell.targets)]
+    lost = wanted.of(run.lost)
+    for target in cell.targets:
+        if len(lost.union(rows["position"][rows["target"] == target])) < len(wanted):
+            return None
     return rows
 
 

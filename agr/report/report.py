@@ -15,6 +15,7 @@ from agr.report.formats import (
     TEX_TEMPLATES,
     Sheet,
     bullets,
+    csv_text,
     latex,
     markdown,
     pipe_table,
@@ -38,7 +39,7 @@ def write_report(found: Findings, folder: Path) -> list[Path]:
         "report.html": render(build_page(found)),
         "results.md": results(found),
         "tables.tex": tex(found.tables),
-        "differences.csv": differences_frame(compared).to_csv(index=False),
+        "differences.csv": csv_text(differences_frame(compared)),
     }
     return write_texts(texts, folder)
 

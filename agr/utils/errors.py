@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from agr.utils.text import printable
@@ -21,11 +22,19 @@ def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
     `otherwise` stands in for a list that is too long for a line.
     """
     known = sorted(known)
+    alike = [k for k in known if _bare(k) == _bare(name)]
+    if alike:
+        return f"did you mean {alike[0]}?"
     close = difflib.get_close_matches(name[:LONGEST_LIST], known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
     names = f"known: {', '.join(known)}"
     return otherwise if otherwise and len(names) >= LONGEST_LIST else names
+
+
+def _bare(name: str) -> str:
+    """Return a name without what people write otherwise: MI-FGSM is mifgsm."""
+    return re.sub(r"[-_ .]", "", name).casefold()
 
 
 def first_line(e: BaseException) -> str:

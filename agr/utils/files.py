@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +33,20 @@ def write_content(path: Path, content: bytes) -> None:
             draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_all(contents: Mapping[Path, bytes], older: Iterable[Path] = ()) -> list[Path]:
+    """Write files, each whole, and return their paths; then remove what of `older` is left.
+
+    Whatever ends the work in between, every older file is there, or its successor.
+    """
+    left = {*older} - {*contents}
+    for path, content in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_content(path, content)
+    for path in left:
+        path.unlink(missing_ok=True)
+    return [*contents]
 
 
 @contextmanager

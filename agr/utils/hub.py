@@ -9,7 +9,7 @@ from agr.utils.errors import ConfigError, first_line
 
 HUB = "hub:"  # prefix of owner/name in NetworkConfig.weights
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # on the hub, the preferred one first
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".pkl")
 
 
 class NotOnHub(ConfigError):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agr.utils.files import write_content
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 LEVELS = 255
+# Of a budget that 8-bit images keep: their sums are whole numbers, only eps itself was rounded.
+EXACTLY = 1 + 1e-12
 NOISE = 1e-3  # levels; float32 images are off the 8-bit grid by about 1e-5
 
 
@@ -19,3 +27,12 @@ def to_levels(x: Tensor) -> Tensor:
 def is_8bit(x: Tensor) -> bool:
     """Return whether every value of `x` lies on the grid k/255."""
     return bool(((x * LEVELS) - to_levels(x)).abs().max() < NOISE)
+
+
+def write_png(path: Path, pixels: NDArray[np.uint8], **options: Any) -> None:
+    """Write an image (H, W, 3) whole, with Pillow's options."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG", **options)
+    write_content(path, content.getvalue())

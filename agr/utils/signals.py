@@ -1,4 +1,4 @@
-"""Signals: SIGTERM ends a run as Ctrl-C does, and neither interrupts a write."""
+"""Signals: SIGTERM and SIGHUP end a run as Ctrl-C does, and none interrupts a write."""
 
 from __future__ import annotations
 
@@ -9,34 +9,43 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+# Ctrl-C, `kill`, and a terminal that is closed.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Submitit ends a job whose time is running out with USR2.
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+STOPPING = (*ENDING, signal.SIGUSR2)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised as Ctrl-C is."""
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends a run."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
 
 
 @contextmanager
 def stoppable(
-    numbers: Sequence[int] = (signal.SIGTERM,),
-    error: Callable[[int], BaseException] = Terminated,
+    numbers: Sequence[int] = ENDING,
+    error: Callable[[int], BaseException] = Interrupted,
 ) -> Iterator[None]:
     """Have the first of some signals raise `error(number)`, and those after it do nothing.
 
-    Slurm sends SIGTERM twice: the second one would meet what the first began, the writing of what
-    is finished. Does nothing outside the main thread.
+    Slurm sends SIGTERM twice, and people press Ctrl-C twice: the second one would meet what the
+    first began, the writing of what is finished. A signal that this process ignores, as SIGHUP
+    under nohup, stays ignored. Does nothing outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for n in numbers:
+        for n in before:
             signal.signal(n, lambda number, frame: None)
         raise error(number)
 
-    before = {n: signal.signal(n, stop) for n in numbers}
+    before = {n: now for n in numbers if (now := signal.getsignal(n)) is not signal.SIG_IGN}
+    for n in before:
+        signal.signal(n, stop)
     try:
         yield
     finally:

@@ -19,6 +19,14 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def zero_gradients(flat: int, images: int) -> str:
+    """Say of how many images no gradient was of any use."""
+    return (
+        f"{flat:,} of {images:,} images: every gradient was zero, so the attack had nothing to "
+        "follow (a loss that is saturated, or a source whose answer doesn't depend on its input)"
+    )
+
+
 def format_bytes(n: float) -> str:
     """Return a number of bytes in GB or MB: "13.4 GB", "2.4 MB"."""
     return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"

@@ -101,8 +101,10 @@ def as_handed_over(name: str, config: NetworkConfig, options: Options) -> nn.Mod
 
     Contiguous, with the parameters as they come.
     """
-    how = {"memory_format": "contiguous", "precision": "fp32", "device": options.device}
-    body = deepcopy(load_network(name, config, **how).body)
+    network = load_network(
+        name, config, memory_format="contiguous", precision="fp32", device=options.device
+    )
+    body = deepcopy(network.body)
     resize = Resize(config.size, str(config.resize))
     whole = nn.Sequential(resize, Normalize(config.mean, config.std), body)
     return in_precision(whole.eval().to(options.device).requires_grad_(True), options.precision)

@@ -77,7 +77,8 @@ def real(options: Options) -> Iterator[list[Measurement]]:
     n = expand(options.overrides("suite=lite"))[0].config.n_images
     b = opened(options, REAL_SOURCE, min(n, options.real_images), suite="lite")
     setting = f"{REAL_SOURCE}, {len(b.items)} photographs, {len(b.cell.targets)} targets"
-    run_quietly(_with_attack(b.cell, "fgsm"))
+    for attack in ("fgsm", "ifgsm_stop"):  # attacks that stop have batches of their own
+        run_quietly(_with_attack(b.cell, attack))
     works = {n: partial(_own_row, _with_attack(b.cell, a)) for a, n in OWN_REAL.items()}
     networks = _plain_networks(b, options)
     for attack, name in THEIR_REAL.items():

@@ -13,7 +13,7 @@ from agr.config.cell import Cell
 from agr.report.claims.judge import CONTRADICTED, INCOMPLETE, SUPPORTED, Judge, Judgement
 from agr.report.claims.spec import PAPER, Claim, load_claims
 from agr.report.claims.wording import UNDECIDED, Compared
-from agr.report.formats import bullets, pipe_table, write_texts
+from agr.report.formats import bullets, csv_text, pipe_table, write_texts
 from agr.report.notes import setting_notes
 from agr.report.numbers import MARKDOWN
 from agr.report.outcomes import Outcomes, Place
@@ -58,7 +58,7 @@ def write_claims(cells: Sequence[Cell], verdicts: Verdicts, folder: Path) -> lis
     """Write the page and its numbers, claims.md and claims.csv, and return their paths."""
     texts = {
         "claims.md": claims_markdown(verdicts, [*setting_notes(cells), *verdicts.missing]),
-        "claims.csv": comparisons(verdicts).to_csv(index=False),
+        "claims.csv": csv_text(comparisons(verdicts)),
     }
     return write_texts(texts, folder)
 

@@ -14,10 +14,11 @@ from agr.config.cell import Cell
 from agr.report.figures import draw, series
 from agr.report.figures.images import rows_of_images
 from agr.report.figures.style import AttackStyle, attack_styles, styled
+from agr.report.formats import csv_text
 from agr.report.notes import setting_notes
 from agr.report.outcomes import Outcomes
 from agr.utils.errors import ConfigError
-from agr.utils.files import write_content
+from agr.utils.files import write_all
 
 # By norm: where the paper shows ASR and cosine similarity against the step.
 ASR_FIGURE, COSINE_FIGURE = {"linf": 3, "l2": 5}, {"linf": 4, "l2": 6}
@@ -187,25 +188,18 @@ def write_figures(drawing: Drawing, folder: Path, command: str) -> list[Path]:
 
     Older figures of the folder go.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = list(drawing.figures())
-    for old in folder.iterdir():
-        if old.suffix in (".png", ".pdf", ".csv", ".txt"):
-            old.unlink()
     notes = [*setting_notes(drawing.cells), *drawing.outcomes.missing()]
-    written = []
-    for each in drawn:
+    contents = dict[Path, bytes]()
+    for each in drawing.figures():
         told = [each.title, each.caption, *notes, f"made by: {command}", f"data: {each.name}.csv"]
-        contents: dict[str, bytes] = {
-            ".png": encoded(each.figure, "png"),
-            ".pdf": encoded(each.figure, "pdf"),
-            ".csv": each.data.to_csv(index=False).encode(),
-            ".txt": ("\n".join(told) + "\n").encode(),
+        contents |= {
+            folder / f"{each.name}.png": encoded(each.figure, "png"),
+            folder / f"{each.name}.pdf": encoded(each.figure, "pdf"),
+            folder / f"{each.name}.csv": csv_text(each.data).encode(),
+            folder / f"{each.name}.txt": ("\n".join(told) + "\n").encode(),
         }
-        for suffix, content in contents.items():
-            written.append(folder / f"{each.name}{suffix}")
-            write_content(written[-1], content)
-    return written
+    older = [p for p in folder.glob("*") if p.suffix in (".png", ".pdf", ".csv", ".txt")]
+    return write_all(contents, older)
 
 
 def encoded(figure: Figure, kind: str) -> bytes:

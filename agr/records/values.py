@@ -1,0 +1,64 @@
+"""Values that records can have: whoever can write them can forge their hashes too."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from agr.records.schema import TABLES
+
+NULLABLE = {"target_label", "first_success_step", "steps_used", "forwards", "backwards", "flat"}
+# Ids become names of files (agr.data.layouts).
+IMAGE_ID = re.compile(r"[^./\\][^/\\]{0,199}")
+LARGEST_SIDE = 16_384
+ROUNDING = 1e-6
+# Inclusive ranges by column; others that are numbers are finite and 0 or more.
+CLASS = (-1, 2**31 - 1)  # -1: the logits were not finite
+CLASSES = (
+    *("label", "target_label", "clean_pred", "adv_pred"),
+    *("source_clean_pred", "source_adv_pred"),
+)
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(["clean_pred", "adv_pred", "source_clean_pred", "source_adv_pred"], CLASS),
+    **dict.fromkeys(["clean_conf", "adv_conf", "source_clean_conf", "source_adv_conf"], (0, 1)),
+    **dict.fromkeys(["linf", "mean_abs"], (0, 1)),
+    "seed": (-math.inf, math.inf),
+    "cosine": (-1, 1),
+    "height": (1, LARGEST_SIDE),
+    "width": (1, LARGEST_SIDE),
+}
+# Where logits were not finite, so isn't the probability.
+UNANSWERED = {"clean_conf", "adv_conf", "source_clean_conf", "source_adv_conf"}
+
+
+def faults(frame: pd.DataFrame, kind: str) -> Iterator[str]:
+    """Find values that no run writes in some columns of rows, traces or saved images."""
+    for field in TABLES[kind]:
+        if field.name in frame and (wrong := _wrong(frame[field.name], field)):
+            yield f"{wrong} of the {kind} have a {field.name} that cannot be"
+
+
+def is_plain(image_id: Any) -> bool:
+    """Return whether an image id is one that can be a file's name."""
+    text = image_id if isinstance(image_id, str) else ""
+    return text.isprintable() and IMAGE_ID.fullmatch(text) is not None
+
+
+def _wrong(values: pd.Series[Any], field: pa.Field) -> int:
+    """Count the values of a column that cannot be."""
+    name, missing = field.name, values.isna()
+    if not (pa.types.is_integer(field.type) or pa.types.is_floating(field.type)):
+        bad = missing & (name not in NULLABLE)
+        if name == "image_id":
+            bad |= ~values.map(is_plain).astype(bool)
+        return int(bad.sum())
+    low, high = RANGES.get(name, (0, math.inf))
+    inside = values.ge(low - ROUNDING) & values.le(high + ROUNDING) & values.abs().ne(math.inf)
+    if name in UNANSWERED | NULLABLE:
+        inside |= missing
+    return int((~inside.fillna(False).astype(bool)).sum())

@@ -1,0 +1,72 @@
+"""Words to make: one that would do nothing stops it, before anything is run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    """Have make print what it would run."""
+    command = ["make", "--dry-run", "--always-make", *words]
+    return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["tables", "norm=linf"], "make tables reads no norm=…, only EXPERIMENT SUITE ARGS"),
+        (["claims", "eps=4"], 'reads no eps=…, .* ARGS="norm=linf n_images=50"'),
+        (["demo", "SUITE=lite"], "make demo reads no SUITE=…, only ARGS"),
+        (["real", "EXPERIMENT=paper"], "make real reads no EXPERIMENT=…"),
+        (["tables", "CLAIMS=mine.yaml"], "make tables reads no CLAIMS=…"),
+        (["leaderboard", "EXPERIMENT=paper"], "make leaderboard reads no EXPERIMENT=…"),
+        (["plan", "SUIT=lite"], "make plan reads no SUIT=…"),
+        (["plan", "args=seed=1"], "make plan reads no args=…"),
+        (["tables", "report", "CLAIMS=mine.yaml"], "make tables reads no CLAIMS=…"),
+        (["check", "ARGS=agr"], "make check reads no ARGS=…: overrides"),
+        (["status", "HF_HOME=/x"], "environment variables before make"),
+        (["tables", "ARGS=seed=1", "n_images"], "no target n_images: .* into quotes"),
+        (["table"], "no target table: `make help` lists them"),
+    ],
+)
+def test_a_word_that_would_do_nothing_stops_make(words: list[str], error: str) -> None:
+    done = make(*words)
+    assert done.returncode == 2
+    assert not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert re.search(error, line), line
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["tables", "ARGS=seed=1 n_images=5"], "agr.run experiment=paper suite=demo seed=1 n_"),
+        (["plan", "EXPERIMENT=readings", "SUITE=lite"], "experiment=readings suite=lite"),
+        (["real", "NIPS17_DIR=/x"], "agr.run experiment=real suite=lite"),
+        (["report", "CLAIMS=a.yaml", "SUITE=lite"], "--run claims=a.yaml suite=lite"),
+        (["demo", "PYTHON=python3.12"], "agr.run attack=agr norm=linf source=inc_v3"),
+        (["test", "ARGS=-k lite"], '-m "not slow" -k lite'),
+        (["verify", "ARGS=images=3"], "agr.verify images=3"),
+        (["status", "check"], "ruff"),
+    ],
+)
+def test_words_reach_the_command(words: list[str], command: str) -> None:
+    done = make(*words)
+    assert done.returncode == 0, done.stderr
+    assert command in done.stdout
+
+
+def test_every_target_has_a_line_of_help() -> None:
+    text = (TOP / "Makefile").read_text()
+    listed = text.partition("TARGETS := ")[2].partition("\n.PHONY")[0].replace("\\\n", "").split()
+    done = subprocess.run(["make"], cwd=TOP, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == listed
