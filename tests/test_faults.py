@@ -30,6 +30,7 @@ from agr.evaluation.inputs import find_images
 from agr.records.schema import KEYS
 from agr.records.store import Records
 from tests.conftest import assert_same_bits, demo_cell, foreign_lock
+from tests.forked import ForkedRun
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +79,7 @@ def parts_of(folder: Path) -> int:
     return len(list(folder.glob("rows-*.parquet")))
 
 
-def wait_for(process: subprocess.Popen[str], met: Callable[[], bool]) -> None:
+def wait_for(process: subprocess.Popen[str] | ForkedRun, met: Callable[[], bool]) -> None:
     """Until a condition is met by a process at work."""
     deadline = time.monotonic() + PATIENCE
     while not met():
@@ -143,11 +144,10 @@ def test_twenty_kills(tmp_path: Path, whole: Frames) -> None:
     """SIGKILL at 20 moments spread over the work: the same cell, over and over again."""
     folder, rng = cell_of(tmp_path).folder, random.Random(0)
     for k in range(20):
-        process = start(command(tmp_path, MANY))
+        process = ForkedRun(command(tmp_path, MANY)[3:])
         wait_for(process, lambda k=k: parts_of(folder) > k)
         time.sleep(rng.uniform(0, 0.1))  # a part takes about that long
         process.kill()
-        process.communicate()
         found = recorded(tmp_path)
         assert 8 * k < len(found["rows"]) / 2 <= LONG
         assert_part_of(found, whole)

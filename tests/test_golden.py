@@ -180,7 +180,7 @@ WRONG = [
     *("attack.chain.momentun.decay=3", "eps=-1", "eps=abc", "eps=0.03", "eps=256", "steps=1.5"),
     *("shard=3/3", "select=al", "success=targeted", "attack.size=fast", "attack.step.direction=up"),
     *("attack.step._target_=os.system", "suite.root=/nowhere", "ensemble=mean", "eps=2,4"),
-    *("source=[inc_v3,inc_v3]", "source=vgg16/jpeg75", "targets=[vgg16/jpg75]", "targets=vgg16"),
+    *("source=[inc_v3,inc_v3]", "source=vgg16/jpeg75", "targets=[vgg16/jpg75]"),
     *("targets=[vgg16/randpad/jpeg75]", "suite.networks.inc_v4.weights=/nowhere", "eps=["),
     *("experiment=papr", "suite.networks.inc_v3.mean=[0.5]", "shards=0", "norm=null"),
 ]  # fmt: skip

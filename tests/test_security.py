@@ -340,3 +340,21 @@ def test_lines_of_a_shell_for_a_launcher_are_the_users_own(tmp_path: Path) -> No
     overrides = [f"hydra.searchpath=[{tmp_path}]", "hydra/launcher=slurm", "experiment=theirs"]
     with pytest.raises(ConfigError, match=r"hydra\.launcher\.setup stands in a config file"):
         compose_cells(overrides)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "attack.title='${oc.env:SECRET}'",
+        "attack.name='x${oc.env:SECRET}'",
+        "suite.notice='${oc.env:SECRET,none}'",
+        "suite.name='${oc.env:SECRET}'",
+        "suite.networks.vgg16.title='${oc.env:SECRET}'",
+    ],
+)
+def test_no_table_shows_the_environment(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    with pytest.raises(ConfigError, match="may not show the environment") as e:
+        expand([word])
+    assert "hunter2" not in str(e.value)
+    assert expand(["outputs='${oc.env:SECRET}'"])[0].config.outputs == "hunter2"

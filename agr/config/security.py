@@ -83,8 +83,10 @@ def check_texts(config: DictConfig) -> None:
     nodes += [(f"suite.{k}", suite, k) for k in ("name", "notice")]
     nodes += [(f"suite.networks.{n}.title", suite.networks[n], "title") for n in suite.networks]
     for key, parent, name in nodes:
-        raw = OmegaConf.to_container(parent, resolve=False).get(name)  # type: ignore[union-attr]
-        if isinstance(raw, str) and "oc.env" in raw:
+        if not OmegaConf.is_interpolation(parent, name):
+            continue
+        node: Any = OmegaConf.to_container(parent, resolve=False)
+        if "oc.env" in str(raw := node[name]):
             raise ConfigError(
                 f"{key}={raw}: it stands in tables, which may not show the environment: write it "
                 "out"

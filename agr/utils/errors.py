@@ -21,7 +21,7 @@ def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
 
     `otherwise` stands in for a list that is too long for a line.
     """
-    known = sorted(known)
+    known = sorted({*known})
     alike = [k for k in known if _bare(k) == _bare(name)]
     if alike:
         return f"did you mean {alike[0]}?"
