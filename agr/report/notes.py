@@ -66,7 +66,8 @@ def setting_notes(cells: Sequence[Cell]) -> list[str]:
 
 def _numeric_notes(identities: Sequence[NumericIdentity]) -> list[str]:
     """Return a line if cells differ in their numeric identities, or in a network's tuning."""
-    without_networks = {repr(replace(identity, networks={})) for identity in identities}
+    # Slots are a matter of the attack: one that stops early has fewer.
+    without_networks = {repr(replace(i, networks={}, slots=0, width=0)) for i in identities}
     tunings: dict[str, set[Tuning]] = {}
     for identity in identities:
         for name, tuning in identity.networks.items():
