@@ -26,7 +26,7 @@ from agr.data.decode import BadImage, load_image
 from agr.data.devkit import META, TRUTH, parse_devkit, unpack_devkit
 from agr.data.entries import Entry, Manifest
 from agr.data.labels import parse_solution, parse_val_txt
-from agr.data.layouts import LONGEST_ID, NIPS
+from agr.data.layouts import LONGEST_ID
 from agr.data.manifest import read_manifest
 from agr.records.store import Records
 from agr.utils.errors import LONGEST_LINE, ConfigError, one_line
@@ -38,6 +38,7 @@ pytestmark = pytest.mark.slow
 T = TypeVar("T")
 CLASSES = 10
 HERE = Path("list")
+NIPS = "images.csv"
 
 
 def fuzz(examples: int) -> Callable[[Any], Any]:

@@ -41,8 +41,8 @@ from agr.utils.errors import ConfigError, nearest
         ("source=adv_inception_v3", "it is called inception_v3.tf_adv_in1k now"),
         ("source=ens_adv_inception_resnet_v2", "called inception_resnet_v2.tf_ens_adv_in1k now"),
         ("source=vit_base_patch16_224_in21k", "it is called vit_base_patch16_224.augreg_in21k now"),
-        ("targets=[vgg61]", "did you mean vgg16"),
-        ("targets=vgg61", "did you mean vgg16"),
+        ("targets=[vgg61]", "did you mean vgg19 or vgg16"),
+        ("targets=vgg61", "did you mean vgg19 or vgg16"),
     ],
 )
 def test_the_way_out_is_named(word: str, hint: str) -> None:

@@ -374,7 +374,7 @@ def test_no_answer_is_no_success() -> None:
         ),
         (["attack=ifgsm", "attack.chain=[1]"], r"attack.chain doesn't take this"),
         (
-            ["attack=ifgsm", "allow=my_parts"],
+            ["attack=ifgsm", "allow={my:parts}"],
             r"allow doesn't take this: a list is written allow",
         ),
         (["attack=ifgsm", "attack.size=eps/0"], "attack.size=eps/0 is no step size"),

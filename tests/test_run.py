@@ -94,7 +94,7 @@ WRONG = {
     "source=zzz": "is unknown: known: inc_v3, inc_v4, ir_v2, vgg16, vgg19, res152, timm's names",
     "eps=2,4": "Ambiguous value for argument 'eps=2,4': to sweep over its values put -m first",
     "experiment=papr": "did you mean paper",
-    "targets=vgg16": "write targets=[vgg16,vgg19]",
+    "targets={a:b}": "write targets=[vgg16,vgg19]",
     "targets=[]": "names no network",
     "outputs=": "names no folder",
     "attack.step.phi=0": "phi=0 cannot be",
