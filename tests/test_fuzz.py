@@ -28,6 +28,7 @@ from agr.data.entries import Entry, Manifest
 from agr.data.labels import parse_solution, parse_val_txt
 from agr.data.layouts import LONGEST_ID
 from agr.data.manifest import read_manifest
+from agr.records.schema import ROWS as COLUMNS
 from agr.records.store import Records
 from agr.utils.errors import LONGEST_LINE, ConfigError, one_line
 from agr.utils.text import UNSHOWN
@@ -423,7 +424,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Records:
     records.update_run(
         lambda run: vars(run).update(name="x", config={"eps": 10.0, "allow": []}, lost=[1, 2])
     )
-    row = {"suite": "s", "target": "vgg16", "image_id": "a", "success": True, "l2": 0.5, "seed": 0}
+    row: dict[str, Any] = dict.fromkeys(COLUMNS.names, 0)
+    texts = ("suite", "cell", "attack", "attack_hash", "norm", "source", "target", "adv_sha256")
+    row |= dict.fromkeys(texts, "x") | {"image_id": "a", "success": True, "white_box": True}
+    row |= {"l2": 0.5, "flat": None}
     records.write_part("0/1", {"rows": [row | {"position": i} for i in range(2)]})
     return records
 
