@@ -320,7 +320,7 @@ def checkpoint(content: bytes | Callable[[], bytes], name: str, *said: str) -> C
     def make(here: Path) -> list[str]:
         (here / name).write_bytes(content if isinstance(content, bytes) else content())
         listed(here, [])
-        return [*QUICK, f"source=resnet18:{name}", "targets=null"]
+        return [*QUICK, f"source=resnet18:{name}", "targets=null", "suite.classes=1000"]
 
     return Case(make, said)
 
@@ -512,7 +512,7 @@ VALUES = {
     "a word without a key": words("=3", "=3 chooses no file"),
     "an empty word": words("", "an empty word cannot be read"),
     "a word of braces": words("{}", "{} cannot be read"),
-    "no norm": words("norm=null", "norm=null chooses no file: write norm=NAME"),
+    "no norm": words("norm=null", "norm=null chooses no file: write norm=linf or l2"),
     "a key taken away": words("~eps", "eps is missing: leave ~eps out"),
     "a list of lists": words("targets=[[vgg16]]", "targets=[['vgg16']]: give a list of names"),
     "a package that is none": words("allow=['../x']", "allow=[../x] is no package"),
@@ -603,7 +603,7 @@ IMAGES = {
     "a list without end": place(
         lambda path: path.symlink_to("/dev/zero"), "x.csv", "x.csv is a device: give a file"
     ),
-    "a list that is a folder": place(lambda path: path.mkdir(), "x.csv", "x.csv is a folder"),
+    "a list that is a folder": place(lambda path: path.mkdir(), "x.csv", "x.csv has no images"),
     "a list of 8 GB": place(lambda path: sparse(path, 8 << 30), "x.csv", "8,589,934,592 bytes"),
     "a data set in a circle": place(
         lambda path: path.symlink_to("x"), "x", "data.root=x is not there"
@@ -665,10 +665,10 @@ MANIFESTS = {
     "a CSV without a header": csv("i0.JPEG,0\n", "list.csv has no column filename"),
     "a CSV of other columns": csv("name,class\ni0.JPEG,0\n", "list.csv has no column filename"),
     "a CSV with a column twice": csv(
-        "filename,label,label\ni0.JPEG,0,1\n", "the column label twice"
+        "filename,label,label\ni0.JPEG,0,1\n", "two columns for the label, label and label"
     ),
     "a CSV with fields too many": csv("filename,label\ni0.JPEG,0,7\n", "line 2: ", "more fields"),
-    "a CSV with fields too few": csv("filename,label\ni0.JPEG\n", "line 2: 'i0.JPEG', label None"),
+    "a CSV with fields too few": csv("filename,label\ni0.JPEG\n", "line 2: 'i0.JPEG', label ''"),
     "a CSV in UTF-16": csv("filename,label\n".encode("utf-16"), "list.csv is no text", "as UTF-8"),
     "a CSV in Latin 1": csv("filename,label\nü.JPEG,0\n".encode("latin-1"), "list.csv is no text"),
     "a CSV with a NUL": csv("filename,label\ni\0.JPEG,0\n", "'i\\x00' needs another name"),
@@ -683,7 +683,7 @@ MANIFESTS = {
     "a class with a point": csv("filename,label\ni0.JPEG,1.5\n", "line 2: 'i0.JPEG', label '1.5'"),
     "a class in other digits": csv("filename,label\ni0.JPEG,٣\n", "line 2: 'i0.JPEG', label '٣'"),
     "a class of 5,000 digits": csv(f"filename,label\ni0.JPEG,{'9' * 5000}\n", "line 2", " … "),
-    "a name twice": csv("filename,label\ni0.JPEG,0\nx/i0.JPEG,1\n", "list.csv names i0 twice"),
+    "a name twice": csv("filename,label\ni0.JPEG,0\ni0.png,1\n", "list.csv names i0 twice"),
     "a name that climbs": csv("filename,label\n..,0\n", "'..' needs another name"),
     "a name of the system": csv(
         "filename,label\n/etc/shadow.JPEG,1\n", "/etc/shadow.JPEG is not in ."
@@ -702,7 +702,7 @@ MANIFESTS = {
         "ILSVRC2012_val_00000001 3\n", "has no label for", "3 such"
     ),
     "labels that say it twice": text_labels(
-        "a 1\nx/a.png 2\n", "labels.txt line 2 names a a second time"
+        "a 1\na.png 2\n", "labels.txt line 2 names a a second time"
     ),
     "labels without a class": text_labels("a 1\nb\n", "labels.txt line 2: 'b', label ''"),
     "a solution without columns": text_labels("ImageId,PredictionString2\na,n01440764\n", "column"),
