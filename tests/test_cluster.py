@@ -181,7 +181,7 @@ def test_finished_cells_are_left_out(
     cells = cells_in(tmp_path, *words)
     missing = {2.0: {1, 3, 5}, 4.0: {0, 2}, 8.0: {0, 11}}  # eps 2 has its first shard, ...
     everything = set(range(cells[0].config.n_images))
-    monkeypatch.setattr(agr.jobs.tasks, "_done", lambda c: everything - missing[c.config.eps])
+    monkeypatch.setattr(agr.jobs.tasks, "_done", lambda c, run: everything - missing[c.config.eps])
     pool.undone = 1
     assert sweep(Launcher("slurm", {}), ["-m", *words], cells) == 1
     assert [t.cell.config.shard for t in pool.begun] == ["1/2", "0/2", "0/2", "1/2"]
@@ -358,7 +358,7 @@ def test_options_of_sbatch_that_are_false_are_left_out() -> None:
 
 def test_what_the_records_hold_counts(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that was cancelled when all was done did its cell."""
-    monkeypatch.setattr(agr.jobs.tasks, "_missing", lambda cell, lost: set())
+    monkeypatch.setattr(agr.jobs.tasks, "_missing", lambda cell, run, done: 0)
     task.state = "Slurm says CANCELLED"
     assert failure_of(task) is None
     assert task.paths is not None

@@ -200,7 +200,7 @@ def test_a_pipe_in_place_of_a_png_is_not_waited_for(records: Records) -> None:
 def test_a_huge_number_of_images_costs_no_memory(records: Records) -> None:
     """As an edited run.json asks for: positions are counted, not written down."""
     cell = demo_cell(records.folder.parent.parent, *VGG, *EXTRAS, "n_images=1000000000")
-    wanted = Wanted(cell, records)
+    wanted = Wanted(cell, records.run())
     assert len(wanted) == 10**9
     assert 10**9 - 1 in wanted
     assert 10**9 not in wanted
@@ -216,7 +216,7 @@ def test_wanted_positions_are_counted(
     shard: str, n: int, more: tuple[str, ...], tmp_path: Path
 ) -> None:
     cell = demo_cell(tmp_path, *VGG, *more, f"shard={shard}", f"n_images={max(n, 1)}")
-    wanted = Wanted(cell, Records(tmp_path))
+    wanted = Wanted(cell, None)
     wanted.n = n
     assert len(wanted) == sum(map(cell.mine, range(n))) == len(wanted.of(range(-5, n + 5)))
 

@@ -159,10 +159,11 @@ class L2(Ball):
             return undone(threshold).to(dtype).square_().sum(within(v)) <= bound
 
         high = torch.full((len(v),), 0.5, dtype=v.dtype, device=v.device)
-        if bool(fits(high).all()):
+        at_once = fits(high)
+        if bool(at_once.all()):
             return r
         enough = fits(torch.zeros_like(high))
-        low = torch.where(fits(high), high, torch.where(enough, 0.0, -1.0))
+        low = torch.where(at_once, high, torch.where(enough, 0.0, -1.0))
         high = torch.where(enough, high, 0.0)
         for _ in range(HALVINGS):
             middle = (low + high) / 2

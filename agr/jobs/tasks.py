@@ -15,6 +15,7 @@ from agr.config.overrides import shell_command
 from agr.jobs.launcher import of_launcher
 from agr.records.precision import twin
 from agr.records.progress import Wanted, complete
+from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from agr.utils.text import plural
@@ -67,7 +68,7 @@ class Task:
 def different(cells: Iterable[Cell]) -> list[Cell]:
     """Drop cells that are there twice, and shards without images."""
     once = {(str(cell.folder), repr(cell.config)): cell for cell in cells}
-    return [cell for cell in once.values() if len(Wanted(cell, Records(cell.folder)))]
+    return [cell for cell in once.values() if len(Wanted(cell, Records(cell.folder).run()))]
 
 
 def undone(cells: Iterable[Cell]) -> list[Cell]:
@@ -76,30 +77,31 @@ def undone(cells: Iterable[Cell]) -> list[Cell]:
     A cell's records are read once for all of its shards. Raises ConfigError for a run.json that
     can't be read.
     """
-    known: dict[str, set[int]] = {}
+    known: dict[str, tuple[RunInfo | None, set[int]]] = {}
     found = []
     for cell in cells:
         whole = cell.whole
         key = f"{whole.folder} {whole.config}"
         if key not in known:
-            known[key] = _done(whole)
-        if _missing(cell, known[key]):
+            run = Records(whole.folder).run()
+            known[key] = run, _done(whole, run)
+        if _missing(cell, *known[key]):
             found.append(cell)
     return found
 
 
-def _done(cell: Cell) -> set[int]:
+def _done(cell: Cell, run: RunInfo | None) -> set[int]:
     """Positions of a cell that lack nothing; none where a run has to do more than images."""
-    records = Records(cell.folder)
-    run = records.run()
     if run is None or (twin(cell) and not run.against_fp32):
         return set()
-    return complete(cell, records) or set()  # of a damaged part a run does the images again
+    return (
+        complete(cell, Records(cell.folder)) or set()
+    )  # of a damaged part a run does the images again
 
 
-def _missing(cell: Cell, done: Collection[int]) -> int:
+def _missing(cell: Cell, run: RunInfo | None, done: Collection[int]) -> int:
     """Count the positions of a cell's shard that are not among the `done` ones."""
-    wanted = Wanted(cell, Records(cell.folder))
+    wanted = Wanted(cell, run)
     return len(wanted) - len(wanted.of(done))
 
 
@@ -112,7 +114,7 @@ def failure_of(task: Task) -> str | None:
         refresh(task.cell.folder)
         run = Records(task.cell.folder).run()
         lost = run.lost if run else ()  # files that went bad
-        if not _missing(task.cell, _done(task.cell) | {*lost}):
+        if not _missing(task.cell, run, _done(task.cell, run) | {*lost}):
             return None
     except ConfigError as e:
         return str(e)

@@ -40,9 +40,9 @@ class Wanted:
     They are counted and not written down: a config can ask for any number.
     """
 
-    def __init__(self, cell: Cell, records: Records):
+    def __init__(self, cell: Cell, run: RunInfo | None):
         self.cell = cell
-        n, eligible = cell.config.n_images, (records.run() or RunInfo()).eligible
+        n, eligible = cell.config.n_images, (run or RunInfo()).eligible
         self.n = n if eligible is None else min(n, eligible)
 
     def __contains__(self, position: int) -> bool:
@@ -60,9 +60,10 @@ class Wanted:
 
 def finished(cell: Cell, records: Records) -> bool:
     """Return whether the records hold all that the config asks for. Raises ConfigError."""
-    if records.run() is None:
+    run = records.run()
+    if run is None:
         return False
-    wanted, done = Wanted(cell, records), complete(cell, records)
+    wanted, done = Wanted(cell, run), complete(cell, records)
     return done is not None and len(wanted.of(done)) == len(wanted)
 
 
@@ -95,7 +96,8 @@ def progress(cell: Cell, records: Records) -> Progress:
 
     Raises ConfigError (run.json).
     """
-    run, wanted = records.run(), Wanted(cell, records)
+    run = records.run()
+    wanted = Wanted(cell, run)
     n = len(wanted)
     if run is None:
         return Progress("missing", n, n)

@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from agr.config.schema import LARGEST_SIDE
 from agr.records.schema import TABLES
 
 NULLABLE = {"target_label", "first_success_step", "steps_used", "forwards", "backwards", "flat"}
 # Ids become names of files (agr.data.layouts).
 IMAGE_ID = re.compile(r"[^./\\][^/\\]{0,199}")
-LARGEST_SIDE = 16_384
 ROUNDING = 1e-6
 # Inclusive ranges by column; others that are numbers are finite and 0 or more.
 CLASS = (-1, 2**31 - 1)  # -1: the logits were not finite

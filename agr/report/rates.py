@@ -93,7 +93,7 @@ def selected(cell: Cell) -> pd.DataFrame | None:
     run = records.run()
     if run is None:
         return None
-    wanted = Wanted(cell, records)
+    wanted = Wanted(cell, run)
     rows = records.read("rows", COLUMNS)
     mine = wanted.of(rows["position"].unique().tolist())
     rows = rows[rows["position"].isin(mine) & rows["target"].isin(cell.targets)]

@@ -8,7 +8,7 @@ plain networks.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -62,8 +62,7 @@ def row(options: Options) -> Iterator[list[Measurement]]:
         elif installed(attack, ("torchattacks",)):
             run = b.peer("torchattacks", attack, b.plain)
             works[THEIR_ROW] = partial(_their_row, run, b, networks)
-        contenders = [Contender(name, work, len(b.items)) for name, work in works.items()]
-        rows, results = interleave("row", setting, contenders, options.rounds, **options.how)
+        rows, results = _timed("row", setting, works, len(b.items), options)
         for name, rates in results.items():
             values = {f"ASR on {target}": rates[target] for target in DEMO_SOURCES}
             rows += facts("row", setting, name, values)
@@ -85,15 +84,22 @@ def real(options: Options) -> Iterator[list[Measurement]]:
         if installed(attack, ("torchattacks",)):
             run = b.peer("torchattacks", attack, b.plain)
             works[name] = partial(_their_row, run, b, networks)
-    contenders = [Contender(name, work, len(b.items)) for name, work in works.items()]
-    rows, results = interleave("real", setting, contenders, options.rounds, **options.how)
+    rows, results = _timed("real", setting, works, len(b.items), options)
     for name, rates in results.items():
         rows += facts("real", setting, name, _white_box_and_transfer(rates))
     for attack, name in THEIR_REAL.items():
         if name in results and options.precision != "bf16":
-            rates = [_white_box_and_transfer(results[n]) for n in (OWN_REAL[attack], name)]
-            _compare(f"real: {setting}, {attack}", len(b.items), *rates)
+            both = [_white_box_and_transfer(results[n]) for n in (OWN_REAL[attack], name)]
+            _compare(f"real: {setting}, {attack}", len(b.items), *both)
     yield rows
+
+
+def _timed(
+    part: str, setting: str, works: Mapping[str, partial[Rates]], n: int, options: Options
+) -> tuple[list[Measurement], dict[str, Rates]]:
+    """Time rows of `n` images, in turns; also return the rates that each found."""
+    contenders = [Contender(name, work, n) for name, work in works.items()]
+    return interleave(part, setting, contenders, options.rounds, **options.how)
 
 
 def _white_box_and_transfer(rates: Rates) -> Rates:
