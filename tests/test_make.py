@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[1]
+# What make tells a make that it starts, as `make test` does: words, flags and how deep it stands.
+TOLD = {"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"}
+BARE = {name: value for name, value in os.environ.items() if name not in TOLD}
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -17,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 def make(*words: str) -> subprocess.CompletedProcess[str]:
     """Have make print what it would run."""
     command = ["make", "--dry-run", "--always-make", *words]
-    return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=TOP, env=BARE, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -68,5 +72,5 @@ def test_words_reach_the_command(words: list[str], command: str) -> None:
 def test_every_target_has_a_line_of_help() -> None:
     text = (TOP / "Makefile").read_text()
     listed = text.partition("TARGETS := ")[2].partition("\n.PHONY")[0].replace("\\\n", "").split()
-    done = subprocess.run(["make"], cwd=TOP, capture_output=True, text=True, check=True)
+    done = subprocess.run(["make"], cwd=TOP, env=BARE, capture_output=True, text=True, check=True)
     assert [line.split()[0] for line in done.stdout.splitlines()] == listed

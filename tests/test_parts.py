@@ -658,6 +658,7 @@ class OneBad(nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*every gradient was zero:UserWarning")
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("name", composed())
 def test_gradients_of_nought_or_nan_leave_finite_images(name: str, norm: str) -> None:
