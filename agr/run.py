@@ -15,7 +15,7 @@ import hydra
 from omegaconf import DictConfig
 
 from agr.config.compose import check_overrides, compose_cells
-from agr.config.overrides import RUNNING_FLAGS, flags_first, split_shards
+from agr.config.overrides import RUNNING_FLAGS, flags_first, without_shards
 from agr.config.schema import conf_dir
 from agr.jobs.console import guard
 from agr.jobs.launcher import check_submitit, launcher_of
@@ -35,7 +35,7 @@ def _main() -> None:
     flags = {word.partition("=")[0] for word in arguments if word.startswith("-")}
     if not flags <= {*RUNNING_FLAGS}:  # help, or a config that is shown
         check_overrides(arguments)
-        sys.argv[1:] = split_shards(arguments)
+        sys.argv[1:] = without_shards(arguments)  # no key of the config
         _show()
         return
     named = check_submitit(arguments)

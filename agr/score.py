@@ -31,11 +31,10 @@ from agr.jobs.console import script
 from agr.jobs.session import check_all, greet, run
 from agr.records.run_info import RunInfo
 from agr.records.schema import within
-from agr.records.store import Records
+from agr.records.store import Records, cell_folders
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_content
 from agr.utils.hashing import slug
-from agr.utils.pixels import LEVELS
 
 if TYPE_CHECKING:
     from agr.evaluation.given import GivenImages
@@ -95,7 +94,7 @@ def saved_cells(
     if not folders and not Path(outputs).is_dir():
         raise ConfigError(f"outputs={outputs} is no folder: give the root of the records")
     cells = []
-    for folder in folders or sorted(path.parent for path in Path(outputs).glob("*/*/run.json")):
+    for folder in folders or cell_folders(Path(outputs)):
         records = Records(folder)
         saved = records.positions("adversarials")
         if not saved and not folders:
@@ -228,7 +227,7 @@ def _sizes(given: GivenImages, cell: Cell) -> dict[str, float]:
             clean = load_image(by_id[image_id], cell.geometry)
         except BadImage as e:
             raise ConfigError(str(e)) from e
-        found[image_id] = LEVELS * norms(clean, given.like(image_id, clean))[cell.config.norm.name]
+        found[image_id] = norms(clean, given.like(image_id, clean))[cell.config.norm.name]
     return found
 
 

@@ -52,7 +52,9 @@ def main(arguments: Sequence[str]) -> None:
     print(f"\n{len(cells)} cells: {', '.join(f'{n} {word}' for word, n in count.items())}")
     for cell, status in zip(cells, statuses, strict=True):
         if status.word == "failed":
-            print(f"failed: {cell.folder}/failed-*.json has it whole; alone: {cell.command()}")
+            print(
+                f"failed: {cell.folder}/_about/failed-*.json has it whole; alone: {cell.command()}"
+            )
     if any(status.missing for status in statuses):
         print(f"what is missing: {_command(arguments)}")
 

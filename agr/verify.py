@@ -20,7 +20,7 @@ from typing import Any
 from agr.config.overrides import parse_pairs
 from agr.jobs.console import script
 from agr.records.audit import CellReport, check_records
-from agr.records.store import DAMAGED, Records
+from agr.records.store import Records, cell_folders
 from agr.utils.errors import ConfigError
 from agr.utils.text import printable
 
@@ -72,10 +72,8 @@ def _folders(outputs: Path, pattern: str) -> list[Path]:
     """Folders of cells below `outputs`, those of fp32 comparisons included."""
     if not outputs.is_dir():
         raise ConfigError(f"outputs={outputs} is no folder: give the root of the records")
-    names = ("run.json", "rows-*.parquet")
-    found = {path.parent for name in names for path in outputs.rglob(name)}
-    found = {path.parent if path.name == DAMAGED else path for path in found}
-    folders = sorted(path for path in found if fnmatch.fnmatch(path.name, pattern))
+    found = cell_folders(outputs, "**")
+    folders = [path for path in found if fnmatch.fnmatch(path.name, pattern)]
     if not folders:
         raise ConfigError(
             f"outputs={outputs} cells={pattern}: there are no records: check the path"

@@ -19,9 +19,6 @@ from agr.models.network import Network, load_network
 from agr.utils.hashing import draw
 
 EPS = 10 / 255
-
-# Tests are small: a second thread would mostly wait for the first.
-torch.set_num_threads(1)
 CLASSES = 5
 
 

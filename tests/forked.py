@@ -1,51 +1,119 @@
-"""Runs of the command that begin at once: forked from a process that has torch and timm already.
+"""Programs that begin at once: forked from a process that has loaded torch and timm already.
 
-For tests that start one run after another, only to kill it. How a run starts from nothing is the
-matter of others.
+A fork does what `python -m MODULE` does, with arguments, streams, signals and an exit code of its
+own, five seconds sooner. How a program starts from nothing is the matter of others.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
+import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import agr.evaluation.runner  # noqa: F401  # torch and timm, once for all
-from agr.run import main
+# Loaded once for all. They start no threads, which forks would lack.
+import agr.evaluation.replay
+import agr.evaluation.runner
+import agr.report.page
+import agr.run  # noqa: F401
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
+PATIENCE = 120.0  # seconds that a program may take
 
 
-class ForkedRun:
-    """A run of `python -m agr.run` with the overrides `words`, as far as Popen has its like."""
+class Forked:
+    """A program at work, with the methods of Popen that tests use.
 
-    def __init__(self, words: Sequence[str]):
-        self._process = CONTEXT.Process(target=_run, args=(list(words),))
+    Args:
+        words: the arguments of its command line.
+        module: its name, as after `python -m`.
+        patch: Python code that runs before it.
+        env: variables that differ from ours, but for those that are read at the start.
+        cwd: its folder.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        *,
+        module: str = "agr.run",
+        patch: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ):
+        self._place = Path(tempfile.mkdtemp())
+        self._said = [self._place / name for name in ("stdout", "stderr")]
+        given = (module, list(words), patch, dict(env or {}), cwd or Path.cwd(), self._said)
+        self._process = CONTEXT.Process(target=_run, args=given)
         self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self._process.exitcode
 
     def poll(self) -> int | None:
         """Return the exit code; None while it runs."""
         return self._process.exitcode
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.poll() is None and self.pid:
+            os.kill(self.pid, number)
+
     def kill(self) -> None:
         """Send SIGKILL, and wait for the end."""
         self._process.kill()
         self._process.join()
-        assert self._process.exitcode == -signal.SIGKILL
-        self._process.close()
+        assert self.returncode == -signal.SIGKILL
+        shutil.rmtree(self._place)
 
-    def communicate(self) -> tuple[str, str]:
-        """Wait for the end; what was printed is lost."""
-        self._process.join()
-        return "", ""
+    def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
+        """Wait for the end, and return what was printed."""
+        self._process.join(timeout)
+        assert self.returncode is not None, f"still at work after {timeout} s"
+        out, err = (path.read_text(encoding="utf-8") for path in self._said)
+        shutil.rmtree(self._place)
+        return out, err
 
 
-def _run(words: list[str]) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    sys.argv = ["agr.run", *words]
-    main()
+def run(words: Sequence[str], **how: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, as subprocess.run does with text captured."""
+    process = Forked(words, **how)
+    try:
+        out, err = process.communicate()
+    finally:
+        if process.poll() is None:
+            process.kill()
+    return subprocess.CompletedProcess([*words], process.returncode or 0, out, err)
+
+
+def _run(
+    module: str,
+    words: list[str],
+    patch: str,
+    env: dict[str, str],
+    cwd: Path,
+    said: list[Path],
+) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for descriptor, path in enumerate(said, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    os.environ |= env
+    os.chdir(cwd)
+    sys.argv = [module, *words]
+    sys.orig_argv = [sys.executable, "-m", module, *words]
+    exec(patch, {})
+    sys.modules.pop(module, None)  # it is to be __main__
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -141,7 +141,7 @@ def test_the_relative_norm_depends_on_how_bright_images_are(
     cell = expand([*words, "source=inc_v3"])[0]
     spread = np.linspace(0.98, 1.02, N) * rms
     length = math.sqrt(3 * cell.geometry.size**2)
-    columns = {"l2": [0.04 * length] * N, "rel_l2": list(0.04 / spread)}
+    columns = {"l2": [255 * 0.04 * length] * N, "rel_l2": list(0.04 / spread)}
     record(cell, {"inc_v3": ones(N)}, **columns)
     claims, printed = load_claims("agr_paper")
     claim = next(c for c in claims.claims if c.name == "possible_rel_l2")
@@ -239,8 +239,8 @@ def test_means_are_compared_image_by_image(tmp_path: Path) -> None:
     """A small difference on the same images shows, however much images differ from each other."""
     ifgsm, _, agr, _ = cells_of(tmp_path)
     base = np.linspace(0.01, 0.1, N)
-    record(agr, {"vgg16": ones(N)}, rel_l2=list(base - 0.001), mean_abs=list(base / 2))
-    record(ifgsm, {"vgg16": ones(N)}, rel_l2=list(base), mean_abs=list(base / 2))
+    record(agr, {"vgg16": ones(N)}, rel_l2=list(base - 0.001), mean_abs=list(255 * base / 2))
+    record(ifgsm, {"vgg16": ones(N)}, rel_l2=list(base), mean_abs=list(255 * base / 2))
     claim = {"value": "rel_l2", "expect": "lower", "compare": [BETTER]}
     found = judged([ifgsm, agr], write(tmp_path, claim))
     (c,) = found.compared

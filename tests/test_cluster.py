@@ -21,7 +21,7 @@ import agr.jobs.sweep
 import agr.jobs.tasks
 from agr.config.cell import Cell
 from agr.config.compose import compose_cells, expand
-from agr.config.overrides import split_shards
+from agr.config.overrides import shards_of
 from agr.evaluation.runner import run_cell
 from agr.jobs.launcher import Launcher, check_submitit, launcher_of
 from agr.jobs.pools import LocalJobPool, SlurmJobPool, batches, overrides_of
@@ -42,9 +42,16 @@ SMALL = ["source=vgg16", "slots=8", "threads=1", "progress=false"]
 
 
 def test_shards_become_a_sweep() -> None:
-    assert split_shards(["eps=2", "shards=3", "seed=1"]) == ["eps=2", "shard=0/3,1/3,2/3", "seed=1"]
-    assert split_shards(["-m", "shards=1"]) == ["-m", "shard=0/1"]
-    assert split_shards(["shard=0/2"]) == ["shard=0/2"]
+    assert shards_of(["eps=2", "shards=3", "seed=1"]) == 3
+    assert shards_of(["-m", "shards=1"]) == 1
+    assert shards_of(["shard=0/2"]) == 0
+    cells = expand(["eps=2,4", "shards=3", "seed=1"])
+    assert [(c.config.eps, c.config.shard) for c in cells] == [
+        (eps, f"{i}/3") for eps in (2, 4) for i in range(3)
+    ]
+    assert cells[1].overrides == ("eps=2", "seed=1", "shard=1/3")
+    assert cells[1].whole.config == expand(["eps=2", "seed=1"])[0].config
+    assert len({c.id for c in cells}) == 2
 
 
 @pytest.mark.parametrize(
@@ -62,7 +69,7 @@ def test_shards_become_a_sweep() -> None:
 )
 def test_wrong_shards_are_one_line(words: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as e:
-        split_shards(words)
+        shards_of(words)
     assert "\n" not in str(e.value)
 
 
@@ -135,7 +142,7 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def cells_in(outputs: Path, *words: str) -> list[Cell]:
-    return expand(split_shards([f"outputs={outputs}", "n_images=12", *SMALL, *words]))
+    return expand([f"outputs={outputs}", "n_images=12", *SMALL, *words])
 
 
 class NowherePool:

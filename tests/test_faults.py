@@ -1,7 +1,8 @@
 """Faults that runs survive: the real command is disturbed, and ends with an undisturbed run's bits.
 
-Each test runs `python -m agr.run` in processes of its own on the demo suite, does something to it,
-and compares all that is recorded at the end, saved images and traces included, bit by bit.
+Each test runs the command on the demo suite in processes of its own, forked ones but for a few,
+does something to it, and compares all that is recorded at the end, saved images and traces
+included, bit by bit.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from agr.evaluation.inputs import find_images
 from agr.records.schema import KEYS
 from agr.records.store import Records
 from tests.conftest import assert_same_bits, demo_cell, foreign_lock
-from tests.forked import ForkedRun
+from tests.forked import PATIENCE, Forked, run
 
 pytestmark = pytest.mark.slow
 
@@ -40,35 +41,21 @@ WORDS = [
     *("threads=1", "part_seconds=0", "trace=true", "save_adversarials=true"),
 ]
 MANY = f"n_images={LONG}"
-PATIENCE = 120  # seconds that anything here may take
 Frames = dict[str, pd.DataFrame]
 
 
 # ---- running the command -------------------------------------------------------------------------
 
 
-def command(outputs: Path, *words: str) -> list[str]:
-    return [*of_module(), *WORDS, f"outputs={outputs}", "progress=false", *words]
+COMMAND = [sys.executable, "-m", "agr.run"]
 
 
-def of_module(patch: str = "") -> list[str]:
-    """The program: the module, or with Python code that runs before it."""
-    if not patch:
-        return [sys.executable, "-m", "agr.run"]
-    return [sys.executable, "-c", f"{patch}\nfrom agr.run import main\nmain()"]
+def words_of(outputs: Path, *words: str) -> list[str]:
+    return [*WORDS, f"outputs={outputs}", "progress=false", *words]
 
 
 # Else every image is decoded before the first is attacked.
 KEEPING_NO_IMAGES = "import agr.evaluation.images; agr.evaluation.images.MEMORY = 0"
-
-
-def run(words: list[str], **how) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, **how)
-
-
-def start(words: list[str], **how) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, **how)
 
 
 def cell_of(outputs: Path, *words: str) -> Cell:
@@ -79,7 +66,15 @@ def parts_of(folder: Path) -> int:
     return len(list(folder.glob("rows-*.parquet")))
 
 
-def wait_for(process: subprocess.Popen[str] | ForkedRun, met: Callable[[], bool]) -> None:
+def really(words: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the real command, with variables that are read when it starts."""
+    return subprocess.run(
+        [*COMMAND, *words], env=os.environ | env, capture_output=True, text=True, check=False,
+        timeout=PATIENCE,
+    )  # fmt: skip
+
+
+def wait_for(process: subprocess.Popen[str] | Forked, met: Callable[[], bool]) -> None:
     """Until a condition is met by a process at work."""
     deadline = time.monotonic() + PATIENCE
     while not met():
@@ -121,7 +116,7 @@ def assert_part_of(found: Frames, expected: Frames) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Frames:
     """What an undisturbed run records."""
     outputs = tmp_path_factory.mktemp("whole")
-    done = run(command(outputs, MANY))
+    done = run(words_of(outputs, MANY))
     assert done.returncode == 0, done.stderr
     frames = recorded(outputs)
     counts = [len(frames[kind]) for kind in ("rows", "adversarials", "trace")]
@@ -131,7 +126,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Frames:
 
 def goes_on(outputs: Path, whole: Frames, *words: str) -> subprocess.CompletedProcess[str]:
     """The same command again does the rest."""
-    done = run(command(outputs, *words))
+    done = run(words_of(outputs, *words))
     assert done.returncode == 0, done.stderr
     assert_whole(recorded(outputs, *words), whole, LONG if MANY in words else N)
     return done
@@ -144,7 +139,7 @@ def test_twenty_kills(tmp_path: Path, whole: Frames) -> None:
     """SIGKILL at 20 moments spread over the work: the same cell, over and over again."""
     folder, rng = cell_of(tmp_path).folder, random.Random(0)
     for k in range(20):
-        process = ForkedRun(command(tmp_path, MANY)[3:])
+        process = Forked(words_of(tmp_path, MANY))
         wait_for(process, lambda k=k: parts_of(folder) > k)
         time.sleep(rng.uniform(0, 0.1))  # a part takes about that long
         process.kill()
@@ -168,12 +163,12 @@ def test_a_signal_ends_it_cleanly(
 ) -> None:
     """What is finished is written, though no part was due, and the printed command goes on."""
     folder = cell_of(tmp_path).folder
-    process = start(command(tmp_path, "part_seconds=1", MANY))
+    process = Forked(words_of(tmp_path, "part_seconds=1", MANY))
     wait_for(process, lambda: parts_of(folder) > 0)
     process.send_signal(number)
     time.sleep(0.05)
     process.send_signal(number)  # people press Ctrl-C twice
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate()
     assert process.returncode == code
     assert "Traceback" not in out + err
     assert err.startswith(f"stopped by {named}: what was finished is kept; ")
@@ -184,8 +179,8 @@ def test_a_signal_ends_it_cleanly(
     assert 0 < len(found["rows"]) / 2 < LONG
     assert_part_of(found, whole)
     python, *words = shlex.split(err.partition("goes on: ")[2])
-    assert python == "python"
-    done = run([sys.executable, *words])
+    assert (python, words[:2]) == ("python", COMMAND[1:])
+    done = run(words[2:])
     assert done.returncode == 0, done.stderr
     assert_whole(recorded(tmp_path), whole, LONG)
 
@@ -200,13 +195,15 @@ UNHEARD = {
 
 @pytest.mark.parametrize("kind", UNHEARD)
 def test_what_cannot_be_printed_does_not_end_it(kind: str, tmp_path: Path) -> None:
-    words = command(tmp_path, "n_images=8", "attack=fgsm", "trace=false", "save_adversarials=false")
-    done = run(["bash", "-c", UNHEARD[kind].format(shlex.join(words))])
+    quick = ["n_images=8", "attack=fgsm", "trace=false", "save_adversarials=false"]
+    line = shlex.join([*COMMAND, *words_of(tmp_path, *quick)])
+    shell = ["bash", "-c", UNHEARD[kind].format(line)]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     (rows,) = tmp_path.glob("demo/*/rows-*.parquet")
     assert len(pd.read_parquet(rows)) == 16
-    assert not list(tmp_path.glob("demo/*/failed-*"))
+    assert not list(tmp_path.glob("demo/*/_about/failed-*"))
 
 
 CRASH = f"""{KEEPING_NO_IMAGES}
@@ -225,10 +222,9 @@ stream._decode = crash
 @pytest.mark.parametrize("fault", ["os.kill(os.getpid(), signal.SIGSEGV)", "sys.exit('gone')"])
 def test_a_decoder_that_dies(fault: str, tmp_path: Path, whole: Frames) -> None:
     """Decoders are threads of the run: one that crashes ends it, and the next one goes on."""
-    words = command(tmp_path, MANY)
-    program = of_module(CRASH.format(str(tmp_path / "demo" / "*" / "rows-*"), fault))
-    process = start([*program, *words[3:]])
-    process.communicate(timeout=PATIENCE)
+    crash = CRASH.format(str(tmp_path / "demo" / "*" / "rows-*"), fault)
+    process = Forked(words_of(tmp_path, MANY), patch=crash)
+    process.communicate()
     assert process.returncode in (-signal.SIGSEGV, 1)
     found = recorded(tmp_path)
     assert 0 < len(found["rows"]) / 2 < LONG
@@ -253,7 +249,7 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
 
 def test_a_full_disk(tmp_path: Path, whole: Frames) -> None:
     with small_disk(tmp_path / "disk", "600k") as outputs:
-        done = run(command(outputs))
+        done = run(words_of(outputs))
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert done.stderr.startswith(f"error: no space is left in {outputs}")
@@ -270,6 +266,14 @@ def without_roots_powers() -> None:
     ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
 
 
+def started(words: list[str]) -> subprocess.Popen[str]:
+    """The real command, by a user who isn't root: the capability goes when a program is started."""
+    return subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=without_roots_powers,
+    )  # fmt: skip
+
+
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     folder.chmod(0o555)
@@ -281,15 +285,16 @@ def read_only(folder: Path) -> Iterator[None]:
 
 def test_a_read_only_folder_is_refused_before_the_work(tmp_path: Path) -> None:
     with read_only(tmp_path):
-        done = run(command(tmp_path / "outputs"), preexec_fn=without_roots_powers)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert f"outputs={tmp_path}/outputs cannot be written (Permission denied): name" in done.stderr
+        process = started(words_of(tmp_path / "outputs"))
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert len(err.splitlines()) == 1
+    assert f"outputs={tmp_path}/outputs cannot be written (Permission denied): name" in err
 
 
 def test_a_folder_that_becomes_read_only(tmp_path: Path, whole: Frames) -> None:
     folder = cell_of(tmp_path).folder
-    process = start(command(tmp_path), preexec_fn=without_roots_powers)
+    process = started(words_of(tmp_path))
     wait_for(process, lambda: parts_of(folder) > 1)
     with read_only(folder):
         out, err = process.communicate(timeout=PATIENCE)
@@ -315,13 +320,13 @@ def test_an_image_that_goes_bad_in_mid_run(fault: str, tmp_path: Path, whole: Fr
     cell = cell_of(tmp_path, *here)
     (path,) = [e.path for e in find_images(cell).entries if e.image_id == lost]
     content = path.read_bytes()
-    process = start([*of_module(KEEPING_NO_IMAGES), *command(tmp_path, *here, MANY)[3:]])
+    process = Forked(words_of(tmp_path, *here, MANY), patch=KEEPING_NO_IMAGES)
     wait_for(process, lambda: parts_of(cell.folder) > 0)
     if fault == "deleted":
         path.unlink()
     else:
         path.write_bytes(content[:200])
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate()
     assert process.returncode == 0, err
     assert f"bad image, left out: {path.name}" in out
     assert f"1 missing or corrupt images left out: {lost}" in out
@@ -366,17 +371,17 @@ def test_a_damaged_part(
     shutil.copytree(finished_outputs, outputs)
     path = Records(cell_of(outputs).folder).part_files(kind)[3].path
     path.write_bytes(damage(path.read_bytes()))
-    verified = run([sys.executable, "-m", "agr.verify", f"outputs={outputs}"])
+    verified = run([f"outputs={outputs}"], module="agr.verify")
     assert verified.returncode == 1
     assert f"problem: {path.name} is not what was written" in verified.stdout
     said = ""
     if kind == "adversarials":  # of a finished cell they are looked at once they are used
-        score = run([sys.executable, "-m", "agr.score", f"outputs={outputs}", "targets=[vgg16]"])
+        score = run([f"outputs={outputs}", "targets=[vgg16]"], module="agr.score")
         said = score.stdout + score.stderr
         assert f"{path.name} " in said
     said += goes_on(outputs, whole).stdout
-    assert f"{path.name} was damaged: it is set aside in damaged" in said
-    assert (path.parent / "damaged" / path.name).exists()
+    assert f"{path.name} was damaged: it is set aside in _about/damaged" in said
+    assert (cell_of(outputs).folder / "_about/damaged" / path.name).exists()
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -389,7 +394,7 @@ def test_a_network_that_gives_nan(tmp_path: Path) -> None:
     broken = tmp_path / "vgg19.safetensors"
     save_file({k: v * (3e38 if k in last else 1) for k, v in weights.items()}, broken)
     words = [f"suite.networks.vgg19.weights={broken}", "suite.networks.vgg19.sha256=null"]
-    done = run(command(tmp_path, *words, "select=source", "n_images=24"))
+    done = run(words_of(tmp_path, *words, "select=source", "n_images=24"))
     assert done.returncode == 0, done.stderr
     rows = Records(cell_of(tmp_path, *words, "select=source").folder).read("rows")
     silent = rows[(rows["target"] == "vgg19") & (rows["adv_pred"] < 0)]
@@ -405,8 +410,8 @@ def test_a_network_that_gives_nan(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", ["wait=false", "wait=true"])
 def test_two_processes_on_one_cell(word: str, tmp_path: Path, whole: Frames) -> None:
     """One works; the other one leaves it to that, or waits and finds it done."""
-    both = [start(command(tmp_path, word)) for _ in range(2)]
-    said = [process.communicate(timeout=PATIENCE) for process in both]
+    both = [Forked(words_of(tmp_path, word)) for _ in range(2)]
+    said = [process.communicate() for process in both]
     codes = sorted(process.returncode for process in both)
     assert codes == ([0, 0] if word == "wait=true" else [0, 2]), said
     if word == "wait=false":
@@ -430,9 +435,9 @@ def lock_ahead(folder: Path, ahead: float) -> Path:
 def test_a_lock_of_a_dead_process_elsewhere(ahead: float, tmp_path: Path) -> None:
     """It is taken over once nobody has touched it for a lease's time, whatever its clock says."""
     lock = lock_ahead(cell_of(tmp_path).folder, ahead)
-    quick = os.environ | {"AGR_LEASE_SECONDS": "3"}
+    quick = {"AGR_LEASE_SECONDS": "3"}
     started = time.monotonic()
-    done = run(command(tmp_path, "n_images=8"), env=quick)
+    done = really(words_of(tmp_path, "n_images=8"), quick)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started > 3
     assert not lock.exists()
@@ -451,8 +456,7 @@ def test_a_lock_of_a_living_process_elsewhere(ahead: float, tmp_path: Path) -> N
     heart = threading.Thread(target=beat)
     heart.start()
     try:
-        words = command(tmp_path, "n_images=8")
-        done = run(words, env=os.environ | {"AGR_LEASE_SECONDS": "3"})
+        done = really(words_of(tmp_path, "n_images=8"), {"AGR_LEASE_SECONDS": "3"})
     finally:
         over.set()
         heart.join()
@@ -481,7 +485,7 @@ zoo.Network.forward = fail
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Frames:
     """What an undisturbed run with half the slots records."""
     outputs = tmp_path_factory.mktemp("narrow")
-    done = run(command(outputs, "slots=4"))
+    done = run(words_of(outputs, "slots=4"))
     assert done.returncode == 0, done.stderr
     return recorded(outputs, "slots=4")
 
@@ -492,8 +496,7 @@ def test_memory_that_runs_out(
 ) -> None:
     """No image is lost, and each part says how wide it was: it has the bits of that width."""
     patch = OUT_OF_MEMORY.format(crafting=crafting, title=title, at=at)
-    words = command(tmp_path)
-    done = run([*of_module(patch), *words[3:]])
+    done = run(words_of(tmp_path), patch=patch)
     assert done.returncode == 0, done.stderr
     assert "out of memory with slots=8: going on with slots=4" in done.stdout
     records = Records(cell_of(tmp_path).folder)
@@ -515,6 +518,5 @@ def test_memory_that_runs_out(
                 f[f["position"].isin(mine)].reset_index(drop=True) for f in (frame, expected[kind])
             )
             assert_same_bits(own, theirs)
-    verify = [sys.executable, "-m", "agr.verify", f"outputs={tmp_path}", "images=12"]
-    verified = run(verify)
+    verified = run([f"outputs={tmp_path}", "images=12"], module="agr.verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr

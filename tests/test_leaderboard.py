@@ -162,11 +162,11 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     cells = two(tmp_path)
     fill(
         cells[0], {"inc_v3": 4, "inc_v4": 1, "vgg16": 3}, [(4, 1.0), (4, 3.0)],
-        backwards=[2, 4, 6, 8], linf=[0.02, 0.02, 0.04, 0.04], rel_l2=[0.1, 0.2, 0.3, 0.4],
+        backwards=[2, 4, 6, 8], linf=[5, 5, 10, 10], rel_l2=[0.1, 0.2, 0.3, 0.4],
     )  # fmt: skip
     fill(
         cells[1], {"inc_v3": 0, "inc_v4": 2, "vgg16": 3}, [(2, 1.0)],
-        backwards=1, linf=0.01, rel_l2=0.05,
+        backwards=1, linf=2, rel_l2=0.05,
     )  # fmt: skip
     row = only_row(cells)
     assert (row["attack"], row["title"], row["sources"]) == ("agr", "AGR", "inc_v3,vgg16")
@@ -174,7 +174,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     assert row["transfer"] == pytest.approx(100 * 3 / 8)
     assert row["white_box"] == pytest.approx(100 * 7 / 8)
     assert row["gradients"] == pytest.approx((20 + 4) / 8)
-    assert row["linf"] == pytest.approx(255 * (0.12 + 0.04) / 8)
+    assert row["linf"] == pytest.approx((30 + 8) / 8)
     assert row["rel_l2"] == pytest.approx((1.0 + 0.2) / 8)
     assert row["images_per_second"] == pytest.approx(10 / 5)
     # two results on each of four images: as four images, not as eight
@@ -252,7 +252,7 @@ def test_the_page(tmp_path: Path) -> None:
         name = cell.config.attack.name
         if (name, cell.source) != ("mifgsm", "vgg16"):
             own = dict.fromkeys(cell.targets, fooled[name]) | {cell.source: 4}
-            fill(cell, own, [(4, 1.0)], backwards=2, linf=10 / 255, rel_l2=0.05)
+            fill(cell, own, [(4, 1.0)], backwards=2, linf=10, rel_l2=0.05)
     paths = write_leaderboards(cells, tmp_path / "t")
     assert [p.name for p in paths] == [f"leaderboard-linf-10.{s}" for s in ("md", "tex", "csv")]
     low, high = (100 * v for v in bootstrap([1, 1, 1, 0], range(4))[:2])

@@ -354,14 +354,14 @@ def records(
 def run_file(content: str | bytes) -> Callable[[Path], object]:
     def change(outputs: Path) -> None:
         content_bytes = content if isinstance(content, bytes) else content.encode()
-        next(outputs.glob("demo/*/run.json")).write_bytes(content_bytes)
+        next(outputs.glob("demo/*/_about/run.json")).write_bytes(content_bytes)
 
     return change
 
 
 def of_schema(version: object) -> Callable[[Path], object]:
     def change(outputs: Path) -> None:
-        (path,) = outputs.glob("demo/*/run.json")
+        (path,) = outputs.glob("demo/*/_about/run.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
 
     return change
@@ -779,7 +779,7 @@ CHECKPOINTS = {
 
 DAMAGED = "run.json is damaged, or was edited: restore it, or move"
 IN_THE_WAY = "move what is in the way"
-ROWS, IMAGES_SAVED = "demo/*/rows-*.parquet", "demo/*/adversarials-*.parquet"
+ROWS, IMAGES_SAVED = "demo/*/rows-*.parquet", "demo/*/_adversarials/*.parquet"
 SCORING = ["outputs=outputs", "targets=[vgg19]"]
 score = partial(records, given=SCORING, program="agr.score")
 tables = partial(records, given=OF_TABLES, program="make_tables.py")
@@ -798,10 +798,10 @@ RECORDS = {
     "run.json of a newer schema": records(
         of_schema(99), "run.json has schema 99", "another outputs"
     ),
-    "run.json that is a folder": records(replaced("demo/*/run.json", Path.mkdir), DAMAGED),
-    "run.json that is a pipe": records(replaced("demo/*/run.json", os.mkfifo), DAMAGED),
+    "run.json that is a folder": records(replaced("demo/*/_about/run.json", Path.mkdir), DAMAGED),
+    "run.json that is a pipe": records(replaced("demo/*/_about/run.json", os.mkfifo), DAMAGED),
     "run.json that is gone": records(
-        replaced("demo/*/run.json", lambda _: None), "has rows but no run.json", "restore it"
+        replaced("demo/*/_about/run.json", lambda _: None), "has rows but no run.json", "restore it"
     ),
     "a score of a damaged run.json": score(run_file("[1]"), DAMAGED),
     "a score of an older schema": score(of_schema(2), "run.json has schema 2"),
@@ -906,7 +906,7 @@ def everything(folder: Path) -> set[str]:
 def left_over(new: set[str]) -> list[str]:
     """What a failed command may not leave: a part of a cell, a draft, a lock; anything outside."""
     suite = r"here/outputs(/(demo|mine|sweep)(/(clean|data|tuning\.json).*)?)?"
-    noted = r"here/outputs/\w+/[^/]*(/failed-0of1\.json)?"  # for agr.status
+    noted = r"here/outputs/\w+/[^/]*(/_about/failed-0of1\.json)?"  # for agr.status
     inside = re.compile(f"{suite}|{noted}")
     unfinished = (".draft", ".lock")
     return [n for n in new if not inside.fullmatch(n) or n.endswith(unfinished)]

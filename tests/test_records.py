@@ -93,7 +93,7 @@ def test_a_number_that_a_kill_left_is_not_used_again(records: Records) -> None:
     assert [p.number for p in records.part_files("rows")] == [1]
     assert records.read("trace").empty
     records.mend("0/1")
-    assert len(list(records.folder.glob("trace-*"))) == 0
+    assert len(list(records.folder.glob("_trace/*"))) == 0
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_damaged_parts_are_set_aside(damage: Any, records: Records) -> None:
     with pytest.raises(Damaged, match=f"{path} is damaged: run the cell again"):
         records.positions("rows")
     (said,) = records.mend("0/1")
-    assert said.startswith(f"{path.name} was damaged: it is set aside in damaged")
-    assert (records.folder / "damaged" / path.name).read_bytes() == content
+    assert said.startswith(f"{path.name} was damaged: it is set aside in _about/damaged")
+    assert (records.folder / "_about/damaged" / path.name).read_bytes() == content
     assert records.positions("rows") == {1}
     assert records.mend("0/1") == []
 
@@ -139,7 +139,7 @@ def test_mending_clears_what_its_own_shard_left(records: Records) -> None:
     for draft in drafts:
         draft.touch()
     records.mend("0/2")
-    assert [path.name[:10] for path in records.folder.glob("trace-*")] == ["trace-1of2"]
+    assert [path.name[:10] for path in records.folder.glob("_trace/*")] == ["trace-1of2"]
     assert [draft.exists() for draft in drafts] == [False, True]
 
 
@@ -165,7 +165,7 @@ def test_run_json_tells_when_it_was_touched(records: Records) -> None:
     [
         ('{"schema_version": 2}', "has schema 2, this program writes 5: use another outputs"),
         ('{"schema_version": 6}', "has schema 6"),
-        ('{"schema_version": 5}', "damaged"),
+        ('{"schema_version": 6}', "damaged"),
         ("{}", "damaged"),
         ("[1]", "damaged"),
         ("3", "damaged"),

@@ -302,7 +302,9 @@ def test_a_real_report_shows_the_images_of_its_records(tmp_path: Path) -> None:
     done = subprocess.run([*script, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (html,) = tmp_path.glob("demo/report/*/report.html")
-    assert len(list(tmp_path.glob("demo/*/run.json"))) == 2 * 2 * 6  # eps 10, and five others
+    assert (
+        len(list(tmp_path.glob("demo/*/_about/run.json"))) == 2 * 2 * 6
+    )  # eps 10, and five others
     with chromium() as browser, opened(browser, html) as tab:
         for source in ("VGG16", "VGG19"):
             for attack in ("I-FGSM", "AGR"):
@@ -318,6 +320,6 @@ def test_a_real_report_shows_the_images_of_its_records(tmp_path: Path) -> None:
 
 def saved_image(outputs: Path, attack: str, source: str, image: str) -> np.ndarray[Any, Any]:
     name = {"I-FGSM": "ifgsm", "AGR": "agr"}[attack]
-    (path,) = outputs.glob(f"demo/{name}-linf-10-{source.lower()}-*/png/{image.strip()}.png")
+    (path,) = outputs.glob(f"demo/{name}-linf-10-{source.lower()}-*/_png/{image.strip()}.png")
     with Image.open(path) as picture:
         return np.asarray(picture)

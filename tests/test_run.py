@@ -208,7 +208,7 @@ def test_a_sweep_in_one_process_builds_each_network_once(
     assert code == 0
     assert "[4/4]" in out
     assert sorted(built) == ["res152", "vgg16", "vgg19"]
-    assert len(list(tmp_path.glob("demo/*/run.json"))) == 4
+    assert len(list(tmp_path.glob("demo/*/_about/run.json"))) == 4
     assert len(list(tmp_path.glob("demo/clean/*.parquet"))) == 3
     adversarial = 4 * 12 * 2  # the source said it while it was attacked
     assert 0 < sum(scored) - adversarial < 3 * 2 * 4 * 8  # clean answers for the first cell only

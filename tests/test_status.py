@@ -40,7 +40,7 @@ def test_every_status_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "failed   0 of 4    shard 3/8: ValueError: no such thing" in lines["mifgsm"]
     assert "missing  0 of 4" in lines["fgsm"]
     assert "4 cells: 1 done, 1 running, 1 failed, 1 missing" in out
-    assert f"{failed.folder}/failed-*.json has it whole" in out
+    assert f"{failed.folder}/_about/failed-*.json has it whole" in out
     assert out.splitlines()[-1].startswith("what is missing: python -m agr.run -m source=vgg16")
     assert "shards=8" in out.splitlines()[-1]
 
@@ -97,7 +97,7 @@ def test_failures_are_over_once_the_cell_is_done(
     words = [*VGG, "attack=fgsm", "slots=8", "threads=1", f"outputs={tmp_path}"]
     records = Records(demo_cell(tmp_path, *VGG, "attack=fgsm").folder)
     records.note_failure("3/8", {"error": "ValueError: no"})
-    (records.folder / "failed-1of8.json").write_text("[1]")
+    (records.folder / "_about/failed-1of8.json").write_text("[1]")
     assert [*records.failures()] == ["3/8"]
     run_overrides(words)
     assert records.failures() == {}

@@ -166,7 +166,7 @@ def test_several_values_of_one_cell_are_refused(tmp_path: Path) -> None:
 def test_sizes_by_hand(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "source=inc_v3", "attack=agr")
     values = [0.01 * p for p in range(N)]
-    fill(cells[0], {}, rel_l2=values, mean_abs=[v / 2 for v in values])
+    fill(cells[0], {}, rel_l2=values, mean_abs=[255 * v / 2 for v in values])
     row = rates_and_sizes(cells)[1].set_index("norm").loc["linf"]
     assert row["rel_l2"] == pytest.approx(0.035)
     assert row["mean_abs"] == pytest.approx(0.0175)

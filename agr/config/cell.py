@@ -133,7 +133,19 @@ class Cell:
     @property
     def whole(self) -> Cell:
         """The cell with all its images, however they are divided into shards."""
-        return replace(self, config=replace(self.config, shard="0/1"))
+        return self._of_shard("0/1", self.overrides)
+
+    def shards(self, k: int) -> list[Cell]:
+        """Divide the cell's images into k shards."""
+        names = [f"{i}/{k}" for i in range(k)]
+        return [self._of_shard(name, (*self.overrides, f"shard={name}")) for name in names]
+
+    def _of_shard(self, name: str, overrides: tuple[str, ...]) -> Cell:
+        cell = Cell(replace(self.config, shard=name), overrides)
+        # What is cached says nothing of shards, and takes longer to compute than to copy.
+        known = {k: v for k, v in vars(self).items() if k not in vars(cell)}
+        vars(cell).update(known)
+        return cell
 
     @property
     def saves(self) -> int:

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from agr.config.cell import Cell
 from agr.config.load import to_cell
 from agr.config.messages import explained
-from agr.config.overrides import as_list, split_shards, without_flags
+from agr.config.overrides import as_list, shards_of, without_flags, without_shards
 from agr.config.schema import conf_dir
 from agr.config.security import check_hydra, check_swept, read_yaml
 from agr.config.validation import reject_unknown_keys
@@ -55,7 +55,9 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
     line, for whatever a run could not work with.
     """
     with _hydra() as loader:
-        given = [*map(as_list, split_shards(without_flags(overrides)))]
+        shards = shards_of(overrides)
+        whole = without_shards(overrides) if shards else overrides
+        given = [*map(as_list, without_flags(whole))]
         composer = _Composer(loader, given)
         for o in composer.parsed:
             if o.is_hydra_override() and not HYDRA_KEYS.match(o.key_or_group):
@@ -71,13 +73,17 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
         swept = [f"{key}={value}" for key, value in by_file.items() if key not in keys]
         parsed = composer.parsed + composer.parse(swept)
         sweeps = [o for o in parsed if o.is_sweep_override()]
-        _check_sweeps(sweeps, multirun=multirun or str(config.hydra.mode) == "RunMode.MULTIRUN")
-        if not sweeps:
+        multirun = multirun or str(config.hydra.mode) == "RunMode.MULTIRUN"
+        _check_sweeps(sweeps, shards, multirun=multirun)
+        if sweeps:
+            cells = [to_cell(composer.compose(point), point) for point in _points(parsed)]
+        else:
             (point,) = _points(parsed)
-            return Composition([to_cell(_without_hydra(config.copy()), point)], config)
-        cells = [to_cell(composer.compose(point), point) for point in _points(parsed)]
+            cells = [to_cell(_without_hydra(config.copy()), point)]
         if not cells:
             raise ConfigError(f"{' '.join(given)} means no cell: a sweep over nothing is in it")
+        if shards:
+            cells = [shard for cell in cells for shard in cell.shards(shards)]
         return Composition(cells, config)
 
 
@@ -104,7 +110,9 @@ def _points(parsed: Sequence[Override]) -> list[list[str]]:
     return [list(point) for point in itertools.product(*axes.values())]
 
 
-def _check_sweeps(sweeps: Sequence[Override], *, multirun: bool) -> None:
+def _check_sweeps(sweeps: Sequence[Override], shards: int, *, multirun: bool) -> None:
+    if shards and not multirun:
+        raise ConfigError(f"shards={shards} is a sweep over shards: put -m first")
     for o in sweeps:
         if not multirun:
             raise ConfigError(
@@ -118,7 +126,7 @@ def _check_sweeps(sweeps: Sequence[Override], *, multirun: bool) -> None:
                 f"{o.input_line} is a sweep, and one launcher starts all jobs: give one value; "
                 f"quote it if the comma belongs to it, {quoted}"
             )
-    cells = math.prod(map(_size, sweeps))
+    cells = math.prod(map(_size, sweeps)) * (shards or 1)
     if cells > MOST_CELLS:
         raise ConfigError(
             f"the sweep has {cells:,.0f} cells, and at most {MOST_CELLS:,} are made at once: "

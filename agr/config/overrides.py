@@ -87,11 +87,11 @@ def without_shards(overrides: Sequence[str]) -> list[str]:
     return [word for word in overrides if not word.startswith(("shard=", "shards="))]
 
 
-def split_shards(overrides: Sequence[str]) -> list[str]:
-    """Write `shards=3` as the sweep `shard=0/3,1/3,2/3`. Raises ConfigError."""
+def shards_of(overrides: Sequence[str]) -> int:
+    """Return the K of `shards=K`; 0 where it isn't given. Raises ConfigError."""
     given = [word for word in overrides if word.startswith("shards=")]
     if not given:
-        return list(overrides)
+        return 0
     one = next((word for word in overrides if word.startswith("shard=")), None)
     if one:
         raise ConfigError(f"{given[0]} and {one}: give one, shards=K for all or shard=i/K for some")
@@ -100,8 +100,7 @@ def split_shards(overrides: Sequence[str]) -> list[str]:
         raise ConfigError(
             f"{' '.join(given)} is no number of shards: give shards=K, K from 1 to {MOST_SHARDS}"
         )
-    sweep = ",".join(f"{i}/{number}" for i in range(int(number)))
-    return [f"shard={sweep}" if word == given[0] else word for word in overrides]
+    return int(number)
 
 
 def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:

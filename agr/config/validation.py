@@ -18,7 +18,7 @@ from agr.config.schema import CHOICES, LARGEST_SIDE, STEP_FRACTION, STEP_RULES, 
 from agr.config.security import check_parts
 from agr.utils.errors import ConfigError, nearest
 from agr.utils.pixels import LEVELS
-from agr.utils.text import UNSHOWN, printable
+from agr.utils.text import UNSHOWN, is_name, printable
 
 if TYPE_CHECKING:
     from agr.config.cell import Cell
@@ -84,7 +84,7 @@ def _check_text(c: Config) -> None:
                 "take it out"
             )
     name = c.suite.name
-    if not re.fullmatch(r"[^./\\][^/\\]*", name) or len(name.encode()) > LONGEST_NAME:
+    if not is_name(name, LONGEST_NAME):
         raise ConfigError(
             f"suite.name={name} is the name of a folder: give one of 1 to {LONGEST_NAME} "
             "letters, without slashes and without a dot at its beginning"

@@ -21,6 +21,7 @@ from agr.data.columnar import COLUMNAR, columnar_files, stored_images
 from agr.data.entries import IMAGE_SUFFIXES, NUMBER, SYNSET, distinct_ids, id_of
 from agr.data.snapshot import FileSnapshot, Listing, absence, look_at
 from agr.utils.errors import ConfigError, first_line
+from agr.utils.text import LONGEST_ID, is_name
 
 LEVELS = (
     "",
@@ -40,7 +41,6 @@ INNER = {"train", "val", "validation", "test", "images", "data", "CLS-LOC", "Dat
 INNER |= {"ILSVRC2012_img_val", "Annotations", "ImageSets"}
 VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}", re.ASCII)
 NAMED_CLASS = re.compile(r"_(n\d{8})$", re.ASCII)
-LONGEST_ID = 200  # bytes; file names have 255
 
 
 class ImageFile(NamedTuple):
@@ -165,12 +165,14 @@ def check_ids(ids: Iterable[str], where: str) -> None:
     """Raise ConfigError unless ids are unique and can be names of files."""
     seen = set()
     for image_id in ids:
-        if not image_id.isprintable() or not re.fullmatch(r"[^./\\][^/\\]*", image_id):
+        if not is_name(image_id, LONGEST_ID):
+            if len(image_id.encode(errors="replace")) > LONGEST_ID:
+                raise ConfigError(
+                    f"{where}: {image_id[:20]}… is longer than {LONGEST_ID}: rename it"
+                )
             raise ConfigError(
                 f"{where}: the image {image_id!r} needs another name: ids become names of files"
             )
-        if len(image_id.encode()) > LONGEST_ID:
-            raise ConfigError(f"{where}: {image_id[:20]}… is longer than {LONGEST_ID}: rename it")
         if image_id in seen:
             raise ConfigError(f"{where} names {image_id} twice: image ids must be unique")
         seen.add(image_id)

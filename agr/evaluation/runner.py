@@ -209,7 +209,7 @@ def _record(
         try:
             for batch in _batches(made, evaluator.numeric.width, c.part_seconds):
                 rows = target_rows(evaluator, work, batch)
-                adversarials = adversarial_rows(work, batch, records.folder)
+                adversarials = adversarial_rows(work, batch, records.png_folder)
                 writer.add(rows=rows, trace=trace_rows(work, batch), adversarials=adversarials)
                 count += len(batch)
                 fooled += sum(row["success"] for row in rows if row["target"] == shown)

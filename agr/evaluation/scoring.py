@@ -38,7 +38,7 @@ def target_rows(evaluator: Evaluator, work: Todo, made: Sequence[CraftedImage]) 
         chosen = m.item.tag
         source = _both_predictions(evaluator, cell.source, chosen, predicted[cell.source][i])
         own = shared | _of_image(m) | {f"source_{k}": v for k, v in source.items()}
-        size = LEVELS * own[c.norm.name]
+        size = own[c.norm.name]
         # a smallest perturbation counts if it is one at all, and no larger than eps
         counts = not cell.smallest or (size > 0 and within(size, cell.eps_effective, c.quantize))
         for target in targets:
@@ -69,7 +69,9 @@ def _predictions(evaluator: Evaluator, name: str, made: Sequence[CraftedImage]) 
 def trace_rows(work: Todo, made: Sequence[CraftedImage]) -> list[Row]:
     """Make a row per image and iterate, of the images that lack a trace."""
     return [
-        {"position": m.item.tag.position, "image_id": m.item.tag.image_id} | p._asdict()
+        {"position": m.item.tag.position, "image_id": m.item.tag.image_id}
+        | p._asdict()
+        | {"l2": LEVELS * p.l2}
         for m in made
         if m.item.tag.position in work.trace
         for p in m.trace
@@ -77,13 +79,13 @@ def trace_rows(work: Todo, made: Sequence[CraftedImage]) -> list[Row]:
 
 
 def adversarial_rows(work: Todo, made: Sequence[CraftedImage], folder: Path) -> list[Row]:
-    """Make rows of the images that are to be saved; also write them as PNG below `folder`."""
+    """Make rows of the images that are to be saved; also write them as PNG into `folder`."""
     rows = []
     for m in made:
         if m.item.tag.position in work.adversarials:
             pixels, clean = (x.transpose(1, 2, 0) for x in (m.image, m.item.pixels))
-            path = folder / "png" / f"{m.item.tag.image_id}.png"
-            path.parent.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True)
+            path = folder / f"{m.item.tag.image_id}.png"
             write_png(path, np.ascontiguousarray(pixels), compress_level=1)
             height, width, _ = pixels.shape
             facts = {"height": height, "width": width}
@@ -110,7 +112,7 @@ def image_hash(image: np.ndarray[Any, Any]) -> str:
 
 
 def norms(clean: Pixels, image: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Measure a perturbation, images in [0, 1]: linf, l2, mean_abs, rel_l2 and the cosine.
+    """Measure a perturbation: linf, l2 and mean_abs in levels (0-255), rel_l2 and the cosine.
 
     Images are (3, H, W): uint8, or the adversarial one floating point in [0, 1].
     """
@@ -120,9 +122,9 @@ def norms(clean: Pixels, image: np.ndarray[Any, Any]) -> dict[str, float]:
     # Not numpy's norm and dot: they start threads of their own, which cost more than they give.
     xx, aa, vv, xa = (float((p * q).sum()) for p, q in ((x, x), (a, a), (v, v), (x, a)))
     return {
-        "linf": float(np.abs(v).max()) / LEVELS,
-        "l2": math.sqrt(vv) / LEVELS,
-        "mean_abs": float(np.abs(v).mean()) / LEVELS,
+        "linf": float(np.abs(v).max()),
+        "l2": math.sqrt(vv),
+        "mean_abs": float(np.abs(v).mean()),
         "rel_l2": math.sqrt(vv / xx) if xx else 0.0,
         "cosine": xa / math.sqrt(xx * aa) if xx and aa else 1.0,
     }

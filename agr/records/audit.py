@@ -20,11 +20,10 @@ from agr.config.cell import Cell
 from agr.config.load import stored_cell
 from agr.records.run_info import RunInfo
 from agr.records.schema import KEYS, ROWS, TABLES, within
-from agr.records.store import DAMAGED, Records, image_of
+from agr.records.store import DAMAGED, PNG, Records, image_of
 from agr.records.values import CLASSES, faults
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.files import is_whole
-from agr.utils.pixels import LEVELS
 
 SHOWN = 5  # problems of one kind and cell that are listed
 
@@ -103,7 +102,8 @@ def _files(records: Records, report: CellReport) -> Iterator[str]:
     """Yield a problem for each part file that isn't as it was written."""
     parts = [part for kind in TABLES for part in records.part_files(kind)]
     counted, report.parts = {part.path for part in parts}, len(parts)
-    for path in sorted(records.folder.glob("*.parquet")):
+    there = (path for kind in TABLES for path in sorted(records.place(kind).glob("*.parquet")))
+    for path in there:
         if path not in counted:
             report.notes.append(f"{path.name} has no rows and doesn't count: a killed run left it")
     if aside := len(list((records.folder / DAMAGED).glob("*"))):
@@ -187,7 +187,7 @@ def _agreeing(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
     if rows.groupby("image_id")["position"].nunique().max() > 1:
         yield "an image stands at two positions"
     norm = cell.config.norm.name
-    size = LEVELS * rows[norm].max()
+    size = rows[norm].max()
     if not cell.smallest and not within(size, cell.eps_effective, cell.config.quantize):
         yield f"{norm} is {size:g} of {cell.eps_effective:g} allowed (0-255 scale)"
     if (rows["steps_used"] > cell.config.steps).any():
@@ -204,7 +204,7 @@ def _success(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
         reference = rows["label"] if cell.success == "label" else clean
         success = answered & (reference >= 0) & (pred != reference)
     if cell.smallest:
-        size = LEVELS * rows[cell.config.norm.name]
+        size = rows[cell.config.norm.name]
         success &= (size > 0) & within(size, cell.eps_effective, cell.config.quantize)
     for row in rows[success != rows["success"]].to_dict("records"):
         yield f"success of {row['image_id']} on {row['target']} isn't what its predictions say"
@@ -238,8 +238,8 @@ def _saved(records: Records, rows: pd.DataFrame) -> Iterator[str]:
                 yield f"the saved image of {row['image_id']} is not the one that was scored"
             elif other := _other_norms(row, facts.loc[row["position"]]):
                 yield f"{other} of {row['image_id']} isn't that of its saved images"
-            elif not _same_png(records.folder / "png" / f"{row['image_id']}.png", row):
-                yield f"png/{row['image_id']}.png is not the image that was scored"
+            elif not _same_png(records.png_folder / f"{row['image_id']}.png", row):
+                yield f"{PNG}/{row['image_id']}.png is not the image that was scored"
 
 
 def _is_image(row: dict[str, Any]) -> bool:
@@ -252,9 +252,9 @@ def _other_norms(row: dict[str, Any], recorded: pd.Series[Any]) -> str | None:
     x, a = (image_of(row, k).astype(float) for k in ("clean_pixels", "pixels"))
     v, length = a - x, np.linalg.norm(x)
     found = {
-        "linf": np.abs(v).max() / LEVELS,
-        "l2": np.linalg.norm(v) / LEVELS,
-        "mean_abs": np.abs(v).mean() / LEVELS,
+        "linf": np.abs(v).max(),
+        "l2": np.linalg.norm(v),
+        "mean_abs": np.abs(v).mean(),
         "rel_l2": np.linalg.norm(v) / length if length else 0.0,
         "cosine": (x * a).sum() / (length * np.linalg.norm(a)) if length and a.any() else 1.0,
     }

@@ -1,4 +1,8 @@
-"""Columns of the records: rows, traces and saved adversarial images."""
+"""Columns of the records: rows, traces and saved adversarial images.
+
+Each has its meaning and unit in the field's metadata (docs/pandas.md lists them). Whatever a pixel
+is counted in is in levels, the 0-255 scale that budgets are given in.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,20 @@ import pyarrow as pa
 
 from agr.utils.pixels import EXACTLY
 
-SCHEMA_VERSION = 5
-ROUNDING = 1 + 1e-6  # of the norms of images that were never rounded to 8 bits
+SCHEMA_VERSION = 6
+UNROUNDED = 1 + 1e-6  # of the norms of images that were never rounded to 8 bits
+
+
+LEVEL = "levels (0-255)"  # a unit
 
 
 def within(size: Any, eps: float, quantize: str) -> Any:
     """Compare sizes of perturbations, numbers or a series, with a budget of the same scale."""
-    return size <= eps * (ROUNDING if quantize == "off" else EXACTLY)
+    return size <= eps * (UNROUNDED if quantize == "off" else EXACTLY)
 
 
-def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"meaning": meaning})
+def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
+    return pa.field(name, kind, metadata={"meaning": meaning, "unit": unit})
 
 
 # Unknown or absent values are null: a target label of an untargeted attack, a step of first
@@ -33,9 +40,14 @@ ROWS = pa.schema(
         _field("attack", pa.string(), "name of the attack"),
         _field("attack_hash", pa.string(), "hash of its parts and parameters"),
         _field("norm", pa.string(), "linf | l2"),
-        _field("eps", pa.float64(), "budget as configured, 0-255 scale"),
-        _field("eps_effective", pa.float64(), "budget in effect, 0-255 scale"),
-        _field("steps", pa.int32(), "steps allowed, T"),
+        _field("eps", pa.float64(), "budget as configured", LEVEL),
+        _field(
+            "eps_effective",
+            pa.float64(),
+            "budget in effect: an L2 budget grows with the size of the images",
+            LEVEL,
+        ),
+        _field("steps", pa.int32(), "steps allowed, T", "steps"),
         _field("seed", pa.int64(), "seed of the choice of images and target labels"),
         _field("source", pa.string(), "network the image was crafted on; a+b: an ensemble"),
         _field("target", pa.string(), "network that was scored; a/b: a with defense b"),
@@ -46,34 +58,43 @@ ROWS = pa.schema(
         _field("target_label", pa.int32(), "class a targeted attack wants"),
         _field("adv_sha256", pa.string(), "of the scored image's bytes, (H, W, 3)"),
         _field("clean_pred", pa.int32(), "target's class for the clean image"),
-        _field("clean_conf", pa.float32(), "its softmax probability"),
+        _field("clean_conf", pa.float32(), "its softmax probability", "0 to 1"),
         _field("adv_pred", pa.int32(), "target's class for the adversarial image"),
-        _field("adv_conf", pa.float32(), "its softmax probability"),
+        _field("adv_conf", pa.float32(), "its softmax probability", "0 to 1"),
         _field("source_clean_pred", pa.int32(), "source's class for the clean image"),
-        _field("source_clean_conf", pa.float32(), "its softmax probability"),
+        _field("source_clean_conf", pa.float32(), "its softmax probability", "0 to 1"),
         _field("source_adv_pred", pa.int32(), "source's class for the adversarial image"),
-        _field("source_adv_conf", pa.float32(), "its softmax probability"),
+        _field("source_adv_conf", pa.float32(), "its softmax probability", "0 to 1"),
         _field("success", pa.bool_(), "as the config's `success` says"),
-        _field("first_success_step", pa.int32(), "first iterate seen to fool the source, from 0"),
-        _field("steps_used", pa.int32(), "steps taken; null: another library's"),
+        _field(
+            "first_success_step",
+            pa.int32(),
+            "first iterate seen to fool the source, from 0",
+            "steps",
+        ),
+        _field("steps_used", pa.int32(), "steps taken; null: another library's", "steps"),
         _field("forwards", pa.int32(), "forward passes for this image, of every member"),
         _field("backwards", pa.int32(), "gradients for this image, of every member"),
         _field("flat", pa.bool_(), "every gradient for this image was zero; null: nobody looked"),
-        _field("linf", pa.float64(), "max |v|, images in [0, 1]"),
-        _field("l2", pa.float64(), "||v||_2, images in [0, 1]"),
-        _field("mean_abs", pa.float64(), "mean |v|, images in [0, 1]"),
-        _field("rel_l2", pa.float64(), "||v||_2 / ||x||_2"),
-        _field("cosine", pa.float64(), "cosine similarity of clean and adversarial image"),
+        _field("linf", pa.float64(), "max |v| of the perturbation v", LEVEL),
+        _field("l2", pa.float64(), "||v||_2", LEVEL),
+        _field("mean_abs", pa.float64(), "mean |v|", LEVEL),
+        _field("rel_l2", pa.float64(), "||v||_2 / ||x||_2, x the clean image", "ratio"),
+        _field(
+            "cosine", pa.float64(), "cosine similarity of clean and adversarial image", "-1 to 1"
+        ),
     ]
 )
 
 TRACE = pa.schema(
     [
         *(ROWS.field(name) for name in ["position", "image_id"]),
-        _field("step", pa.int32(), "iterate; 0 is the clean image, the last one is scored"),
+        _field(
+            "step", pa.int32(), "iterate; 0 is the clean image, the last one is scored", "steps"
+        ),
         _field("fooled", pa.bool_(), "the source was fooled by it"),
         ROWS.field("l2"),
-        _field("cosine", pa.float64(), "cosine similarity with the clean image"),
+        _field("cosine", pa.float64(), "cosine similarity with the clean image", "-1 to 1"),
     ]
 )
 
@@ -81,8 +102,8 @@ ADVERSARIALS = pa.schema(
     [
         *(ROWS.field(name) for name in ["position", "image_id", "label", "target_label"]),
         _field("adv_sha256", pa.string(), "of `pixels`"),
-        _field("height", pa.int32(), "pixels"),
-        _field("width", pa.int32(), "pixels"),
+        _field("height", pa.int32(), "of the images", "pixels"),
+        _field("width", pa.int32(), "of the images", "pixels"),
         _field("pixels", pa.binary(), "uint8, (height, width, 3)"),
         _field("clean_pixels", pa.binary(), "of the clean image, in the same geometry"),
         *(ROWS.field(n) for n in ["steps_used", "first_success_step", "forwards", "backwards"]),

@@ -1,10 +1,12 @@
 """Records of a cell: typed rows in part files, and run.json.
 
-A cell's folder holds `run.json`, `rows-*.parquet` (one row per image and target) and on request
-`trace-*.parquet` (one per image and step) and `adversarials-*.parquet` (8-bit images, clean and
-adversarial). Parts are written whole and renamed, rows last, so whatever is there is complete; what
-is done is a set of positions, so a run that was killed goes on where it was. Names of parts end in
-a hash of their content, and run.json holds one of its own, so that damage is noticed.
+A cell's folder holds `rows-*.parquet` (one row per image and target), `_about/run.json`, and on
+request `_trace/` (one row per image and step), `_adversarials/` (8-bit images, clean and
+adversarial) and `_png/`. Readers of Parquet folders pass over names that begin with `_` or `.`, so
+that `pd.read_parquet(folder)` is the rows. Parts are written whole and renamed, rows last, so
+whatever is there is complete; what is done is a set of positions, so a run that was killed goes on
+where it was. Names of parts end in a hash of their content, and run.json holds one of its own, so
+that damage is noticed.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ from agr.utils.signals import unbroken
 from agr.utils.text import printable
 
 IMAGES_AT_ONCE = 64  # of saved ones: all would fill the memory
-DAMAGED = "damaged"  # a folder: parts that were set aside
+# Folders of a cell's folder.
+ABOUT = "_about"
+DAMAGED = f"{ABOUT}/damaged"  # parts that were set aside
+PNG = "_png"
 
 
 class Records:
@@ -44,6 +49,7 @@ class Records:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.png_folder = folder / PNG
         self._lease: SoftFileLease | None = None
 
     # ---- run.json --------------------------------------------------------------------------------
@@ -51,7 +57,7 @@ class Records:
     @property
     def run_file(self) -> Path:
         """Path of run.json."""
-        return self.folder / "run.json"
+        return self.folder / ABOUT / "run.json"
 
     def run(self) -> RunInfo | None:
         """Read run.json; None if there is none. Raises ConfigError for a damaged or older one."""
@@ -64,6 +70,11 @@ class Records:
                 found: RunInfo = parse_run(content)
                 return found
         except FileNotFoundError:
+            if (self.folder / "run.json").exists():
+                raise ConfigError(
+                    f"{self.folder} is of an earlier version, which kept run.json beside the rows: "
+                    "use another outputs=… folder"
+                ) from None
             if self.part_files("rows"):
                 raise ConfigError(
                     f"{self.folder} has rows but no run.json, which says what they are: restore "
@@ -81,9 +92,9 @@ class Records:
 
     def update_run(self, change: Callable[[RunInfo], None]) -> RunInfo:
         """Apply `change` to run.json, one writer at a time, and return its new content."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.run_file.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / ".run.lock") as lease:
-            for draft in self.folder.glob(f".run.json.*{DRAFT}"):  # of a killed writer
+            for draft in self.run_file.parent.glob(f".run.json.*{DRAFT}"):  # of a killed writer
                 draft.unlink(missing_ok=True)
             run = self.run() or RunInfo()
             change(run)
@@ -129,23 +140,27 @@ class Records:
 
     def note_failure(self, shard: str, failure: Mapping[str, Any] | None) -> None:
         """Write the failure of a shard, {"error": …, …}, to its file; None: remove the file."""
-        path = self.folder / f"failed-{_plain(shard)}.json"
+        path = self._failure_file(_plain(shard))
         if failure is None:
             path.unlink(missing_ok=True)
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, failure)
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """Read the failures that are noted, by shard."""
         found = {}
-        for path in sorted(self.folder.glob("failed-*.json")):
+        pattern = self._failure_file("*")
+        for path in sorted(pattern.parent.glob(pattern.name)):
             with suppress(OSError, ValueError):  # gone, since the shard was done meanwhile
                 failure = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(failure, dict) and "error" in failure:
                     shard = path.stem.removeprefix("failed-").replace("of", "/")
                     found[shard] = failure
         return found
+
+    def _failure_file(self, shard: str) -> Path:
+        return self.folder / ABOUT / f"failed-{shard}.json"
 
     # ---- parts -----------------------------------------------------------------------------------
 
@@ -174,7 +189,12 @@ class Records:
                     content = io.BytesIO()
                     pq.write_table(table.replace_schema_metadata(note), content, compression="zstd")
                     name = f"{kind}-{stem}-{number:05d}"
-                    write_named(self.folder, name, ".parquet", content.getvalue())
+                    self.place(kind).mkdir(exist_ok=True)
+                    write_named(self.place(kind), name, ".parquet", content.getvalue())
+
+    def place(self, kind: str) -> Path:
+        """Return the folder of the part files of a kind."""
+        return self.folder if kind == "rows" else self.folder / f"_{kind}"
 
     def part_files(self, kind: str) -> list[PartFile]:
         """List the part files of a kind in order; those of a part without rows don't count."""
@@ -182,8 +202,13 @@ class Records:
         with_rows = {part.key for part in self._all_part_files("rows")}
         return [part for part in self._all_part_files(kind) if part.key in with_rows]
 
-    def _all_part_files(self, kind: str = "*") -> list[PartFile]:
-        paths = sorted(self.folder.glob(f"{kind}-*.parquet"))
+    def _all_part_files(self, *kinds: str) -> list[PartFile]:
+        """List the part files of some kinds, else of all, in order."""
+        paths = (
+            path
+            for kind in kinds or TABLES
+            for path in sorted(self.place(kind).glob(f"{kind}-*.parquet"))
+        )
         return [part for path in paths if (part := PartFile.parse(path))]
 
     def mend(self, shard: str) -> list[str]:
@@ -197,7 +222,7 @@ class Records:
         for part in self._all_part_files():
             if not is_whole(part.path):
                 with suppress(FileNotFoundError):  # another shard was first
-                    (self.folder / DAMAGED).mkdir(exist_ok=True)
+                    (self.folder / DAMAGED).mkdir(parents=True, exist_ok=True)
                     part.path.rename(self.folder / DAMAGED / part.path.name)
                     again = "" if part.shard == stem else " by the next run of its shard"
                     lines.append(
@@ -208,8 +233,9 @@ class Records:
         for part in self._all_part_files():
             if part.shard == stem and part.key not in whole:
                 part.path.unlink(missing_ok=True)
-        for draft in self.folder.glob(f".*-{stem}-*{DRAFT}"):
-            draft.unlink(missing_ok=True)
+        for kind in TABLES:
+            for draft in self.place(kind).glob(f".*-{stem}-*{DRAFT}"):
+                draft.unlink(missing_ok=True)
         return lines
 
     # ---- reading ---------------------------------------------------------------------------------
@@ -271,6 +297,18 @@ def _plain(shard: str) -> str:
 def _digest(run: Mapping[str, Any]) -> str:
     text = json.dumps(run, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:CHECKSUM_LENGTH]
+
+
+def cell_folders(outputs: Path, depth: str = "*/*") -> list[Path]:
+    """List the folders of cells below `outputs`: those that have rows, or a run.json."""
+    names = ("rows-*.parquet", f"{ABOUT}/run.json", "run.json")  # the last: of earlier versions
+    found = {path for name in names for path in outputs.glob(f"{depth}/{name}")}
+    return sorted({path.parent if ABOUT not in path.parts else _above(path) for path in found})
+
+
+def _above(path: Path) -> Path:
+    """Return the folder of the cell that a file in or below its `_about` is of."""
+    return next(folder.parent for folder in path.parents if folder.name == ABOUT)
 
 
 def image_of(row: Mapping[str, Any], column: str = "pixels") -> NDArray[np.uint8]:

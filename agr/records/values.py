@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +11,11 @@ import pyarrow as pa
 
 from agr.config.schema import LARGEST_SIDE
 from agr.records.schema import TABLES
+from agr.utils.pixels import LEVELS
+from agr.utils.text import LONGEST_ID, is_name
 
 NULLABLE = {"target_label", "first_success_step", "steps_used", "forwards", "backwards", "flat"}
-# Ids become names of files (agr.data.layouts).
-IMAGE_ID = re.compile(r"[^./\\][^/\\]{0,199}")
-ROUNDING = 1e-6
+SLACK = 1e-6  # of ranges: values are rounded
 # Inclusive ranges by column; others that are numbers are finite and 0 or more.
 CLASS = (-1, 2**31 - 1)  # -1: the logits were not finite
 CLASSES = (
@@ -26,7 +25,7 @@ CLASSES = (
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(["clean_pred", "adv_pred", "source_clean_pred", "source_adv_pred"], CLASS),
     **dict.fromkeys(["clean_conf", "adv_conf", "source_clean_conf", "source_adv_conf"], (0, 1)),
-    **dict.fromkeys(["linf", "mean_abs"], (0, 1)),
+    **dict.fromkeys(["linf", "mean_abs"], (0, LEVELS)),
     "seed": (-math.inf, math.inf),
     "cosine": (-1, 1),
     "height": (1, LARGEST_SIDE),
@@ -45,8 +44,7 @@ def faults(frame: pd.DataFrame, kind: str) -> Iterator[str]:
 
 def is_plain(image_id: Any) -> bool:
     """Return whether an image id is one that can be a file's name."""
-    text = image_id if isinstance(image_id, str) else ""
-    return text.isprintable() and IMAGE_ID.fullmatch(text) is not None
+    return isinstance(image_id, str) and is_name(image_id, LONGEST_ID)
 
 
 def _wrong(values: pd.Series[Any], field: pa.Field) -> int:
@@ -58,7 +56,7 @@ def _wrong(values: pd.Series[Any], field: pa.Field) -> int:
             bad |= ~values.map(is_plain).astype(bool)
         return int(bad.sum())
     low, high = RANGES.get(name, (0, math.inf))
-    inside = values.ge(low - ROUNDING) & values.le(high + ROUNDING) & values.abs().ne(math.inf)
+    inside = values.ge(low - SLACK) & values.le(high + SLACK) & values.abs().ne(math.inf)
     if name in UNANSWERED | NULLABLE:
         inside |= missing
     return int((~inside.fillna(False).astype(bool)).sum())

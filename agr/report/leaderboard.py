@@ -21,7 +21,6 @@ from agr.report.numbers import Number, TableCell
 from agr.report.rates import NAN, budget_title, counted_rows, identity, rate, selected
 from agr.report.statistics import bootstrap, effective_number, wilson
 from agr.utils.errors import ConfigError
-from agr.utils.pixels import LEVELS
 
 COLUMNS = {  # of numbers, in the table's order: heading and format
     "white_box": ("white-box ASR %", ".1f"),
@@ -134,7 +133,7 @@ def _row(cells: Sequence[Cell], frames: Sequence[pd.DataFrame | None]) -> dict[s
         | {
             "gradients": attacked["backwards"].mean(),
             "images_per_second": _images_per_second(cells),
-            "linf": LEVELS * attacked["linf"].mean(),
+            "linf": attacked["linf"].mean(),
             "rel_l2": attacked["rel_l2"].mean(),
         }
     )

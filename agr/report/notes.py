@@ -16,6 +16,7 @@ from agr.records.run_info import NumericIdentity, RunInfo
 from agr.records.store import Records
 from agr.report.numbers import NO_RUN
 from agr.report.rates import rate, selected, smallest_sizes
+from agr.utils.pixels import LEVELS
 from agr.utils.text import printable, zero_gradients
 
 
@@ -138,9 +139,9 @@ def closing(cell: Cell) -> str:
     images = frame.drop_duplicates("image_id")
     mean_steps = images["steps_used"].mean()
     steps = "" if pd.isna(mean_steps) else f"mean steps {mean_steps:.2f} · "  # a library has none
+    mean_abs = images["mean_abs"].mean() / LEVELS
     means = (
-        f"{star}{steps}"
-        f"‖v‖₂/‖x‖₂ {images['rel_l2'].mean():.4f} · mean |v| {images['mean_abs'].mean():.4f} · "
+        f"{star}{steps}‖v‖₂/‖x‖₂ {images['rel_l2'].mean():.4f} · mean |v| {mean_abs:.4f} · "
         f"cosine {images['cosine'].mean():.5f}"
     )
     return "\n".join([table, means, *map(printable, _closing_notes(cell, frame, rates))])

@@ -17,6 +17,7 @@ from agr.config.cell import Cell
 from agr.config.networks import undefended
 from agr.report.rates import NORM_TITLES, counted_rows, selected
 from agr.utils.errors import ConfigError
+from agr.utils.pixels import LEVELS
 
 
 class Measure(NamedTuple):
@@ -24,17 +25,17 @@ class Measure(NamedTuple):
 
     title: str
     digits: int = 4
-    scale: float = 1.0  # from the records to percent or the 0-255 scale
+    scale: float = 1.0  # from the records to percent or [0, 1]
     column: str | None = None  # of the records, if it isn't named like the measure
 
 
 MEASURES = {
     "asr": Measure("ASR", 1, 100.0, "success"),
     "rel_l2": Measure("‖v‖₂/‖x‖₂"),
-    "mean_abs": Measure("mean |v|, [0,1]"),
-    "mean_abs_sym": Measure("mean |v|, [-1,1]", 4, 2.0, "mean_abs"),  # twice as wide
-    "linf": Measure("L∞ of v", 2, 255.0),
-    "l2": Measure("L2 of v", 1, 255.0),
+    "mean_abs": Measure("mean |v|, [0,1]", 4, 1 / LEVELS),
+    "mean_abs_sym": Measure("mean |v|, [-1,1]", 4, 2 / LEVELS, "mean_abs"),  # twice as wide
+    "linf": Measure("L∞ of v", 2),
+    "l2": Measure("L2 of v", 1),
     "cosine": Measure("cosine similarity", 5),
     "steps_used": Measure("steps", 2),
     "backwards": Measure("gradients", 2),

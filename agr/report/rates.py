@@ -142,7 +142,7 @@ def smallest_sizes(cell: Cell, frame: pd.DataFrame) -> str:
     attacked = images[images["l2"] > 0]
     line = f"smallest perturbations, found for {len(attacked)} of {len(images)} images"
     if len(attacked):
-        linf, l2 = (LEVELS * float(attacked[norm].median()) for norm in ("linf", "l2"))
+        linf, l2 = (float(attacked[norm].median()) for norm in ("linf", "l2"))
         line += f"; median L∞ {linf:.1f}, L2 {l2:.1f} (0-255 scale)"
     return f"{line}; a success is one within eps"
 
@@ -185,8 +185,9 @@ def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
     if frame is not None:
         images = frame.drop_duplicates("image_id")
         row["n"] = len(images)
-        row |= {k: images[k].mean() for k in ("rel_l2", "mean_abs", "cosine", "steps_used")}
-        row["mean_abs_sym"] = 2 * images["mean_abs"].mean()  # [-1, 1] is twice as wide
+        row |= {k: images[k].mean() for k in ("rel_l2", "cosine", "steps_used")}
+        row["mean_abs"] = images["mean_abs"].mean() / LEVELS
+        row["mean_abs_sym"] = 2 * row["mean_abs"]  # [-1, 1] is twice as wide
     return row
 
 

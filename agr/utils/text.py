@@ -8,10 +8,18 @@ import re
 # file names that are no text; and signs that make text run backwards.
 UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+LONGEST_ID = 200  # bytes, of the id of an image; file names have 255
+
 
 def printable(text: str) -> str:
     r"""Write out what a terminal or a table can't show, as \x1b or \n."""
     return UNSHOWN.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
+def is_name(text: str, most: int) -> bool:
+    """Return whether a text can be the name of a file: one printable part of `most` bytes."""
+    shown = text.isprintable() and re.fullmatch(r"[^./\\][^/\\]*", text) is not None
+    return shown and len(text.encode()) <= most
 
 
 def plural(n: int, noun: str) -> str:

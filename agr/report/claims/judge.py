@@ -25,7 +25,6 @@ from agr.report.statistics import (
     mcnemar,
     smallest_difference,
 )
-from agr.utils.pixels import LEVELS
 
 SUPPORTED, CONTRADICTED = "supported", "contradicted"
 NOT_RUN, NOT_PRINTED, NOT_ASKED = "not run", "not printed", "not asked"
@@ -99,7 +98,7 @@ class Judge:
         from their norms in the first finished run on images of the claim's kind (without a kind: in
         that on the source). None without one.
         """
-        eps = claim.eps[place.norm] / LEVELS
+        eps = claim.eps[place.norm]
         level = eps if place.norm == "linf" else eps / math.sqrt(3 * claim.size**2)  # of a value
         if measure != "rel_l2":
             level *= MEASURES[measure].scale
@@ -115,7 +114,7 @@ class Judge:
             if len(images):
                 values = 3 * cell.geometry.size**2
                 length = images["l2"] / images["rel_l2"]
-                # The root mean square of every clean image, [0, 1].
+                # The root mean square of every clean image, in levels.
                 brightness = (length / math.sqrt(values)).to_numpy(dtype=float)
                 bound = level / brightness
                 low, high, _ = bootstrap(bound)

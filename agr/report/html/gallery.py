@@ -78,7 +78,7 @@ def _facts(row: dict[str, Any]) -> dict[str, str]:
     steps = row["steps_used"]
     return {
         "steps": "unknown" if steps != steps or steps is None else str(steps),
-        "L∞ of v": f"{255 * row['linf']:.0f}",
+        "L∞ of v": f"{row['linf']:.0f}",
         "‖v‖₂/‖x‖₂": f"{row['rel_l2']:.4f}",
         "cosine similarity": f"{row['cosine']:.5f}",
     }
