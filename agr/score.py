@@ -29,9 +29,10 @@ from agr.config.overrides import parse_pairs, quoted, without_flags
 from agr.config.schema import Config
 from agr.jobs.console import script
 from agr.jobs.session import check_all, greet, run
+from agr.records.folders import cell_folders
 from agr.records.run_info import RunInfo
 from agr.records.schema import within
-from agr.records.store import Records, cell_folders
+from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_content
 from agr.utils.hashing import slug

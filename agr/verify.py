@@ -20,7 +20,8 @@ from typing import Any
 from agr.config.overrides import parse_pairs
 from agr.jobs.console import script
 from agr.records.audit import CellReport, check_records
-from agr.records.store import Records, cell_folders
+from agr.records.folders import cell_folders
+from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from agr.utils.text import printable
 

@@ -136,6 +136,7 @@ def test_shards_add_up_to_the_whole(reference: pd.DataFrame, tmp_path: Path) -> 
     assert_same_bits(frame_of(records), reference)
 
 
+@pytest.mark.slow
 def test_a_shard_asks_targets_about_its_own_images_only(tmp_path: Path) -> None:
     run_cell(demo_cell(tmp_path, VGG[0], "targets=[inc_v3]", VGG[2], "shard=1/3"))
     (path,) = (tmp_path / "demo" / "clean").glob("inc_v3-*.parquet")
@@ -154,6 +155,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, image_id: str) -> None:
     monkeypatch.setattr("agr.evaluation.images.load_image", load)
 
 
+@pytest.mark.slow
 def test_shards_that_choose_other_images_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,7 @@ def test_shards_that_choose_other_images_are_refused(
         run_cell(demo_cell(tmp_path / "o", *words, "shard=1/2"))
 
 
+@pytest.mark.slow
 def test_bad_images_of_all_shards_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = (*VGG, "attack=fgsm")
     whole = run_cell(demo_cell(tmp_path / "whole", *words)).read("rows")
@@ -253,6 +256,7 @@ def test_the_first_images_can_be_kept_alone(tmp_path: Path) -> None:
         demo_cell(tmp_path, *VGG, "save_adversarials=-1")
 
 
+@pytest.mark.slow
 def test_scoring_reaches_all_that_is_saved(tmp_path: Path) -> None:
     """Whatever the last session's shard and n_images were; and run.json keeps telling of it."""
     for word in ("shard=0/2", "shard=1/2"):
@@ -321,6 +325,7 @@ def test_a_trace_without_rows_is_not_counted(tmp_path: Path) -> None:
     assert list(after.columns) == TRACE.names
 
 
+@pytest.mark.slow
 def test_trace_agrees_with_rows(tmp_path: Path) -> None:
     cell = demo_cell(tmp_path, *VGG, "n_images=4", "attack=mifgsm", "trace=true")
     records = run_cell(cell)
@@ -334,6 +339,7 @@ def test_trace_agrees_with_rows(tmp_path: Path) -> None:
     assert first.to_dict() == rows["first_success_step"].dropna().astype(int).to_dict()
 
 
+@pytest.mark.slow
 def test_new_targets_are_scored_from_saved_images(tmp_path: Path) -> None:
     cell = demo_cell(tmp_path, *VGG, "save_adversarials=true", "n_images=5")
     before = frame_of(run_cell(cell))
@@ -421,6 +427,7 @@ def chosen_ids(cell: Cell) -> list[str]:
     return [c.entry.image_id for c in select(evaluator, cell.config.n_images).chosen]
 
 
+@pytest.mark.slow
 def test_selection_is_seeded_and_its_beginning_stable(tmp_path: Path) -> None:
     ten = chosen_ids(demo_cell(tmp_path, *VGG, "n_images=10"))
     assert chosen_ids(demo_cell(tmp_path, *VGG, "n_images=60"))[:10] == ten
@@ -477,6 +484,7 @@ def test_own_prediction_can_be_attacked(tmp_path: Path) -> None:
 # ---- what is known is not asked again ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_unchanged_images_keep_their_clean_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -675,11 +683,14 @@ def test_damaged_parts_are_named(tmp_path: Path) -> None:
 
 def test_older_and_damaged_records_are_refused(tmp_path: Path) -> None:
     cell = demo_cell(tmp_path, *VGG, "n_images=2")
-    cell.folder.mkdir(parents=True)
+    (cell.folder / "_about").mkdir(parents=True)
     for text, words in (('{"schema_version": 0}', "schema 0"), ("{", "damaged"), ("[]", "damaged")):
         (cell.folder / "_about/run.json").write_text(text)
         with pytest.raises(ConfigError, match=words):
             run_cell(cell)
+    (cell.folder / "_about/run.json").rename(cell.folder / "run.json")
+    with pytest.raises(ConfigError, match=r"is of an earlier version, .*: use another outputs="):
+        run_cell(cell)
 
 
 def test_identity_counts_what_decides_the_numbers_only(tmp_path: Path) -> None:
@@ -704,6 +715,7 @@ def test_todo_counts_missing_pieces(tmp_path: Path) -> None:
 # ---- defended targets ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_defended_targets_stand_beside_their_networks(tmp_path: Path) -> None:
     words = (*VGG, "attack=mifgsm", "targets=[vgg16,vgg16/median2,vgg16/bits5/median2]")
     cell = demo_cell(tmp_path, *words)
@@ -722,6 +734,7 @@ def test_defended_targets_stand_beside_their_networks(tmp_path: Path) -> None:
     assert {"vgg16", "vgg16_median2", "vgg16_bits5_median2"} <= files
 
 
+@pytest.mark.slow
 def test_a_defense_that_changed_is_not_mixed_with_its_old_rows(tmp_path: Path) -> None:
     words = (*VGG, "targets=[vgg16/jpeg75]", "n_images=2")
     run_cell(demo_cell(tmp_path, *words))
@@ -773,6 +786,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["fgsm", "admix", "library/universal"])
 def test_an_image_is_decoded_once_per_cell(tmp_path: Path, decoded: list[str], attack: str) -> None:
     """Also where an attack looks at other images too: a pool to mix in, images to fit on."""
@@ -796,6 +810,7 @@ def test_a_shard_keeps_the_pixels_of_its_own_images(
     assert not evaluator.images._kept  # what was crafted isn't needed again
 
 
+@pytest.mark.slow
 def test_memory_for_decoded_images_has_its_bound(
     tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -809,6 +824,7 @@ def test_memory_for_decoded_images_has_its_bound(
     assert twice["adv_sha256"].tolist() == plain["adv_sha256"].tolist()
 
 
+@pytest.mark.slow
 def test_the_second_cell_of_a_sweep_decodes_nothing(
     tmp_path: Path, decoded: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -887,6 +903,7 @@ def test_clean_answers_are_kept_apart_by_all_that_decides_them(tmp_path: Path) -
     assert len(set(names)) == 3
 
 
+@pytest.mark.slow
 def test_a_repaired_file_makes_the_index_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -364,6 +364,7 @@ def test_a_file_of_claims_reads_no_environment(tmp_path: Path) -> None:
     assert claims.claims[0].says == "${oc.env:HOME}"
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_before_anything_is_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -529,6 +530,7 @@ def test_attacks_that_the_table_does_not_have_are_said(tmp_path: Path) -> None:
     assert found.why == "the printed table, of I-FGSM, has nothing to compare"
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_page_without_torch(tmp_path: Path) -> None:
     ifgsm, _, agr, _ = cells_of(tmp_path)
     record(agr, {"vgg19": ones(N)})

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 VGG = ("source=vgg16", "targets=[vgg16]", "n_images=4", "progress=false")
 
 
+@pytest.mark.slow
 def test_plan_lists_cells_states_and_an_estimate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +68,7 @@ def test_wrong_words_for_score(words: list[str], reason: str) -> None:
         agr.score.main(words)
 
 
+@pytest.mark.slow
 def test_score_finds_images_that_moved(tmp_path: Path) -> None:
     cell = demo_cell(tmp_path)
     shutil.copytree(str(cell.config.data.root), tmp_path / "old")
@@ -81,6 +83,7 @@ def test_score_finds_images_that_moved(tmp_path: Path) -> None:
     assert Records(cell.folder).scored()["vgg19/median2"] == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_score_leaves_out_what_it_cannot_score(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +109,7 @@ def test_plan_lists_cells_whose_weights_are_missing(
     assert "?: not tried, network vgg16: there is no weight file /nowhere" in out
 
 
+@pytest.mark.slow
 def test_score_refuses_an_unknown_target(tmp_path: Path) -> None:
     run_cell(demo_cell(tmp_path, *VGG, "save_adversarials=true", "n_images=1"))
     with pytest.raises(ConfigError, match="target vgg91 is unknown: did you mean vgg19"):

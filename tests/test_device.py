@@ -116,6 +116,7 @@ def test_weights_that_autocast_converts_are_not_counted_per_image() -> None:
         assert step_bytes(network, 12) < 432 * 1000  # the weights in bf16 are twice that
 
 
+@pytest.mark.slow
 def test_rows_before_the_memory_ran_out_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +272,7 @@ def test_targets_stay_where_they_fit(
 # ---- lower precision -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_lower_precision_is_compared_with_fp32(tmp_path: Path) -> None:
     words = (*VGG, "attack=ifgsm", "eps=1", "n_images=12")
     cell = demo_cell(tmp_path, *words, "precision=bf16", "fp32_images=8", "shard=0/1")
@@ -294,6 +296,7 @@ def test_a_lower_precision_is_compared_with_fp32(tmp_path: Path) -> None:
     assert "precision=bf16: on 8 images of a cell, ASR is at most " in tables
 
 
+@pytest.mark.slow
 def test_every_shard_compares_its_share(tmp_path: Path) -> None:
     counts = []
     for shard in ("0/2", "1/2"):

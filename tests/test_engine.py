@@ -198,6 +198,7 @@ def test_one_broken_image_is_alone_in_it() -> None:
 # ---- bitwise, on the demo suite's networks -------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["inc_v3", "vgg16"])
 @pytest.mark.parametrize(("name", "norm"), [("agr", "linf"), ("mifgsm", "l2")])
 def test_results_are_bitwise_independent_of_order_and_companions(

@@ -89,6 +89,7 @@ def test_the_cells_of_a_users_sweep(own: Path, words: list[str]) -> None:
         assert len({str(c.config) for c in cells}) == len(cells)
 
 
+@pytest.mark.slow
 def test_a_wrong_word_is_told_as_without_a_sweep() -> None:
     for word in ("epss=1", "+attack.foo=1", "steps=abc", "attack.chain.momentun.decay=3"):
         with pytest.raises(ConfigError) as one:
@@ -98,6 +99,7 @@ def test_a_wrong_word_is_told_as_without_a_sweep() -> None:
         assert str(many.value) == str(one.value)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_changed_is_read_again(own: Path) -> None:
     words = [f"hydra.searchpath=[{own}]", "attack=own,agr"]
     before = expand(words)

@@ -139,6 +139,7 @@ def test_nobody_looked_is_not_never(tmp_path: Path) -> None:
 # ---- how they look -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stop_changes_the_line_and_not_the_colour(tmp_path: Path) -> None:
     names = "attack=ifgsm,ifgsm_stop,mifgsm,mifgsm_stop,agr,agr_nostop,agr_literal"
     cells = cells_of(tmp_path, names)
@@ -221,6 +222,7 @@ def drawing(tmp_path: Path) -> Drawing:
     return Drawing(Outcomes(cells), sweeps)
 
 
+@pytest.mark.slow
 def test_each_figure_has_its_data_and_command_beside_it(drawing: Drawing, tmp_path: Path) -> None:
     folder = tmp_path / "figures"
     folder.mkdir()

@@ -68,6 +68,7 @@ def test_what_is_exported_is_what_was_scored(ours: Cell, exported: Path) -> None
         assert abs(adv - clean).max() == pytest.approx(row["linf"])
 
 
+@pytest.mark.slow
 def test_a_round_trip_gives_the_same_rows(ours: Cell, exported: Path, tmp_path: Path) -> None:
     theirs = score(exported, exported / "clean", tmp_path / "o", "eps=8")
     mine = Records(ours.folder).read("rows").set_index(["image_id", "target"]).sort_index()
@@ -89,6 +90,7 @@ def test_the_original_images_serve_as_well(ours: Cell, exported: Path, tmp_path:
     assert theirs["adv_pred"].tolist() == mine["adv_pred"].tolist()
 
 
+@pytest.mark.slow
 def test_they_stand_beside_ours(
     ours: Cell, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +113,7 @@ def test_they_stand_beside_ours(
     assert board.loc["fgsm", "gradients"] == 1
 
 
+@pytest.mark.slow
 def test_images_of_torchattacks(exported: Path, tmp_path: Path) -> None:
     """Its PGD, saved as PNGs; the budget is measured, and predictions are those of a plain call."""
     (cell,) = expand([*SOURCE, *QUICK])
@@ -175,6 +178,7 @@ def test_wrong_images_are_named(name: str, exported: Path, tmp_path: Path) -> No
     assert not list(tmp_path.glob("o/demo/*/rows-*"))
 
 
+@pytest.mark.slow
 def test_images_that_change_are_refused(exported: Path, tmp_path: Path) -> None:
     outputs = tmp_path / "o"
     score(exported, exported / "clean", outputs, "eps=8")
@@ -201,6 +205,7 @@ def test_wrong_words_of_an_export(words: list[str], message: str) -> None:
         agr.export.main(words)
 
 
+@pytest.mark.slow
 def test_saved_cells_are_named_by_folder_or_overrides(
     ours: Cell, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def identities() -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.mark.slow
 def test_cells_keep_their_identity() -> None:
     assert identities() == read("cells.json")
 
@@ -111,6 +112,7 @@ def in_a_plain_loop(cell: Cell) -> dict[str, str]:
     return dict(sorted((name, digest) for name, digest in found.items() if name in mine))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BITS)
 def test_images_keep_their_bits(name: str, tmp_path: Path) -> None:
     """As stored where the numeric identity is this machine's, and as a plain loop everywhere."""
@@ -135,7 +137,10 @@ def made_up(outputs: str) -> list[Cell]:
         hits = {
             t: rng.random(N) < (0.97 if cell.white_box(t) else rng.random()) for t in cell.targets
         }
-        sizes = {k: rng.uniform(low, high, N).round(6).tolist() for k, (low, high) in SIZES.items()}
+        sizes = {
+            k: (LEVELS.get(k, 1) * rng.uniform(low, high, N).round(6)).tolist()
+            for k, (low, high) in SIZES.items()
+        }
         steps = rng.integers(1, 11, N).tolist()
         record(
             cell, {t: v.astype(int).tolist() for t, v in hits.items()},
@@ -145,8 +150,9 @@ def made_up(outputs: str) -> list[Cell]:
     return cells
 
 
-SIZES = {"linf": (5.1, 10.2), "l2": (255, 1275), "mean_abs": (2.55, 7.65), "rel_l2": (0.01, 0.09),
+SIZES = {"linf": (0.02, 0.04), "l2": (1, 5), "mean_abs": (0.01, 0.03), "rel_l2": (0.01, 0.09),
          "cosine": (0.99, 1)}  # fmt: skip
+LEVELS = dict.fromkeys(["linf", "l2", "mean_abs"], 255)
 
 
 @contextmanager
@@ -168,6 +174,7 @@ def tables(folder: Path) -> dict[str, str]:
         return found | {"closing.txt": closing(cells[0]) + "\n"}
 
 
+@pytest.mark.slow
 def test_tables_keep_every_byte(tmp_path: Path) -> None:
     found = tables(tmp_path)
     assert found == {path.name: path.read_text(encoding="utf-8") for path in TABLES.iterdir()}

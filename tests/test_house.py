@@ -88,6 +88,7 @@ def test_modules_import_each_other_in_no_circle() -> None:
     assert not below
 
 
+@pytest.mark.slow
 def test_reports_and_plans_need_neither_torch_nor_timm() -> None:
     commands = ", ".join(f"agr.{name}" for name in sorted(COMMANDS))
     code = (

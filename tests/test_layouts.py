@@ -838,6 +838,7 @@ def test_an_index_is_of_one_root_order_and_number_of_classes(tmp_path: Path, cou
         read(link, classes=1, keep=keep)
 
 
+@pytest.mark.slow
 def test_a_damaged_index_is_made_again(tmp_path: Path, count: Count) -> None:
     root = standins.synset_folders(tmp_path / "val", ITEMS)
     keep = tmp_path / "keep"

@@ -110,6 +110,7 @@ def test_every_attack_of_conf_and_of_the_user_joins(own: Path) -> None:
         assert (c.norm.name, c.eps, c.n_images, cell.targets) == ("linf", 10, 100, SIX)
 
 
+@pytest.mark.slow
 def test_a_users_words_count() -> None:
     words = ["n_images=7", "norm=l2", "source=ir_v2", "targets=[vgg16]", "attack=agr,fgsm"]
     cells = expand(["experiment=leaderboard", *words])
@@ -119,12 +120,14 @@ def test_a_users_words_count() -> None:
     assert cells[0].targets == ["vgg16"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["--config-dir={}", "hydra.searchpath=[{}]"])
 def test_a_users_attack_joins(form: str, own: Path) -> None:
     cells = expand([form.format(own), "attack=glob([o*,fg*,_*],exclude=[*_stop,_*])"])
     assert attacks_of(cells) == ["fgsm", "own"]
 
 
+@pytest.mark.slow
 def test_targeted_attacks_are_left_out(own: Path, tmp_path: Path) -> None:
     cells = cells_of(tmp_path, f"--config-dir={own}", "attack=ifgsm,own,towards")
     assert attacks_of(check_leaderboard(cells)) == ["ifgsm", "own"]
@@ -244,6 +247,7 @@ def body(path: Path) -> list[list[str]]:
     return [[word.strip() for word in line.strip("|").split("|")] for line in lines[2:]]
 
 
+@pytest.mark.slow
 def test_the_page(tmp_path: Path) -> None:
     """Sorted by mean transfer; a cell that isn't finished empties its attack's row."""
     cells = cells_of(tmp_path, "attack=agr,fgsm,ifgsm,mifgsm", THREE)
@@ -289,6 +293,7 @@ def test_an_interval_without_width_is_named(tmp_path: Path) -> None:
     assert "all images came out alike, which leaves the interval no width: AGR\n" in text
 
 
+@pytest.mark.slow
 def test_a_page_for_every_norm_and_budget(tmp_path: Path) -> None:
     words = ("attack=agr", "source=inc_v3", "targets=[vgg16]", "norm=linf,l2", "eps=2,2.5")
     cells = cells_of(tmp_path, *words)
@@ -307,6 +312,7 @@ def test_a_page_for_every_norm_and_budget(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_latex_page(own: Path, tmp_path: Path) -> None:
     cells = cells_of(tmp_path, f"--config-dir={own}", "attack=own,fgsm_stop", "source=inc_v3")
     for cell in cells:
@@ -322,6 +328,7 @@ def script(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_script_needs_no_torch(tmp_path: Path) -> None:
     words = ["attack=agr", "source=inc_v3", "targets=[vgg16]", f"n_images={N}"]
     (cell,) = expand(["experiment=leaderboard", f"outputs={tmp_path}", *words])
@@ -340,6 +347,7 @@ def test_the_script_needs_no_torch(tmp_path: Path) -> None:
     assert f"n_images={N}" in folder.name
 
 
+@pytest.mark.slow
 def test_what_a_user_did_wrong_is_told_in_a_line() -> None:
     done = script("seed=0,1", "attack=agr", "--run")
     assert done.returncode == 2

@@ -206,6 +206,7 @@ def test_ifgsm_is_the_librarys_and_our_own(attack: Any, model: nn.Module, x: Ten
         torch.testing.assert_close(made, own, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cw_is_foolbox(model: nn.Module, x: Tensor, y: Tensor) -> None:
     import foolbox
 
@@ -218,6 +219,7 @@ def test_cw_is_foolbox(model: nn.Module, x: Tensor, y: Tensor) -> None:
     assert torch.equal(made, direct)
 
 
+@pytest.mark.slow
 def test_smallest_perturbations_of_a_linear_model_reach_its_plane() -> None:
     torch.manual_seed(0)
     body = nn.Linear(3 * 8 * 8, 2).double().requires_grad_(False)
@@ -475,6 +477,7 @@ def test_wrong_inputs(model: nn.Module, x: Tensor, y: Tensor) -> None:
 # ---- the universal one ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ball", [Linf(0.1), L2(1.0)])
 def test_one_perturbation_for_all(ball: Ball, model: nn.Module) -> None:
     def grey(n: int, seed: int) -> Tensor:

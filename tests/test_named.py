@@ -90,6 +90,7 @@ FAST = ("pgd", "difgsm", "vnifgsm", "admix", "ssa", "ai_fgtm", "agr+mi")  # all 
 FEWER = {"spectrum.copies": 2, "scale.copies": 2, "variance.samples": 2, "enhance.samples": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("named")  # composed once
 @pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
@@ -112,11 +113,12 @@ def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_attack_in_full(name: str, norm: str) -> None:
-    cell = expand([f"attack={name}", f"norm={norm}", "attack.steps=4"])[0]
-    made = check_bitwise(cell, slots=16, n=18, watched=True)
-    assert sum(m.first_success_step is not None for m in made) >= 8
+    cell = expand([f"attack={name}", f"norm={norm}", "attack.steps=3"])[0]
+    made = check_bitwise(cell, slots=8, n=10, watched=True)
+    assert sum(m.first_success_step is not None for m in made) >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("named")
 def test_chance_depends_on_the_key_alone() -> None:
     """An image with another key gets another attack, with the same key the same."""
@@ -130,6 +132,7 @@ def test_chance_depends_on_the_key_alone() -> None:
         assert not np.array_equal(images[0], images[1]), name
 
 
+@pytest.mark.slow
 def test_observing_changes_no_image() -> None:
     """A trace, or a stop that never stops, costs observations and changes nothing else."""
     plain = expand(["attack=difgsm", "source=vgg16", "attack.steps=3"])[0]
@@ -153,6 +156,7 @@ def test_observing_changes_no_image() -> None:
     assert traced.forwards == stopped.forwards == unwatched.forwards + 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "gradients"),
     [("vmifgsm", 21), ("emifgsm", 11), ("admix", 15), ("sifgsm", 5), ("ssa", 20), ("difgsm", 1),
@@ -184,6 +188,7 @@ def test_an_ensemble_takes_views_and_samples(name: str, over: str, tmp_path: Pat
 # ---- a cell of it --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_cell_with_a_pool_and_views_goes_on_where_it_was(tmp_path: Path) -> None:
     overrides = ["attack=admix", "source=vgg16", "attack.steps=1", "targets=[vgg16]"]
     whole = run_cell(demo_cell(tmp_path / "a", *overrides), lambda _: None).read()
@@ -195,6 +200,7 @@ def test_a_cell_with_a_pool_and_views_goes_on_where_it_was(tmp_path: Path) -> No
     assert whole["first_success_step"].isna().all()  # nobody looked
 
 
+@pytest.mark.slow
 def test_a_pool_of_one_class_is_refused(tmp_path: Path) -> None:
     entries = find_images(demo_cell(tmp_path, "source=vgg16")).entries
 
@@ -216,6 +222,7 @@ def test_what_a_view_refuses_in_a_run_is_one_line(tmp_path: Path) -> None:
         run_cell(cell, lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_network_of_one_size_names_the_option(tmp_path: Path) -> None:
     fixed = ["attack=difgsm", "source=vgg16", "suite.networks.vgg16.fixed_size=true"]
     with pytest.raises(ConfigError, match=r"70 px.*64 px only.*attack.views.diverse.back=true"):
@@ -317,6 +324,7 @@ def test_a_config_file_cannot_allow_itself(tmp_path: Path) -> None:
         expand([f"--config-dir={tmp_path}", "experiment=sly", "attack=ifgsm"])
 
 
+@pytest.mark.slow
 def test_the_order_of_slots_and_empty_parameters_count() -> None:
     smooth, enhance = (
         "{_target_:agr.attacks.stages.Smooth}",

@@ -351,6 +351,7 @@ def test_what_is_no_weight_file_is_one_line(ending: str, content: bytes, tmp_pat
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 def test_a_missing_weight_is_never_left_random(tmp_path: Path) -> None:
     """timm loads an Inception-v3 of torchvision without looking for what is missing."""
     torch.manual_seed(0)

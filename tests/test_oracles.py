@@ -73,6 +73,7 @@ def _parameters(config: Any) -> Iterator[str]:
             yield f"attack.{slot}"
 
 
+@pytest.mark.slow
 def test_what_is_checked_is_what_users_load() -> None:
     for name in ("si_ni_di_ti", "agr+vmi"):
         assert load_attack(name, eps=10, quantize="off") == ours(name)

@@ -209,6 +209,7 @@ def test_pictures_are_exact_where_they_fit(some: list[Example], weights: list[in
         assert np.array_equal(shown, 128 + pictures.factors[example.norm] * change)
 
 
+@pytest.mark.slow
 def test_pictures_step_down_until_they_fit(some: list[Example], weights: list[int]) -> None:
     taken = []
     for left in (weights[0] + 1, weights[1] + 1, weights[3] + 1, weights[-3] + 1, weights[-1] + 1):
@@ -223,6 +224,7 @@ def test_pictures_step_down_until_they_fit(some: list[Example], weights: list[in
     assert set(sides) == {64}
 
 
+@pytest.mark.slow
 def test_images_are_left_out_last_and_whole(some: list[Example], weights: list[int]) -> None:
     pictures = image_room.fit(some, weights[-1] * 6 // 10)
     assert image_room.weight(pictures) <= weights[-1] * 6 // 10
@@ -232,6 +234,7 @@ def test_images_are_left_out_last_and_whole(some: list[Example], weights: list[i
     assert list(pictures.examples) == [s for s in some if image_room.key_of(s) in kept]
 
 
+@pytest.mark.slow
 def test_an_estimate_that_is_too_low_costs_time_but_no_bytes(
     some: list[Example], weights: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +243,7 @@ def test_an_estimate_that_is_too_low_costs_time_but_no_bytes(
         assert image_room.weight(image_room.fit(some, left)) <= left
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_is_refused_with_its_size(some: list[Example], page: Page) -> None:
     with pytest.raises(ConfigError, match=r"image browser: 32 attacked images .* give it more"):
         image_room.fit(some, 5_000)

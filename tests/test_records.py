@@ -163,8 +163,8 @@ def test_run_json_tells_when_it_was_touched(records: Records) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"schema_version": 2}', "has schema 2, this program writes 5: use another outputs"),
-        ('{"schema_version": 6}', "has schema 6"),
+        ('{"schema_version": 2}', "has schema 2, this program writes 6: use another outputs"),
+        ('{"schema_version": 7}', "has schema 7"),
         ('{"schema_version": 6}', "damaged"),
         ("{}", "damaged"),
         ("[1]", "damaged"),
@@ -204,7 +204,7 @@ def test_run_json_has_a_schema(change: dict[str, Any], records: Records) -> None
 
 
 def test_a_run_json_without_later_keys_is_read(records: Records) -> None:
-    content = {"schema_version": 5, "eligible": 7}
+    content = {"schema_version": 6, "eligible": 7}
     records.run_file.write_text(json.dumps(content | {"digest": _digest(content)}))
     assert records.run() == RunInfo(eligible=7)
 
@@ -279,6 +279,7 @@ def test_the_lock_of_a_killed_process_is_taken_at_once(tmp_path: Path) -> None:
     assert holder(path) is None
 
 
+@pytest.mark.slow
 def test_locks_of_other_machines_are_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +311,7 @@ def test_locks_of_other_machines_are_watched(
         assert holder(dead) == Holder(this_host(), os.getpid(), 1.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "12\nelsewhere\n"])
 def test_a_lock_that_names_nobody(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -179,6 +179,7 @@ def test_the_sample_is_shared_out_among_groups(cells: list[Cell]) -> None:
     assert all(clean is same[0] for clean in same)
 
 
+@pytest.mark.slow
 def test_results_fit_into_a_comment(cells: list[Cell], tmp_path: Path) -> None:
     found = gather(cells, [], "agr_paper", command)
     text = results(found)
@@ -216,6 +217,7 @@ def test_titles_are_text_wherever_they_stand(tmp_path: Path) -> None:
     assert "<a href='https" not in render(shown)
 
 
+@pytest.mark.slow
 def test_targeted_attacks_have_no_leaderboard(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "attack.targeted=true")
     fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
@@ -239,6 +241,7 @@ def test_targets_elsewhere_are_shown_where_they_are_all_there_is(tmp_path: Path)
     assert "25.0 [" in str(texts(build_page(gather(alone, [], "agr_paper", command)).tables[0]))
 
 
+@pytest.mark.slow
 def test_a_network_without_an_answer_is_shown_as_one(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "source=vgg16")
     fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
@@ -272,6 +275,7 @@ def test_several_seeds_are_refused(tmp_path: Path) -> None:
         gather(cells_of(tmp_path, "seed=0,1"), [], "agr_paper", command)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX (Debian's texlive)")
 def test_latex_compiles_alone_and_inside_of_a_paper(cells: list[Cell], tmp_path: Path) -> None:
     text = tex(gather(cells, [], "agr_paper", command).tables)

@@ -334,6 +334,7 @@ def test_a_wrong_defense_is_one_line(
     assert reason in err
 
 
+@pytest.mark.slow
 def test_a_suite_of_ones_own_needs_no_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -356,6 +357,7 @@ def test_a_suite_of_ones_own_needs_no_source(
     )
 
 
+@pytest.mark.slow
 def test_what_is_unusual_of_a_cell_is_on_screen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

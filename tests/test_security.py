@@ -113,6 +113,7 @@ def test_pickles_are_loaded_in_two_places_only() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_hydras_rerun_which_unpickles_is_refused(tmp_path: Path) -> None:
     trap = Trap(tmp_path / "mark")
     (tmp_path / "config.pickle").write_bytes(pickle.dumps(trap))
@@ -315,6 +316,7 @@ def test_an_image_whose_name_steers_a_terminal_is_named_harmlessly(
 # ---- how Hydra runs ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["--info"], ["--hydra-help"]])
 def test_hydras_own_flags_run_no_code_of_a_config_file(flags: list[str], tmp_path: Path) -> None:
     """Hydra sets logging up for these, which calls whatever class the config names."""

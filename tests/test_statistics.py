@@ -126,6 +126,7 @@ def test_few_values_are_drawn_as_counts_and_many_one_by_one() -> None:
     assert interval(x, resamples=50_000) == pytest.approx((exact.low, exact.high), abs=0.013)
 
 
+@pytest.mark.slow
 def test_the_p_of_a_mean_is_about_that_of_a_t_test() -> None:
     rng = np.random.default_rng(2)
     for shift in (0.05, 0.1, 0.2, 0.3):
@@ -196,6 +197,7 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(1, 7) == 2 * (1 + 8) / 256
 
 
+@pytest.mark.slow
 def test_holm_agrees_with_statsmodels() -> None:
     rng = np.random.default_rng(3)
     for n in (1, 2, 7, 50):

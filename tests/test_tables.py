@@ -51,6 +51,7 @@ def fill(cell: Cell, successes: dict[str, int], n: int = N, **columns: Any) -> N
     records.write_part("0/1", {"rows": rows})
 
 
+@pytest.mark.slow
 def test_rates_by_hand(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "norm=linf", "source=inc_v3")
     fill(cells[0], {"inc_v3": 8, "inc_v4": 2, "ir_v2": 1})
@@ -232,6 +233,7 @@ def test_seeds_come_as_mean_and_spread(tmp_path: Path) -> None:
     assert "0.1000 ± 0.1000" in (tmp_path / "tables/table3.md").read_text()
 
 
+@pytest.mark.slow
 def test_readings_come_as_further_rows(tmp_path: Path) -> None:
     words = [f"outputs={tmp_path}", f"n_images={N}", "norm=linf", "source=inc_v3"]
     cells = expand(["experiment=readings", *words])
@@ -264,6 +266,7 @@ def test_the_script_needs_no_torch(tmp_path: Path) -> None:
     assert (tmp_path / "demo" / "tables" / name / "table1.tex").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX (Debian's texlive)")
 def test_latex_compiles(tmp_path: Path) -> None:
     cells = cells_of(tmp_path)

@@ -53,6 +53,7 @@ def seen(n: int = 2, size: int = 75) -> Tensor:
 # ---- folding -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "left"),
     [("resnet18", 0), ("inception_v3", 0), ("inception_v4", 0), ("mobilenetv2_050", 0),
@@ -183,6 +184,7 @@ def test_no_clock_is_read_for_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyP
         settle(demo_cell(tmp_path, *VGG, "memory_format=try"), None)
 
 
+@pytest.mark.slow
 def test_tune_takes_a_format(monkeypatch: pytest.MonkeyPatch) -> None:
     x = seen(2, 32).float()
     model = timm.create_model("resnet18", num_classes=7).eval()
@@ -301,6 +303,7 @@ def test_norms_that_stay_are_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     )
 
 
+@pytest.mark.slow
 def test_a_network_of_timm_is_folded_as_it_is_used(tmp_path: Path) -> None:
     """timm builds networks in training mode: their norms would take statistics of what they see."""
     network = trained(timm.create_model("resnet18", num_classes=7)).float()
@@ -320,6 +323,7 @@ def test_a_network_of_timm_is_folded_as_it_is_used(tmp_path: Path) -> None:
         assert torch.allclose(folded(x), network((x - 0.5) / 0.5), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_in_float64_is_folded_in_float64(tmp_path: Path) -> None:
     config = demo_cell(tmp_path).suite.networks["res152"]
     x = torch.rand(1, 3, config.size, config.size, dtype=torch.float64)

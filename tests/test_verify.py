@@ -61,7 +61,7 @@ def replace_part(records: Records, part: PartFile, table: pa.Table) -> None:
     pq.write_table(table.replace_schema_metadata(metadata), buffer)
     part.path.unlink()
     stem = part.path.stem.rpartition("-")[0]
-    write_named(records.folder, stem, ".parquet", buffer.getvalue().to_pybytes())
+    write_named(part.path.parent, stem, ".parquet", buffer.getvalue().to_pybytes())
 
 
 def test_nothing_is_wrong(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -302,6 +302,7 @@ def test_images_crafted_again_are_the_same(whole: Path, capsys: pytest.CaptureFi
     assert sorted(path for path in whole.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_targets_of_all_sessions_are_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,6 +366,7 @@ def test_an_image_that_comes_out_otherwise_is_found(
     assert "crafted again, l2 of ILSVRC2012_val" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_code_of_ones_own_is_run_again_where_it_is_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,7 @@ def test_what_a_wrapper_adds_to_names_is_left_out(kind: str, tmp_path: Path) -> 
         assert torch.equal(load(tmp_path / name)(x), network(x))
 
 
+@pytest.mark.slow
 def test_names_that_are_a_networks_own_stay() -> None:
     for architecture in (NAME, "vgg11", "resnet18", "test_vit"):
         weights = timm.create_model(architecture).state_dict()
@@ -120,6 +121,7 @@ def my_net(pretrained=False, num_classes=10, pretrained_cfg=None,
 """
 
 
+@pytest.mark.slow
 def test_an_own_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_nets.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)

@@ -8,11 +8,11 @@ import pickle
 import re
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 MOST_CELLS = 10_000  # in one sweep
+MOST_KEPT = 500  # compositions of files, of 100 kB
 # Overrides of Hydra's own node that a run reads.
 HYDRA_KEYS = re.compile(r"hydra(/launcher|\.(launcher|searchpath|sweep|sweeper|mode)\b)")
 
@@ -65,7 +66,7 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
                     f"{o.input_line} has no effect on a run: of Hydra it reads hydra/launcher, "
                     "hydra.launcher, hydra.searchpath and hydra.sweep; leave it out"
                 )
-        config = composer.compose_whole(composer.plain)
+        config = composer.compose(composer.plain, whole=True)
         # An experiment's file may sweep over keys that no override sets.
         by_file = config.hydra.sweeper.params or {}
         check_swept(by_file)
@@ -79,7 +80,7 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
             cells = [to_cell(composer.compose(point), point) for point in _points(parsed)]
         else:
             (point,) = _points(parsed)
-            cells = [to_cell(_without_hydra(config.copy()), point)]
+            cells = [to_cell(composer.compose(point), point)]
         if not cells:
             raise ConfigError(f"{' '.join(given)} means no cell: a sweep over nothing is in it")
         if shards:
@@ -145,6 +146,12 @@ def _size(override: Override) -> float:
     return len(sweep.list) if isinstance(sweep, ChoiceSweep) else 1
 
 
+def _fingerprint() -> tuple[Hashable, ...]:
+    """Return names, sizes and times of our config files: one that has changed shows."""
+    files = sorted(Path(conf_dir()).rglob("*.yaml"))
+    return tuple((str(path), (s := path.stat()).st_mtime_ns, s.st_size, s.st_ino) for path in files)
+
+
 def _without_hydra(config: DictConfig) -> DictConfig:
     with open_dict(config):
         del config["hydra"]
@@ -155,8 +162,12 @@ class _Composer:
     """Hydra's `compose` for the many points of a sweep.
 
     Hydra needs 0.1 s to read and merge the files that a command line chooses, and next to nothing
-    to set single keys. So what files make is kept, here and no longer, and keys are set in copies.
+    to set single keys. So what files make is kept, and keys are set in copies: as long as our files
+    are as they were, or, where a user's folder is searched too, for this composer.
     """
+
+    _of_ours: ClassVar[dict[Hashable, tuple[bytes, bytes]]] = {}
+    _our_groups: ClassVar[dict[Hashable, set[str]]] = {}
 
     def __init__(self, loader: ConfigLoader, overrides: Sequence[str]):
         from hydra.core.object_type import ObjectType
@@ -167,8 +178,11 @@ class _Composer:
         self._loader = loader
         self._parser = OverridesParser.create(cast("ConfigLoader", self))
         self._parse_one = cache(lambda word: self._parser.parse_overrides([word])[0])
-        self._groups = set(self.get_group_options("", ObjectType.GROUP))
-        self._merged: dict[tuple[str, ...], bytes] = {}  # pickled, since that copies quickest
+        self._merged, groups = ({}, {}) if self.foreign else (self._of_ours, self._our_groups)
+        self._files = () if self.foreign else _fingerprint()
+        if self._files not in groups:
+            groups[self._files] = set(self.get_group_options("", ObjectType.GROUP))
+        self._groups = groups[self._files]
         self.parsed = self.parse(overrides)
         for o in self.parsed:
             if o.is_delete() or o.is_sweep_override() or isinstance(o.value(), str | list | dict):
@@ -187,13 +201,11 @@ class _Composer:
         """Parse overrides; a glob among them is not yet expanded."""
         return self._parser.parse_overrides(list(overrides))
 
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Compose one point of the sweep, without Hydra's node."""
+    def compose(self, overrides: Sequence[str], *, whole: bool = False) -> DictConfig:
+        """Compose one point of the sweep; Hydra's node is in the `whole` config only."""
         parsed = [self._parse_one(word) for word in overrides]
-        files = tuple(word for word, o in zip(overrides, parsed, strict=True) if self._chooses(o))
-        if files not in self._merged:
-            self._merged[files] = pickle.dumps(_without_hydra(self.compose_whole(files)))
-        config: DictConfig = pickle.loads(self._merged[files])
+        files = [word for word, o in zip(overrides, parsed, strict=True) if self._chooses(o)]
+        config: DictConfig = pickle.loads(self._composed_files(files)[whole])
         keys = [o for o in parsed if not self._chooses(o)]
         try:
             if any(o.is_add() or o.is_force_add() or o.is_delete() or o.package for o in keys):
@@ -201,8 +213,20 @@ class _Composer:
             for o in keys:
                 OmegaConf.update(config, o.key_or_group, o.value(), merge=True)
         except OmegaConfBaseException:  # more than setting keys, or wrong: Hydra says what
-            return _without_hydra(self.compose_whole(overrides))
+            config = self.compose_whole(overrides)
+            return config if whole else _without_hydra(config)
         return config
+
+    def _composed_files(self, files: Sequence[str]) -> tuple[bytes, bytes]:
+        """Return what files make, without and with Hydra's node; pickled, which copies quickest."""
+        key = (*files, *self._files)
+        if key not in self._merged:
+            if len(self._merged) >= MOST_KEPT:
+                self._merged.clear()
+            config = self.compose_whole(files)
+            whole = pickle.dumps(config)
+            self._merged[key] = pickle.dumps(_without_hydra(config)), whole
+        return self._merged[key]
 
     def compose_whole(self, overrides: Sequence[str]) -> DictConfig:
         """Compose overrides by Hydra alone, with its node, which is checked."""

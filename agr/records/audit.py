@@ -18,9 +18,10 @@ from PIL import Image
 
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
+from agr.records.folders import DAMAGED, PNG, folder_of
 from agr.records.run_info import RunInfo
 from agr.records.schema import KEYS, ROWS, TABLES, within
-from agr.records.store import DAMAGED, PNG, Records, image_of
+from agr.records.store import Records, image_of
 from agr.records.values import CLASSES, faults
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.files import is_whole
@@ -102,7 +103,11 @@ def _files(records: Records, report: CellReport) -> Iterator[str]:
     """Yield a problem for each part file that isn't as it was written."""
     parts = [part for kind in TABLES for part in records.part_files(kind)]
     counted, report.parts = {part.path for part in parts}, len(parts)
-    there = (path for kind in TABLES for path in sorted(records.place(kind).glob("*.parquet")))
+    there = (
+        path
+        for kind in TABLES
+        for path in sorted(folder_of(records.folder, kind).glob("*.parquet"))
+    )
     for path in there:
         if path not in counted:
             report.notes.append(f"{path.name} has no rows and doesn't count: a killed run left it")

@@ -1,9 +1,8 @@
 """Records of a cell: typed rows in part files, and run.json.
 
-A cell's folder holds `rows-*.parquet` (one row per image and target), `_about/run.json`, and on
-request `_trace/` (one row per image and step), `_adversarials/` (8-bit images, clean and
-adversarial) and `_png/`. Readers of Parquet folders pass over names that begin with `_` or `.`, so
-that `pd.read_parquet(folder)` is the rows. Parts are written whole and renamed, rows last, so
+A cell's folder (agr.records.folders) holds `rows-*.parquet` (one row per image and target),
+`_about/run.json`, and on request `_trace/` (one row per image and step), `_adversarials/` (8-bit
+images, clean and adversarial) and `_png/`. Parts are written whole and renamed, rows last, so
 whatever is there is complete; what is done is a set of positions, so a run that was killed goes on
 where it was. Names of parts end in a hash of their content, and run.json holds one of its own, so
 that damage is noticed.
@@ -27,6 +26,7 @@ import pyarrow.parquet as pq
 from filelock import SoftFileLease
 from numpy.typing import NDArray
 
+from agr.records.folders import ABOUT, DAMAGED, PNG, failure_file, folder_of
 from agr.records.part_files import PartFile
 from agr.records.run_info import RunInfo, parse_run
 from agr.records.schema import KEYS, NULLABLE, SCHEMA_VERSION, TABLES
@@ -38,10 +38,6 @@ from agr.utils.signals import unbroken
 from agr.utils.text import printable
 
 IMAGES_AT_ONCE = 64  # of saved ones: all would fill the memory
-# Folders of a cell's folder.
-ABOUT = "_about"
-DAMAGED = f"{ABOUT}/damaged"  # parts that were set aside
-PNG = "_png"
 
 
 class Records:
@@ -140,7 +136,7 @@ class Records:
 
     def note_failure(self, shard: str, failure: Mapping[str, Any] | None) -> None:
         """Write the failure of a shard, {"error": …, …}, to its file; None: remove the file."""
-        path = self._failure_file(_plain(shard))
+        path = failure_file(self.folder, _plain(shard))
         if failure is None:
             path.unlink(missing_ok=True)
         else:
@@ -150,7 +146,7 @@ class Records:
     def failures(self) -> dict[str, dict[str, Any]]:
         """Read the failures that are noted, by shard."""
         found = {}
-        pattern = self._failure_file("*")
+        pattern = failure_file(self.folder, "*")
         for path in sorted(pattern.parent.glob(pattern.name)):
             with suppress(OSError, ValueError):  # gone, since the shard was done meanwhile
                 failure = json.loads(path.read_text(encoding="utf-8"))
@@ -158,9 +154,6 @@ class Records:
                     shard = path.stem.removeprefix("failed-").replace("of", "/")
                     found[shard] = failure
         return found
-
-    def _failure_file(self, shard: str) -> Path:
-        return self.folder / ABOUT / f"failed-{shard}.json"
 
     # ---- parts -----------------------------------------------------------------------------------
 
@@ -189,12 +182,9 @@ class Records:
                     content = io.BytesIO()
                     pq.write_table(table.replace_schema_metadata(note), content, compression="zstd")
                     name = f"{kind}-{stem}-{number:05d}"
-                    self.place(kind).mkdir(exist_ok=True)
-                    write_named(self.place(kind), name, ".parquet", content.getvalue())
-
-    def place(self, kind: str) -> Path:
-        """Return the folder of the part files of a kind."""
-        return self.folder if kind == "rows" else self.folder / f"_{kind}"
+                    place = folder_of(self.folder, kind)
+                    place.mkdir(exist_ok=True)
+                    write_named(place, name, ".parquet", content.getvalue())
 
     def part_files(self, kind: str) -> list[PartFile]:
         """List the part files of a kind in order; those of a part without rows don't count."""
@@ -207,7 +197,7 @@ class Records:
         paths = (
             path
             for kind in kinds or TABLES
-            for path in sorted(self.place(kind).glob(f"{kind}-*.parquet"))
+            for path in sorted(folder_of(self.folder, kind).glob(f"{kind}-*.parquet"))
         )
         return [part for path in paths if (part := PartFile.parse(path))]
 
@@ -234,7 +224,7 @@ class Records:
             if part.shard == stem and part.key not in whole:
                 part.path.unlink(missing_ok=True)
         for kind in TABLES:
-            for draft in self.place(kind).glob(f".*-{stem}-*{DRAFT}"):
+            for draft in folder_of(self.folder, kind).glob(f".*-{stem}-*{DRAFT}"):
                 draft.unlink(missing_ok=True)
         return lines
 
@@ -297,18 +287,6 @@ def _plain(shard: str) -> str:
 def _digest(run: Mapping[str, Any]) -> str:
     text = json.dumps(run, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:CHECKSUM_LENGTH]
-
-
-def cell_folders(outputs: Path, depth: str = "*/*") -> list[Path]:
-    """List the folders of cells below `outputs`: those that have rows, or a run.json."""
-    names = ("rows-*.parquet", f"{ABOUT}/run.json", "run.json")  # the last: of earlier versions
-    found = {path for name in names for path in outputs.glob(f"{depth}/{name}")}
-    return sorted({path.parent if ABOUT not in path.parts else _above(path) for path in found})
-
-
-def _above(path: Path) -> Path:
-    """Return the folder of the cell that a file in or below its `_about` is of."""
-    return next(folder.parent for folder in path.parents if folder.name == ABOUT)
 
 
 def image_of(row: Mapping[str, Any], column: str = "pixels") -> NDArray[np.uint8]:
