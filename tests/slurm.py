@@ -46,7 +46,7 @@ ReturnToService=2
 KillWait=3
 MinJobAge=3600
 SlurmdTimeout=6
-MaxArraySize=5
+MaxArraySize=4
 SchedulerParameters=batch_sched_delay=1,sched_interval=5,bf_interval=5
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE

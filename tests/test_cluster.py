@@ -16,6 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 
+import agr.config.compose
 import agr.jobs.pools
 import agr.jobs.sweep
 import agr.jobs.tasks
@@ -52,6 +53,16 @@ def test_shards_become_a_sweep() -> None:
     assert cells[1].overrides == ("eps=2", "seed=1", "shard=1/3")
     assert cells[1].whole.config == expand(["eps=2", "seed=1"])[0].config
     assert len({c.id for c in cells}) == 2
+
+
+def test_thousands_of_shards_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    to_cell = agr.config.compose.to_cell
+    monkeypatch.setattr(agr.config.compose, "to_cell", lambda *a: made.append(1) or to_cell(*a))
+    cells = expand(["eps=2,4", "shards=4000"])
+    assert (len(cells), len(made)) == (8000, 2)
+    assert cells[-1].shard == (3999, 4000)
+    assert cells[-1].whole.id == cells[4000].id
 
 
 @pytest.mark.parametrize(
@@ -620,7 +631,7 @@ def test_a_sweep_survives_what_happens_on_a_cluster(
     code, said = first.end(300)
     assert code == 1, said
     assert "6 jobs: 0 finished before, 6 to do" in said
-    # MaxArraySize is 5 here
+    # MaxArraySize is 4 here
     assert said.count(" jobs submitted, logs in ") == 2
     assert said.count("] done: ") == 5
     lost = first.cell(cancelled)

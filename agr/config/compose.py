@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from agr.config.cell import Cell
 from agr.config.load import to_cell
 from agr.config.messages import explained
-from agr.config.overrides import as_list, shards_of, without_flags, without_shards
+from agr.config.overrides import as_list, check_length, shards_of, without_flags, without_shards
 from agr.config.schema import conf_dir
 from agr.config.security import check_hydra, check_swept, read_yaml
 from agr.config.validation import reject_unknown_keys
@@ -59,6 +59,8 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
         shards = shards_of(overrides)
         whole = without_shards(overrides) if shards else overrides
         given = [*map(as_list, without_flags(whole))]
+        for word in given:
+            check_length(word)
         composer = _Composer(loader, given)
         for o in composer.parsed:
             if o.is_hydra_override() and not HYDRA_KEYS.match(o.key_or_group):

@@ -16,6 +16,7 @@ from agr.config.schema import LARGEST_SIDE, MODES, RESIZING, Geometry, NetworkCo
 from agr.utils.errors import ConfigError, first_line, nearest
 
 MOST_CLASSES = 10_000_000
+MOST_TARGETS, MOST_DEFENSES = 1_000, 16
 # Arguments of timm.create_model, and of what it calls, about where weights come from.
 WEIGHT_ARGUMENTS = (
     "pretrained",
@@ -134,6 +135,17 @@ def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
             )
     if not all(isinstance(t, str) for t in targets or []):
         raise ConfigError(f"targets={targets}: give a list of names, [name,name]")
+    if len(targets or []) > MOST_TARGETS:
+        raise ConfigError(
+            f"targets={targets[0]},… names {len(targets):,} networks, and a run scores at most "
+            f"{MOST_TARGETS:,}: score the others with agr.score"
+        )
+    for name in targets or []:
+        if name.count("/") > MOST_DEFENSES and len(undefended(name, config.defenses)[1]) > 1:
+            raise ConfigError(
+                f"target {name[:40]}… stands behind more than {MOST_DEFENSES} defenses: take some "
+                "away"
+            )
     bare_targets = [undefended(t, config.defenses)[0] for t in targets or []]
     return [(f"source={s}", s) for s in sources] + [(f"target {t}", t) for t in bare_targets]
 

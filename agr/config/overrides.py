@@ -15,6 +15,7 @@ from agr.config.schema import conf_dir
 from agr.utils.errors import ConfigError, first_line
 
 MOST_SHARDS = 9999
+MOST_VALUES = 2_000  # in one override
 MULTIRUN = ("-m", "--multirun")
 RUNNING_FLAGS = (*MULTIRUN, "-r", "--run", "-cd", "--config-dir")  # those with which cells run
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -58,6 +59,15 @@ def shell_command(*words: str) -> str:
 
 # Keys that hold a list, of which a single name is one of one.
 LISTS = re.compile(r"(\+{0,2}(?:targets|allow)=)([\w./:+-]+)")
+
+
+def check_length(override: str) -> None:
+    """Raise ConfigError for more values than Hydra's grammar reads in a few seconds."""
+    if (values := override.count(",") + 1) > MOST_VALUES:
+        raise ConfigError(
+            f"{override[:40]}… lists {values:,} values, and a word holds at most {MOST_VALUES:,}: "
+            "sweep with range(…), put a list into a config file, or run it in parts"
+        )
 
 
 def as_list(override: str) -> str:
