@@ -906,7 +906,7 @@ def everything(folder: Path) -> set[str]:
 def left_over(new: set[str]) -> list[str]:
     """What a failed command may not leave: a part of a cell, a draft, a lock; anything outside."""
     suite = r"here/outputs(/(demo|mine|sweep)(/(clean|data|tuning\.json).*)?)?"
-    noted = r"here/outputs/\w+/[^/]*(/_about/failed-0of1\.json)?"  # for agr.status
+    noted = r"here/outputs/\w+/[^/]*(/_about(/failed-0of1\.json)?)?"  # for agr.status
     inside = re.compile(f"{suite}|{noted}")
     unfinished = (".draft", ".lock")
     return [n for n in new if not inside.fullmatch(n) or n.endswith(unfinished)]
