@@ -154,7 +154,8 @@ def test_clean_accuracy(tmp_path: Path) -> None:
 def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The cells of experiment=real from two sources, of fewer images than `make real` has."""
     outputs = tmp_path_factory.mktemp("lite")
-    words = ["experiment=real", "n_images=16", f"outputs={outputs}", "trace=false", "slots=8"]
+    n = 16 if HAS_NIPS17 else 10
+    words = ["experiment=real", f"n_images={n}", f"outputs={outputs}", "trace=false", "slots=8"]
     words += [f"source={','.join(SOURCES)}"]
     attacks = ["ifgsm", "mifgsm", "agr", *["agr_nostop"] * HAS_NIPS17]
     cells = on_images(*words, "save_adversarials=false", f"attack={','.join(attacks)}")

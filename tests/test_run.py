@@ -48,10 +48,6 @@ WRONG = {
     "eps=nan": "eps=nan is no budget",
     "eps=inf": "eps=inf is no budget",
     "eps=0.03": "eps=0.03 is below one level",
-    f"targets=[{'vgg16,' * 3000}vgg16]": "lists 3,001 values, and a word holds at most 2,000",
-    f"seed={','.join(map(str, range(2001)))}": "lists 2,001 values, .*: sweep with range",
-    f"targets=[{'vgg16,' * 1000}vgg16]": "names 1,001 networks, and a run scores at most 1,000",
-    f"targets=[vgg16{'/jpeg75' * 17}]": "stands behind more than 16 defenses: take some away",
     "eps=256": "beyond the linf bound 255",
     "steps=0": "steps=0 is too small",
     "steps=1.5": "could not be converted to Integer",
@@ -129,6 +125,32 @@ def test_wrong_input_is_one_line_before_any_model_loads(
     assert err.count("\n") == 1, err
     assert WRONG[word] in err
     assert not list(tmp_path.glob("outputs/demo/*/rows*"))
+
+
+TOO_MANY = {
+    "values in a word": (
+        f"seed={','.join(map(str, range(2001)))}", "lists 2,001 values, and a word holds at most",
+    ),
+    "targets in a word": (
+        f"targets=[{'vgg16,' * 3000}vgg16]", "lists 3,001 values, and a word holds at most 2,000",
+    ),
+    "targets": (
+        f"targets=[{'vgg16,' * 1000}vgg16]", "names 1,001 networks, and a run scores at most 1,000",
+    ),
+    "defenses": (
+        f"targets=[vgg16{'/jpeg75' * 17}]", "stands behind more than 16 defenses: take some away",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOO_MANY)
+def test_lists_are_bounded(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word, words = TOO_MANY[name]
+    code, _, err = say([word], monkeypatch, capsys)
+    assert (code, err.count("\n")) == (2, 1)
+    assert words in err
 
 
 def test_one_wrong_cell_stops_a_sweep_before_it_begins(
