@@ -350,3 +350,16 @@ def test_every_demo_network_answers_as_unfolded(tmp_path: Path) -> None:
         )
         assert norms(folded) == 0 < norms(plain)
         assert torch.allclose(folded(x), plain(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_efficientnet", "test_vit"])
+def test_a_tuned_network_is_one_that_can_be_attacked(name: str) -> None:
+    """What stands in place of a folded norm is in evaluation mode, as the network is."""
+    torch.manual_seed(0)
+    network = timm.create_model(name).eval()
+    x = torch.randint(0, 256, (2, *network.pretrained_cfg["input_size"])) / 255
+    tuned = tune(network, x)
+    assert not any(part.training for part in tuned.modules())
+    y = network(x).argmax(1)
+    adv = agr.load_attack("fgsm", norm="linf", eps=4)(tuned, x, y)
+    assert (adv - x).abs().max() > 0

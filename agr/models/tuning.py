@@ -197,7 +197,8 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 def _rest(norm: nn.BatchNorm2d) -> nn.Module:
     """Return the dropout and activation that timm's `BatchNormAct2d` has beside the norm."""
     parts = [getattr(norm, name, nn.Identity()) for name in ("drop", "act")]
-    return nn.Sequential(*(part for part in parts if not isinstance(part, nn.Identity)))
+    rest = nn.Sequential(*(part for part in parts if not isinstance(part, nn.Identity)))
+    return rest.train(norm.training)
 
 
 def _check_folding(network: nn.Module, x: Tensor) -> None:
