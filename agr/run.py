@@ -26,8 +26,13 @@ from agr.jobs.sweep import sweep
 def main() -> None:
     """Run the command: wrong input ends with one line and exit code 2."""
     full = "HYDRA_FULL_ERROR" in os.environ
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and we say it in one line
-    guard(_main, full=full)
+    # Hydra then raises, and we say it in one line; afterwards it is as it was.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        guard(_main, full=full)
+    finally:
+        if not full:
+            del os.environ["HYDRA_FULL_ERROR"]
 
 
 def _main() -> None:

@@ -389,7 +389,7 @@ def test_a_whole_run(own: Path, tmp_path: Path) -> None:
 def test_a_run_that_fails_ends_it(tmp_path: Path) -> None:
     words = [f"outputs={tmp_path}", f"data.root={tmp_path / 'none'}", "attack=fgsm"]
     done = script("--run", *words)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
     assert not list(tmp_path.glob("demo/tables/*"))
