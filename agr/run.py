@@ -32,7 +32,7 @@ def main() -> None:
         guard(_main, full=full)
     finally:
         if not full:
-            del os.environ["HYDRA_FULL_ERROR"]
+            os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 def _main() -> None:
