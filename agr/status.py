@@ -21,6 +21,7 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.overrides import shell_command, sweep_overrides, without_shards
 from agr.jobs.console import script
+from agr.records.folders import failure_file
 from agr.records.progress import progress
 from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line
@@ -52,9 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"\n{len(cells)} cells: {', '.join(f'{n} {word}' for word, n in count.items())}")
     for cell, status in zip(cells, statuses, strict=True):
         if status.word == "failed":
-            print(
-                f"failed: {cell.folder}/_about/failed-*.json has it whole; alone: {cell.command()}"
-            )
+            print(f"failed: {failure_file(cell.folder, '*')} has it whole; alone: {cell.command()}")
     if any(status.missing for status in statuses):
         print(f"what is missing: {_command(arguments)}")
 

@@ -63,7 +63,7 @@ class Forked:
 
     def poll(self) -> int | None:
         """Return the exit code; None while it runs."""
-        return self._process.exitcode
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Send a signal, if it still runs."""

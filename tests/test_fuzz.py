@@ -26,12 +26,11 @@ from agr.data.decode import BadImage, load_image
 from agr.data.devkit import META, TRUTH, parse_devkit, unpack_devkit
 from agr.data.entries import Entry, Manifest
 from agr.data.labels import parse_solution, parse_val_txt
-from agr.data.layouts import LONGEST_ID
 from agr.data.manifest import read_manifest
 from agr.records.schema import ROWS as COLUMNS
 from agr.records.store import Records
 from agr.utils.errors import LONGEST_LINE, ConfigError, one_line
-from agr.utils.text import UNSHOWN
+from agr.utils.text import LONGEST_ID, UNSHOWN
 from tests import standins
 
 pytestmark = pytest.mark.slow

@@ -78,11 +78,7 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
         sweeps = [o for o in parsed if o.is_sweep_override()]
         multirun = multirun or str(config.hydra.mode) == "RunMode.MULTIRUN"
         _check_sweeps(sweeps, shards, multirun=multirun)
-        if sweeps:
-            cells = [to_cell(composer.compose(point), point) for point in _points(parsed)]
-        else:
-            (point,) = _points(parsed)
-            cells = [to_cell(composer.compose(point), point)]
+        cells = [to_cell(composer.compose(point), point) for point in _points(parsed)]
         if not cells:
             raise ConfigError(f"{' '.join(given)} means no cell: a sweep over nothing is in it")
         if shards:
