@@ -8,7 +8,7 @@ import pickle
 import re
 import shlex
 import warnings
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from agr.config.schema import conf_dir
 from agr.config.security import check_hydra, check_swept, read_yaml
 from agr.config.validation import reject_unknown_keys
 from agr.utils.errors import ConfigError
+from agr.utils.hashing import digest
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -144,10 +145,10 @@ def _size(override: Override) -> float:
     return len(sweep.list) if isinstance(sweep, ChoiceSweep) else 1
 
 
-def _fingerprint() -> tuple[Hashable, ...]:
-    """Return names, sizes and times of our config files: one that has changed shows."""
+def _fingerprint() -> str:
+    """Return a hash of names, sizes and times of our config files: one that has changed shows."""
     files = sorted(Path(conf_dir()).rglob("*.yaml"))
-    return tuple((str(path), (s := path.stat()).st_mtime_ns, s.st_size, s.st_ino) for path in files)
+    return digest([[str(p), (s := p.stat()).st_mtime_ns, s.st_size, s.st_ino] for p in files])
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
@@ -164,8 +165,8 @@ class _Composer:
     are as they were, or, where a user's folder is searched too, for this composer.
     """
 
-    _of_ours: ClassVar[dict[Hashable, tuple[bytes, bytes]]] = {}
-    _our_groups: ClassVar[dict[Hashable, set[str]]] = {}
+    _of_ours: ClassVar[dict[tuple[str, ...], tuple[bytes, bytes]]] = {}
+    _our_groups: ClassVar[dict[str, set[str]]] = {}
 
     def __init__(self, loader: ConfigLoader, overrides: Sequence[str]):
         from hydra.core.object_type import ObjectType
@@ -177,7 +178,7 @@ class _Composer:
         self._parser = OverridesParser.create(cast("ConfigLoader", self))
         self._parse_one = cache(lambda word: self._parser.parse_overrides([word])[0])
         self._merged, groups = ({}, {}) if self.foreign else (self._of_ours, self._our_groups)
-        self._files = () if self.foreign else _fingerprint()
+        self._files = "" if self.foreign else _fingerprint()
         if self._files not in groups:
             groups[self._files] = set(self.get_group_options("", ObjectType.GROUP))
         self._groups = groups[self._files]
@@ -217,7 +218,7 @@ class _Composer:
 
     def _composed_files(self, files: Sequence[str]) -> tuple[bytes, bytes]:
         """Return what files make, without and with Hydra's node; pickled, which copies quickest."""
-        key = (*files, *self._files)
+        key = (self._files, *files)
         if key not in self._merged:
             if len(self._merged) >= MOST_KEPT:
                 self._merged.clear()
