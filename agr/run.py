@@ -19,7 +19,7 @@ from agr.config.overrides import RUNNING_FLAGS, flags_first, without_shards
 from agr.config.schema import conf_dir
 from agr.jobs.console import guard
 from agr.jobs.launcher import check_submitit, launcher_of
-from agr.jobs.session import check_all, run_all
+from agr.jobs.session import check_all, run_all, show_sweep
 from agr.jobs.sweep import sweep
 
 
@@ -47,9 +47,11 @@ def _main() -> None:
     composition = compose_cells(arguments, multirun=named or bool(flags & {"-m", "--multirun"}))
     launcher = launcher_of(composition.config)
     prepared = check_all(composition.cells)
-    if launcher:
-        raise SystemExit(sweep(launcher, arguments, composition.cells))
-    if code := run_all(composition.cells, prepared):
+    cells = composition.cells
+    code = sweep(launcher, arguments, cells) if launcher else run_all(cells, prepared)
+    if len(cells) > 1:
+        show_sweep(cells, arguments)
+    if code:
         raise SystemExit(code)
 
 

@@ -15,8 +15,8 @@ from agr.config.overrides import with_experiment, without_flags
 from agr.jobs.console import script
 from agr.jobs.request import RUN_FLAG
 from agr.jobs.session import run_first
+from agr.report.comparison.axes import output_folder
 from agr.report.leaderboard import check_leaderboard, write_leaderboards
-from agr.report.tables import tables_folder
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     untargeted = check_leaderboard(cells)
     if RUN_FLAG in sys.argv[1:]:
         run(asked, untargeted)
-    paths = write_leaderboards(cells, tables_folder(cells, asked))
+    paths = write_leaderboards(cells, output_folder(cells, asked, "tables"))
     for path in paths:
         if path.suffix == ".md":
             print(path.read_text(encoding="utf-8"))

@@ -10,14 +10,15 @@ import sys
 from agr.config.compose import expand
 from agr.config.overrides import with_experiment, without_shards
 from agr.jobs.console import script
-from agr.report.tables import tables_folder, write_tables
+from agr.report.comparison.axes import output_folder
+from agr.report.tables import write_tables
 
 
 def main() -> None:
     """Write the tables and print the Markdown ones."""
     asked = without_shards(with_experiment(sys.argv[1:], "experiment=paper"))
     cells = expand(asked)
-    paths = write_tables(cells, tables_folder(cells, asked))
+    paths = write_tables(cells, output_folder(cells, asked, "tables"))
     for path in paths:
         if path.suffix == ".md":
             print(path.read_text(encoding="utf-8"))

@@ -17,9 +17,9 @@ from agr.config.compose import expand
 from agr.config.schema import conf_dir
 from agr.records.schema import ROWS
 from agr.records.store import Records
+from agr.report.comparison.axes import output_folder
 from agr.report.leaderboard import check_leaderboard, leaderboard, write_leaderboards
 from agr.report.statistics import bootstrap, wilson
-from agr.report.tables import tables_folder
 from agr.utils.errors import ConfigError
 from tests.madeup import began
 
@@ -342,7 +342,7 @@ def test_the_script_needs_no_torch(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "| AGR | agr | — | 75.0 [" in re.sub(" +", " ", done.stdout)
-    folder = tables_folder([cell], ["experiment=leaderboard", *words])
+    folder = output_folder([cell], ["experiment=leaderboard", *words], "tables")
     assert (folder / "leaderboard-linf-10.tex").exists()
     assert f"n_images={N}" in folder.name
 

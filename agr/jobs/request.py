@@ -17,8 +17,8 @@ from agr.config.overrides import (
 )
 from agr.jobs.session import run_first
 from agr.report.claims.spec import load_claims
+from agr.report.comparison.axes import output_folder
 from agr.report.outcomes import Outcomes
-from agr.report.tables import tables_folder
 from agr.utils.errors import ConfigError
 
 CLAIMS = "agr_paper"
@@ -38,7 +38,7 @@ class Request:
 
     def folder(self, kind: str) -> Path:
         """Folder for what is made of these cells: outputs/SUITE/KIND/…"""
-        return tables_folder(self.cells, self.overrides, kind)
+        return output_folder(self.cells, self.overrides, kind)
 
     def command(self, script: str) -> str:
         """The shell command that reproduces this output."""

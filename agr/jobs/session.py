@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
+from agr.config.overrides import shell_command, without_flags, without_shards
 from agr.config.schema import Config
 from agr.records.precision import compare, twin
 from agr.records.progress import finished
@@ -29,6 +30,11 @@ from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
 
 if TYPE_CHECKING:
     from agr.evaluation.crafting import AnyAttack
+
+
+Place = tuple[int, int]  # of a cell in its sweep: 1 of 1 stands alone
+ALONE = (1, 1)
+MOST_ROWS = 40  # of the table that ends a sweep
 
 
 def check_all(cells: Sequence[Cell]) -> list[AnyAttack | None]:
@@ -69,7 +75,7 @@ def run_all(cells: Sequence[Cell], prepared: Sequence[AnyAttack | None]) -> int:
     undone = []
     for i, cell in enumerate(cells, 1):
         try:
-            run(cell, prepared[i - 1], place=f"[{i}/{len(cells)}] ")
+            run(cell, prepared[i - 1], place=(i, len(cells)))
         except ConfigError as e:
             print(f"error: {one_line(f'{cell.name}: {first_line(e)}')}", file=sys.stderr)
             undone.append(cell.name)
@@ -107,10 +113,10 @@ def run_first(overrides: Sequence[str]) -> None:
         raise SystemExit(code)
 
 
-def run(cell: Cell, prepared: AnyAttack | None, *, place: str = "") -> None:
+def run(cell: Cell, prepared: AnyAttack | None, *, place: Place = ALONE) -> None:
     """Run one cell and show its table; one that isn't `prepared` is finished, and only shown.
 
-    `place` is its place in the sweep.
+    In a sweep its `place` is said, and one line stands for the table.
 
     What goes wrong is noted beside the records, for `agr.status`. Raises ConfigError, Busy if
     another process is at work on it, and whatever a user's own part raises.
@@ -131,8 +137,9 @@ def run(cell: Cell, prepared: AnyAttack | None, *, place: str = "") -> None:
             records.note_failure(other, None)
 
 
-def _run(cell: Cell, records: Records, prepared: AnyAttack | None, place: str) -> None:
-    greet(cell, place)
+def _run(cell: Cell, records: Records, prepared: AnyAttack | None, place: Place) -> None:
+    i, n = place
+    greet(cell, f"[{i}/{n}] " if n > 1 else "", notice=i == 1)
     _check_writable(cell)
     if prepared is None:
         print("finished before: nothing to run")
@@ -147,9 +154,29 @@ def _run(cell: Cell, records: Records, prepared: AnyAttack | None, place: str) -
 
         run_cell(exact, lambda _: None)
         compare(cell, exact)
-    from agr.report.notes import closing
+    from agr.report.notes import closing, closing_line
 
-    print(f"\n{closing(cell)}\nrecords: {cell.folder}")
+    shown = f"\n{closing(cell)}" if place == ALONE else closing_line(cell)
+    print(f"{shown}\nrecords: {cell.folder}")
+
+
+def show_sweep(cells: Sequence[Cell], arguments: Sequence[str]) -> None:
+    """Print the comparison that ends a sweep, if anything varies in it."""
+    from agr.report.comparison.axes import Options, layout_of, varying
+    from agr.report.comparison.numbers import Comparison
+    from agr.report.comparison.sheet import comparison_sheet
+    from agr.report.formats import plain
+
+    wholes = list({(str(c.folder), repr(c.whole.config)): c.whole for c in cells}.values())
+    try:
+        layout_of(varying(wholes), Options())
+        sheet = comparison_sheet(Comparison(wholes, Options()))
+    except ConfigError as e:
+        if len(wholes) > 1:
+            print(f"no table of the sweep: {e}")
+        return
+    command = shell_command("-m", "agr.compare", *without_shards(without_flags(arguments)))
+    print(f"\n{plain(sheet, most=MOST_ROWS)}\nwith its figure, as files: {command}")
 
 
 def _failure(e: Exception) -> dict[str, Any]:
@@ -176,20 +203,20 @@ def _check_unchanged(cell: Cell, records: Records) -> None:
         check_unchanged(cell, records.run() or RunInfo(), inputs)
 
 
-def greet(cell: Cell, place: str = "") -> None:
-    """Print what a cell is, the `place` in its sweep before it."""
+def greet(cell: Cell, before: str = "", *, notice: bool = True) -> None:
+    """Print what a cell is, with `before` in front, and its suite's notice."""
     c = cell.config
     eps = f"{c.eps:g}"
     if cell.eps_effective != c.eps:
         eps += f" ({cell.eps_effective:.1f} at {cell.geometry.size} px)"
     targets = ", ".join(map(cell.title, cell.targets))
     print(
-        f"\n{place}{c.attack.title} on {cell.title(cell.source)}, {c.norm.name} eps {eps}, "
+        f"\n{before}{c.attack.title} on {cell.title(cell.source)}, {c.norm.name} eps {eps}, "
         f"T = {c.steps}, {c.n_images} images, targets {targets}"
     )
     if settings := _unusual_settings(cell):
         print(settings)
-    if cell.suite.notice:
+    if cell.suite.notice and notice:
         print(cell.suite.notice)
 
 

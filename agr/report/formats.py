@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from agr.report.numbers import MARKDOWN, TEX, TableCell, printed
 from agr.utils.files import write_all
+from agr.utils.text import plural, printable
 
 FORMULA = re.compile(r"[=+@\t\r]|-\D")
 NUMBERED = re.compile(r"^Table \d+: ")  # LaTeX numbers tables itself
@@ -103,6 +104,17 @@ def markdown(sheet: Sheet) -> str:
     tables = [pipe_table(block.header, block.rows) for block in sheet.blocks]
     caption = f"**{MARKDOWN.escape(sheet.caption)}**"
     return "\n\n".join([caption, *tables, bullets(sheet.notes)]) + "\n"
+
+
+def plain(sheet: Sheet, most: int | None = None) -> str:
+    """Return a table for a terminal, of each of its blocks at most so many rows."""
+    tables = []
+    for block in sheet.blocks:
+        rows = [[printed(cell) for cell in row] for row in block.rows[:most]]
+        table = tabulate(rows, block.header, tablefmt="simple", disable_numparse=True)
+        more = len(block.rows) - len(rows)
+        tables.append(f"{table}\n… and {plural(more, 'more row')}" if more else table)
+    return "\n\n".join([sheet.caption, *tables, "\n".join(map(printable, sheet.notes))])
 
 
 def pipe_table(header: Sequence[str], rows: Sequence[Sequence[TableCell]]) -> str:

@@ -17,7 +17,7 @@ from agr.records.store import Records
 from agr.report.numbers import NO_RUN
 from agr.report.rates import rate, selected, smallest_sizes
 from agr.utils.pixels import LEVELS
-from agr.utils.text import printable, zero_gradients
+from agr.utils.text import plural, printable, zero_gradients
 
 
 def setting_notes(cells: Sequence[Cell]) -> list[str]:
@@ -145,6 +145,23 @@ def closing(cell: Cell) -> str:
         f"cosine {images['cosine'].mean():.5f}"
     )
     return "\n".join([table, means, *map(printable, _closing_notes(cell, frame, rates))])
+
+
+def closing_line(cell: Cell) -> str:
+    """Return the line that ends one cell of a sweep, with what must be said of it below."""
+    frame = selected(cell)
+    if frame is None or frame.empty:
+        return closing(cell)
+    rates = [rate(cell, target, frame) for target in cell.targets]
+    shown = ", ".join(
+        f"{cell.title(row['target'])}{'*' * row['white_box']} {row['asr']:.1f} %"
+        if row["n"]
+        else f"{cell.title(row['target'])} {NO_RUN}"
+        for row in rates
+    )
+    notes = map(printable, _closing_notes(cell, frame, rates))
+    images = plural(frame["image_id"].nunique(), "image")
+    return "\n".join([f"ASR of {images}: {printable(shown)}", *notes])
 
 
 def _closing_row(cell: Cell, row: dict[str, Any]) -> list[Any]:

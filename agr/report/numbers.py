@@ -79,7 +79,7 @@ def printed(cell: TableCell, style: Format = PLAIN) -> str:
         value += style.star
     if cell.spread is not None:
         value += style.escape(f" ± {cell.spread:{cell.form}}")
-    elif cell.interval is not None:
+    if cell.interval is not None:
         low, high = cell.interval
         value += f" [{low:{cell.form}}, {high:{cell.form}}]"
     if cell.difference is not None and cell.difference == cell.difference:

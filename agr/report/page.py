@@ -90,10 +90,10 @@ def summary(found: Findings) -> list[tuple[str, str]]:
     return [*told, ("setting", "; ".join(notes))]
 
 
-def provenance(found: Findings) -> list[tuple[str, str]]:
+def provenance(runs: Sequence[RunInfo]) -> list[tuple[str, str]]:
     """Return versions, commits, hashes of data and weights, and the numeric identity."""
     told: dict[str, set[str]] = {}
-    for run in found.runs:
+    for run in runs:
         for name, version in run.versions.items():
             told.setdefault(f"version of {name}", set()).add(version)
         told.setdefault("commit of agr", set()).add(run.git or "unknown")
@@ -122,8 +122,8 @@ def build_page(found: Findings) -> Page:
         examples=examples_of(found.outcomes),
         leaderboards=[table for sheet in found.leaderboards for table in tables_of(sheet)],
         further=further(found),
-        provenance=provenance(found),
-        cells=cells_table(found),
+        provenance=provenance(found.runs),
+        cells=cells_table(found.cells, found.runs, found.outcomes.missing()),
         commands=[found.command("make_report")],
     )
 
@@ -241,12 +241,12 @@ def equals_of(found: Findings, norm: str) -> HtmlTable:
     return HtmlTable(f"best-{norm}", f"Best attacks, {names[norm]}", header, rows, notes)
 
 
-def cells_table(found: Findings) -> HtmlTable:
+def cells_table(cells: Sequence[Cell], runs: Sequence[RunInfo], notes: Sequence[str]) -> HtmlTable:
     """Return every cell with its numbers of images and seconds, and the command that runs it."""
-    runs = {run.name: run for run in found.runs}
+    by_name = {run.name: run for run in runs}
     rows: list[list[TableCell]] = []
-    for cell in found.cells:
-        sessions = runs.get(cell.name, RunInfo()).sessions
+    for cell in cells:
+        sessions = by_name.get(cell.name, RunInfo()).sessions
         seconds = sum(session.seconds for session in sessions)
         images = sum(session.images for session in sessions)
         c = cell.config
@@ -257,4 +257,4 @@ def cells_table(found: Findings) -> HtmlTable:
             ]
         )
     header = ["attack", "norm", "eps", "source", "images crafted", "seconds", "folder", "command"]
-    return HtmlTable("cells", "Cells", header, rows, found.outcomes.missing())
+    return HtmlTable("cells", "Cells", header, rows, notes)

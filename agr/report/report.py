@@ -60,7 +60,7 @@ def results(found: Findings) -> str:
     for table in further(found):
         rows = pipe_table(table.header, table.rows)
         folded[table.caption] = f"{rows}\n\n{bullets(table.notes)}"
-    origin = [f"{term}: {text}" for term, text in provenance(found)]
+    origin = [f"{term}: {text}" for term, text in provenance(found.runs)]
     folded["Provenance"] = bullets([*origin, found.command("make_report")])
     return _short_enough(head, folded)
 

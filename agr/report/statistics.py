@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr
+from scipy.special import bdtr, stdtrit
 
 DRAWS_AT_ONCE = 1000  # of a bootstrap; all of a large table's would fill the memory
 MOST_CLUSTERS = 2000  # that are drawn; their draws fill 160 MB
@@ -122,6 +122,18 @@ def _limit(sums: NDArray[np.float64], sizes: NDArray[np.int_]) -> Bootstrap:
     half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * spread
     p = math.erfc(abs(mean) / spread / math.sqrt(2)) if spread else float(mean == 0)
     return Bootstrap(mean - half, mean + half, p)
+
+
+def over_seeds(means: Sequence[float]) -> tuple[float, float, float]:
+    """Return the standard deviation of seeds' means and Student's 95 % interval of their mean.
+
+    NaN for fewer than two seeds.
+    """
+    if len(means) < 2:
+        return math.nan, math.nan, math.nan
+    middle, sd = float(np.mean(means)), float(np.std(means, ddof=1))
+    half = float(stdtrit(len(means) - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(len(means))
+    return sd, middle - half, middle + half
 
 
 def effective_number(clusters: ArrayLike) -> float:

@@ -23,27 +23,13 @@ from agr.report.rates import (
     selected,
     smallest_sizes,
 )
-from agr.utils.hashing import slug
 
-# Beginnings of overrides that say where and how cells are run, not which ones are shown.
-NOT_SHOWN = (
-    "experiment=", "suite=", "outputs=", "data.", "hydra", "--", "-", "slots=", "width=",
-    "threads=", "device=", "workers=", "shard=", "progress=", "part_seconds=", "check.", "trace=",
-    "save_adversarials=", "wait=", "shards=",
-)  # fmt: skip
 PAPER_SOURCE_OF_TABLE_3 = "inc_v3"
 SIZES = {
     "rel_l2": "‖v‖₂/‖x‖₂",
     "mean_abs": "mean abs(v), [0,1]",
     "mean_abs_sym": "mean abs(v), [-1,1]",
 }
-
-
-def tables_folder(cells: Sequence[Cell], overrides: Sequence[str], kind: str = "tables") -> Path:
-    """Return a folder named after the experiment and the overrides that change what is shown."""
-    named = (word.partition("=")[2] for word in overrides if word.startswith("experiment="))
-    changes = sorted(word for word in overrides if not word.lstrip("+").startswith(NOT_SHOWN))
-    return cells[0].suite_folder / kind / slug(",".join([next(named), *changes]))
 
 
 def write_tables(cells: Sequence[Cell], folder: Path) -> list[Path]:
@@ -133,7 +119,7 @@ def _rate_cells(seeds: pd.DataFrame, best: float) -> list[TableCell]:
         return [Number(NAN, text="n = 0" if seeds["run"].all() else ""), papers]
     ours = Number(
         asr,
-        interval=(seeds["low"].iloc[0], seeds["high"].iloc[0]),
+        interval=(seeds["low"].iloc[0], seeds["high"].iloc[0]) if len(seeds) == 1 else None,
         spread=_spread(seeds["asr"]),
         bold=asr >= best - 1e-9,
         star=bool(seeds["white_box"].iloc[0]),

@@ -79,6 +79,14 @@ def attack_styles(cells: Sequence[Cell], names: Mapping[str, str]) -> dict[str, 
     return found
 
 
+def palette(titles: Sequence[str]) -> dict[str, AttackStyle]:
+    """Give each of some titles a style of its own, by title."""
+    return {
+        title: AttackStyle(title, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], False)
+        for i, title in enumerate(titles)
+    }
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Figures that are made inside style like all others."""

@@ -83,20 +83,20 @@ class ClaimView:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the report shows, in its order."""
+    """All that a page shows, in its order."""
 
     title: str
     notice: str  # what a reader must know first, or ""
     summary: Sequence[tuple[str, str]]  # what was run and on what: term and text
-    tables: Sequence[HtmlTable]  # the paper's, with its values
-    claims: Sequence[ClaimView]
-    claims_about: Sequence[str]  # how to read the verdicts
-    figures: Sequence[Figure]
-    charts: Sequence[Chart]
-    examples: Sequence[Example]
-    leaderboards: Sequence[HtmlTable]
-    further: Sequence[HtmlTable]  # differences between attacks and the like, long ones
+    tables: Sequence[HtmlTable]
     provenance: Sequence[tuple[str, str]]
     cells: HtmlTable  # every cell, with its command
     commands: Sequence[str]  # what makes this page again
+    claims: Sequence[ClaimView] = ()
+    claims_about: Sequence[str] = ()  # how to read the verdicts
+    figures: Sequence[Figure] = ()
+    charts: Sequence[Chart] = ()
+    examples: Sequence[Example] = ()
+    leaderboards: Sequence[HtmlTable] = ()
+    further: Sequence[HtmlTable] = ()  # differences between attacks and the like, long ones
     classes: Mapping[int, str] = field(default_factory=dict)  # names of labels, where there are any

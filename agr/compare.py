@@ -1,0 +1,68 @@
+"""Compare the cells of any sweep: python -m agr.compare [--run] KEY=VALUE,VALUE … [rows=…] …
+
+One table of what varies: rates with their intervals, mean transfer, gradients, and the difference
+from a baseline on the same images. With --run, missing cells are run first. It takes the overrides
+of `agr.run -m`, and
+
+    rows=attack,source   keys that are rows (those that vary, but for the columns' and the seed)
+    columns=eps          a key, or target (a number that varies, else target)
+    against=ifgsm        the baseline: a value, or KEY=VALUE (the first attack)
+
+For example:
+
+    python -m agr.compare --run attack=ifgsm,mifgsm,agr eps=2,4,8,16
+    python -m agr.compare --run attack=ifgsm,agr source=inc_v3,vgg16 against=agr
+    python -m agr.compare --run attack=mifgsm attack.chain.momentum.decay=0.5,1.0
+"""
+
+from __future__ import annotations
+
+import sys
+
+from agr.config.compose import expand
+from agr.config.overrides import MULTIRUN, shell_command, without_flags, without_shards
+from agr.jobs.console import script
+from agr.jobs.request import RUN_FLAG
+from agr.jobs.session import run_first
+from agr.report.comparison.axes import Options, layout_of, output_folder, varying
+from agr.report.comparison.numbers import Comparison
+from agr.report.comparison.page import write_comparison
+from agr.report.comparison.sheet import comparison_sheet
+from agr.report.formats import plain
+from agr.utils.errors import ConfigError
+
+
+def main() -> None:
+    """Run what is missing if asked to, print the comparison and write its files."""
+    given = [word for word in sys.argv[1:] if word not in (RUN_FLAG, *MULTIRUN)]
+    options, overrides = _options(without_flags(given))
+    whole = without_shards(overrides)
+    cells = expand(whole)
+    layout_of(varying(cells), options)  # an error shows before anything is run
+    if RUN_FLAG in sys.argv[1:]:
+        run_first(["-m", *overrides])
+    comparison = Comparison(cells, options)
+    print(plain(comparison_sheet(comparison)))
+    said = [f"{k}={v}" for k, v in options._asdict().items() if v]
+    command = shell_command("-m", "agr.compare", RUN_FLAG, *whole, *said)
+    folder = output_folder(cells, [*whole, *said], "compare")
+    print("written:", *write_comparison(comparison, folder, command))
+
+
+def _options(words: list[str]) -> tuple[Options, list[str]]:
+    """Split the options of the table from overrides. Raises ConfigError."""
+    found: dict[str, str] = {}
+    rest = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in Options._fields:
+            rest.append(word)
+        elif key in found or not value:
+            raise ConfigError(f"{word}: give {key}=… once, with a value")
+        else:
+            found[key] = value
+    return Options(**found), rest
+
+
+if __name__ == "__main__":
+    script(main, __doc__)

@@ -1,0 +1,57 @@
+"""A comparison as files: the table, its figure, and a page with both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from agr.records.store import Records
+from agr.report.comparison.figure import draw_comparison
+from agr.report.comparison.numbers import Comparison
+from agr.report.comparison.sheet import comparison_sheet
+from agr.report.figures import encoded
+from agr.report.formats import csv_text, latex, markdown
+from agr.report.html.contract import Figure, Page
+from agr.report.html.render import render
+from agr.report.page import cells_table, provenance, tables_of
+from agr.utils.files import write_all
+
+NAME = "compare"
+
+
+def write_comparison(comparison: Comparison, folder: Path, command: str) -> list[Path]:
+    """Write compare.md, .tex, .csv, .png, .pdf and .html, which `command` makes; their paths."""
+    sheet = comparison_sheet(comparison)
+    contents = {
+        "md": markdown(sheet).encode(),
+        "tex": latex(sheet).encode(),
+        "csv": csv_text(sheet.frame).encode(),
+    }
+    figures = []
+    if sheet.frame["asr"].notna().any():
+        drawn, caption = draw_comparison(comparison)
+        contents |= {kind: encoded(drawn, kind) for kind in ("png", "pdf")}
+        figures.append(Figure(NAME, sheet.caption, caption, contents["png"], command))
+    runs = [run for cell in comparison.cells if (run := Records(cell.folder).run())]
+    page = Page(
+        title=sheet.caption,
+        notice=comparison.cells[0].suite.notice or "",
+        summary=list(_answers(comparison)),
+        tables=tables_of(sheet),
+        provenance=provenance(runs),
+        cells=cells_table(comparison.cells, runs, ()),
+        figures=figures,
+        commands=[command],
+    )
+    contents["html"] = render(page).encode()
+    paths = {folder / f"{NAME}.{kind}": content for kind, content in contents.items()}
+    return write_all(paths, folder.glob(f"{NAME}.*"))
+
+
+def _answers(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Return the baseline and each row's verdict."""
+    if comparison.baseline:
+        yield "baseline", comparison.baseline
+    for row in comparison.rows:
+        if verdict := comparison.verdict(row):
+            yield ", ".join(comparison.labels(row)), verdict
