@@ -12,7 +12,7 @@ ARGS ?=
 CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 
 .DEFAULT_GOAL := help
-TARGETS := help setup demo real ready plan status verify tables leaderboard figures claims report \
+TARGETS := help setup demo real ready plan status verify compare tables leaderboard figures claims report \
   bench attacks-page test test-all check clean
 .PHONY: $(TARGETS)
 
@@ -21,7 +21,7 @@ CELL_WORDS := SUITE ARGS IMAGENET_DIR NIPS17_DIR
 READS_demo := ARGS
 READS_real := ARGS NIPS17_DIR
 $(foreach t,ready plan status tables,$(eval READS_$(t) := EXPERIMENT $(CELL_WORDS)))
-$(foreach t,leaderboard figures,$(eval READS_$(t) := $(CELL_WORDS)))
+$(foreach t,compare leaderboard figures,$(eval READS_$(t) := $(CELL_WORDS)))
 $(foreach t,claims report,$(eval READS_$(t) := CLAIMS $(CELL_WORDS)))
 $(foreach t,verify test test-all,$(eval READS_$(t) := ARGS))
 READS_bench := ARGS NIPS17_DIR
@@ -63,6 +63,9 @@ status: setup ## show which cells of the tables are done, running, failed or mis
 
 verify: setup ## check all records again; ARGS="images=20" also crafts 20 images per cell again
 	@$(RUN) -m agr.verify $(ARGS)
+
+compare: setup ## compare any cells: make compare ARGS="attack=ifgsm,mifgsm,agr eps=2,4,8"
+	$(RUN) -m agr.compare --run suite=$(SUITE) $(ARGS)
 
 tables: setup ## run the missing cells of the paper's Tables 1-3 and render the tables
 	$(RUN) -m agr.run $(CELLS)

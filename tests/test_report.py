@@ -128,7 +128,7 @@ def texts(table: HtmlTable) -> list[list[str]]:
 
 @pytest.fixture
 def cells(tmp_path: Path) -> list[Cell]:
-    found = cells_of(tmp_path)
+    found = cells_of(tmp_path, "paper=true")
     fill(found, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
     return found
 

@@ -28,7 +28,7 @@ N = 8
 
 
 def cells_of(outputs: Path, *words: str) -> list[Cell]:
-    return expand(["experiment=paper", f"outputs={outputs}", f"n_images={N}", *words])
+    return expand(["experiment=paper", "paper=true", f"outputs={outputs}", f"n_images={N}", *words])
 
 
 def fill(cell: Cell, successes: dict[str, int], n: int = N, **columns: Any) -> None:
@@ -65,7 +65,7 @@ def test_rates_by_hand(tmp_path: Path) -> None:
     assert frame.loc[("ifgsm", "inc_v3"), "white_box"]
     assert frame.loc["agr"]["asr"].isna().all()
     assert frame.loc[("agr", "ir_v2"), "command"] == (
-        f"python -m agr.run experiment=paper outputs={tmp_path} n_images=8 norm=linf "
+        f"python -m agr.run experiment=paper paper=True outputs={tmp_path} n_images=8 norm=linf "
         "source=inc_v3 attack=agr"
     )
 
@@ -113,19 +113,30 @@ def test_denominators_by_hand(tmp_path: Path) -> None:
         assert {t: tuple(frame.loc[t, ["n", "successes"]]) for t in wrong} == counts
 
 
-@pytest.mark.parametrize("word", ["eps=8", "steps=5", "attack.targeted=true"])
+UNLIKE = [
+    *("eps=8", "steps=5", "attack.targeted=true", "select=source", "quantize=end", "suite=demo"),
+    *("attack.chain.momentum.decay=0.5", "suite.networks.inc_v3.classes=1001", "paper=false"),
+]
+
+
+@pytest.mark.parametrize("word", ["", *UNLIKE, "suite=demo paper=true"])
 def test_the_papers_values_stand_only_beside_its_setting(word: str, tmp_path: Path) -> None:
-    words = ("norm=linf", "source=inc_v3", "attack=mifgsm", word)
-    (cell,) = cells_of(tmp_path, *words)
+    given = ["suite=imagenet", *word.split()]
+    words = [w for w in given if w != "suite=imagenet" or "suite=demo" not in given]
+    own = ["norm=linf", "source=inc_v3", "attack=mifgsm", f"outputs={tmp_path}", f"n_images={N}"]
+    (cell,) = expand([*own, *words])
     fill(cell, {"inc_v3": 5})
+    shown = word not in UNLIKE
     frame = rates_and_sizes([cell])[0]
     assert frame["asr"].notna().all()
-    assert frame["paper"].isna().all()
+    assert frame["paper"].notna().any() == shown
     write_tables([cell], tmp_path)
-    text = (tmp_path / "table1.md").read_text()
-    assert "95.62" not in text
-    assert ("L∞ = 8" in text) == (word == "eps=8")
-    assert ("attacks changed by attack.targeted=True" in text) == word.startswith("attack.")
+    for name in ("table1", "table3"):
+        text = (tmp_path / f"{name}.md").read_text()
+        assert text.startswith("**Table ") == shown
+        assert ("paper (diff.)" in text) == shown
+        assert ("suite demo, unlike the paper" in text) == ("paper=true" in word)
+
 
 
 @pytest.mark.parametrize(
@@ -203,7 +214,7 @@ def test_rendered_tables(tmp_path: Path) -> None:
     assert second[4] == "62.5 [30.6, 86.3]"  # not the best of its column: not bold
     assert lines[5].split("|")[3].strip() == "—"  # Inc-v4 was not run
     assert "demo suite: stand-in networks, not the paper's" in text
-    assert "missing: python -m agr.run experiment=paper outputs=" in text
+    assert "missing: python -m agr.run experiment=paper paper=True outputs=" in text
     assert len(lines) == 2 * (2 + 9)
     for path in paths[::3]:  # every row of a Markdown table has its header's number of columns
         for block in path.read_text().split("\n\n"):
@@ -236,7 +247,7 @@ def test_seeds_come_as_mean_and_spread(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_readings_come_as_further_rows(tmp_path: Path) -> None:
     words = [f"outputs={tmp_path}", f"n_images={N}", "norm=linf", "source=inc_v3"]
-    cells = expand(["experiment=readings", *words])
+    cells = expand(["experiment=readings", "paper=true", *words])
     for cell in cells:
         fill(cell, {"inc_v4": 1})
     write_tables(cells, tmp_path / "tables")

@@ -162,6 +162,7 @@ class Config:
     success: str | None = None  # label | changed | targeted
     denominator: str = "all"  # all | target-correct | all-correct, of the closing table
     quantize: str = "always"  # always | end | off
+    paper: bool | None = None  # the paper's values beside ours; null: where the setting is its own
     slots: int | None = None
     width: int | None = None  # images per scoring batch
     memory_format: str = "auto"  # auto: by the network | channels_last | contiguous | try: timed

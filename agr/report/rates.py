@@ -22,7 +22,8 @@ from agr.utils.pixels import LEVELS
 NAN = float("nan")
 NORM_TITLES = {"linf": "L∞", "l2": "L2"}
 TABLE_NUMBERS = {"linf": 1, "l2": 2}  # the paper's tables of rates
-PAPER_EPS, PAPER_STEPS = {"linf": 10, "l2": 1500}, 10
+PAPER_EPS = {"linf": 10, "l2": 1500}
+PAPER = {"suite": "imagenet", "T": 10, "select": "group", "quantize": "always", "success": "label"}
 # Columns that numbers are made from; reading all of them would take several times longer.
 COLUMNS = [
     "target", "position", "image_id", "label", "clean_pred", "adv_pred", "source_clean_pred",
@@ -53,7 +54,7 @@ def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
     rates, sizes = [], []
     for cell in cells:
         frame = selected(cell)  # one cell at a time: all of a large run's would fill the memory
-        as_in_paper = _has_paper_setting(cell)
+        as_in_paper = shows_paper(cell)
         place = (cell.config.norm.name, cell.source, cell.config.attack.name)
         paper = paper_sizes.get(place, NAN) if as_in_paper else NAN
         sizes.append(_size(cell, frame) | {"paper": paper})
@@ -77,11 +78,23 @@ def _printed(table: str, keys: list[str], value: str) -> dict[Any, float]:
     return dict(frame.set_index(keys)[value].items())
 
 
-def _has_paper_setting(cell: Cell) -> bool:
-    """Return whether the paper's values belong beside this cell: same eps, T and attack."""
+def shows_paper(cell: Cell) -> bool:
+    """Return whether the paper's values belong beside this cell's."""
+    shown = cell.config.paper
+    return not unlike_paper(cell) if shown is None else shown
+
+
+def unlike_paper(cell: Cell) -> list[str]:
+    """Return in which ways a cell's setting isn't the paper's, such as "eps 8"."""
     c = cell.config
-    same_budget = c.eps == PAPER_EPS[c.norm.name] and c.steps == PAPER_STEPS
-    return same_budget and not cell.attack_overrides
+    ours = {"suite": cell.suite.name, "T": c.steps, "select": c.select, "quantize": c.quantize}
+    ours |= {"success": cell.success}
+    unlike = [f"{key} {value}" for key, value in ours.items() if value != PAPER[key]]
+    unlike += [f"eps {c.eps:g}"] if c.eps != PAPER_EPS[c.norm.name] else []
+    # Networks and attacks go by names, which overrides and files of one's own may give to others.
+    own = ("hydra.searchpath=", "suite.")
+    changed = [w for w in cell.overrides if w.lstrip("+~").startswith(own)]
+    return [*unlike, *cell.attack_overrides, *changed]
 
 
 def selected(cell: Cell) -> pd.DataFrame | None:

@@ -22,6 +22,7 @@ from agr.report.rates import (
     rates_and_sizes,
     selected,
     smallest_sizes,
+    unlike_paper,
 )
 
 PAPER_SOURCE_OF_TABLE_3 = "inc_v3"
@@ -54,10 +55,12 @@ def table_sheets(cells: Sequence[Cell]) -> list[Sheet]:
     shown = [c for c in cells if c.source == PAPER_SOURCE_OF_TABLE_3]
     if shown:
         frame = sizes[sizes["source"] == PAPER_SOURCE_OF_TABLE_3]
-        caption = f"Table 3: size of the perturbations crafted on {shown[0].title(shown[0].source)}"
+        table = "Table 3: size" if _printed(frame) else "Size"
+        caption = f"{table} of the perturbations crafted on {shown[0].title(shown[0].source)}"
         notes = [
             *setting_notes(shown),
-            "means over all images of a cell; the difference is that of ‖v‖₂/‖x‖₂",
+            "means over all images of a cell",
+            *_paper_notes(shown, frame, "the difference is that of ‖v‖₂/‖x‖₂"),
             *missing_notes(frame),
         ]
         sheets.append(Sheet("table3", caption, frame, [_size_block(shown, frame)], notes))
@@ -92,9 +95,18 @@ def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
     return blocks
 
 
-def _printed(rates: pd.DataFrame) -> bool:
-    """True if the paper prints any of these rates."""
-    return bool(rates["paper"].notna().any())
+def _printed(numbers: pd.DataFrame) -> bool:
+    """True if the paper prints any of these numbers, and they are shown."""
+    return bool(numbers["paper"].notna().any())
+
+
+def _paper_notes(cells: Sequence[Cell], numbers: pd.DataFrame, meaning: str) -> list[str]:
+    """Return the notes on the paper's values, where they are shown: in which ways it differs."""
+    if not _printed(numbers):
+        return []
+    unlike = dict.fromkeys(way for cell in cells for way in unlike_paper(cell))
+    asked = [f"paper=true: here it is {', '.join(unlike)}, unlike the paper"] if unlike else []
+    return [f"paper: the AGR paper's value; {meaning}", *asked]
 
 
 def _by_group(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -133,7 +145,8 @@ def _size_block(cells: Sequence[Cell], frame: pd.DataFrame) -> Block:
     The difference to the paper is that of the relative norm, the only definition under which all
     of the printed values are possible (docs/design.md, "Table 3").
     """
-    header = ["Norm", "Attack", *SIZES.values(), "paper (diff.)", "n"]
+    printed = _printed(frame)
+    header = ["Norm", "Attack", *SIZES.values(), *["paper (diff.)"] * printed, "n"]
     rows: list[list[TableCell]] = []
     for norm in dict.fromkeys(c.config.norm.name for c in cells):
         attacks = {c.config.attack.name: c for c in cells if c.config.norm.name == norm}
@@ -145,7 +158,7 @@ def _size_block(cells: Sequence[Cell], frame: pd.DataFrame) -> Block:
             for of_seeds in (seeds[key] for key in SIZES):
                 mean = of_seeds.mean(skipna=False)
                 row.append(Number(mean, ".4f", spread=_spread(of_seeds)))
-            row.append(Number(paper, ".3f", difference=gap, difference_form="+.4f"))
+            row += [Number(paper, ".3f", difference=gap, difference_form="+.4f")] * printed
             rows.append([*row, Number(int(seeds["n"].sum()), "d")])
     return Block(header, rows)
 
@@ -166,8 +179,7 @@ def _rate_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
         f"denominator={cells[0].config.denominator}{n}, success={cells[0].success}{intervals}",
         "* white-box; bold: highest of its source and target; — no run, or not printed",
     ]
-    if _printed(frame):
-        notes.append("paper: the AGR paper's value; in brackets, ours minus the paper's")
+    notes += _paper_notes(cells, frame, "in brackets, ours minus the paper's")
     for cell in cells:
         if cell.smallest and (rows := selected(cell)) is not None:
             attack, source = cell.config.attack.title, cell.title(cell.source)
