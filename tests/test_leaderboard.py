@@ -18,7 +18,12 @@ from agr.config.schema import conf_dir
 from agr.records.schema import ROWS
 from agr.records.store import Records
 from agr.report.comparison.axes import output_folder
-from agr.report.leaderboard import check_leaderboard, leaderboard, write_leaderboards
+from agr.report.leaderboard import (
+    check_leaderboard,
+    leaderboard,
+    no_attack,
+    write_leaderboards,
+)
 from agr.report.statistics import bootstrap, wilson
 from agr.utils.errors import ConfigError
 from tests.madeup import began
@@ -261,7 +266,7 @@ def test_the_page(tmp_path: Path) -> None:
     assert [p.name for p in paths] == [f"leaderboard-linf-10.{s}" for s in ("md", "tex", "csv")]
     low, high = (100 * v for v in bootstrap([1, 1, 1, 0], range(4))[:2])
     rows = body(paths[0])
-    assert [row[0] for row in rows] == ["FGSM", "I-FGSM", "AGR", "MI-FGSM"]
+    assert [row[0] for row in rows] == ["FGSM", "I-FGSM", "AGR", "MI-FGSM", "no attack"]
     assert rows[0] == [
         "FGSM", "fgsm", "100.0", f"75.0 [{low:.1f}, {high:.1f}]", "2.00", "4.0", "10.00", "0.0500",
         "8",
@@ -275,13 +280,14 @@ def test_the_page(tmp_path: Path) -> None:
         "**Leaderboard: mean transfer of 4 attacks, L∞ = 10**",
         "demo suite: stand-in networks, not the paper's",
         "4 images at most per cell, select=group, T=1/10, quantize=always, seed 0",
-        "crafted on Inc-v3, VGG16; targets Inc-v3, Inc-v4, VGG16; denominator=all, success=label",
+        "crafted on Inc-v3, VGG16; targets Inc-v3, Inc-v4, VGG16; "
+        "denominator=target-correct, success=label",
     ):
         assert note in text
     assert "no width" not in text
     table = pd.read_csv(paths[2])
-    assert list(table["attack"]) == ["fgsm", "ifgsm", "agr", "mifgsm"]
-    assert list(table["run"]) == [True, True, True, False]
+    assert list(table["attack"]) == ["fgsm", "ifgsm", "agr", "mifgsm", "none"]
+    assert list(table["run"]) == [True, True, True, False, True]
     assert table["white_box_low"][0] == pytest.approx(100 * wilson(4, 4)[0])
 
 
@@ -370,7 +376,7 @@ def test_a_whole_run(own: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (page,) = tmp_path.glob("demo/tables/*/leaderboard-linf-10.md")
     rows = {row[1]: row for row in body(page)}
-    assert set(rows) == {"own", "fgsm"}
+    assert set(rows) == {"own", "fgsm", "none"}
     assert [rows[name][4] for name in ("own", "fgsm")] == ["2.00", "1.00"]
     assert {row[8] for row in rows.values()} == {"12"}
     assert {row[6] for row in rows.values()} == {"10.00"}
@@ -393,3 +399,22 @@ def test_a_run_that_fails_ends_it(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: "), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert not list(tmp_path.glob("demo/tables/*"))
+
+
+@pytest.mark.parametrize(("denominator", "transfer"), [("target-correct", 100 / 3), ("all", 50)])
+def test_clean_errors_are_a_row_of_their_own(
+    denominator: str, transfer: float, tmp_path: Path
+) -> None:
+    """Inc-v4 errs on one of 4 clean images and is fooled by that and another one."""
+    words = ("source=inc_v3", "attack=agr", "targets=[inc_v3,inc_v4]", f"denominator={denominator}")
+    (cell,) = cells_of(tmp_path, *words)
+    wrong = {"inc_v4": [9, 0, 0, 0]}
+    fill(cell, {"inc_v4": 2}, clean_pred=wrong)
+    floor = no_attack([cell])
+    assert (floor["title"], floor["transfer"], floor["white_box"]) == ("no attack", 25.0, 0.0)
+    assert (floor["n"], floor["gradients"]) == (4, 0)
+    board, _ = leaderboard([cell])
+    assert board.iloc[0]["transfer"] == pytest.approx(transfer)
+    text = write_leaderboards([cell], tmp_path / "t")[0].read_text()
+    assert re.search(r"\| no attack +\| none +\| 0\.0 +\| 25\.0 \[", text)
+    assert "mean transfer of 1 attacks" in text  # no attack isn't one

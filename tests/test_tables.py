@@ -138,7 +138,6 @@ def test_the_papers_values_stand_only_beside_its_setting(word: str, tmp_path: Pa
         assert ("suite demo, unlike the paper" in text) == ("paper=true" in word)
 
 
-
 @pytest.mark.parametrize(
     "word", ["eps=8", "seed=1", "steps=5", "attack.chain.momentum.decay=0.5", "select=none"]
 )

@@ -56,7 +56,7 @@ def load_attack(
     eps: float | None = None,
     steps: int | None = None,
     overrides: Iterable[str] = (),
-    quantize: str = "always",
+    quantize: str | None = None,
 ) -> Attack:
     """Load an attack of conf/attack by its name, to be called as ``attack(model, x, y)``.
 
@@ -67,7 +67,7 @@ def load_attack(
             L2 budgets are taken as they are, not scaled to the image's size.
         steps: T; the attack's own when None.
         overrides: further ones, such as ``"attack.chain.momentum.decay=0.5"``.
-        quantize: see `agr.attacks.Attack`.
+        quantize: see `agr.attacks.Attack`; the attack's own, mostly "always", when None.
 
     One that mixes in other images (Admix) needs them:
     ``dataclasses.replace(load_attack("admix"), pool=agr.attacks.Pool(images, labels))``.
@@ -80,7 +80,9 @@ def load_attack(
         overrides.append(f"eps={eps}")
     if steps is not None:
         overrides.append(f"steps={steps}")
-    config = expand([*overrides, f"quantize={quantize}", "suite.l2_reference=null"])[0].config
+    if quantize is not None:
+        overrides.append(f"quantize={quantize}")
+    config = expand([*overrides, "suite.l2_reference=null"])[0].config
     return build_attack(config if eps is None else replace(config, eps=eps))
 
 

@@ -205,7 +205,7 @@ class Cell:
             parts[name] = [[k, part] for k, part in parts[name].items() if part is not None]
         if given := self.config.attack.images:
             parts["images"] = given.sha256  # wherever they are
-        left_out = ("name", "title")
+        left_out = ("name", "title", "quantize")  # the last is a key of the config
         filled = {k: v for k, v in parts.items() if k not in left_out and v not in (None, [])}
         codes = map(code_of, self.foreign)
         return digest([filled, *codes] if self.foreign else filled)

@@ -114,6 +114,7 @@ class AttackConfig:
     targeted: bool = False
     target: str | None = None  # random | least_likely | file; null: the file's, else random
     label: str = "truth"
+    quantize: str = "always"  # the default of the config's own key
     start: Any = None
     loss: Any = None
     views: dict[str, Any] = field(default_factory=dict)
@@ -196,6 +197,7 @@ CHOICES = {
     "ensemble": ("logits", "losses"),
     "memory_format": ("auto", "channels_last", "contiguous", "try"),
     "precision": ("fp32", "tf32", "bf16", "fp64"),
+    "attack.quantize": ("always", "end", "off"),
     "attack.label": ("truth", "prediction"),
     "attack.target": (None, "random", "least_likely", "file"),
     "norm.name": ("linf", "l2"),

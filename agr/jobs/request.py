@@ -23,6 +23,8 @@ from agr.utils.errors import ConfigError
 
 CLAIMS = "agr_paper"
 RUN_FLAG = "--run"  # run what is missing first
+REPORT = "experiment=report"
+FILLED = "experiment=filled"  # what the report has under L2 beside experiment=report
 # Set by a sweep over eps itself, or of no use to it.
 SET_BY_SWEEPS = ("experiment=", "norm=", "eps=", "targets=")
 
@@ -56,19 +58,30 @@ def parse_request(arguments: Sequence[str], *, sweeps: bool = False) -> Request:
     if len(claims) > 1:
         raise ConfigError(f"claims={','.join(claims)}: one file at a time")
     given = [word for word in given if not word.startswith("claims=")]
-    divided = without_flags(with_experiment(given, "experiment=report"))  # perhaps into shards
+    divided = without_flags(with_experiment(given, REPORT))  # perhaps into shards
     overrides = without_shards(divided)
     cells = expand(overrides)
+    filled = _filled(divided, cells)
+    cells += [cell for each in filled for cell in expand(without_shards(each))]
     name = claims[0] if claims else CLAIMS
     load_claims(name)  # an error of either shows before anything is run
     Outcomes(cells)
-    over_eps = _over_eps(divided, cells) if sweeps and "experiment=report" in overrides else []
+    over_eps = _over_eps(divided, cells) if sweeps and REPORT in overrides else []
     if RUN_FLAG in arguments:
-        for each in (divided, *over_eps):
+        for each in (divided, *filled, *over_eps):
             run_first(each)
     shown = overrides if name == CLAIMS else [*overrides, f"claims={name}"]
     swept = [cell for each in over_eps for cell in expand(without_shards(each))]
     return Request(shown, cells, name, swept)
+
+
+def _filled(overrides: Sequence[str], cells: Sequence[Cell]) -> list[list[str]]:
+    """Overrides of the report's further cells under L2, where it has L2 cells and all attacks."""
+    given = [w for w in overrides if w.startswith(("norm=", "attack="))]
+    l2 = any(cell.config.norm.name == "l2" for cell in cells)
+    if REPORT not in overrides or not l2 or any(w.startswith("attack=") for w in given):
+        return []
+    return [[FILLED, *(w for w in overrides if w != REPORT and w not in given)]]
 
 
 def _over_eps(overrides: Sequence[str], cells: Sequence[Cell]) -> list[list[str]]:

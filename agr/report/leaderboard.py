@@ -7,6 +7,7 @@ on one image, so intervals are over images, not over results.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ NAMED = (  # what tells rows apart, and what they are made from
     *("suite", "notice", "norm", "eps", "attack", "title", "sources", "run", "command"),
     *("images", "n"),
 )
+NO_ATTACK, NO_ATTACK_TITLE = "none", "no attack"
 INTERVALS = ("white_box_low", "white_box_high", "transfer_low", "transfer_high")
 
 
@@ -59,6 +61,8 @@ def _sheet(shown: Sequence[Cell], cells: Sequence[Cell]) -> Sheet:
     if left_out := [x.config.attack.title for x in cells if x.config.attack.targeted]:
         notes.append(f"left out, since they are targeted: {', '.join(dict.fromkeys(left_out))}")
     notes += missing_notes(board)
+    if floor := no_attack(shown):
+        board = pd.concat([board, pd.DataFrame([floor], columns=board.columns)], ignore_index=True)
     return Sheet(f"leaderboard-{c.norm.name}-{c.eps:g}", caption, board, [_block(board)], notes)
 
 
@@ -139,6 +143,33 @@ def _row(cells: Sequence[Cell], frames: Sequence[pd.DataFrame | None]) -> dict[s
     )
 
 
+def no_attack(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Return the row of no attack at all: the targets' errors on the clean images, all of them.
+
+    With denominator=all they are part of every attack's rates. Empty until one attack is finished
+    on all sources.
+    """
+    by_attack: dict[str, list[tuple[Cell, pd.DataFrame | None]]] = {}
+    for cell in cells:
+        by_attack.setdefault(cell.config.attack.name, []).append((cell, selected(cell)))
+    for pairs in by_attack.values():
+        wrong = [(_of_all(c), _clean_errors(f)) for c, f in pairs if f is not None]
+        if len(wrong) == len(pairs):
+            names = {"attack": NO_ATTACK, "title": NO_ATTACK_TITLE, "run": True}
+            sizes = {"gradients": 0.0, "linf": 0.0, "rel_l2": 0.0}
+            return identity(cells[0]) | names | mean_rates(wrong) | sizes
+    return {}
+
+
+def _of_all(cell: Cell) -> Cell:
+    return replace(cell, config=replace(cell.config, denominator="all"))
+
+
+def _clean_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return rows in which every clean error is a success, to be counted for all images."""
+    return frame.assign(success=frame["clean_pred"] != frame["label"])
+
+
 def success_shares(cell: Cell, frame: pd.DataFrame, *, white_box: bool) -> pd.Series[float]:
     """Return the share of targets that each image fools, by image id, of those that count it.
 
@@ -214,6 +245,8 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
         "transfer: the share of its black-box targets that an image fools; brackets: 95 % "
         "bootstrap interval over images, which are drawn with all their sources. All attacks had "
         "the same images, so intervals that overlap don't say that two attacks are equal",
+        f"{NO_ATTACK_TITLE}: errors on the clean images, all of them; they are part of every rate "
+        "with denominator=all, and of none with target-correct",
         "gradients: of the source, as the image needed them; L∞ of v on the 0-255 scale",
         "images / s: crafted, without scoring; of this machine and its load, not the attack alone",
         *clean_accuracy_notes(cells, rates),

@@ -194,11 +194,12 @@ def counted_rows(frame: pd.DataFrame, target: str, denominator: str) -> pd.DataF
 def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
     """Return one row of the sizes, from the `selected` rows of a cell."""
     row = identity(cell) | {"run": frame is not None, "n": 0, "command": cell.command()}
-    row |= dict.fromkeys(("rel_l2", "mean_abs", "mean_abs_sym", "cosine", "steps_used"), NAN)
+    row |= dict.fromkeys(("l2", "rel_l2", "mean_abs", "mean_abs_sym", "cosine", "steps_used"), NAN)
+    row["eps_effective"] = cell.eps_effective
     if frame is not None:
         images = frame.drop_duplicates("image_id")
         row["n"] = len(images)
-        row |= {k: images[k].mean() for k in ("rel_l2", "cosine", "steps_used")}
+        row |= {k: images[k].mean() for k in ("l2", "rel_l2", "cosine", "steps_used")}
         row["mean_abs"] = images["mean_abs"].mean() / LEVELS
         row["mean_abs_sym"] = 2 * row["mean_abs"]  # [-1, 1] is twice as wide
     return row

@@ -26,6 +26,7 @@ from agr.report.rates import (
 )
 
 PAPER_SOURCE_OF_TABLE_3 = "inc_v3"
+USED = "L2 used (of eps)"
 SIZES = {
     "rel_l2": "‖v‖₂/‖x‖₂",
     "mean_abs": "mean abs(v), [0,1]",
@@ -48,9 +49,10 @@ def table_sheets(cells: Sequence[Cell]) -> list[Sheet]:
             frame = rates[rates["norm"] == norm]
             table = f"Table {number}: " if _printed(frame) else ""
             caption = f"{table}ASR (%), {budget_title(shown[0])}"
+            used = sizes[sizes["norm"] == norm] if norm == "l2" else sizes.iloc[:0]
             notes = [*setting_notes(shown), *_rate_notes(shown, frame), *missing_notes(frame)]
             sheets.append(
-                Sheet(f"table{number}", caption, frame, _rate_blocks(shown, frame), notes)
+                Sheet(f"table{number}", caption, frame, _rate_blocks(shown, frame, used), notes)
             )
     shown = [c for c in cells if c.source == PAPER_SOURCE_OF_TABLE_3]
     if shown:
@@ -67,8 +69,11 @@ def table_sheets(cells: Sequence[Cell]) -> list[Sheet]:
     return sheets
 
 
-def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
-    """Return a block per group: a row per source and attack, two columns per target."""
+def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame, used: pd.DataFrame) -> list[Block]:
+    """Return a block per group: a row per source and attack, two columns per target.
+
+    With sizes `used` (L2) there is a column for them: a step of eps/T leaves much of the budget.
+    """
     printed = _printed(frame)
     groups = frame.groupby(["source", "target", "attack"])
     seeds_of = dict(iter(groups))
@@ -77,7 +82,7 @@ def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
     blocks = []
     for group in _by_group(cells):
         targets = list(dict.fromkeys(t for c in group for t in c.targets))
-        header = ["Source", "Attack"]
+        header = ["Source", "Attack", *[USED] * bool(len(used))]
         for target in targets:
             header += [group[0].title(target), *["paper (diff.)"] * printed]
         rows: list[list[TableCell]] = []
@@ -85,6 +90,8 @@ def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
             attacks = {c.config.attack.name: c for c in group if c.source == source}
             for i, (attack, cell) in enumerate(attacks.items()):
                 row: list[TableCell] = ["" if i else cell.title(source), cell.config.attack.title]
+                if len(used):
+                    row.append(_used(used[(used["source"] == source) & (used["attack"] == attack)]))
                 for target in targets:
                     key = (source, target, attack)
                     known = key in seeds_of
@@ -93,6 +100,13 @@ def _rate_blocks(cells: Sequence[Cell], frame: pd.DataFrame) -> list[Block]:
                 rows.append(row)
         blocks.append(Block(header, rows))
     return blocks
+
+
+def _used(seeds: pd.DataFrame) -> Number:
+    """Return the mean L2 norm of an attack's perturbations, and its share of the budget."""
+    mean = seeds["l2"].mean(skipna=False)
+    share = 100 * mean / seeds["eps_effective"].iloc[0]
+    return Number(mean, ".0f", text=f"{mean:.0f} ({share:.0f} %)" if mean == mean else "")
 
 
 def _printed(numbers: pd.DataFrame) -> bool:
