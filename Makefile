@@ -38,6 +38,14 @@ $(foreach g,$(GOALS),$(if $(call UNREAD,$(g)),$(error make $(g) reads no \
   $(call UNREAD,$(g))=…$(if $(READS_$(g)),$(COMMA) only $(READS_$(g))): overrides go into ARGS, as in \
   make tables ARGS="norm=linf n_images=50", and environment variables before make)))
 
+# Environment variables that a suite doesn't read, and a word that is given twice: the last counts.
+SUITES := $(SUITE) $(patsubst suite=%,%,$(filter suite=%,$(ARGS)))
+IDLE := $(if $(filter demo lite,$(lastword $(SUITES))),IMAGENET_DIR) $(if $(filter demo imagenet,$(lastword $(SUITES))),NIPS17_DIR)
+IDLE := $(if $(filter real bench,$(GOALS)),,$(firstword $(filter $(IDLE),$(GIVEN))))
+$(if $(IDLE),$(error suite $(lastword $(SUITES)) reads no $(IDLE): add SUITE=$(if $(filter NIPS17_DIR,$(IDLE)),lite,imagenet)))
+TWICE := $(shell tr '\0' '\n' 2>/dev/null </proc/$$PPID/cmdline | sed -n 's/^\([A-Z_0-9]*\)[:+?]*=.*/\1/p' | sort | uniq -d | head -1)
+$(if $(TWICE),$(error $(TWICE)=… is there twice, and make takes the last: put all into one, $(TWICE)="… …"))
+
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 

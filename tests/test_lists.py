@@ -236,13 +236,13 @@ def test_tables_that_cannot_be_are_refused(tmp_path: Path) -> None:
     parquet(tmp_path / "other" / "x.parquet", pa.table({"text": ["a"], "label": [0]}))
     with pytest.raises(ConfigError, match=r"has no column image \(text, label\)"):
         read(tmp_path / "other")
-    for split in ("test", "train"):
+    for split in ("extra", "train"):
         parquet(tmp_path / "splits" / f"{split}-0.parquet", table())
-    with pytest.raises(ConfigError, match="has the splits 'test', 'train', and none of validation"):
+    with pytest.raises(ConfigError, match="has the splits '', 'train', and none of validation"):
         read(tmp_path / "splits")
     hidden = table().set_column(1, "label", pa.array([-1] * 4))
     parquet(tmp_path / "hidden" / "t.parquet", hidden)
-    with pytest.raises(ConfigError, match="row 0 has label -1: give a split with labels"):
+    with pytest.raises(ConfigError, match="row 0 has label -1: give a split whose labels"):
         read(tmp_path / "hidden")
 
 

@@ -39,6 +39,11 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
         (["check", "ARGS=agr"], "make check reads no ARGS=…: overrides"),
         (["status", "HF_HOME=/x"], "environment variables before make"),
         (["tables", "ARGS=seed=1", "n_images"], "no target n_images: .* into quotes"),
+        (["tables", "IMAGENET_DIR=/x"], "suite demo reads no IMAGENET_DIR: add SUITE=imagenet"),
+        (["ready", "NIPS17_DIR=/x"], "suite demo reads no NIPS17_DIR: add SUITE=lite"),
+        (["plan", "SUITE=lite", "IMAGENET_DIR=/x"], "suite lite reads no IMAGENET_DIR"),
+        (["tables", "ARGS=seed=1", "ARGS=n_images=5"], "ARGS=… is there twice, .* put all into"),
+        (["plan", "SUITE=lite", "SUITE=demo"], "SUITE=… is there twice"),
         (["table"], "no target table: `make help` lists them"),
     ],
 )
@@ -55,6 +60,9 @@ def test_a_word_that_would_do_nothing_stops_make(words: list[str], error: str) -
     [
         (["tables", "ARGS=seed=1 n_images=5"], "agr.run experiment=paper suite=demo seed=1 n_"),
         (["plan", "EXPERIMENT=readings", "SUITE=lite"], "experiment=readings suite=lite"),
+        (["tables", "IMAGENET_DIR=/x", "SUITE=imagenet"], "suite=imagenet"),
+        (["tables", "IMAGENET_DIR=/x", "ARGS=suite=imagenet"], "suite=imagenet"),
+        (["tables", "NIPS17_DIR=/x", "SUITE=mine"], "suite=mine"),
         (["real", "NIPS17_DIR=/x"], "agr.run experiment=real suite=lite"),
         (["report", "CLAIMS=a.yaml", "SUITE=lite"], "--run claims=a.yaml suite=lite"),
         (["demo", "PYTHON=python3.12"], "agr.run attack=agr norm=linf source=inc_v3"),

@@ -117,7 +117,7 @@ def test_wrong_input_is_one_line_before_any_model_loads(
     def never(*args, **kwargs):
         raise AssertionError("a network was loaded")
 
-    monkeypatch.setattr("agr.models.network._body", never)
+    monkeypatch.setattr("agr.models.network.load_body", never)
     monkeypatch.chdir(tmp_path)
     code, _, err = say([word], monkeypatch, capsys)
     assert code == 2
@@ -220,9 +220,12 @@ def test_a_sweep_in_one_process_builds_each_network_once(
 
     monkeypatch.setattr(agr.models.network, "_loaded", {})
     built, scored = [], []
-    real_body, real_answers = agr.models.network._body, agr.evaluation.predictions.predict_batched
+    real_body, real_answers = (
+        agr.models.network.load_body,
+        agr.evaluation.predictions.predict_batched,
+    )
     monkeypatch.setattr(
-        agr.models.network, "_body", lambda name, c: built.append(name) or real_body(name, c)
+        agr.models.network, "load_body", lambda name, c: built.append(name) or real_body(name, c)
     )
     monkeypatch.setattr(
         agr.evaluation.predictions,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -72,7 +73,36 @@ def test_what_a_wrapper_adds_to_names_is_left_out(kind: str, tmp_path: Path) -> 
 def test_names_that_are_a_networks_own_stay() -> None:
     for architecture in (NAME, "vgg11", "resnet18", "test_vit"):
         weights = timm.create_model(architecture).state_dict()
-        assert without_prefix(weights) == weights
+        assert without_prefix(weights) == (weights, {})
+
+
+BESIDE = {
+    "0.mean": ({"0.mean": torch.full((3,), 0.5)}, wrapped("1")),
+    "std": ({"std": torch.full((1, 3, 1, 1), 0.2)}, wrapped("model")),
+    "mu": ({"mu": torch.full((3,), 0.5)}, wrapped("model")),
+    "temperature": ({"temperature": torch.tensor(3.0)}, wrapped("model")),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_changes_a_networks_input_is_not_left_out(name: str, tmp_path: Path) -> None:
+    beside, form = BESIDE[name]
+    torch.save({**beside, **form(original().state_dict())}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=rf"(its )?{name} (is|stands)"):
+        load(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"n_averaged": torch.tensor(3)}])
+def test_a_file_without_weights_is_not_replaced_by_the_hubs(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match="there are no weights in it"):
+        load(tmp_path / "w.pth")
+
+
+def test_a_head_of_one_logit_is_named(tmp_path: Path) -> None:
+    torch.save(original(1).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match="its head has one logit"):
+        load(tmp_path / "w.pth", classes=2)
 
 
 def test_a_head_with_a_class_for_background_loses_it(tmp_path: Path) -> None:
@@ -119,6 +149,49 @@ def my_net(pretrained=False, num_classes=10, pretrained_cfg=None,
         network.load_state_dict(pretrained_cfg_overlay["state_dict"])
     return network
 """
+
+
+@pytest.mark.parametrize("data", ["data.root={}", "suite.root={}"])
+def test_a_suites_own_classes_hold_wherever_the_images_are(data: str, tmp_path: Path) -> None:
+    torch.save(original().state_dict(), tmp_path / "w.pth")
+    (tmp_path / "copy").symlink_to(Path(expand(["attack=fgsm"])[0].suite.root or "").parent)
+    words = [f"source='{NAME}.r160_in1k:{tmp_path}/w.pth'", "n_images=4", f"outputs={tmp_path}"]
+    words += [data.format(tmp_path / "copy/val"), f"data.labels={tmp_path}/copy/val.csv"]
+    for more in ([], ["suite.classes=10"]):
+        (cell,) = expand([*words, "attack=fgsm", *more])
+        assert cell.image_classes == 10
+
+
+@register_model
+def nested(pretrained: bool = False, num_classes: int = 10, **given: Any) -> nn.Module:
+    """A network whose only child has the name of a wrapper."""
+    network = nn.Sequential()
+    network.model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, num_classes))
+    network.forward = network.model.forward  # type: ignore[method-assign]
+    if pretrained:
+        network.load_state_dict(given["pretrained_cfg_overlay"]["state_dict"])
+    return network
+
+
+@register_model
+def forgetful(pretrained: bool = False, num_classes: int = 10, **given: Any) -> nn.Module:
+    """A network whose function passes over the weights of one layer, or of all."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, num_classes))
+    weights = given["pretrained_cfg_overlay"]["state_dict"]
+    if pretrained and "0.weight" in weights:
+        network[1].load_state_dict({k.removeprefix("1."): v for k, v in weights.items()})
+    return network
+
+
+def test_a_child_called_like_a_wrapper_stays(tmp_path: Path) -> None:
+    torch.save(nested().state_dict(), tmp_path / "w.pth")
+    assert load(tmp_path / "w.pth", 10, "nested")(torch.rand(1, 3, SIDE, SIDE)).shape == (1, 10)
+
+
+def test_an_architecture_that_loads_nothing_is_refused(tmp_path: Path) -> None:
+    torch.save({"1.weight": torch.rand(10, 3 * SIDE * SIDE)}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"its function never loaded 1\.weight"):
+        load(tmp_path / "w.pth", 10, "forgetful")
 
 
 @pytest.mark.slow

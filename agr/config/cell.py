@@ -8,6 +8,7 @@ computes and one folder of records holds. This module imports neither torch nor 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -106,8 +107,8 @@ class Cell:
     @property
     def image_classes(self) -> int | None:
         """Number of classes of the images; None where the config doesn't say it."""
-        if self.config.data.root != self.suite.root:
-            return None
+        if not _same_place(self.config.data.root, self.suite.root):
+            return self.suite.classes
         known = {
             self.suite.networks[n].classes for g in self.suite.groups.values() for n in g.networks
         }
@@ -267,6 +268,11 @@ class Cell:
     def command(self) -> str:
         """The shell command that runs this cell."""
         return shell_command("-m", "agr.run", *self.overrides)
+
+
+def _same_place(one: str | None, other: str | None) -> bool:
+    real = [os.path.realpath(os.path.expanduser(place)) for place in (one, other) if place]
+    return one == other or (len(real) == 2 and real[0] == real[1])
 
 
 def _numbers_of(network: NetworkConfig) -> dict[str, Any]:

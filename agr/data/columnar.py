@@ -16,41 +16,52 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from agr.data.entries import class_word
 from agr.data.snapshot import FileSnapshot
 from agr.utils.errors import ConfigError, first_line
 
 COLUMNAR = {".parquet", ".arrow"}
 IMAGES, LABELS = ("image", "img", "jpg", "png"), ("label", "labels", "fine_label", "cls")
-SPLIT = re.compile(r"(?:.*[-_])?(validation|val|test|train)(?:[-_.].*)?", re.IGNORECASE)
+SPLITS = ("validation", "val", "valid", "dev", "test")  # whose images are attacked, in this order
+SPLIT = re.compile(rf"(?:.*[-_])?({'|'.join(SPLITS)}|train)(?:[-_.].*)?", re.IGNORECASE)
 GROUPS_KEPT = 4  # groups of rows in memory; one is of about a hundred images
 
 
 def columnar_files(folder: Path, snapshot: FileSnapshot) -> list[Path]:
-    """List the Parquet or Arrow files of a folder: of its validation split, if there are several.
+    """List a folder's Parquet or Arrow files with images; of several splits, the first of SPLITS.
 
-    Raises ConfigError where there are several splits and none of validation.
+    Raises ConfigError where there are several splits and none of these.
     """
     if not snapshot.is_folder(folder):
         return []
     splits: dict[str, list[Path]] = {}
     for name in sorted(snapshot.list(folder).files):
         path = folder / name
-        if path.suffix in COLUMNAR and not name.startswith("cache-"):
+        if path.suffix in COLUMNAR and not name.startswith("cache-") and _may_have_images(path):
+            snapshot.is_file(path)  # what it was is noted: the index depends on it
             split = SPLIT.fullmatch(path.stem)
             splits.setdefault(split[1].lower() if split else "", []).append(path)
-    for name in ("validation", "val"):
+    for name in SPLITS if len(splits) > 1 else ():
         if name in splits:
             return splits[name]
     if len(splits) > 1:
         raise ConfigError(
             f"{folder} has the splits {', '.join(map(repr, sorted(splits)))}, and none of "
-            "validation: give a file as data.root"
+            f"{', '.join(SPLITS)}: give a file as data.root, or a folder with those that are meant"
         )
     return next(iter(splits.values()), [])
 
 
-def stored_images(path: Path) -> Iterator[tuple[str, Path, None, None, str, int]]:
-    """Yield each row of a file: name, file, no size, no offset, raw label and number.
+def _may_have_images(path: Path) -> bool:
+    """False for a table of something else, which may lie beside images; True if it is damaged."""
+    try:
+        return any(name in _schema(path).names for name in IMAGES)
+    except (pa.ArrowException, OSError):
+        return True  # the error shows when it is read
+
+
+def stored_images(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield the path that each row of a file gives its image, or "", its raw label and number.
 
     Raises ConfigError for a file that has no images and labels.
     """
@@ -65,11 +76,23 @@ def stored_images(path: Path) -> Iterator[tuple[str, Path, None, None, str, int]
         if isinstance(e, ConfigError):
             raise
         raise ConfigError(f"{path} cannot be read: {first_line(e)}: copy it again") from e
-    for row, (name, number) in enumerate(zip(named, labels, strict=True)):
-        if number is None or number < 0:
-            raise ConfigError(f"{path}: row {row} has label {number}: give a split with labels")
-        own = Path(name).stem if name else f"{path.stem}-{row:06d}"
-        yield own, path, None, None, str(number), row
+    for row, (name, value) in enumerate(zip(named, labels, strict=True)):
+        yield name or "", _raw_label(value, f"{path}: row {row}"), row
+
+
+def _raw_label(value: Any, where: str) -> str:
+    """Return a label as text: a class number, a synset or the name of a class.
+
+    pandas makes floats of integers as soon as one is missing. Raises ConfigError.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    word = class_word(value) if isinstance(value, str) else str(value)
+    if not isinstance(value, int | str) or not word or word.startswith("-"):
+        raise ConfigError(
+            f"{where} has label {value!r:.40}: give a split whose labels are class numbers or names"
+        )
+    return str(int(value)) if isinstance(value, bool) else word
 
 
 def stored_bytes(path: Path, row: int) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from agr.data.entries import NUMBER, class_word, distinct_ids, is_class
-from agr.data.layouts import ImageFile, Layout, check_ids, find_layout
+from agr.data.layouts import ImageFile, Layout, check_ids, find_layout, is_image
 from agr.data.snapshot import FileSnapshot, look_at
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.packages import PACKAGE, package_file
@@ -28,7 +28,7 @@ FILENAME, LABEL, TARGET, SHA256 = "filename", "label", "target", "sha256"
 # What the columns are called elsewhere, as `_key` writes names.
 MEANS = {
     FILENAME: FILENAME, "file": FILENAME, "image": FILENAME, "imagepath": FILENAME,
-    "path": FILENAME,
+    "path": FILENAME, "imageid": FILENAME,
     LABEL: LABEL, "class": LABEL, "classid": LABEL, "truelabel": LABEL,
     TARGET: TARGET, "targetedlabel": TARGET, "targetlabel": TARGET, "targetclass": TARGET,
     SHA256: SHA256,
@@ -161,7 +161,8 @@ def _by_id(table: CsvTable, layout: Layout) -> list[ImageFile]:
     check_ids((i.image_id for i in layout.images), str(layout.place))
     by_id = {i.image_id: i for i in layout.images}
     # One that shares its name with others there, but not with others of the CSV.
-    by_id |= {f"{i.path.parent.name}_{i.path.stem}": i for i in layout.images if i.offset is None}
+    files = [i for i in layout.images if i.offset is None and i.row is None]
+    by_id |= {f"{i.path.parent.name}_{i.path.stem}": i for i in files}
     chosen = [by_id.get(row.image_id) or by_id.get(_with_folder(row)) for row in table.rows]
     both = list(zip(table.rows, chosen, strict=True))
     absent = [row.name for row, image in both if not _matches(row, image)]
@@ -182,7 +183,7 @@ def _matches(row: CsvRow, image: ImageFile | None) -> bool:
     """True if the folders that a row names, if any, are those of the image with its id."""
     if image is None:
         return False
-    if image.offset is not None:  # in a tar, whose folders don't count
+    if image.offset is not None or image.row is not None:  # in a tar or table: no folders count
         return True
     parts = PurePosixPath(row.name).parts
     return len(parts) == 1 or image.path.parts[-len(parts) :] == parts
@@ -193,14 +194,26 @@ class _WrongRow(ValueError):
 
 
 def _lists_images(path: Path, snapshot: FileSnapshot, *, quietly: bool = False) -> bool:
-    """True if the first line of a file names the columns that a list of images must have."""
+    """True if the first line of a file names the columns that a list of images must have.
+
+    Of a file that nobody has named and that has another name than ours the next line counts too:
+    it may hold results, with a class's name in place of its number.
+    """
     try:
-        _, names = _columns(snapshot.text(path))
+        text = snapshot.text(path)
+        separator, names = _columns(text)
     except ConfigError:
         if quietly:  # whatever it is, nobody has named it
             return False
         raise
-    return _is_nips(names) or {FILENAME, LABEL} <= {MEANS.get(_key(name)) for name in names}
+    meanings = [MEANS.get(_key(name)) for name in names]
+    if not {FILENAME, LABEL} <= {*meanings}:
+        return False
+    if quietly and path.name not in BESIDE:
+        first = next(csv.reader(io.StringIO(text.split("\n", 2)[1]), delimiter=separator), [])
+        place = meanings.index(LABEL)
+        return len(first) <= place or is_class(class_word(first[place]))
+    return True
 
 
 def _columns(text: str) -> tuple[str, list[str]]:
@@ -214,7 +227,8 @@ def _columns(text: str) -> tuple[str, list[str]]:
 
 
 def _is_nips(names: Iterable[str]) -> bool:
-    return {NIPS_ID, NIPS_LABEL} <= {*map(_key, names)}
+    # Exactly its own names: image_id,true_label is a list of one's own, whose classes count from 0.
+    return {NIPS_ID, NIPS_LABEL} <= {name.strip().casefold() for name in names}
 
 
 def _key(name: str) -> str:
@@ -226,8 +240,7 @@ def _meanings(names: list[str], path: Path) -> tuple[list[str | None], tuple[str
 
     Raises ConfigError for a column that is missing, or that there are two of.
     """
-    means = MEANS | {NIPS_ID: FILENAME} if _is_nips(names) else MEANS
-    columns = [means.get(_key(name)) for name in names]
+    columns = [MEANS.get(_key(name)) for name in names]
     for needed in (FILENAME, LABEL):
         if needed not in columns:
             raise ConfigError(
@@ -266,13 +279,17 @@ def _nips_row(fields: dict[str, str]) -> CsvRow:
     return CsvRow("", name, str(int(label) - 1), str(int(target) - 1) if target else None, None)
 
 
+def _in_turn(name: str) -> int:
+    """Rank a file among those of one image in several formats."""
+    suffix = name[name.rindex(".") :]
+    return SUFFIXES_IN_TURN.index(suffix) if suffix in SUFFIXES_IN_TURN else len(SUFFIXES_IN_TURN)
+
+
 def _nips_paths(table: CsvTable, folders: list[Path], snapshot: FileSnapshot) -> list[Path]:
     """Find the file of each ImageId, which has no suffix; where there is none, expect a PNG."""
     files: dict[str, Path] = {}
     for folder in dict.fromkeys(f for f in folders if snapshot.is_folder(f)):
         names = snapshot.list(folder).files
-        for suffix in SUFFIXES_IN_TURN:
-            for name in names:
-                if name.endswith(suffix):
-                    files.setdefault(name.removesuffix(suffix), folder / name)
+        for name in sorted(filter(is_image, names), key=_in_turn):
+            files.setdefault(name[: name.rindex(".")], folder / name)
     return [files.get(row.name, folders[0] / f"{row.name}.png") for row in table.rows]

@@ -29,7 +29,7 @@ from agr.utils.text import printable
 Pixels = NDArray[np.uint8]  # (3, H, W)
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Pillow knows more, some of which start other programs (EPS: Ghostscript) whatever the ending says.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 DEEP = ("I", "F")  # modes of 32 bits: conversion to RGB would clip them without a word
 # A hostile file of some kilobytes can be gigabytes of pixels. Pillow warns from here on; a
 # photograph is not that large.
@@ -101,6 +101,8 @@ def stream(
 def _content(entry: Entry) -> bytes:
     """Read an image's file. Raises ChangedImage or ValueError if it is not as it was indexed."""
     if entry.row is not None:
+        if entry.size is not None and entry.path.stat().st_size != entry.size:
+            raise ChangedImage(f"its file changed since it was indexed ({entry.size:,} bytes then)")
         return stored_bytes(entry.path, entry.row)
     if entry.size is not None and entry.size > LARGEST:
         raise ValueError(f"{entry.size:,} bytes are too many")

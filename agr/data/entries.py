@@ -17,7 +17,14 @@ RawLabels = dict[str, str]  # image id -> synset or class number
 SYNSET = re.compile(r"n\d{8}", re.ASCII)
 NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 WHOLE = re.compile(r"(\d+)\.0+", re.ASCII)
-IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {
+    *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"),
+}
+# Of images that aren't decoded here: where they are passed over, that is said.
+OTHER_IMAGES = {
+    *(".avif", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".pgm", ".pbm", ".tga", ".dng", ".cr2"),
+    *(".nef", ".exr", ".hdr", ".svg", ".psd", ".npy"),
+}
 
 
 class Entry(NamedTuple):
@@ -27,7 +34,7 @@ class Entry(NamedTuple):
     path: Path  # the file, or the tar or table that holds it
     label: int
     sha256: str | None = None  # of the file, where the manifest knows it
-    size: int | None = None  # bytes, when it was indexed
+    size: int | None = None  # bytes, when it was indexed; of a table as a whole
     offset: int | None = None  # of its first byte in the tar
     target: int | None = None  # the label that a targeted attack wants, where the manifest has one
     row: int | None = None  # in the Parquet or Arrow file that holds it
@@ -42,6 +49,7 @@ class Manifest:
     entries: tuple[Entry, ...]
     labels: Path | None = None  # the file of labels; None: names of folders or files are the labels
     unread: tuple[str, ...] = ()  # columns of the CSV that mean nothing here
+    passed_over: tuple[str, ...] = ()  # endings of images that can't be read, with their numbers
 
     @cached_property
     def fingerprint(self) -> str:

@@ -18,7 +18,7 @@ from agr.data.snapshot import Stamps, expand_home, unchanged
 from agr.utils.files import is_whole, write_named
 from agr.utils.hashing import digest
 
-VERSION = 5
+VERSION = 6
 LARGE = 2000  # images; fewer are indexed in no time, and their index is never kept
 
 
@@ -65,7 +65,7 @@ def _files(folder: Path, key: str = "*") -> list[Path]:
 def _pack(stamps: Stamps, manifest: Manifest) -> bytes:
     """Pack an index as the content of a Parquet file."""
     m = manifest
-    about = json.dumps([stamps, m.layout, m.place, m.labels, m.unread], default=str)
+    about = json.dumps([stamps, m.layout, m.place, m.labels, m.unread, m.passed_over], default=str)
     rows = [e._asdict() | {"path": str(e.path)} for e in manifest.entries]
     buffer = io.BytesIO()
     table = pa.Table.from_pylist(rows)
@@ -76,7 +76,10 @@ def _pack(stamps: Stamps, manifest: Manifest) -> bytes:
 @lru_cache(maxsize=4)  # a file's name holds the hash of its content
 def _load(path: Path) -> tuple[Stamps, Manifest]:
     table = pq.read_table(io.BytesIO(path.read_bytes()))
-    stamps, layout, place, labels, unread = json.loads(table.schema.metadata[b"about"])
+    about = json.loads(table.schema.metadata[b"about"])
+    stamps, layout, place, labels, *more = about
     path_of = cache(Path)  # all images of a tar share its path
     entries = tuple(Entry(**row | {"path": path_of(row["path"])}) for row in table.to_pylist())
-    return stamps, Manifest(layout, Path(place), entries, labels and Path(labels), tuple(unread))
+    unread, passed_over = map(tuple, more)
+    known = Manifest(layout, Path(place), entries, labels and Path(labels), unread, passed_over)
+    return stamps, known

@@ -12,13 +12,15 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from agr.data import tar
 from agr.data.columnar import COLUMNAR, columnar_files, stored_images
-from agr.data.entries import IMAGE_SUFFIXES, NUMBER, SYNSET, distinct_ids, id_of
+from agr.data.entries import IMAGE_SUFFIXES, NUMBER, OTHER_IMAGES, SYNSET, distinct_ids, id_of
 from agr.data.snapshot import FileSnapshot, Listing, absence, look_at
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.text import LONGEST_ID, is_name
@@ -48,7 +50,7 @@ class ImageFile(NamedTuple):
 
     image_id: str
     path: Path  # the file, or the tar that holds it
-    size: int | None  # bytes; None: not there, or not looked at
+    size: int | None  # bytes, of a table as a whole; None: not there, or not looked at
     offset: int | None = None  # in the tar
     word: str | None = None  # its raw label, where its folder, its name or its table says so
     row: int | None = None  # in the Parquet or Arrow file
@@ -66,7 +68,7 @@ class Layout(NamedTuple):
 def find_layout(root: Path, snapshot: FileSnapshot) -> Layout:
     """Find the layout at `root`, a folder or a tar. Raises ConfigError if there is none."""
     if snapshot.is_file(root):
-        return in_columns([root]) if root.suffix in COLUMNAR else in_tar(root, snapshot)
+        return in_columns([root], snapshot) if root.suffix in COLUMNAR else in_tar(root, snapshot)
     if not snapshot.is_folder(root):
         raise ConfigError(f"data.root={root} {absence(root)}: give the folder or tar of the images")
     places = [place for level in LEVELS if snapshot.is_folder(place := root / level)]
@@ -85,13 +87,17 @@ def find_layout(root: Path, snapshot: FileSnapshot) -> Layout:
             return in_tar(place / TAR, snapshot)
     for place in (*places, root / "data"):
         if files := columnar_files(place, snapshot):
-            return in_columns(files)
+            return in_columns(files, snapshot)
     # Other names come last, for a stray picture may lie beside a tar or beside folders.
     layouts = [_flat("flat files", p, list(_images(p, listings[p]))) for p in flat[:1]]
     layouts += _other_class_folders(places, listings, snapshot)
     if layouts:
         return max(layouts, key=lambda layout: len(layout.images))
-    raise ConfigError(_no_images(root, listings[root]))
+    for place in places:  # tables of something else, which say what they lack
+        for name in sorted(listings[place].files):
+            if Path(name).suffix in COLUMNAR:
+                return in_columns([place / name], snapshot)
+    raise ConfigError(_no_images(root, listings[root], snapshot))
 
 
 def _in_class_folders(name: str, place: Path, folders: list[str], snapshot: FileSnapshot) -> Layout:
@@ -149,11 +155,38 @@ def in_tar(path: Path, snapshot: FileSnapshot) -> Layout:
     return _flat(path.name, path, images)
 
 
-def in_columns(paths: list[Path]) -> Layout:
-    """List the images in Parquet or Arrow files of a data set of Hugging Face's."""
-    found = [ImageFile(*image) for path in paths for image in stored_images(path)]
+def in_columns(paths: list[Path], snapshot: FileSnapshot) -> Layout:
+    """List the images in Parquet or Arrow files of a data set of Hugging Face's.
+
+    An id is the name that the table gives an image, as far as that tells images apart.
+    """
+    rows = [
+        (path, *image) for path in paths if snapshot.is_file(path) for image in stored_images(path)
+    ]
+    sizes = {path: found.st_size for path in paths if (found := look_at(path))}
+    numbered = [f"{path.stem}-{row:06d}" for path, _, _, row in rows]
+    ids = distinct_ids(name or own for (_, name, _, _), own in zip(rows, numbered, strict=True))
+    for others in ([f"{word}_{i}" for i, (_, _, word, _) in zip(ids, rows, strict=True)], numbered):
+        count = Counter(ids)
+        ids = [i if count[i] == 1 else other for i, other in zip(ids, others, strict=True)]
+    images = [
+        ImageFile(i, path, sizes.get(path), None, word, row)
+        for i, (path, _, word, row) in zip(ids, rows, strict=True)
+    ]
     title = f"{'Arrow' if paths[0].suffix == '.arrow' else 'Parquet'} files"
-    return Layout(title, paths[0].parent, _distinct(found))
+    return Layout(title, paths[0].parent, images)
+
+
+def passed_over(root: Path, snapshot: FileSnapshot) -> tuple[str, ...]:
+    """Count the images of other formats in `root` and the folders in it: "3 .avif"."""
+    listing = snapshot.list(root)
+    folders = [root, *(root / folder for folder in listing.folders)]
+    counts: Counter[str] = Counter()
+    for folder in folders:
+        with suppress(ConfigError):  # one that can't be listed, as lost+found
+            names = snapshot.list(folder).files
+            counts.update(s for n in names if (s := Path(n).suffix.lower()) in OTHER_IMAGES)
+    return tuple(f"{n:,} {suffix}" for suffix, n in counts.most_common())
 
 
 def is_image(name: str) -> bool:
@@ -221,12 +254,14 @@ def _packed(path: Path, descriptor: int) -> Iterator[ImageFile]:
         raise ConfigError(f"{path} {first_line(e)}: copy it again") from e
 
 
-def _no_images(root: Path, listing: Listing) -> str:
+def _no_images(root: Path, listing: Listing, snapshot: FileSnapshot) -> str:
     """Error text that says what was looked for in `root`, and what is there instead."""
     there = sorted(f"{name}/" for name in listing.folders) + sorted(listing.files)
     shown = ", ".join(there[:5]) + (f" … ({len(there)} in all)" if len(there) > 5 else "")
     packed = [name for name in there if re.search(r"val.*\.(tar\.\w+|tgz|zip|tar)$", name)]
     hint = f"; if {packed[0]} is meant, give it as data.root, as a plain .tar" if packed else ""
+    if others := passed_over(root, snapshot):
+        hint += f"; {', '.join(others)} can't be read: convert them to PNG"
     return (
         f"data.root={root} has no images: looked for synset folders (n01440764 …), "
         f"ILSVRC2012_val_*.JPEG, {TAR}, images.csv, Parquet files and folders of classes, there "

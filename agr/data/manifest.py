@@ -16,7 +16,7 @@ from agr.data.csv_lists import find_table, images_of, read_table
 from agr.data.devkit import DEVKIT
 from agr.data.entries import SYNSET, Entry, Manifest, RawLabels
 from agr.data.labels import SOLUTION, VAL_TXT, LabelSource, find_sources, name_source, number
-from agr.data.layouts import Layout, check_ids, class_in_name, find_layout
+from agr.data.layouts import Layout, check_ids, class_in_name, find_layout, passed_over
 from agr.data.snapshot import FileSnapshot, expand_home
 from agr.utils.errors import ConfigError, first_line
 
@@ -128,7 +128,9 @@ def _index(data: Data, synsets: str | None, classes: int, snapshot: FileSnapshot
     ]
     name = f"{layout.name} with {source.title}" if source else layout.name
     entries.sort(key=lambda e: e.image_id)
-    return Manifest(name, layout.place, tuple(entries), source and source.place)
+    folder = layout.place if snapshot.is_folder(layout.place) else None
+    others = passed_over(folder, snapshot) if folder else ()
+    return Manifest(name, layout.place, tuple(entries), source and source.place, (), others)
 
 
 def _from_table(
@@ -146,7 +148,9 @@ def _from_table(
         label, target = labels[row.image_id], targets.get(row.image_id)
         if target == label:
             raise ConfigError(f"{path}: the target of {row.image_id} is its own label {label}")
-        entries.append(Entry(row.image_id, i.path, label, row.sha256, i.size, i.offset, target))
+        entries.append(
+            Entry(row.image_id, i.path, label, row.sha256, i.size, i.offset, target, i.row)
+        )
     entries.sort(key=lambda e: e.image_id)
     return Manifest(table.layout, path, tuple(entries), path, table.unread)
 

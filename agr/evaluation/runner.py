@@ -76,6 +76,8 @@ def _run(evaluator: Evaluator, records: Records, attack: AnyAttack | None, say: 
     say(f"images: {len(images.entries):,}, {images.layout} in {images.place}")
     if images.unread:
         say(f"note: columns of {images.place.name} that weren't read: {', '.join(images.unread)}")
+    if images.passed_over:
+        say(f"note: left out, since they can't be read: {', '.join(images.passed_over)} files")
     if evaluator.images.cache:
         say(evaluator.images.cache.describe())
     for name, tuning in evaluator.numeric.networks.items():

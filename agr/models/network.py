@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from functools import partialmethod
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from unittest import mock
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agr.config.registry import check_architecture
 from agr.config.schema import NetworkConfig, Tuning
-from agr.models.renaming import renamed, without_background, without_prefix
-from agr.models.slim import load_slim
+from agr.models.loading import load_body
 from agr.models.tuning import (
     MEMORY_FORMATS,
     CannotFold,
@@ -31,15 +21,9 @@ from agr.models.tuning import (
     in_format,
     preferred_format,
 )
-from agr.models.weights import check_weights, weights_file
-from agr.utils.errors import ConfigError
+from agr.models.weights import check_weights
 from agr.utils.pixels import LEVELS
 
-# What torch, timm and safetensors raise for a file that isn't what it should be.
-BROKEN = (
-    RuntimeError, ValueError, TypeError, LookupError, OSError, EOFError, UnpicklingError,
-    SafetensorError, AttributeError, AssertionError,
-)  # fmt: skip
 DTYPES = {"fp64": torch.float64} | dict.fromkeys(("fp32", "tf32", "bf16"), torch.float32)
 TRIAL_IMAGES = 8  # in a batch, where memory formats are timed
 
@@ -152,7 +136,7 @@ def load_network(
     """
     key = _key(name, config, memory_format, folded, precision, device)
     if key not in _loaded:
-        body = _body(name, config)
+        body = load_body(name, config)
         if folded:
             blank = torch.zeros(1, 3, config.size, config.size, dtype=DTYPES[precision])
             body = fold_batch_norms(body.to(blank.dtype), blank, check=False)
@@ -169,7 +153,7 @@ def choose_tuning(
     device, any other is taken. With `fold`, batch norms are folded unless a self-check in float64
     forbids it. Raises ConfigError as `load_network` does.
     """
-    body, why = _body(name, config).to(DTYPES[precision]), ""
+    body, why = load_body(name, config).to(DTYPES[precision]), ""
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(1, 3, config.size, config.size, generator=generator).to(DTYPES[precision])
     folded = fold and any(isinstance(layer, nn.BatchNorm2d) for layer in body.modules())
@@ -198,79 +182,3 @@ def _key(name: str, config: NetworkConfig, *how: object) -> str:
 
 # One process runs the cells of a whole sweep: a network is built once.
 _loaded: dict[str, Network] = {}
-
-
-def _body(name: str, config: NetworkConfig) -> nn.Module:
-    path = weights_file(name, config)
-    check_architecture(config.architecture, f"network {name}")
-    try:
-        if config.width is not None:
-            return load_slim(config.architecture, config.width, config.classes, path)
-        return _pretrained(config, path).eval()
-    except BROKEN as e:
-        reason = " ".join(str(e).split())[:300] or type(e).__name__
-        if "weights_only" in str(e):  # torch and timm say how to load it all the same: better not
-            reason = "loading it could run code: save its state_dict as safetensors"
-        raise ConfigError(
-            f"network {name}: {path} holds no weights of {config.architecture}: {reason}"
-        ) from e
-
-
-def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
-    """Build timm's network with the weights of a file, which timm adapts as it does its own."""
-    weights = _state_dict(path)
-    given = {"state_dict": weights, "num_classes": config.classes, "custom_load": False}
-    load = partialmethod(_load_all_weights, classes=config.classes)
-    with mock.patch.object(nn.Module, "load_state_dict", load):
-        body: nn.Module = timm.create_model(
-            config.architecture,
-            pretrained=True,
-            pretrained_cfg_overlay=given,
-            num_classes=config.classes,
-            **config.arguments,
-        )
-    # timm keeps the weights in it: they would stay in memory twice
-    vars(body)["pretrained_cfg"] = {}
-    return body
-
-
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the weights in a file, by name; no code in it is run. Raises one of BROKEN."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of pickles that it refuses in the next line
-        try:
-            weights: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
-        except (AttributeError, EOFError, KeyError, IndexError, TypeError) as e:
-            raise RuntimeError("it is no state_dict that torch can read") from e
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
-        raise RuntimeError("it has other things in it than named tensors")
-    return without_prefix(weights)
-
-
-_load_state_dict = nn.Module.load_state_dict
-
-
-def _load_all_weights(
-    module: nn.Module, weights: dict[str, Tensor], *, classes: int, **kwargs: Any
-) -> Any:
-    """Load a state dict without leaving any weight random, as timm would in an Inception-v3.
-
-    Raises RuntimeError for integers too: torch would take those of a quantised network as they are.
-    """
-    state = module.state_dict()
-    weights = without_background(renamed(weights, state), state)
-    for name, own in state.items():
-        given = weights.get(name)
-        if given is not None and own.dim() and len(given) != len(own) == classes:
-            raise RuntimeError(
-                f"its head knows {len(given):,} classes, the config {classes:,}: write it into a "
-                f"suite of your own with classes: {len(given)} (docs/networks.md)"
-            )
-        if own.is_floating_point() and name in weights and not weights[name].is_floating_point():
-            raise RuntimeError(f"{name} is of {weights[name].dtype}, and {own.dtype} is needed")
-    found = _load_state_dict(module, weights, **kwargs)
-    if found.missing_keys:
-        n = len(found.missing_keys)
-        more = f" and {n - 1} more" if n > 1 else ""
-        raise RuntimeError(f"it lacks {found.missing_keys[0]}{more}")
-    return found

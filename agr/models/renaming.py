@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -66,12 +66,13 @@ def _renamed(name: str, blocks: list[str], weights: dict[str, Tensor]) -> str:
     return f"{blocks[int(number)]}.{layers.get(layer, layer)}.{kind}"
 
 
-def without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights without what a wrapper has put before all names, and what stands beside them.
+def without_prefix(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return weights without what a wrapper has put before all names, and what stood beside them.
 
-    "module.model.conv1.weight" becomes "conv1.weight"; a counter such as "n_averaged" and the mean
-    of "0.mean" go, where the network itself is "1.".
+    "module.model.conv1.weight" becomes "conv1.weight"; a counter such as "n_averaged" goes, and the
+    mean of "0.mean" stands aside, where the network itself is "1.".
     """
+    aside: dict[str, Tensor] = {}
     weights = {name: w for name, w in weights.items() if name != AVERAGED}
     for _ in range(4):
         heads = Counter(name.partition(".")[0] for name in weights if "." in name)
@@ -85,8 +86,28 @@ def without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             break
         if count < 3:
             break
+        aside |= {n: weights[n] for n in beside if weights[n].is_floating_point()}
         weights = {n.removeprefix(f"{head}."): w for n, w in weights.items() if n not in beside}
-    return weights
+    return weights, aside
+
+
+def foreign_input(aside: Mapping[str, Tensor], mean: Sequence[float], std: Sequence[float]) -> str:
+    """Say what stands beside a network's weights and changes its input unlike our config; else "".
+
+    Layers that normalise are called mean and std, or mu and sigma; anything else might do anything.
+    """
+    known = {"mean": mean, "mu": mean, "std": std, "sigma": std}
+    for name, values in aside.items():
+        ours, theirs = known.get(name.rpartition(".")[2]), values.flatten().tolist()
+        if ours is None:
+            return f"{name} stands beside the network, and isn't known here: save the network alone"
+        if any(abs(a - b) > 1e-3 for a, b in zip(theirs, ours, strict=False)):
+            given = ", ".join(f"{value:.4g}" for value in theirs)
+            return (
+                f"its {name} is [{given}], the config's {list(ours)}: write the right ones into a "
+                "suite of your own"
+            )
+    return ""
 
 
 def without_background(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
