@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from agr.attacks import L2, Attack, Linf
 from agr.attacks.engine import Item, craft
+from agr.attacks.idle import idle_parts
 from agr.attacks.views import Diverse, Scale
 from agr.models.tuning import tune
 from tests.conftest import CLASSES, EPS, images, small_model
@@ -175,9 +176,9 @@ def test_the_engine_tells_which_images_had_no_gradient() -> None:
 
 def test_views_that_change_nothing_are_found() -> None:
     none, all_of_them = Diverse(prob=0.0), Diverse()
-    assert Attack(Linf(EPS), views=(none,)).idle_views() == [none]
-    assert Attack(Linf(EPS), views=(all_of_them,)).idle_views() == []
-    assert Attack(Linf(EPS), views=(Scale(copies=1), all_of_them)).idle_views() == [Scale(copies=1)]
+    assert idle_parts(Attack(Linf(EPS), views=(none,))) == [none]
+    assert idle_parts(Attack(Linf(EPS), views=(all_of_them,))) == []
+    assert idle_parts(Attack(Linf(EPS), views=(Scale(copies=1), all_of_them))) == [Scale(copies=1)]
 
 
 # ---- budgets -------------------------------------------------------------------------------------

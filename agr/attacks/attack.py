@@ -25,8 +25,7 @@ from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose
 from agr.attacks.step import Plain, step_size
 from agr.models.logits import confidence, is_fooled, joint, predict
-from agr.utils.pixels import LEVELS
-from agr.utils.text import zero_gradients
+from agr.utils.text import came_back, zero_gradients
 
 Quantize = Literal["always", "end", "off"]
 
@@ -93,14 +92,6 @@ class Attack:
             if hasattr(view, "side"):
                 side = max(side, view.side(side))
         return side
-
-    def idle_views(self) -> list[parts.View]:
-        """Return the views that leave images as they are, as far as some random ones show."""
-        size, generator = (16, 3, 32, 32), torch.Generator().manual_seed(0)
-        x = torch.randint(LEVELS + 1, size, generator=generator) / LEVELS
-        c = self._context(self.begin(x, torch.zeros(16, dtype=torch.int64)), x)
-        there = [view for view in self.views if self.pool or not getattr(view, "pool", 0)]
-        return [v for v in there if all(torch.equal(v(x, i, c).image, x) for i in range(v.copies))]
 
     def begin(
         self, x0: Tensor, y: Tensor, key: Tensor | None = None, label: Tensor | None = None
@@ -206,9 +197,13 @@ class Attack:
             if self.stop and not self.direct:
                 _, s = self.observe(model, s)
             _, s = self.tick(model, s)
-        if flat := int((s["flat"] & (s["t"] > 0)).sum()):
-            warnings.warn(zero_gradients(flat, len(x)), stacklevel=3)
-        return self.final(s)
+        flat, found = s["flat"] & (s["t"] > 0), self.final(s)
+        if flat.any():
+            warnings.warn(zero_gradients(int(flat.sum()), len(x)), stacklevel=3)
+        same = (s["t"] > 0) & ~flat & ~(found != x).flatten(1).any(1)
+        if same.any():
+            warnings.warn(came_back(int(same.sum()), len(x)), stacklevel=3)
+        return found
 
     @property
     def _ahead(self) -> list[int]:
@@ -240,7 +235,8 @@ class Attack:
         }
         return Observation(pred, confidence(logits), fooled, image, more), s | changed
 
-    def _context(self, s: State, image: Tensor) -> Context:
+    def context(self, s: State, image: Tensor) -> Context:
+        """Return what the parts of a step get to know."""
         size = step_size(self.size, self.ball.eps, self.steps) if self.ball.eps > 0 else 0.0
         return Context(
             x=s["x"],
@@ -265,7 +261,7 @@ class Attack:
             return s
         known, y = int(g is not None), s["y"].clamp_min(0)
         spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
-        context = self._context(s, image)
+        context = self.context(s, image)
 
         def of_stage(i: int) -> Context:
             """Return the context of stage i, or for -1 of the gradient itself."""

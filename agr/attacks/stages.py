@@ -50,6 +50,11 @@ class Momentum(Checked):
     decay: float = number(1.0, 0)
     look_ahead: bool = flag(False)
 
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.decay == 0
+
     def init(self, x: Tensor) -> State:
         return {"m": torch.zeros_like(x)}
 
@@ -79,6 +84,11 @@ class Smooth(Checked, Stateless):
         super().__post_init__()
         if self.size % 2 == 0:
             raise ValueError(f"size={self.size} has no middle: give an odd number")
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.size == 1
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         line = _tensor_of(self, g.dtype, g.device)
@@ -124,6 +134,11 @@ class Variance(Checked):
         """Number of further gradients per step."""
         return self.samples
 
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing: its neighbours are the iterate itself."""
+        return self.beta == 0
+
     def init(self, x: Tensor) -> State:
         return {"v": torch.zeros_like(x)}
 
@@ -160,6 +175,11 @@ class Enhance(Checked):
     def extra(self) -> int:
         """Number of further gradients per step."""
         return self.samples - 1
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing: all its points are the iterate."""
+        return self.samples == 1 or self.reach == 0
 
     def init(self, x: Tensor) -> State:
         return {"last": torch.zeros_like(x)}

@@ -89,8 +89,12 @@ def note_run(
     selection: Selection | None = None,
     session: Session | None = None,
     lost: set[int] | None = None,
+    idle: Sequence[str] | None = None,
 ) -> None:
-    """Add to run.json; `lost` are positions whose file went bad after they were chosen."""
+    """Add to run.json; `lost` are positions whose file went bad after they were chosen.
+
+    `idle` are parts of the attack and defenses that changed nothing.
+    """
 
     def change(run: RunInfo) -> None:
         # Other shards have read others.
@@ -103,6 +107,8 @@ def note_run(
         if lost is not None:
             others = {p for p in run.lost if not evaluator.cell.mine(p)}
             run.lost = sorted(others | lost)
+        if idle and len(run.sessions) < 2:  # of a later session's few images that says little
+            run.idle = sorted({*run.idle, *idle})
 
     records.update_run(change)
 

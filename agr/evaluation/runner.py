@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from agr.attacks import Attack
 from agr.attacks.engine import Calls
+from agr.attacks.idle import idle_parts
 from agr.config.cell import Cell
 from agr.evaluation.crafting import AnyAttack, CraftedImage, crafted, prepare, saved
 from agr.evaluation.predictions import Evaluator
@@ -94,6 +95,12 @@ def _run(evaluator: Evaluator, records: Records, attack: AnyAttack | None, say: 
     if not selection.chosen:
         records.drop_run()  # nothing was made: with what is mended the cell begins anew
         raise ConfigError(_none_eligible(evaluator))
+    if cell.selecting and 2 * selection.eligible < selection.looked_at:
+        say(
+            f"note: {' and '.join(map(cell.title, cell.selecting))} are right about "
+            f"{selection.eligible:,} of the first {selection.looked_at:,} images: are the labels "
+            "in another order, or of other classes?"
+        )
     attacked = [c for c in selection.chosen if c.position < n]
     chosen = [c for c in attacked if cell.mine(c.position)]
     check_same_images(records, attacked)
@@ -102,17 +109,17 @@ def _run(evaluator: Evaluator, records: Records, attack: AnyAttack | None, say: 
     if work.to_score:
         made = saved(evaluator, records, [c for c in chosen if c.position in work.to_score])
         _record(evaluator, records, work, made, total=len(work.to_score))
-    if work.to_craft and isinstance(attack, Attack):
-        for view in attack.idle_views():
-            say(f"note: the view {view} changes nothing")
+    idle = [str(part) for part in idle_parts(attack)] if isinstance(attack, Attack) else []
     if work.to_craft and attack:
         _craft(evaluator, records, work, attack, selection.chosen)
     lost = {c.position for c in chosen if c.image_id in evaluator.images.bad}
-    note_run(records, evaluator, lost=lost)
     for name in evaluator.defenses:
         defended = evaluator.network(name)
-        if isinstance(defended, DefendedNetwork) and 0 < defended.images == defended.unchanged:
-            say(f"note: the defense of {name} changed none of {defended.images:,} images")
+        if isinstance(defended, DefendedNetwork) and defended.images:
+            _, *defenses = name.split("/")
+            named = zip(defenses, defended.changed, strict=False)
+            idle += [f"defense {defense} of {name}" for defense, n in named if not n]
+    note_run(records, evaluator, lost=lost, idle=idle)
     for reason in evaluator.images.bad.values():
         say(f"bad image, left out: {reason}")
     return records

@@ -31,6 +31,8 @@ class Selection(NamedTuple):
 
     chosen: list[Chosen]
     total: int | None  # how many there are in all, once that is known
+    eligible: int  # among those that were looked at
+    looked_at: int
 
 
 def select(evaluator: Evaluator, n: int) -> Selection:
@@ -62,7 +64,8 @@ def select(evaluator: Evaluator, n: int) -> Selection:
                     found += [entry] * eligible
                 start += chunk
                 bar.update(min(n, len(found)) - bar.n)
-        total = len(found) if start >= len(entries) else None
+        right, looked_at = len(found), min(start, len(entries))
+        total = right if start >= len(entries) else None
         evaluator.images.drop(found[n:])
         found = found[:n]
         mine = [e for i, e in enumerate(found) if cell.mine(i)]
@@ -73,7 +76,7 @@ def select(evaluator: Evaluator, n: int) -> Selection:
         Chosen(i, e, _target_label(evaluator, e) if cell.mine(i) else None)
         for i, e in enumerate(found)
     ]
-    return Selection(chosen, total)
+    return Selection(chosen, total, right, looked_at)
 
 
 def _target_label(evaluator: Evaluator, entry: Entry) -> int | None:

@@ -38,7 +38,7 @@ class DefendedNetwork(nn.Module):
         last = defenses[-1]
         self.random = last if isinstance(last, RandomResizePad) else None
         self.fixed = tuple(defenses[:-1] if self.random else defenses)
-        self.images = self.unchanged = 0  # seen so far, and left alone by the defenses
+        self.images, self.changed = 0, [0] * len(self.fixed)  # seen so far; and by each defense
         self.eval()
 
     @torch.no_grad()
@@ -49,13 +49,12 @@ class DefendedNetwork(nn.Module):
         return torch.where(finite[:, None], self._logits(x), torch.nan)
 
     def _logits(self, x: Tensor) -> Tensor:
-        keys, size, received = content_keys(x), self.network.config.size, x
-        for defense in self.fixed:
-            x = defense(x, keys, size)
-        if not self.random:
-            seen = received.flatten(1).any(1)  # batches are padded with black
-            self.images += int(seen.sum())
-            self.unchanged += int((seen & (x == received).flatten(1).all(1)).sum())
+        keys, size = content_keys(x), self.network.config.size
+        seen = x.flatten(1).any(1)  # batches are padded with black
+        self.images += int(seen.sum())
+        for i, defense in enumerate(self.fixed):
+            before, x = x, defense(x, keys, size)
+            self.changed[i] += int((seen & (x != before).flatten(1).any(1)).sum())
         if self.random is None:
             logits: Tensor = self.network(x)
             return logits

@@ -1,6 +1,7 @@
 """The schema of run.json: what a cell was begun with, and how its sessions went.
 
-It is read into `RunInfo`, and a file whose keys or types differ is refused as damaged.
+It is read into `RunInfo`, and a file whose keys, types or numbers no run writes is refused as
+damaged.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from dataclasses import dataclass, field, is_dataclass, replace
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from agr.config.schema import Tuning
+from agr.config.schema import Config, Tuning
+from agr.config.validation import RANGES
 from agr.records.schema import SCHEMA_VERSION
+
+DEEPEST = 32  # levels of a config: with many more, what reads it meets Python's own limit
 
 
 @dataclass(frozen=True)
@@ -109,20 +113,32 @@ class RunInfo:
     sessions: list[Session] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)  # positions whose file went bad later
     narrowed: list[Narrowing] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)  # parts and defenses that changed nothing
     against_fp32: PrecisionComparison | None = None
 
 
 def parse_run(value: Any, kind: Any = RunInfo) -> Any:
-    """Build a RunInfo, or a part of one, from parsed JSON. Raises TypeError if it is none."""
+    """Build a RunInfo, or a part of one, from parsed JSON.
+
+    Raises TypeError if it is none, and ValueError for a value that no run has.
+    """
     arguments = get_args(kind)
     if kind is Any:
         return value
     if is_dataclass(kind) and isinstance(value, Mapping):
         kinds = get_type_hints(kind)
+        # Of a config, keys that are none any more are for `stored_cell` to name.
+        known = {k: v for k, v in value.items() if k in kinds or kind.__module__ == __name__}
         made: Any = kind  # a key too many or too few is a TypeError
-        return made(**{k: parse_run(v, kinds.get(k)) for k, v in value.items()})
-    if get_origin(kind) is UnionType:  # X | None
-        return None if value is None else parse_run(value, arguments[0])
+        found = made(**{k: parse_run(v, kinds.get(k)) for k, v in known.items()})
+        for name in ("slots", "width", "threads"):
+            check_range(name, getattr(found, name, None))
+        if isinstance(found, RunInfo):
+            parse_config(found.config)
+        return found
+    if get_origin(kind) is UnionType:  # X | None, or X | Y
+        own = [k for k in arguments if k is type(value)]
+        return None if value is None and own else parse_run(value, (own or arguments)[0])
     if get_origin(kind) is dict and isinstance(value, Mapping):
         return {k: parse_run(v, arguments[1]) for k, v in value.items()}
     if get_origin(kind) is list and isinstance(value, list):
@@ -132,3 +148,33 @@ def parse_run(value: Any, kind: Any = RunInfo) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{value!r:.50} is no {kind}")
     return value
+
+
+def check_range(name: str, value: int | None) -> None:
+    """Raise ValueError for slots, a width or threads that no run has."""
+    low, high = RANGES[name]
+    # A slim network has a width, too, which is a share.
+    if type(value) is int and not low <= value <= high:
+        raise ValueError(f"{name}={value} is not from {low} to {high}")
+
+
+def parse_config(stored: Mapping[str, Any]) -> Config:
+    """Build the Config of a run.json, its values unchecked but for their types.
+
+    Raises TypeError and ValueError for what no run writes: other types, a nesting without end, and
+    interpolations, which could bring what the reader's environment holds into tables.
+    """
+    _check_plain(stored)
+    config: Config = parse_run(stored, Config)
+    return config
+
+
+def _check_plain(value: Any, level: int = 0) -> None:
+    """Raise ValueError for a text that is an interpolation, and for too many levels."""
+    if level > DEEPEST:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    if isinstance(value, str) and "${" in value:
+        raise ValueError(f"{value!r:.50} is an interpolation")
+    if isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            _check_plain(inner, level + 1)

@@ -17,7 +17,13 @@ from agr.config.cell import Cell
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.report.formats import Block, Sheet, write_sheets
-from agr.report.notes import clean_accuracy_notes, missing_notes, nonfinite_notes, setting_notes
+from agr.report.notes import (
+    clean_accuracy_notes,
+    idle_notes,
+    missing_notes,
+    nonfinite_notes,
+    setting_notes,
+)
 from agr.report.numbers import Number, TableCell
 from agr.report.rates import NAN, budget_title, counted_rows, identity, rate, selected
 from agr.report.statistics import bootstrap, effective_number, wilson
@@ -249,6 +255,7 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
         "with denominator=all, and of none with target-correct",
         "gradients: of the source, as the image needed them; L∞ of v on the 0-255 scale",
         "images / s: crafted, without scoring; of this machine and its load, not the attack alone",
+        *idle_notes((cell, selected(cell)) for cell in cells),
         *clean_accuracy_notes(cells, rates),
         *nonfinite_notes(cells, rates),
     ]

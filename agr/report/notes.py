@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from agr.records.store import Records
 from agr.report.numbers import NO_RUN
 from agr.report.rates import rate, selected, smallest_sizes
 from agr.utils.pixels import LEVELS
-from agr.utils.text import plural, printable, zero_gradients
+from agr.utils.text import came_back, plural, printable, zero_gradients
 
 
 def setting_notes(cells: Sequence[Cell]) -> list[str]:
@@ -171,19 +171,32 @@ def _closing_row(cell: Cell, row: dict[str, Any]) -> list[Any]:
     return [cell.title(row["target"]) + star, *numbers, row["n"]]
 
 
-def _idle_notes(images: pd.DataFrame) -> list[str]:
-    """Say how many images an attack had no gradient for, or gave back as they were."""
-    n, flat = len(images), images["flat"].fillna(False).astype(bool)
+def idle_notes(done: Iterable[tuple[Cell, pd.DataFrame | None]]) -> list[str]:
+    """Say of how many images an attack had no gradient, or gave them back as they were.
+
+    Parts and defenses that changed nothing are named, with the images that they saw.
+
+    Args:
+        done: cells with their `selected` rows; those of one attack count together.
+    """
+    by_attack: dict[str, list[tuple[Cell, pd.DataFrame]]] = {}
+    for cell, frame in done:
+        if frame is not None and len(frame):
+            by_attack.setdefault(cell.config.attack.title, []).append((cell, frame))
     notes = []
-    if flat.any():
-        notes.append(zero_gradients(int(flat.sum()), n))
-    tried = images["steps_used"].isna() | (images["steps_used"] > 0)
-    unchanged = (images["linf"] == 0) & tried & ~flat
-    if unchanged.any():
-        notes.append(
-            f"{unchanged.sum():,} of {n:,} images came back unchanged: no step reached the next of "
-            "the 256 levels of a pixel; give a larger eps, or quantize=off"
-        )
+    for title, cells in by_attack.items():
+        before = f"{title}: " if len(by_attack) > 1 else ""
+        images = pd.concat([frame.drop_duplicates("image_id") for _, frame in cells])
+        n, flat = len(images), images["flat"].fillna(False).astype(bool)
+        if flat.any():
+            notes.append(before + zero_gradients(int(flat.sum()), n))
+        tried = images["steps_used"].isna() | (images["steps_used"] > 0)
+        unchanged = (images["linf"] == 0) & tried & ~flat
+        if unchanged.any():
+            notes.append(before + came_back(int(unchanged.sum()), n))
+        runs = [Records(cell.folder).run() or RunInfo() for cell, _ in cells]
+        for part in dict.fromkeys(part for run in runs for part in run.idle):
+            notes.append(f"{before}{part} changed nothing, of {plural(n, 'image')}")
     return notes
 
 
@@ -194,7 +207,7 @@ def _closing_notes(cell: Cell, frame: pd.DataFrame, rates: Sequence[dict[str, An
         notes.append(f"{run.eligible} of {n} images: no more are eligible")
     if cell.smallest:
         notes.append(smallest_sizes(cell, frame))
-    notes += _idle_notes(frame.drop_duplicates("image_id"))
+    notes += idle_notes([(cell, frame)])
     for row in rates:
         notes += nonfinite_note(cell.title(row["target"]), row["silent"], row["n"])
     if run.bad_images:

@@ -13,7 +13,13 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.report.formats import Block, Sheet, write_sheets
-from agr.report.notes import clean_accuracy_notes, missing_notes, nonfinite_notes, setting_notes
+from agr.report.notes import (
+    clean_accuracy_notes,
+    idle_notes,
+    missing_notes,
+    nonfinite_notes,
+    setting_notes,
+)
 from agr.report.numbers import NO_RUN, Number, TableCell
 from agr.report.rates import (
     NAN,
@@ -198,4 +204,5 @@ def _rate_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
         if cell.smallest and (rows := selected(cell)) is not None:
             attack, source = cell.config.attack.title, cell.title(cell.source)
             notes.append(f"{attack} on {source}: {smallest_sizes(cell, rows)}")
+    notes += idle_notes((cell, selected(cell)) for cell in cells)
     return [*notes, *clean_accuracy_notes(cells, frame), *nonfinite_notes(cells, frame)]

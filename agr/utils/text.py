@@ -35,6 +35,14 @@ def zero_gradients(flat: int, images: int) -> str:
     )
 
 
+def came_back(unchanged: int, images: int) -> str:
+    """Say how many images an attack gave back as they were, though it took steps."""
+    return (
+        f"{unchanged:,} of {images:,} images came back unchanged: no step reached the next of the "
+        "256 levels of a pixel; give a larger eps, or quantize=off"
+    )
+
+
 def format_bytes(n: float) -> str:
     """Return a number of bytes in GB or MB: "13.4 GB", "2.4 MB"."""
     return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"

@@ -9,7 +9,13 @@ import pandas as pd
 from agr.report.comparison.axes import TARGET, axis_of
 from agr.report.comparison.numbers import Comparison, Entry, Row
 from agr.report.formats import Block, Sheet
-from agr.report.notes import clean_accuracy_notes, missing_notes, nonfinite_notes, setting_notes
+from agr.report.notes import (
+    clean_accuracy_notes,
+    idle_notes,
+    missing_notes,
+    nonfinite_notes,
+    setting_notes,
+)
 from agr.report.numbers import Number, TableCell
 from agr.report.rates import NAN, rate
 from agr.report.statistics import LEVEL
@@ -114,6 +120,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     rates = pd.DataFrame(
         [rate(cell, t, comparison.frame_of(cell)) for cell in cells for t in cell.targets]
     )
+    yield from idle_notes((cell, comparison.frame_of(cell)) for cell in cells)
     yield from clean_accuracy_notes(cells, rates)
     yield from nonfinite_notes(cells, rates)
     yield from missing_notes(rates)
