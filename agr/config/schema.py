@@ -177,6 +177,7 @@ class Config:
     shard: str = "0/1"  # i/k: this run does every k-th image, from the i-th
     wait: bool = False  # for another process that runs the cell, rather than leave it to that one
     outputs: str = "outputs"
+    perceptual: bool = False  # PSNR, SSIM and CIEDE2000 of every image
     trace: bool = False  # one row per (image, step): fooled, l2, cosine
     save_adversarials: bool | int = False  # of all images, or of the first so many
     part_seconds: float = 20.0

@@ -192,4 +192,5 @@ def saved(
                 image = image_of(row).transpose(2, 0, 1)
                 cost = row["forwards"], row["backwards"]
                 steps = row["steps_used"], row["first_success_step"]
-                yield Crafted(item, image, *steps, *cost, (), row["flat"])
+                found = row["found_linf"], row["found_l2"]
+                yield Crafted(item, image, *steps, *cost, (), row["flat"], found)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from agr.data.decode import Pixels
 from agr.evaluation.crafting import CraftedImage
+from agr.evaluation.perceptual import AT_ONCE, DIGITS, perceptual_sizes
 from agr.evaluation.predictions import Evaluator, Prediction
 from agr.evaluation.selection import Chosen
 from agr.records.progress import Todo
@@ -34,10 +36,11 @@ def target_rows(evaluator: Evaluator, work: Todo, made: Sequence[CraftedImage]) 
     shared |= {"attack": c.attack.name, "attack_hash": cell.attack_hash, "norm": c.norm.name}
     shared |= {"eps": c.eps, "eps_effective": cell.eps_effective, "steps": c.steps, "seed": c.seed}
     rows = []
+    sizes = _perceptual(evaluator, made)
     for i, m in enumerate(made):
         chosen = m.item.tag
         source = _both_predictions(evaluator, cell.source, chosen, predicted[cell.source][i])
-        own = shared | _of_image(m) | {f"source_{k}": v for k, v in source.items()}
+        own = shared | _of_image(m) | sizes[i] | {f"source_{k}": v for k, v in source.items()}
         size = own[c.norm.name]
         # a smallest perturbation counts if it is one at all, and no larger than eps
         counts = not cell.smallest or (size > 0 and within(size, cell.eps_effective, c.quantize))
@@ -49,6 +52,20 @@ def target_rows(evaluator: Evaluator, work: Todo, made: Sequence[CraftedImage]) 
                 place = {"target": target, "white_box": white[target]}
                 rows.append(own | place | both | {"success": success})
     return rows
+
+
+def _perceptual(evaluator: Evaluator, made: Sequence[CraftedImage]) -> list[Row]:
+    """Return the perceptual sizes of the perturbations, empty unless they are asked for."""
+    if not evaluator.cell.config.perceptual or not made:
+        return [dict.fromkeys(DIGITS)] * len(made)
+    found = []
+    for start in range(0, len(made), AT_ONCE):
+        some = made[start : start + AT_ONCE]
+        images = [np.stack([m.image for m in some]), np.stack([m.item.pixels for m in some])]
+        adversarial, clean = (torch.from_numpy(x).to(evaluator.device) for x in images)
+        scale = LEVELS if adversarial.is_floating_point() else 1
+        found += perceptual_sizes(clean, adversarial * scale)
+    return found
 
 
 def _predictions(evaluator: Evaluator, name: str, made: Sequence[CraftedImage]) -> list[Prediction]:
@@ -135,8 +152,9 @@ def _of_image(m: CraftedImage) -> Row:
     chosen = m.item.tag
     what = {"position": chosen.position, "image_id": chosen.image_id}
     what |= {"label": chosen.entry.label, "target_label": chosen.target_label}
-    cost = {"steps_used": m.steps_used, "first_success_step": m.first_success_step}
+    cost: Row = {"steps_used": m.steps_used, "first_success_step": m.first_success_step}
     cost |= {"forwards": m.forwards, "backwards": m.backwards, "flat": m.flat}
+    cost |= {"found_linf": m.found[0], "found_l2": m.found[1]}
     return what | cost | {"adv_sha256": image_hash(m.image)} | norms(m.item.pixels, m.image)
 
 

@@ -9,6 +9,7 @@ from agr.config.cell import Cell
 from agr.records.part_files import Damaged
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
+from agr.utils.errors import ConfigError
 
 
 class Todo(NamedTuple):
@@ -63,6 +64,13 @@ def finished(cell: Cell, records: Records) -> bool:
     run = records.run()
     if run is None:
         return False
+    if cell.config.perceptual:
+        rows = records.read("rows", ["linf", "psnr"])
+        if (rows["psnr"].isna() & (rows["linf"] > 0)).any():
+            raise ConfigError(
+                f"perceptual=true: {records.folder} has rows that were scored without it: use "
+                "another outputs=… folder"
+            )
     wanted, done = Wanted(cell, run), complete(cell, records)
     return done is not None and len(wanted.of(done)) == len(wanted)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from agr.utils.pixels import EXACTLY
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 UNROUNDED = 1 + 1e-6  # of the norms of images that were never rounded to 8 bits
 
 
@@ -83,6 +83,24 @@ ROWS = pa.schema(
         _field(
             "cosine", pa.float64(), "cosine similarity of clean and adversarial image", "-1 to 1"
         ),
+        _field(
+            "found_linf",
+            pa.float64(),
+            "max |v| of a smallest perturbation before it was rounded to 8 bits; null: of no other",
+            LEVEL,
+        ),
+        _field("found_l2", pa.float64(), "||v||_2 of the same", LEVEL),
+        _field(
+            "psnr",
+            pa.float64(),
+            "peak signal-to-noise ratio; null: nothing differs. This and the next two are null "
+            "without perceptual=true",
+            "dB",
+        ),
+        _field(
+            "ssim", pa.float64(), "structural similarity; null: an image below 11 px", "-1 to 1"
+        ),
+        _field("ciede2000", pa.float64(), "mean CIEDE2000 colour difference", "ΔE"),
     ]
 )
 
@@ -107,7 +125,7 @@ ADVERSARIALS = pa.schema(
         _field("pixels", pa.binary(), "uint8, (height, width, 3)"),
         _field("clean_pixels", pa.binary(), "of the clean image, in the same geometry"),
         *(ROWS.field(n) for n in ["steps_used", "first_success_step", "forwards", "backwards"]),
-        ROWS.field("flat"),
+        *(ROWS.field(name) for name in ["flat", "found_linf", "found_l2"]),
     ]
 )
 

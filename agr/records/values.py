@@ -15,6 +15,7 @@ from agr.utils.pixels import LEVELS
 from agr.utils.text import LONGEST_ID, is_name
 
 NULLABLE = {"target_label", "first_success_step", "steps_used", "forwards", "backwards", "flat"}
+NULLABLE |= {"found_linf", "found_l2", "psnr", "ssim", "ciede2000"}
 SLACK = 1e-6  # of ranges: values are rounded
 # Inclusive ranges by column; others that are numbers are finite and 0 or more.
 CLASS = (-1, 2**31 - 1)  # -1: the logits were not finite
@@ -25,9 +26,9 @@ CLASSES = (
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(["clean_pred", "adv_pred", "source_clean_pred", "source_adv_pred"], CLASS),
     **dict.fromkeys(["clean_conf", "adv_conf", "source_clean_conf", "source_adv_conf"], (0, 1)),
-    **dict.fromkeys(["linf", "mean_abs"], (0, LEVELS)),
+    **dict.fromkeys(["linf", "mean_abs", "found_linf"], (0, LEVELS)),
     "seed": (-math.inf, math.inf),
-    "cosine": (-1, 1),
+    **dict.fromkeys(["cosine", "ssim"], (-1, 1)),
     "height": (1, LARGEST_SIDE),
     "width": (1, LARGEST_SIDE),
 }

@@ -28,7 +28,7 @@ PAPER = {"suite": "imagenet", "T": 10, "select": "group", "quantize": "always", 
 COLUMNS = [
     "target", "position", "image_id", "label", "clean_pred", "adv_pred", "source_clean_pred",
     "source_adv_pred", "success", "first_success_step", "steps_used", "backwards", "flat", "linf",
-    "l2", "mean_abs", "rel_l2", "cosine",
+    "found_linf", "found_l2", "psnr", "ssim", "ciede2000", "l2", "mean_abs", "rel_l2", "cosine",
 ]  # fmt: skip
 
 
@@ -155,9 +155,15 @@ def smallest_sizes(cell: Cell, frame: pd.DataFrame) -> str:
     attacked = images[images["l2"] > 0]
     line = f"smallest perturbations, found for {len(attacked)} of {len(images)} images"
     if len(attacked):
-        linf, l2 = (float(attacked[norm].median()) for norm in ("linf", "l2"))
-        line += f"; median L∞ {linf:.1f}, L2 {l2:.1f} (0-255 scale)"
+        linf, l2 = (_median(attacked, norm) for norm in ("linf", "l2"))
+        line += f"; median L∞ {linf}, L2 {l2} (0-255 scale; in brackets before rounding to 8 bits)"
     return f"{line}; a success is one within eps"
+
+
+def _median(images: pd.DataFrame, norm: str) -> str:
+    """Return the median of a norm, and in brackets before images were rounded to 8 bits."""
+    rounded, found = (float(images[name].median()) for name in (norm, f"found_{norm}"))
+    return f"{rounded:.1f} ({found:.2f})" if found == found else f"{rounded:.1f}"
 
 
 def identity(cell: Cell) -> dict[str, Any]:

@@ -47,15 +47,21 @@ class LibraryAttack:
 
         Raises ValueError as `agr.attacks.library.Library` does.
         """
+        return self.craft(network, x, y, seed, fit)[0]
+
+    def craft(
+        self, network: Source, x: Tensor, y: Tensor, seed: int, fit: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the images of `__call__`, and before they were rounded."""
         found = self.library(
             network, x, y, self.ball,
             targeted=self.targeted, classes=self.classes, seed=seed, fit=fit,
         )  # fmt: skip
         if self.quantize == "off":
-            return found
+            return found, found
         if self.library.budget:
-            return self.ball.round(found, x)
-        return on_grid(network, x, found, y, targeted=self.targeted)
+            return self.ball.round(found, x), found
+        return on_grid(network, x, found, y, targeted=self.targeted), found
 
 
 @torch.no_grad()
@@ -122,10 +128,15 @@ def craft_chunks(
             attack(network, x, y, own, fit)  # the perturbation is kept: fitting isn't counted
         before = calls.forwards, calls.backwards
         with calls.attach(network):
-            images = attack(network, x, y, own, fit)
+            images, found = attack.craft(network, x, y, own, fit)
         forwards, backwards = calls.forwards - before[0], calls.backwards - before[1]
         if attack.quantize != "off":
             images = to_levels(images).to(torch.uint8)
         pixels = images[: len(chunk)].cpu().contiguous().numpy()
-        for item, image in zip(chunk, pixels, strict=True):
-            yield Crafted(item, image, None, None, forwards, backwards)
+        sizes: list[tuple[float | None, float | None]] = [(None, None)] * len(chunk)
+        if not attack.library.budget:
+            v = LEVELS * (found - x)[: len(chunk)].double().flatten(1)
+            linf, l2 = v.abs().amax(1).tolist(), torch.linalg.vector_norm(v, 2, 1).tolist()
+            sizes = list(zip(linf, l2, strict=True))
+        for item, image, norms in zip(chunk, pixels, sizes, strict=True):
+            yield Crafted(item, image, None, None, forwards, backwards, found=norms)
