@@ -25,7 +25,7 @@ from tests.conftest import CLASSES, EPS, images, small_model
 
 L2_EPS = 1.0
 MI = (MeanNormalize(), Momentum(1.0))
-READINGS = ["agr", "agr_nostop", "agr_eps_over_t", "agr_literal", "agr_adagrad"]
+READINGS = ["agr", "agr_nostop", "agr_eps_over_t", "agr_literal", "agr_adagrad", "agr_float"]
 NAMES = ["fgsm", "ifgsm", "mifgsm", "fgsm_stop", "ifgsm_stop", "mifgsm_stop", *READINGS]
 
 

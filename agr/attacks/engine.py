@@ -61,10 +61,10 @@ class Crafted(NamedTuple, Generic[Tag]):
     backwards: int | None
     trace: tuple[Point, ...] = ()
     flat: bool | None = None  # every gradient was zero; None where nobody looked
-    # Of a smallest perturbation before it was rounded: its L-infinity and L2 norm, in levels.
-    found: tuple[float | None, float | None] = (None, None)
     # The source's, where it saw exactly this image: (class, confidence).
     prediction: tuple[int, float] | None = None
+    # Of a smallest perturbation before it was rounded: its L-infinity and L2 norm, in levels.
+    found: tuple[float | None, float | None] = (None, None)
 
 
 @dataclass

@@ -193,4 +193,4 @@ def saved(
                 cost = row["forwards"], row["backwards"]
                 steps = row["steps_used"], row["first_success_step"]
                 found = row["found_linf"], row["found_l2"]
-                yield Crafted(item, image, *steps, *cost, (), row["flat"], found)
+                yield Crafted(item, image, *steps, *cost, (), row["flat"], found=found)
