@@ -3,10 +3,11 @@
 python -m agr.verify [outputs=outputs] [cells=agr-linf-*] [images=20] [seed=0] [allow=[my_parts]]
 
 Of every cell below `outputs`: run.json and part files are as they were written, every image and
-target has its row and none has two, rows agree with each other and with the cell's config, success
-and rates are computed again from predictions, saved images have their hashes. With images=n, n
-random images of each cell are crafted and scored again, from the stored numeric identity, and must
-give the same `adv_sha256` and rows, bit by bit. Exits with 1 if anything is wrong.
+target has its row and none has two, rows agree with each other, with traces and saved images and
+with the cell's config, success and rates are computed again from predictions, saved images have
+their size and hashes. With images=n, n random images of each cell are crafted and scored again,
+from the stored numeric identity, and must give the same `adv_sha256` and rows, bit by bit. Exits
+with 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ from agr.jobs.console import script
 from agr.records.audit import CellReport, check_records
 from agr.records.folders import cell_folders
 from agr.records.store import Records
-from agr.utils.errors import ConfigError
-from agr.utils.text import printable
+from agr.utils.errors import ConfigError, one_line
 
 DEFAULTS: dict[str, Any] = {"outputs": "outputs", "cells": "*", "images": 0, "seed": 0, "allow": []}
 
@@ -85,12 +85,12 @@ def _folders(outputs: Path, pattern: str) -> list[Path]:
 def _show(report: CellReport) -> None:
     rates = ", ".join(f"{target} {rate:.1f}" for target, rate in report.rates.items())
     again = f", {report.again} crafted again" if report.again else ""
-    name = printable(report.name)
-    print(f"{name}: {report.images} images, {report.parts} parts{again}; ASR % {printable(rates)}")
+    counts = f"{report.images} images, {report.parts} parts{again}"
+    print(one_line(f"{report.name}: {counts}; ASR % {rates}"))
     for note in report.notes:
-        print(f"  note: {printable(note)}")
+        print(f"  note: {one_line(note)}")
     for problem in report.problems:
-        print(f"  problem: {printable(problem)}")
+        print(f"  problem: {one_line(problem)}")
 
 
 if __name__ == "__main__":

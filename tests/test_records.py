@@ -192,6 +192,11 @@ def test_other_run_files_are_refused(text: str, words: str, records: Records) ->
         {"sessions": [{}]},
         {"more": 1},
         {"config": None},
+        {"config": {"eps": "ten"}},
+        {"config": {"suite": {"groups": "${oc.env:HOME}"}}},
+        {"config": {"suite": {"groups": {"g": {"networks": [[]]}}}}},
+        {"config": {"experiment": ["${seed}"]}},
+        {"narrowed": [{"slots": 0, "width": 1, "rows": 1}]},
     ],
     ids=str,
 )
@@ -224,6 +229,32 @@ def test_failures_are_kept_until_they_are_over(records: Records) -> None:
     records.note_failure("3/8", None)
     records.note_failure("3/8", None)
     assert records.failures() == {}
+
+
+def nest(path: Path) -> None:
+    path.write_text('{"error": ' + "[" * 100_000 + "]" * 100_000 + "}")
+
+
+def spread(path: Path) -> None:
+    path.write_text('{"error": "x"}')
+    os.truncate(path, 1 << 40)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, Path.mkdir, nest, spread, lambda path: path.write_text('{"error": [[]]}'),
+     lambda path: path.write_text("[" * 100_000), lambda path: path.symlink_to("/dev/zero")],
+)  # fmt: skip
+def test_failures_that_nobody_noted_are_passed_over(make: Any, records: Records) -> None:
+    records.note_failure("3/8", {"error": "ValueError: no"})
+    make(records.folder / "_about/failed-0of1.json")
+    assert records.failures() == {"3/8": {"error": "ValueError: no"}}
+
+
+def test_a_run_json_without_end_is_refused(records: Records) -> None:
+    os.truncate(records.run_file, 1 << 40)
+    with pytest.raises(ConfigError, match="is damaged, or was edited"):
+        records.run()
 
 
 # ---- locks ---------------------------------------------------------------------------------------
@@ -333,6 +364,23 @@ def test_a_lock_that_cannot_be_read(tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"a\.lock can't be read: remove it"):
         locked(path).__enter__()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_lock_that_is_no_file_is_not_waited_for(make: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    make(path)
+    with pytest.raises(ConfigError, match=r"a\.lock can't be read: remove it"):
+        locked(path).__enter__()
+    assert alive([path]) == {}
+
+
+def test_a_lease_without_end_is_not_watched_for_as_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "LONGEST", 0.1)
+    foreign_lock(tmp_path / "a.lock", 1e300)
+    assert alive([tmp_path / "a.lock"]) == {}
 
 
 @pytest.mark.parametrize("value", ["2min", "0", "-1", "nan", "inf"])

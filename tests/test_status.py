@@ -15,7 +15,7 @@ from agr.evaluation.runner import run_cell
 from agr.jobs.session import run_overrides
 from agr.records.store import Records
 from agr.status import main, status_of
-from agr.utils.locks import Holder, this_host
+from agr.utils.locks import Holder, alive, this_host
 from tests.conftest import demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16]", "n_images=4", "progress=false")
@@ -101,6 +101,16 @@ def test_failures_are_over_once_the_cell_is_done(
     assert [*records.failures()] == ["3/8"]
     run_overrides(words)
     assert records.failures() == {}
+
+
+def test_a_pipe_in_place_of_a_failure_is_not_waited_for(tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, "attack=fgsm")
+    records = Records(cell.folder)
+    records.update_run(lambda run: None)
+    os.mkfifo(records.folder / "_about/failed-0of1.json")
+    (records.folder / "_about/failed-1of8.json").write_text("[" * 100_000)
+    os.mkfifo(records.lock_file("0/1"))
+    assert status_of(cell, alive(records.lock_files())).word == "missing"
 
 
 def test_shards_are_not_cells() -> None:

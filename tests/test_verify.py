@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from agr.records.audit import check_records
 from agr.records.part_files import PartFile
 from agr.records.progress import Wanted, finished, progress
 from agr.records.schema import ROWS, TABLES
-from agr.records.store import Records
+from agr.records.store import Records, _digest
+from agr.score import saved_cells
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_named
 from agr.verify import main
@@ -55,9 +58,11 @@ def rewrite(records: Records, kind: str, change: Callable[[pd.DataFrame], Any]) 
     return part
 
 
-def replace_part(records: Records, part: PartFile, table: pa.Table) -> None:
+def replace_part(
+    records: Records, part: PartFile, table: pa.Table, metadata: dict[bytes, bytes] | None = None
+) -> None:
     buffer = pa.BufferOutputStream()
-    metadata = pq.read_schema(part.path).metadata
+    metadata = metadata or pq.read_schema(part.path).metadata
     pq.write_table(table.replace_schema_metadata(metadata), buffer)
     part.path.unlink()
     stem = part.path.stem.rpartition("-")[0]
@@ -123,6 +128,98 @@ SPOILT: dict[str, tuple[str, Callable[[pd.DataFrame], Any], str]] = {
     ),
     "another clean image": (
         "adversarials", assign(clean_pixels=bytes(64 * 64 * 3)), "isn't that of its saved images",
+    ),
+    # Of tables that don't tell the same.
+    **{
+        f"a saved image's {name}": (
+            "adversarials", assign(**{name: value}), f"position 0 has another {name} than its rows",
+        )
+        for name, value in [
+            ("image_id", "zzz"), ("label", 3), ("adv_sha256", "0"), ("steps_used", 9),
+            ("forwards", 10**9), ("backwards", 0), ("first_success_step", pd.NA), ("flat", True),
+            ("target_label", 5),
+        ]
+    },
+    **{
+        f"a saved image of {height} x {width} px": (
+            "adversarials",
+            lambda f, height=height, width=width: f.assign(height=height, width=width),
+            "6 saved images are not of 64 x 64 px",
+        )
+        for height, width in [(16, 256), (1, 4096), (256, 16), (32, 32)]
+    },
+    "a saved image twice": (
+        "adversarials", lambda f: pd.concat([f, f[:1]]), "of one part have position 0 twice",
+    ),
+    "a row twice": (
+        "rows", lambda f: pd.concat([f, f[:1]]), "of one part have position 0, target vgg16 twice",
+    ),
+    "a step twice": (
+        "trace", lambda f: pd.concat([f, f[-1:]]), "the trace of one part have position",
+    ),
+    "a trace of another image": (
+        "trace", assign(image_id="zzz"), "the trace of position 0 has another image_id",
+    ),
+    "a trace upside down": (
+        "trace", lambda f: f.assign(fooled=~f["fooled"]), "another first_success_step than its",
+    ),
+    "a trace that was fooled early": (
+        "trace", lambda f: f.assign(fooled=True), "has another first_success_step than its rows",
+    ),
+    "a trace's last l2": (
+        "trace", lambda f: f.assign(l2=f["l2"] * 1.01), "has another l2 at its last step",
+    ),
+    "a trace's last cosine": (
+        "trace", lambda f: f.assign(cosine=f["cosine"] * 0.99), "another cosine at its last step",
+    ),
+    "a trace's first l2": (
+        "trace", lambda f: f.assign(l2=f["l2"] + (f["step"] == 0)), "doesn't begin at its image",
+    ),
+    "the source's own answer": (
+        "rows",
+        lambda f: f.assign(adv_conf=f["adv_conf"].where(~f["white_box"], 0.25)),
+        "6 rows of vgg16 have another adv_conf than source_adv_conf",
+    ),
+    "a success after the last step": (
+        "rows", lambda f: f.assign(first_success_step=9), "has a first_success_step after its last",
+    ),
+    "a success that is left out": (
+        "rows",
+        lambda f: f.assign(first_success_step=pd.NA),
+        "position 0 has other steps_used than its stop allows",
+    ),
+    "steps after a stop": (
+        "rows", lambda f: f.assign(steps_used=10), "has other steps_used than its stop allows",
+    ),
+    "an image's column": (
+        "rows", assign(source_clean_conf=0.25), "position 0 have different source_clean_conf",
+    ),
+    **{
+        f"no {name}": (
+            "rows", lambda f, name=name: f.assign(**{name: None}), f"12 rows have no {name}",
+        )
+        for name in ("steps_used", "forwards", "backwards", "flat")
+    },
+    "a target_label of no target": (
+        "rows", lambda f: f.assign(target_label=1), "12 rows have a target_label",
+    ),
+    "an unknown target": (
+        "rows", lambda f: f.assign(target="x\x1b[2J"), "have the target x\\x1b[2J, and run.json",
+    ),
+    "rows without end": (
+        "rows", lambda f: pd.concat([f] * 1000), "has 12,000 rows, 2 for an image are the most",
+    ),
+    "steps without end": (
+        "trace", lambda f: pd.concat([f] * 1000), "000 rows, 11 for an image are the most",
+    ),
+    "saved images without end": (
+        "adversarials", lambda f: pd.concat([f] * 100), "has 600 rows, 1 for an image are the most",
+    ),
+    "a long text": (
+        "rows", lambda f: f.assign(attack="a" * 10**6), "bytes of values, more than rows can have",
+    ),
+    "many pixels": (
+        "adversarials", assign(pixels=bytes(10**7)), "values, more than adversarials can have",
     ),
 }  # fmt: skip
 
@@ -228,6 +325,182 @@ def test_what_was_stopped_is_a_note(tmp_path: Path) -> None:
     assert (
         "unfinished: 6 of 12 images have no row for vgg16; the same command goes on" in report.notes
     )
+
+
+def test_a_run_that_was_killed_before_its_first_part_is_a_note(
+    records: Records, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in records.folder.rglob("*.parquet"):
+        path.unlink()
+    records.update_run(lambda run: run.sessions.clear())
+    main([f"outputs={records.folder.parent.parent}", "images=1"])
+    out = capsys.readouterr().out
+    assert "note: unfinished: 12 of 12 images have no row for vgg16" in out
+    assert out.endswith("1 cells, 0 part files, 0 rows, 0 images crafted and scored again: "
+                        "nothing is wrong\n")  # fmt: skip
+
+
+def test_a_later_session_may_ask_for_fewer_images(records: Records) -> None:
+    records.update_run(lambda run: run.config.update(n_images=3))
+    assert check_records(records).problems == []
+
+
+def test_an_attack_that_looks_for_a_trace_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its later session knows steps of first success, and paid for them; the first one doesn't."""
+    words = (*VGG, "attack=nifgsm", "n_images=2", "steps=3")
+    run_cell(demo_cell(tmp_path, *words))
+    more = ("targets=[vgg16,res152]", "trace=true", "save_adversarials=true")
+    run_cell(demo_cell(tmp_path, *words, *more))
+    main([f"outputs={tmp_path}", "images=2"])
+    assert "nothing is wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("attack=ifgsm", "quantize=off", "save_adversarials=false", "norm=l2"),
+        ("attack=mifgsm", "quantize=end"),
+        ("attack=pgd",),
+        ("attack=ifgsm", "attack.label=prediction", "select=none"),
+        ("attack=ifgsm", "attack.targeted=true", "attack.target=least_likely", "select=none"),
+        ("attack=agr", "source=[vgg16,vgg19]", "ensemble=losses", "width=4"),
+    ],
+)
+def test_tables_of_any_attack_agree(words: tuple[str, ...], tmp_path: Path) -> None:
+    cell = demo_cell(tmp_path, *VGG, *EXTRAS, *words, "n_images=3", "steps=3")
+    assert check_records(run_cell(cell)).problems == []
+
+
+@pytest.mark.parametrize("size", [(16, 256), (32, 32)])
+def test_saved_images_of_another_size_are_refused(size: tuple[int, int], records: Records) -> None:
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        few = {
+            name: frame[name].str.slice(0, 3 * size[0] * size[1])
+            for name in frame
+            if "pixels" in name
+        }
+        return frame.assign(height=size[0], width=size[1], **few)
+
+    rewrite(records, "adversarials", change)
+    with pytest.raises(ConfigError, match=f"{size[1]} x {size[0]} px, and the cell's are 64 px"):
+        list(records.saved_images(set(range(12))))
+
+
+def forge(records: Records, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change run.json and give it the digest of its new content."""
+    content = json.loads(records.run_file.read_text())
+    content.pop("digest")
+    change(content)
+    records.run_file.write_text(json.dumps(content | {"digest": _digest(content)}))
+
+
+def nested(levels: int) -> list[Any]:
+    return [nested(levels - 1)] if levels else []
+
+
+FORGED_RUNS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    **{
+        f"{place}={value!r:.30}": lambda run, place=place, value=value: put(run, place, value)
+        for place, value in [
+            ("config.suite.groups", "${oc.env:HOME}"),
+            ("config.suite.groups.inception", "${suite}"),
+            ("config.suite.notice", "${oc.env:HOME}"),
+            ("config.attack.stop._target_", "x${oc.env:HOME}"),
+            ("config.suite.groups.inception.networks", [[]]),
+            ("config.suite.groups.inception", None),
+            ("config.suite.networks.vgg16.mean", [0.5, [], 0.5]),
+            ("config.suite.networks.vgg16", 3),
+            ("config.suite", nested(400)),
+            ("config.attack.step", nested(400)),
+            ("config.experiment", nested(200)),
+            ("config.source", {"a": 1}),
+            ("config.targets", "vgg16"),
+            ("config.eps", "ten"),
+            ("config.norm", []),
+            ("config.seed", True),
+            ("schema_version", "9" * 100_000),
+            ("numeric.threads", 0), ("numeric.threads", 100_000), ("numeric.threads", True),
+            ("numeric.slots", 0), ("numeric.slots", 10**7), ("numeric.slots", 1.5),
+            ("numeric.width", -3), ("numeric.networks", 3), ("numeric.networks", {}),
+            ("numeric.networks.vgg16.memory_format", "x"), ("numeric.precision", "x"),
+            ("numeric", None), ("narrowed", [{"slots": 0, "width": 1, "rows": 1}]),
+            ("selected", {"x": ""}), ("eligible", 3), ("eligible", -1),
+        ]
+    },
+}  # fmt: skip
+
+
+def put(content: dict[str, Any], place: str, value: Any) -> None:
+    *above, last = place.split(".")
+    for key in above:
+        content = content[key]
+    content[last] = value
+
+
+@pytest.mark.parametrize("name", FORGED_RUNS)
+def test_forged_runs_are_a_problem_and_no_traceback(
+    name: str, records: Records, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forge(records, FORGED_RUNS[name])
+    with suppress(SystemExit):
+        main([f"outputs={records.folder.parent.parent}", "images=1"])
+    out = capsys.readouterr().out
+    if name not in ("numeric=None", "numeric.networks={}"):  # what it is can be found again
+        assert "  problem: " in out
+    assert "cells, " in out
+    assert max(map(len, out.splitlines())) < 2000
+    if name.startswith("config."):
+        assert os.environ["HOME"] not in out.replace(str(records.folder), "")
+        with pytest.raises(ConfigError):
+            saved_cells(records.folder.parent.parent, ["res152"])
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{"foo": 1}, {"slots": "a", "width": 1}, {"slots": 1.5}, {"width": -3}, {"slots": 0}, [], None,
+     {"slots": 10**7, "width": 10**7}, {"networks": 3}, {"threads": 0}, {"slots": True}, "ab"],
+    ids=str,
+)  # fmt: skip
+def test_forged_slots_are_a_problem(about: Any, records: Records) -> None:
+    for kind in ("rows", "trace"):
+        part = records.part_files(kind)[0]
+        table = pq.read_table(part.path)
+        replace_part(records, part, table, {b"agr": json.dumps(about).encode()})
+    problems = check_records(records).problems
+    assert len(problems) == 2
+    assert all("which are no slots and width: restore it" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("can't start new thread"), KeyError("x"), OSError(5, "x")]
+)
+def test_whatever_ends_the_crafting_again_is_a_problem(
+    error: Exception,
+    records: Records,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("agr.evaluation.replay.settle", fail)
+    outputs = records.folder.parent.parent
+    shutil.copytree(outputs / "demo", outputs / "more" / "demo")
+    with pytest.raises(SystemExit):
+        main([f"outputs={outputs}", "images=1"])
+    out = capsys.readouterr().out
+    assert out.count(f"problem: not crafted again: {type(error).__name__}") == 2
+
+
+def test_slots_that_would_fill_the_memory_are_a_problem(
+    records: Records, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agr.evaluation.replay.free_bytes", lambda device: 10**6)
+    with pytest.raises(SystemExit):
+        main([f"outputs={records.folder.parent.parent}", "images=1"])
+    assert "problem: not crafted again: 8 images at once take about" in capsys.readouterr().out
 
 
 def test_files_that_are_wrong_are_found(records: Records) -> None:

@@ -17,14 +17,17 @@ from agr.evaluation.crafting import attack_of, crafted, whole_chunks
 from agr.evaluation.determinism import settle
 from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.predictions import Evaluator
+from agr.evaluation.profiling import free_bytes, step_bytes
 from agr.evaluation.provenance import check_library_version
 from agr.evaluation.scoring import target_rows
 from agr.evaluation.selection import Chosen, select
+from agr.records.agreement import ASKED, OF_A_LOOK, looks
 from agr.records.progress import Todo
 from agr.records.run_info import RunInfo
 from agr.records.schema import KEYS, TABLES
 from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line
+from agr.utils.text import format_bytes
 
 
 def recraft(
@@ -35,10 +38,12 @@ def recraft(
     `images` are drawn by `seed`; all their rows are compared, of every target, each with the slots
     that it was made with. Nothing that an earlier run kept is used, and nothing is written.
     """
-    run = records.run() or RunInfo()
     again, problems = 0, []
     try:
+        run = records.run() or RunInfo()
         rows, abouts = _recorded(records)
+        if rows.empty:
+            return 0, []
         targets = sorted({*rows["target"]})
         cell = stored_cell(run.config, records.folder, targets=targets)
         if foreign := [package for package in cell.foreign if package not in allow]:
@@ -57,6 +62,8 @@ def recraft(
         again = len(drawn)
     except ConfigError as e:
         problems.append(f"not crafted again: {first_line(e)}")
+    except Exception as e:  # whoever can write records can have anything crafted
+        problems.append(f"not crafted again: {type(e).__name__}: {first_line(e)}")
     return again, problems
 
 
@@ -85,11 +92,13 @@ def _differences(
         )
         made = _made_again(replace(cell, config=config), run, before, about)
     now = pd.DataFrame(made, columns=TABLES["rows"].names).set_index(KEYS["rows"])
+    compared = [name for name in before.columns if looks(cell) or name not in OF_A_LOOK]
     for key in before.index:
-        for name in before.columns:
+        for name in compared:
             was: Any = before.at[key, name]
             found: Any = now.at[key, name] if key in now.index else None
-            if was != found and not (pd.isna(was) and pd.isna(found)):
+            unknown = pd.isna(was) + pd.isna(found)
+            if was != found and unknown < (1 if name in ASKED else 2):
                 image: Any = before.at[key, "image_id"]
                 yield f"{name} of {image} on {key[1]}", was, found
 
@@ -104,12 +113,25 @@ def _made_again(
     check_library_version(cell, run)
     stored = run.numeric and replace(run.numeric, **about)
     evaluator = Evaluator(cell, settle(cell, stored), inputs.manifest)
+    _check_memory(evaluator)
     selected = _selected(evaluator, before, positions)
     entries = [c.entry for c in whole_chunks(cell, selected, positions)]
     evaluator.ensure_clean_predictions(dict.fromkeys([cell.source, *cell.targets]), entries)
     work = Todo(dict.fromkeys(cell.targets, positions), set(), set(), positions, set())
     made = crafted(evaluator, attack_of(cell), selected, positions, Calls())
     return target_rows(evaluator, work, list(made))
+
+
+def _check_memory(evaluator: Evaluator) -> None:
+    """Raise ConfigError where the recorded slots would fill the memory, which ends the process."""
+    numeric, source = evaluator.numeric, evaluator.source
+    most = max(numeric.slots, numeric.width)
+    need = most * step_bytes(source, evaluator.cell.geometry.size)
+    if need > (free := free_bytes(source.device)):
+        raise ConfigError(
+            f"{most} images at once take about {format_bytes(need)}, and {format_bytes(free)} are "
+            "free: use a machine that has more"
+        )
 
 
 def _selected(evaluator: Evaluator, before: pd.DataFrame, positions: set[int]) -> Sequence[Chosen]:

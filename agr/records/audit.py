@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
-from agr.records.folders import DAMAGED, PNG, folder_of
+from agr.records.agreement import agreeing, of_the_source, pictured, saved, successful, traced
+from agr.records.folders import DAMAGED, folder_of
+from agr.records.part_files import PartFile
 from agr.records.run_info import RunInfo
-from agr.records.schema import KEYS, ROWS, TABLES, within
-from agr.records.store import Records, image_of
+from agr.records.schema import KEYS, TABLES
+from agr.records.store import Records
 from agr.records.values import CLASSES, faults
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.files import is_whole
 
 SHOWN = 5  # problems of one kind and cell that are listed
+FACTS = 4096  # bytes, more than a row has beside pixels
+SPARE = 1 << 16  # bytes of a part beside its values
 
 
 @dataclass
@@ -58,49 +56,71 @@ def check_records(records: Records) -> CellReport:
         if run is None:
             raise ConfigError("there is no run.json")
         cell = stored_cell(run.config, records.folder)
+        _check(cell, run, records, report)
     except ConfigError as e:
         report.problems.append(first_line(e))
-        return report
-    try:
-        _check(cell, run, records, report)
     except Exception as e:  # whoever can write records can write anything
         report.problems.append(f"its values cannot be checked: {type(e).__name__}: {first_line(e)}")
     return report
 
 
 def _check(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> None:
-    report.add(_files(records, report))
-    if not report.problems:
-        rows = _raw(records, "rows")
-        report.add(_values(cell, records, rows))
-    if not report.problems:
-        report.rows, report.images = len(rows), rows["position"].nunique()
-        report.add(_twice(rows, "rows", report))
-        rows = rows.drop_duplicates(KEYS["rows"])
-        report.add(_complete(cell, run, rows, report))
-        report.add(_constant(cell, rows))
-        report.add(_agreeing(cell, rows))
-        report.add(_success(cell, rows))
-        report.add(_traced(records, rows, report))
-        report.add(_saved(records, rows))
-        report.rates = {str(t): 100 * s.mean() for t, s in rows.groupby("target")["success"]}
+    report.add(_files(cell, run, records, report))
+    if report.problems:
+        return
+    rows, trace = _raw(records, "rows"), _raw(records, "trace")
+    facts = _raw(records, "adversarials")
+    tables = {"rows": rows, "trace": trace, "adversarials": facts}
+    report.add(_values(cell, run, tables))
+    if report.problems:
+        return
+    report.rows, report.images = len(rows), rows["position"].nunique()
+    for kind, table in tables.items():
+        report.add(_twice(table, kind, report))
+        tables[kind] = table.drop_duplicates(KEYS[kind])
+    rows, trace, facts = tables.values()
+    report.add(_complete(cell, run, rows, report))
+    report.add(_constant(cell, run, rows))
+    report.add(agreeing(cell, rows))
+    report.add(successful(cell, rows))
+    report.add(of_the_source(cell, run, rows))
+    report.add(traced(cell, run, rows, trace))
+    report.add(saved(cell, rows, facts))
+    report.add(pictured(records, rows))
+    report.rates = {str(t): 100 * s.mean() for t, s in rows.groupby("target")["success"]}
 
 
-def _values(cell: Cell, records: Records, rows: pd.DataFrame) -> Iterator[str]:
+def _values(cell: Cell, run: RunInfo, tables: dict[str, pd.DataFrame]) -> Iterator[str]:
     """Find values that no run writes."""
-    facts = [name for name in TABLES["adversarials"].names if "pixels" not in name]
-    yield from faults(rows, "rows")
-    yield from faults(_raw(records, "trace"), "trace")
-    yield from faults(_raw(records, "adversarials", facts), "adversarials")
-    if (rows["position"] >= cell.config.n_images).any():
-        yield f"rows have positions beyond n_images={cell.config.n_images}"
+    for kind, table in tables.items():
+        yield from faults(table, kind)
+    rows, facts = tables["rows"], tables["adversarials"]
+    if (rows["position"] >= (n := _images(cell, run))).any():
+        yield f"rows have positions beyond n_images={n}"
     beyond = rows[[name for name in CLASSES if name in rows]].max().max()
     if beyond >= cell.classes:
         yield f"rows have the class {beyond:g}, the networks know 0 to {cell.classes - 1}"
+    known = dict.fromkeys(("steps_used", "flat"), cell.composed)
+    known |= dict.fromkeys(("forwards", "backwards"), cell.config.attack.images is None)
+    known["target_label"] = cell.config.attack.targeted
+    for name, there in known.items():
+        if wrong := int((rows[name].isna() == there).sum()):
+            has, every = ("no", "every") if there else ("a", "no")
+            of = f"{every} image of attack={cell.config.attack.name} has one"
+            yield f"{wrong} rows have {has} {name}: {of}"
+    side = cell.geometry.size
+    if wrong := int(((facts["height"] != side) | (facts["width"] != side)).sum()):
+        yield f"{wrong} saved images are not of {side} x {side} px, as the cell's are"
 
 
-def _files(records: Records, report: CellReport) -> Iterator[str]:
-    """Yield a problem for each part file that isn't as it was written."""
+def _images(cell: Cell, run: RunInfo) -> int:
+    """Return how many images the cell can have: the last session may have asked for fewer."""
+    n = max(cell.config.n_images, *map(int, run.selected), 0)
+    return n if run.eligible is None else min(n, run.eligible)
+
+
+def _files(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> Iterator[str]:
+    """Yield a problem for each part file that isn't as it was written, or larger than can be."""
     parts = [part for kind in TABLES for part in records.part_files(kind)]
     counted, report.parts = {part.path for part in parts}, len(parts)
     there = (
@@ -118,31 +138,63 @@ def _files(records: Records, report: CellReport) -> Iterator[str]:
             yield f"{part.path.name} is not what was written: run the cell again"
             continue
         try:
-            schema = pq.read_schema(part.path).remove_metadata()
             part.about()
-        except (pa.ArrowException, OSError, ConfigError) as e:
+            schema = pq.read_schema(part.path).remove_metadata()
+            if schema.equals(TABLES[part.kind].remove_metadata()):
+                yield from _sizes(cell, run, part)
+            else:
+                yield f"{part.path.name} has other columns than {part.kind} have"
+        except ConfigError as e:
+            yield first_line(e)
+        except (pa.ArrowException, OSError) as e:
             yield f"{part.path.name} cannot be read: {first_line(e)}"
-            continue
-        if not schema.equals(TABLES[part.kind].remove_metadata()):
-            yield f"{part.path.name} has other columns than {part.kind} have"
 
 
-def _raw(records: Records, kind: str, names: list[str] | None = None) -> pd.DataFrame:
-    """Read the rows of all parts, also those that stand in two of them."""
-    names = names or TABLES[kind].names
-    tables = [TABLES[kind].empty_table().select(names)]
-    tables += [part.read(names) for part in records.part_files(kind)]
-    return pa.concat_tables(tables).to_pandas()
+def _sizes(cell: Cell, run: RunInfo, part: PartFile) -> Iterator[str]:
+    """Find a part whose values would fill the memory: a few bytes can repeat them without end."""
+    targets = len({*run.networks, *cell.targets})
+    each = {"rows": targets, "trace": cell.config.steps + 1, "adversarials": 1}[part.kind]
+    with pq.ParquetFile(part.path) as file:
+        about = file.metadata
+        size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+        most = 2 * each * _images(cell, run)  # twice: what stands there twice is named later
+        if about.num_rows <= most:
+            positions: set[int] = set()
+            for batch in file.iter_batches(columns=["position"]):
+                positions.update(batch["position"].unique().to_pylist())
+            most = 2 * each * len(positions)
+    pixels = 2 * 3 * cell.geometry.size**2 if part.kind == "adversarials" else 0
+    if about.num_rows > most:
+        yield f"{part.path.name} has {about.num_rows:,} rows, {each} for an image are the most"
+    elif size > SPARE + about.num_rows * (FACTS + pixels):
+        yield f"{part.path.name} has {size:,} bytes of values, more than {part.kind} can have"
+
+
+def _raw(records: Records, kind: str) -> pd.DataFrame:
+    """Read the rows of all parts but for pixels, also those that stand twice, with their "file"."""
+    names = [name for name in TABLES[kind].names if "pixels" not in name]
+    parts = [part.read(names) for part in records.part_files(kind)]
+    table = pa.concat_tables([TABLES[kind].empty_table().select(names), *parts])
+    files = [n for n, part in enumerate(parts) for _ in range(len(part))]
+    return table.to_pandas().assign(file=pd.Series(files, dtype=int))
 
 
 def _twice(frame: pd.DataFrame, kind: str, report: CellReport) -> Iterator[str]:
     """Find rows that are there more than once: alike where shards overlapped, else a problem."""
     again = frame[frame.duplicated(KEYS[kind], keep=False)]
-    different = again[~again.duplicated(keep=False)]
-    if len(again) > len(different):
-        report.notes.append(f"{len(again) - len(different)} {kind} stand in two parts, alike")
+    alike = again.duplicated([name for name in frame if name != "file"], keep=False)
+    different = again[~alike]
+    once = ~again.duplicated([*KEYS[kind], "file"], keep=False)
+    if (alike & once).any():
+        report.notes.append(f"{(alike & once).sum()} {kind} stand in two parts, alike")
     for key in different[KEYS[kind]].drop_duplicates().to_dict("records"):
-        yield f"two different {kind} for {', '.join(f'{k} {v}' for k, v in key.items())}"
+        yield f"two different {kind} for {_text(key)}"
+    for key in again[alike & ~once][KEYS[kind]].drop_duplicates().to_dict("records"):
+        yield f"the {kind} of one part have {_text(key)} twice"
+
+
+def _text(key: dict[Any, Any]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in key.items())
 
 
 def _complete(cell: Cell, run: RunInfo, rows: pd.DataFrame, report: CellReport) -> Iterator[str]:
@@ -160,7 +212,7 @@ def _complete(cell: Cell, run: RunInfo, rows: pd.DataFrame, report: CellReport) 
             report.notes.append(f"unfinished: {text}; the same command goes on")
 
 
-def _constant(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
+def _constant(cell: Cell, run: RunInfo, rows: pd.DataFrame) -> Iterator[str]:
     """Find rows that are of another cell."""
     c = cell.config
     expected: dict[str, Any] = {"suite": cell.suite.name, "cell": cell.id, "source": cell.source}
@@ -170,111 +222,9 @@ def _constant(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
     for name, value in expected.items():
         if wrong := int((rows[name] != value).sum()):
             yield f"{wrong} rows have another {name} than {value}"
+    unknown = sorted({*rows["target"]} - {*run.networks})
+    yield from (f"rows have the target {name}, and run.json has not" for name in unknown)
     known = {target: cell.white_box(target) for target in cell.targets}
     white = rows["target"].map(known)
     if wrong := int((white.notna() & (white != rows["white_box"])).sum()):
         yield f"{wrong} rows are wrong about white_box"
-
-
-OF_A_TARGET = {"clean_pred", "clean_conf", "adv_pred", "adv_conf", "success"}
-# Columns from here on are of the image, but for those.
-OF_AN_IMAGE = [
-    name for name in ROWS.names[ROWS.names.index("image_id") :] if name not in OF_A_TARGET
-]
-
-
-def _agreeing(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
-    """Find images whose rows disagree, or whose perturbation is larger than the budget."""
-    distinct = rows.groupby("position")[OF_AN_IMAGE].nunique(dropna=False)
-    for name in OF_AN_IMAGE:
-        for position in distinct.index[distinct[name] > 1]:
-            yield f"the rows of position {position} have different {name}"
-    if rows.groupby("image_id")["position"].nunique().max() > 1:
-        yield "an image stands at two positions"
-    norm = cell.config.norm.name
-    size = rows[norm].max()
-    if not cell.smallest and not within(size, cell.eps_effective, cell.config.quantize):
-        yield f"{norm} is {size:g} of {cell.eps_effective:g} allowed (0-255 scale)"
-    if (rows["steps_used"] > cell.config.steps).any():
-        yield f"an image took more than {cell.config.steps} steps"
-
-
-def _success(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
-    """Find rows whose success isn't what their predictions say."""
-    pred, clean = rows["adv_pred"], rows["clean_pred"]
-    answered = pred >= 0  # -1: the logits were not finite
-    if cell.success == "targeted":
-        success = answered & (pred == rows["target_label"])
-    else:
-        reference = rows["label"] if cell.success == "label" else clean
-        success = answered & (reference >= 0) & (pred != reference)
-    if cell.smallest:
-        size = rows[cell.config.norm.name]
-        success &= (size > 0) & within(size, cell.eps_effective, cell.config.quantize)
-    for row in rows[success != rows["success"]].to_dict("records"):
-        yield f"success of {row['image_id']} on {row['target']} isn't what its predictions say"
-
-
-def _traced(records: Records, rows: pd.DataFrame, report: CellReport) -> Iterator[str]:
-    """Find traces that lack a step, or belong to no row."""
-    trace = _raw(records, "trace")
-    yield from _twice(trace, "trace", report)
-    trace = trace.drop_duplicates(KEYS["trace"])
-    taken = rows.drop_duplicates("position").set_index("position")["steps_used"]
-    by_position: dict[Any, Any] = dict(list(trace.groupby("position")["step"]))
-    for position, steps in by_position.items():
-        if position not in taken.index:
-            yield f"position {position} has a trace and no row"
-        elif sorted(steps) != [*range(int(taken[position]) + 1)]:
-            yield f"the trace of position {position} lacks steps"
-
-
-def _saved(records: Records, rows: pd.DataFrame) -> Iterator[str]:
-    """Find saved images that aren't those that were scored."""
-    facts = rows.drop_duplicates("position").set_index("position")
-    known = facts["adv_sha256"]
-    for some in records.saved_images(records.positions("adversarials")):
-        for row in some:
-            if not _is_image(row):
-                yield f"the saved images of {row['image_id']} are not as large as they say"
-                continue
-            found = hashlib.sha256(row["pixels"]).hexdigest()
-            if found != row["adv_sha256"] or known.get(row["position"]) != found:
-                yield f"the saved image of {row['image_id']} is not the one that was scored"
-            elif other := _other_norms(row, facts.loc[row["position"]]):
-                yield f"{other} of {row['image_id']} isn't that of its saved images"
-            elif not _same_png(records.png_folder / f"{row['image_id']}.png", row):
-                yield f"{PNG}/{row['image_id']}.png is not the image that was scored"
-
-
-def _is_image(row: dict[str, Any]) -> bool:
-    size = row["height"] * row["width"] * 3
-    return all(len(row[k] or b"") == size for k in ("pixels", "clean_pixels"))
-
-
-def _other_norms(row: dict[str, Any], recorded: pd.Series[Any]) -> str | None:
-    """Return the first measure of a row's two images that isn't what was recorded."""
-    x, a = (image_of(row, k).astype(float) for k in ("clean_pixels", "pixels"))
-    v, length = a - x, np.linalg.norm(x)
-    found = {
-        "linf": np.abs(v).max(),
-        "l2": np.linalg.norm(v),
-        "mean_abs": np.abs(v).mean(),
-        "rel_l2": np.linalg.norm(v) / length if length else 0.0,
-        "cosine": (x * a).sum() / (length * np.linalg.norm(a)) if length and a.any() else 1.0,
-    }
-    close = (math.isclose(found[k], recorded[k], rel_tol=1e-9, abs_tol=1e-12) for k in found)
-    return next((k for k, same in zip(found, close, strict=True) if not same), None)
-
-
-def _same_png(path: Path, row: dict[str, Any]) -> bool:
-    """Return whether an exported image, if it is still there, is the one of its row."""
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):  # a link, or a pipe, which would be waited for
-            return False
-        with Image.open(path) as image:
-            return np.array_equal(np.asarray(image), image_of(row))
-    except FileNotFoundError:
-        return True
-    except Exception:  # decoders raise whatever they like
-        return False

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from agr.records.folders import DAMAGED, folder_of
+from agr.records.run_info import check_range, parse_run
 from agr.records.schema import TABLES
 from agr.utils.errors import ConfigError
-from agr.utils.files import CHECKSUM_LENGTH, is_whole
+from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole
 
 PART = re.compile(
     rf"({'|'.join(TABLES)})-(\d+of\d+)-(\d{{5,}})-[0-9a-f]{{{CHECKSUM_LENGTH}}}\.parquet"
@@ -54,13 +57,21 @@ class PartFile(NamedTuple):
             raise self.damaged() from e
         raise self.damaged()
 
-    def about(self) -> dict[str, Any]:
-        """Return the `about` that the part was written with. Raises Damaged."""
+    def about(self) -> dict[str, int]:
+        """Return the `about` that the part was written with: slots and width. Raises Damaged."""
+        found = None
         try:
             found = json.loads((pq.read_schema(self.path).metadata or {})[b"agr"])
-            return dict(found)
-        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as e:
-            raise self.damaged() from e
+            if not isinstance(found, dict) or not {*found} <= {"slots", "width"}:
+                raise TypeError
+            for name, value in found.items():
+                check_range(name, parse_run(value, int))
+            return found
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError) as e:
+            raise Damaged(
+                f"{self.path} was made with {found!r:.80}, which are no slots and width: restore "
+                "it, or move its folder away"
+            ) from e
 
     def damaged(self) -> Damaged:
         """Return the error of a damaged file."""
@@ -68,3 +79,36 @@ class PartFile(NamedTuple):
             f"{self.path} is damaged: run the cell again, which sets it aside and does its images "
             "once more"
         )
+
+
+def part_files_in(cell: Path, *kinds: str) -> list[PartFile]:
+    """List the part files of some kinds, else of all, in order, also those without rows."""
+    paths = (
+        path
+        for kind in kinds or TABLES
+        for path in sorted(folder_of(cell, kind).glob(f"{kind}-*.parquet"))
+    )
+    return [part for path in paths if (part := PartFile.parse(path))]
+
+
+def mended(cell: Path, shard: str) -> list[str]:
+    """Set damaged parts aside, remove what a killed writer of `shard`, "0of1", left, and say so."""
+    lines = []
+    for part in part_files_in(cell):
+        if not is_whole(part.path):
+            with suppress(FileNotFoundError):  # another shard was first
+                (cell / DAMAGED).mkdir(parents=True, exist_ok=True)
+                part.path.rename(cell / DAMAGED / part.path.name)
+                again = "" if part.shard == shard else " by the next run of its shard"
+                lines.append(
+                    f"{part.path.name} was damaged: it is set aside in {DAMAGED}, and its "
+                    f"images are done again{again}"
+                )
+    whole = {part.key for part in part_files_in(cell, "rows")}
+    for part in part_files_in(cell):
+        if part.shard == shard and part.key not in whole:
+            part.path.unlink(missing_ok=True)
+    for kind in TABLES:
+        for draft in folder_of(cell, kind).glob(f".*-{shard}-*{DRAFT}"):
+            draft.unlink(missing_ok=True)
+    return lines

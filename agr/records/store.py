@@ -26,9 +26,10 @@ import pyarrow.parquet as pq
 from filelock import SoftFileLease
 from numpy.typing import NDArray
 
-from agr.records.folders import ABOUT, DAMAGED, PNG, failure_file, folder_of
-from agr.records.part_files import PartFile
-from agr.records.run_info import RunInfo, parse_run
+from agr.config.cell import Cell
+from agr.records.folders import ABOUT, PNG, failure_file, folder_of
+from agr.records.part_files import PartFile, mended, part_files_in
+from agr.records.run_info import RunInfo, parse_config, parse_run
 from agr.records.schema import KEYS, NULLABLE, SCHEMA_VERSION, TABLES
 from agr.records.values import faults, is_plain
 from agr.utils.errors import ConfigError
@@ -37,6 +38,7 @@ from agr.utils.locks import Busy, check_ours, locked
 from agr.utils.signals import unbroken
 from agr.utils.text import printable
 
+LARGEST_JSON = 1 << 26  # bytes; run.json has about 100 for a bad image
 IMAGES_AT_ONCE = 64  # of saved ones: all would fill the memory
 
 
@@ -58,7 +60,7 @@ class Records:
     def run(self) -> RunInfo | None:
         """Read run.json; None if there is none. Raises ConfigError for a damaged or older one."""
         try:
-            content = json.loads(read_text(self.run_file))
+            content = _read_json(self.run_file)
             version, digest = content["schema_version"], content.pop("digest", None)
             if version == SCHEMA_VERSION:
                 if digest != _digest(content):
@@ -82,7 +84,7 @@ class Records:
                 f"{self.run_file} is damaged, or was edited: restore it, or move {self.folder} away"
             ) from e
         raise ConfigError(
-            f"{self.run_file} has schema {version!r}, this program writes {SCHEMA_VERSION}: "
+            f"{self.run_file} has schema {version!r:.50}, this program writes {SCHEMA_VERSION}: "
             "use another outputs=… folder"
         )
 
@@ -103,7 +105,7 @@ class Records:
     def drop_run(self) -> None:
         """Remove run.json, unless there are rows that it describes."""
         with locked(self.folder / ".run.lock"):
-            if not self._all_part_files("rows"):
+            if not part_files_in(self.folder, "rows"):
                 self.run_file.unlink(missing_ok=True)
 
     # ---- shards ----------------------------------------------------------------------------------
@@ -148,9 +150,10 @@ class Records:
         found = {}
         pattern = failure_file(self.folder, "*")
         for path in sorted(pattern.parent.glob(pattern.name)):
-            with suppress(OSError, ValueError):  # gone, since the shard was done meanwhile
-                failure = json.loads(path.read_text(encoding="utf-8"))
-                if isinstance(failure, dict) and "error" in failure:
+            # Gone, since the shard was done meanwhile, or not ours.
+            with suppress(OSError, ValueError, RecursionError):
+                failure = _read_json(path)
+                if isinstance(failure, dict) and isinstance(failure.get("error"), str):
                     shard = path.stem.removeprefix("failed-").replace("of", "/")
                     found[shard] = failure
         return found
@@ -172,7 +175,7 @@ class Records:
             check_ours(self._lease, f"shard {shard} of {self.folder.name}")
         stem = _plain(shard)
         # Of all kinds: a number that a kill left without its rows is never used again.
-        before = [part.number for part in self._all_part_files() if part.shard == stem]
+        before = [part.number for part in part_files_in(self.folder) if part.shard == stem]
         number = max(before, default=-1) + 1
         note = {"agr": json.dumps(dict(about or {}))}
         with unbroken():
@@ -189,17 +192,8 @@ class Records:
     def part_files(self, kind: str) -> list[PartFile]:
         """List the part files of a kind in order; those of a part without rows don't count."""
         # A kill left those without rows, and their images are crafted again.
-        with_rows = {part.key for part in self._all_part_files("rows")}
-        return [part for part in self._all_part_files(kind) if part.key in with_rows]
-
-    def _all_part_files(self, *kinds: str) -> list[PartFile]:
-        """List the part files of some kinds, else of all, in order."""
-        paths = (
-            path
-            for kind in kinds or TABLES
-            for path in sorted(folder_of(self.folder, kind).glob(f"{kind}-*.parquet"))
-        )
-        return [part for path in paths if (part := PartFile.parse(path))]
+        with_rows = {part.key for part in part_files_in(self.folder, "rows")}
+        return [part for part in part_files_in(self.folder, kind) if part.key in with_rows]
 
     def mend(self, shard: str) -> list[str]:
         """Set damaged parts aside, remove what a killed writer left, and return lines that say so.
@@ -208,25 +202,7 @@ class Records:
         """
         if self._lease is not None:
             check_ours(self._lease, f"shard {shard} of {self.folder.name}")
-        stem, lines = _plain(shard), []
-        for part in self._all_part_files():
-            if not is_whole(part.path):
-                with suppress(FileNotFoundError):  # another shard was first
-                    (self.folder / DAMAGED).mkdir(parents=True, exist_ok=True)
-                    part.path.rename(self.folder / DAMAGED / part.path.name)
-                    again = "" if part.shard == stem else " by the next run of its shard"
-                    lines.append(
-                        f"{part.path.name} was damaged: it is set aside in {DAMAGED}, and its "
-                        f"images are done again{again}"
-                    )
-        whole = {part.key for part in self._all_part_files("rows")}
-        for part in self._all_part_files():
-            if part.shard == stem and part.key not in whole:
-                part.path.unlink(missing_ok=True)
-        for kind in TABLES:
-            for draft in folder_of(self.folder, kind).glob(f".*-{stem}-*{DRAFT}"):
-                draft.unlink(missing_ok=True)
-        return lines
+        return mended(self.folder, _plain(shard))
 
     # ---- reading ---------------------------------------------------------------------------------
 
@@ -254,7 +230,7 @@ class Records:
 
     def saved_images(self, positions: set[int]) -> Iterator[list[dict[str, Any]]]:
         """Yield lists of rows of "adversarials" at `positions`. Raises Damaged."""
-        left = set(positions)
+        left, side = set(positions), self._side()
         for part in self.part_files("adversarials"):
             known = part.read(["position"], trusting=True)["position"].to_pylist()
             if left.isdisjoint(known):  # its pixels are many bytes to hash
@@ -267,8 +243,24 @@ class Records:
                 for r in rows:
                     if not is_plain(r["image_id"]):
                         raise part.damaged()
+                    if side not in (None, r["height"]) or r["height"] != r["width"]:
+                        raise ConfigError(
+                            f"{part.path} has images of {r['width']} x {r['height']} px, and the "
+                            f"cell's are {side} px: restore it, or move {self.folder} away"
+                        )
                 if rows:
                     yield rows
+
+    def _side(self) -> int | None:
+        """Return the side of the cell's images, in pixels; None before its first run."""
+        run = self.run()
+        try:
+            return Cell(parse_config(run.config)).geometry.size if run and run.config else None
+        except (LookupError, TypeError) as e:
+            raise ConfigError(
+                f"{self.run_file} has a source that its suite lacks: restore it, or move "
+                f"{self.folder} away"
+            ) from e
 
     def positions(self, kind: str) -> set[int]:
         """Return the positions that have rows of a kind."""
@@ -278,6 +270,13 @@ class Records:
         """Return the positions that have a row, by target."""
         rows = self.read("rows", ["position", "target"])
         return {str(t): set(p.tolist()) for t, p in rows.groupby("target")["position"]}
+
+
+def _read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises OSError, RecursionError, and ValueError for one that isn't ours."""
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"{path} is larger than anything that a run writes")
+    return json.loads(read_text(path))
 
 
 def _plain(shard: str) -> str:

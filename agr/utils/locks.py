@@ -9,6 +9,7 @@ touched for `LEASE` seconds *of the watcher's own clock*: no two clocks are ever
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import psutil
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from agr.utils.errors import ConfigError
+from agr.utils.text import printable
 
 BEATS = 12  # per lease
 DEFAULT_LEASE = "120"  # s: file systems may show changes of other machines up to a minute late
@@ -36,6 +38,7 @@ def _lease_seconds() -> float:
 
 LEASE = _lease_seconds()
 BEAT = LEASE / BEATS
+LONGEST = 600.0  # s, of the leases that `alive` watches: a lock can name any
 GLANCE = 0.5  # seconds in which the lock of a process that died on this machine is taken over
 
 
@@ -105,7 +108,7 @@ def _acquire(lease: SoftFileLease, path: Path, wait: bool) -> None:
             path.unlink(missing_ok=True)
         if not noted and time.monotonic() - since > 5:
             noted = True
-            whom = owner or f"whoever made {path}"
+            whom = printable(str(owner or f"whoever made {path}"))
             print(f"note: waiting for {whom}, or {LEASE:g} s if it is dead", file=sys.stderr)
 
 
@@ -140,10 +143,15 @@ def beat(path: Path) -> int | None:
     """Return the lock's last touch (ns), by its file system's clock; None: there is no lock."""
     try:
         # Opened, since a shared file system may give an old time of a file that isn't.
-        with path.open("rb") as f:
-            return os.fstat(f.fileno()).st_mtime_ns
+        with open(path, "rb", opener=_unwaiting) as f:
+            found = os.fstat(f.fileno())
+            return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
     except OSError:
         return None
+
+
+def _unwaiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would be waited for
 
 
 def alive(paths: list[Path]) -> dict[Path, Holder]:
@@ -156,7 +164,7 @@ def alive(paths: list[Path]) -> dict[Path, Holder]:
     living = {path: owner for path, owner in held.items() if owner.here and _runs(owner.pid)}
     elsewhere = {path: beat(path) for path, owner in held.items() if not owner.here}
     if elsewhere:
-        time.sleep(1.5 / BEATS * max(held[path].lease for path in elsewhere))
+        time.sleep(1.5 / BEATS * min(LONGEST, max(held[path].lease for path in elsewhere)))
     for path, before in elsewhere.items():
         if beat(path) not in (None, before):
             living[path] = held[path]
