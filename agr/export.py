@@ -19,10 +19,11 @@ import pandas as pd
 from agr.config.overrides import parse_pairs
 from agr.jobs.console import script
 from agr.records.store import Records, image_of
+from agr.report.formats import FORMULA
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_content
 from agr.utils.pixels import write_png
-from agr.utils.text import plural
+from agr.utils.text import plural, printable
 
 COLUMNS = ["filename", "label", "targeted_label"]
 
@@ -46,10 +47,21 @@ def main(arguments: Sequence[str]) -> None:
             raise ConfigError(
                 f"{folder} has no saved images: run it again with save_adversarials=true"
             )
+        names = map(file_name, records.read("adversarials", ["image_id"])["image_id"])
+        if formula := next(filter(FORMULA.match, names), None):
+            raise ConfigError(
+                f"{folder}: {formula} would be a formula in labels.csv, which has to name files as "
+                "they are: give the image another name, and run it again"
+            )
     for folder, records in cells.items():
         place = to if len(cells) == 1 else to / folder.resolve().name
         n = export(records, place, clean=bool(given.get("clean")))
-        print(f"{plural(n, 'image')} of {folder}: {place}")
+        print(printable(f"{plural(n, 'image')} of {folder}: {place}"))
+
+
+def file_name(image_id: str) -> str:
+    """Return the name of an image's file."""
+    return f"{image_id}.png"
 
 
 def export(records: Records, to: Path, *, clean: bool = False) -> int:
@@ -60,7 +72,7 @@ def export(records: Records, to: Path, *, clean: bool = False) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     for rows in records.saved_images(records.positions("adversarials")):
         for row in rows:
-            name = f"{row['image_id']}.png"
+            name = file_name(row["image_id"])
             target = "" if row["target_label"] is None else row["target_label"]
             labels.append((name, row["label"], target))
             for column, folder in kinds.items():

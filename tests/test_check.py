@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from scipy.stats import binom
 
 import agr.check
 from agr.config.compose import expand
@@ -20,7 +21,7 @@ from agr.data.entries import Entry, Manifest
 from agr.evaluation import preflight, profiling
 from agr.evaluation.estimate import at_most
 from agr.evaluation.profiling import PEAK, step_bytes, step_seconds
-from agr.report.statistics import wilson
+from agr.report.statistics import clopper_pearson
 from tests.conftest import demo_cell
 
 VGG = ("source=vgg16", "targets=[vgg16]", "select=source", "norm=linf", "attack=agr", "slots=8")
@@ -145,9 +146,10 @@ def test_too_many_slots_and_a_full_disk(
 
 
 def test_published_accuracy_is_met_within_its_sampling_error() -> None:
-    """By hand: 390 of 500 are 78.0 %, and the 99.9 % interval reaches from 71.3 to 83.5 %."""
-    low, high = wilson(390, 500, 0.999)
-    assert (round(100 * low, 1), round(100 * high, 1)) == (71.3, 83.5)
+    """An end of the interval is the rate at which 0.05 % of samples are as far away, or farther."""
+    low, high = clopper_pearson(390, 500, 0.999)
+    assert binom.sf(389, 500, low) == pytest.approx(0.0005)
+    assert binom.cdf(390, 500, high) == pytest.approx(0.0005)
 
     def fine(published: float | None, right: int = 390, whole: bool = True) -> bool:
         config = NetworkConfig(classes=1000, top1=published)
@@ -164,6 +166,56 @@ def test_published_accuracy_is_met_within_its_sampling_error() -> None:
     assert fine(30.0, whole=False)  # easier images than the published value is of
     assert fine(99.0, whole=False)
     assert not fine(78.0, right=1, whole=False)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "published", "fine"),
+    [
+        (8, 10, 98.3, True),  # as few or fewer: 1.2 % of all samples
+        (6, 10, 98.3, False),  # 0.002 %
+        (491, 500, 99.5, True),  # 0.11 %
+        (490, 500, 99.5, False),  # 0.026 %, where 0.05 % is the limit on either side
+        (10, 10, 60.0, True),  # as many: 0.6 %
+        (500, 500, 99.99, True),
+        (0, 10, 50.0, True),  # 0.098 %
+        (0, 11, 50.0, False),  # 0.049 %
+        (0, 0, 50.0, False),
+    ],
+)
+def test_few_images_near_100_percent_are_judged_exactly(
+    right: int, n: int, published: float, fine: bool
+) -> None:
+    config = NetworkConfig(classes=10, top1=published)
+    assert preflight._accuracy("n", config, right, n, whole=True).fine is fine
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 500])
+def test_networks_that_are_always_right_are_no_problem(n: int) -> None:
+    config = NetworkConfig(classes=10)
+    assert preflight._accuracy("n", config, n, n, whole=False).fine
+
+
+@pytest.mark.parametrize(
+    ("words", "n", "compared"),
+    [
+        (["suite=imagenet"], 50_000, True),
+        (["suite=imagenet", "suite.images=240"], 240, False),
+        (["suite=imagenet", "suite.images=240", "suite.synsets=null"], 240, False),
+        (["suite=imagenet", "suite.synsets=null"], 50_000, False),
+        (["suite=imagenet"], 49_999, False),
+        (["suite=demo"], 1000, False),
+    ],
+)
+def test_published_accuracies_are_of_ilsvrc2012_as_a_whole(
+    words: list[str], n: int, compared: bool, tmp_path: Path
+) -> None:
+    cell = expand([*words, f"data.root={tmp_path}"])[0]
+    whole = preflight._whole(cell, Manifest("flat", tmp_path, entries({0: n}), None))
+    line = preflight._accuracy("n", NetworkConfig(classes=1000, top1=74.8), 429, 500, whole=whole)
+    assert line.fine is not compared  # 85.8 % of easier images
+    assert (
+        "published 74.8 is compared on all of ILSVRC2012's val only" in line.text
+    ) is not compared
 
 
 def test_networks_are_compared_where_no_published_accuracy_is_of_these_images() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -203,6 +205,32 @@ def test_images_that_change_are_refused(exported: Path, tmp_path: Path) -> None:
 def test_wrong_words_of_an_export(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         agr.export.main(words)
+
+
+@pytest.mark.parametrize("sign", "=+-@")
+def test_a_name_that_is_a_formula_is_not_exported(
+    sign: str, ours: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that reads labels.csv must find the file, so that a ' before it would not do."""
+    read = Records.read
+
+    def renamed(records: Records, kind: str = "rows", columns: Any = None) -> pd.DataFrame:
+        frame = read(records, kind, columns)
+        return frame.replace(frame["image_id"][0], f"{sign}12") if "image_id" in frame else frame
+
+    monkeypatch.setattr(Records, "read", renamed)
+    with pytest.raises(ConfigError, match=rf"\{sign}12\.png would be a formula in labels\.csv"):
+        agr.export.main([str(ours.folder), f"to={tmp_path / 'x'}"])
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_whose_name_steers_a_terminal_is_named_harmlessly(
+    ours: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "c\r\x1b[A\nall is well"
+    shutil.copytree(ours.folder, folder)
+    agr.export.main([str(folder), f"to={tmp_path / 'x'}"])
+    assert "c\\r\\x1b[A\\nall is well: " in capsys.readouterr().out
 
 
 @pytest.mark.slow

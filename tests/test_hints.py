@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import timm
 
 from agr.config.compose import expand
 from agr.utils.errors import ConfigError, nearest
@@ -41,6 +43,30 @@ from agr.utils.errors import ConfigError, nearest
         ("source=adv_inception_v3", "it is called inception_v3.tf_adv_in1k now"),
         ("source=ens_adv_inception_resnet_v2", "called inception_resnet_v2.tf_ens_adv_in1k now"),
         ("source=vit_base_patch16_224_in21k", "it is called vit_base_patch16_224.augreg_in21k now"),
+        ("source=Adv_Inception_V3", "it is called inception_v3.tf_adv_in1k now"),
+        ("source=adv-inception-v3", "it is called inception_v3.tf_adv_in1k now"),
+        ("source=timm/ADV_inception_v3", "it is called inception_v3.tf_adv_in1k now"),
+        ("source=adv_inception_v3.tf_in1k", "it is called inception_v3.tf_adv_in1k now"),
+        ("targets=[TV-ResNet50.in1k]", "it is called resnet50.tv_in1k now"),
+        ("source=adv_inception_resnet_v2", "did you mean inception_resnet_v2.tf_ens_adv_in1k?"),
+        (
+            "source=my_net:w.pth",
+            "an architecture of an allowed package goes into a suite (docs/net",
+        ),
+        ("attack.eps=8", "here it is eps"),
+        ("+attack.eps=8", "here it is eps"),
+        ("attack.norm=l2", "here it is norm"),
+        ("norm.seed=1", "here it is seed"),
+        ("targeted=true", "here it is attack.targeted"),
+        ("attack.smooth=1", "here it is attack.chain.smooth"),
+        ("diverse=1", "here it is attack.views.diverse"),
+        ("cache=true", "here it is data.cache"),
+        ("outdir=x", "here it is outputs"),
+        ("save=true", "here it is save_adversarials"),
+        ("+suite.networks.vgg16.arch=x", "did you mean architecture?"),
+        ("save_adversarials=all", "give true, false or a number"),
+        ("save_adversarials=1.5", "give true, false or a number"),
+        ("quantize=true", "known: always, end, off"),
         ("targets=[vgg61]", "did you mean vgg19 or vgg16"),
         ("targets=vgg61", "did you mean vgg19 or vgg16"),
     ],
@@ -49,6 +75,41 @@ def test_the_way_out_is_named(word: str, hint: str) -> None:
     with pytest.raises(ConfigError) as e:
         expand([word])
     assert hint in str(e.value)
+
+
+DEFENDED = {"inc_v3_adv", "ir_v2_ens", *timm.list_pretrained("*_adv_in1k")}
+UNDEFENDED = {*timm.list_models(), *timm.list_pretrained(), "inc_v3", "inc_v4", "ir_v2"} - DEFENDED
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["inc_v3_ens3", "Inc-v3ens4", "IncRes-v2ens", "ens3_adv_inception_v3", "ens4_adv_inception_v3",
+     "tf_inception_v3_adv", "inception_v3.tf_adv", "timm/inception_v3.adv_in1k", "resnet50_robust",
+     "robust-vgg16", "resnet50.advtrain", "adv_vgg16:w.pth", "inc_v3_advv"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "key", ["source={}", "targets=[{}]", "suite.groups.inception.networks=[{}]"]
+)
+def test_a_defended_network_is_never_answered_with_an_undefended_one(name: str, key: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        expand(["suite=imagenet", "source=vgg16", key.format(name)])
+    hint = {*re.findall(r"[\w.:]+", str(e.value).rpartition(": ")[2])}
+    assert not hint & UNDEFENDED
+    assert hint & (DEFENDED | {"TAG:FILE"})
+
+
+@pytest.mark.parametrize("key", ["quantize", "attack.quantize"])
+def test_off_may_be_false(key: str, tmp_path: Path) -> None:
+    """YAML reads `off` as false."""
+    (tmp_path / "experiment").mkdir()
+    group, _, name = key.rpartition(".")
+    text = f"{group}: {{{name}: off}}" if group else f"{name}: off"
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    (off,) = expand(["quantize=off"])
+    for words in ([f"{key}=false"], [f"hydra.searchpath=[{tmp_path}]", "experiment=mine"]):
+        (cell,) = expand(words)
+        assert cell.config.quantize == "off"
+        assert cell.id == off.id
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg16/jpeg75", "resnet18.a1_in1k"])

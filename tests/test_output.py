@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from agr.jobs.output import Output, tolerant_output
+from agr.jobs.output import MOVES, Output, tolerant_output
 from agr.report.formats import csv_text
 from agr.utils.files import write_all
 from agr.utils.pixels import write_png
@@ -94,8 +94,20 @@ def test_signs_that_an_encoding_lacks_are_replaced() -> None:
 )
 def test_a_terminal_gets_no_orders(text: str, shown: str) -> None:
     stream = io.StringIO()
-    Output(stream).write(text)
+    Output(stream, MOVES).write(text)
     assert stream.getvalue() == shown
+
+
+def test_only_progress_bars_move_a_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are on standard error; a name on standard output could overwrite what was said."""
+    streams = {name: io.StringIO() for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    with tolerant_output():
+        for file in (sys.stdout, sys.stderr):
+            print("problem\tx\r\x1b[Aok", file=file)
+    assert streams["stdout"].getvalue() == "problem\tx\\r\\x1b[Aok\n"
+    assert streams["stderr"].getvalue() == "problem\tx\r\x1b[Aok\n"
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -152,6 +164,20 @@ def test_a_png_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_png(path, pixels[::-1].copy())
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["-2+3+cmd|' /C calc'!A0", "+2+3", "-1e5*2", "-1.5.2", "-.", "+", "--1", "-1-1", "-1\n", "-A1",
+     "\t=1", "\r1", "=1", "@1", "-1 [-2, 3]", "-\u0661"],
+)  # fmt: skip
+def test_what_begins_like_a_formula_is_quoted(text: str) -> None:
+    assert csv_text(pd.DataFrame({"a": [text]})).replace('"', "") == f"a\n'{text}\n"
+
+
+@pytest.mark.parametrize("text", ["-1.5", "+3", "-2e-05", "-.5", "-", "1+1", "", " =1"])
+def test_plain_numbers_stay_as_they_are(text: str) -> None:
+    assert csv_text(pd.DataFrame({"a": [text], "b": 0})).splitlines()[1] == f"{text},0"
 
 
 def test_no_text_of_a_csv_is_a_formula() -> None:

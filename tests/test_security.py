@@ -360,3 +360,50 @@ def test_no_table_shows_the_environment(word: str, monkeypatch: pytest.MonkeyPat
         expand([word])
     assert "hunter2" not in str(e.value)
     assert expand(["outputs='${oc.env:SECRET}'"])[0].config.outputs == "hunter2"
+
+
+SECRETS = {
+    "a computed name of a resolver": "notice: by ${oc.${oc.decode:env}:SECRET}",
+    "another key": "root: ${oc.env:SECRET}\nnotice: by ${suite.root}",
+    "a longer way": "root: ${oc.env:SECRET}\nlabels: ${suite.root}\nname: ${data.labels}",
+    "a selected key": 'networks: {vgg16: {title: "${oc.select:suite.root}"}}',
+    "a whole network": "networks: {mine: \"${oc.decode:'{title: ${oc.env:SECRET}}'}\"}",
+    "all networks": "networks: ${oc.decode:${oc.env:SECRET}}",
+    "a group": "groups: {all: \"${oc.decode:'{networks: [${oc.env:SECRET}]}'}\"}",
+    "whether it is set, and what": "name: ${agr.if_env:SECRET,${oc.env:SECRET},none}",
+}
+
+
+@pytest.mark.parametrize("case", SECRETS)
+def test_no_text_of_a_file_leads_to_the_environment(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "their.yaml").write_text(f"defaults: [demo]\n{SECRETS[case]}\n")
+    with pytest.raises(ConfigError, match="may not show the environment: write it out") as e:
+        expand([f"hydra.searchpath=[{tmp_path}]", "suite=their"])
+    assert "hunter2" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        "{suite.notice: '${oc.env:SECRET}'}",
+        "{suite.root: '${oc.env:SECRET}', ++suite.networks.vgg16: '{title: ${suite.root}}'}",
+        "{attack.title: 'x,${oc.select:outputs}'}",
+        "{defenses: '{${oc.env:SECRET}: {}}'}",
+        "\"${oc.decode:'{suite.notice: ${oc.env:SECRET}}'}\"",
+        "'${oc.create:${oc.decode:${oc.env:SECRET}}}'",
+    ],
+)
+def test_no_sweep_of_a_file_leads_to_the_environment(
+    params: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    (tmp_path / "experiment").mkdir()
+    text = f"# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{params: {params}}}}}\n"
+    (tmp_path / "experiment" / "theirs.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"sweeper\.params .*write it out") as e:
+        expand([f"hydra.searchpath=[{tmp_path}]", "experiment=theirs"])
+    assert "hunter2" not in str(e.value)

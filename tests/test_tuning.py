@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import agr
 from agr.config.schema import NetworkConfig, Tuning
@@ -121,6 +123,86 @@ def test_tune_leaves_the_model_alone() -> None:
     assert all(p.requires_grad for p in model.parameters())
     assert not any(p.requires_grad for p in fast.parameters())
     assert not model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def classifier(convolution: nn.Module) -> nn.Sequential:
+    norm = nn.BatchNorm2d(4)
+    norm.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
+    norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+    return nn.Sequential(
+        convolution, norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 7)
+    ).eval()
+
+
+class Held(nn.Module):
+    """A classifier with something that can't be copied."""
+
+    def __init__(self, held: Any, convolution: nn.Module) -> None:
+        super().__init__()
+        self.held, self.body = held, classifier(convolution)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def with_a_feature() -> nn.Module:
+    model = Held(None, nn.Conv2d(3, 4, 3))
+    model.held = model.body[0](seen(2, 16).float())  # with its graph, as some models keep one
+    return model
+
+
+CLASSIFIERS: dict[str, tuple[Callable[[], nn.Module], bool]] = {  # and whether it is copied
+    "weight_norm": (lambda: classifier(nn.utils.weight_norm(nn.Conv2d(3, 4, 3))), True),
+    "weight_norm, of now": (
+        lambda: classifier(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))), True,
+    ),
+    "spectral_norm": (lambda: classifier(nn.utils.spectral_norm(nn.Conv2d(3, 4, 3))), True),
+    "pruned": (
+        lambda: classifier(prune.l1_unstructured(nn.Conv2d(3, 4, 3), "weight", 0.5)), True,
+    ),
+    "a pruned bias": (
+        lambda: classifier(prune.l1_unstructured(nn.Conv2d(3, 4, 3), "bias", 0.5)), True,
+    ),
+    "scripted": (lambda: torch.jit.script(classifier(nn.Conv2d(3, 4, 3))), True),
+    "traced": (
+        lambda: torch.jit.trace(classifier(nn.Conv2d(3, 4, 3)), torch.rand(2, 3, 16, 16)), True,
+    ),
+    "frozen": (
+        lambda: torch.jit.freeze(torch.jit.script(classifier(nn.Conv2d(3, 4, 3)))), True,
+    ),
+    "a kept feature": (with_a_feature, True),
+    "a lock": (lambda: Held(threading.Lock(), nn.Conv2d(3, 4, 3)), False),
+    "a generator": (lambda: Held((i for i in "ab"), nn.Conv2d(3, 4, 3)), False),
+    "features in a list": (lambda: Held([torch.ones(2, requires_grad=True) * 2],
+                                        nn.Conv2d(3, 4, 3)), False),
+    "yet to be made": (lambda: classifier(nn.LazyConv2d(4, 3)), False),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of torch
+@pytest.mark.parametrize("memory_format", ["auto", "channels_last"])
+@pytest.mark.parametrize("case", CLASSIFIERS)
+def test_any_classifier_is_taken(case: str, memory_format: str) -> None:
+    torch.manual_seed(0)
+    make, copied = CLASSIFIERS[case]
+    model, x = make(), seen(2, 16).float()
+    fast = tune(model, x, memory_format)
+    assert (fast is not model) is copied
+    point = x.clone().requires_grad_()
+    torch.testing.assert_close(fast(point), model(x), rtol=1e-4, atol=1e-5)
+    assert torch.autograd.grad(fast(point).sum(), point)[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("memory_format", ["auto", "try"])
+def test_a_model_that_takes_no_single_image_is_not_folded(memory_format: str) -> None:
+    class Pairs(Held):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x).reshape(2, -1)
+
+    model, x = Pairs(None, nn.Conv2d(3, 4, 3)), seen(2, 16).float()
+    model.body[-1] = nn.Linear(4, 1)
+    fast = tune(model, x, memory_format)
+    torch.testing.assert_close(fast(x), model(x))
 
 
 # ---- memory format -------------------------------------------------------------------------------

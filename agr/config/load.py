@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from agr.config.cell import Cell
 from agr.config.messages import explained
 from agr.config.networks import register_networks, with_networks
-from agr.config.schema import Config
+from agr.config.schema import CHOICES, Config
 from agr.config.security import check_texts
 from agr.config.validation import check_cell, check_library_steps
 from agr.utils.errors import ConfigError, first_line
@@ -44,6 +44,10 @@ def to_cell(config: DictConfig, overrides: Iterable[str] = ()) -> Cell:
 def _checked(config: DictConfig, overrides: tuple[str, ...] = ()) -> Cell:
     with explained():
         check_texts(config)
+        for key, known in CHOICES.items():
+            # YAML reads `off` as false, and OmegaConf writes that into a text
+            if "off" in known and OmegaConf.select(config, key) == "False":
+                OmegaConf.update(config, key, "off")
         written: Any = OmegaConf.to_object(with_networks(config))
         cell = Cell(written, overrides)
     check_cell(cell)

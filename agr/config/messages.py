@@ -13,8 +13,8 @@ import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
 
 from agr.config.schema import Config, conf_dir
-from agr.config.security import yaml_problem
-from agr.utils.errors import ConfigError, first_line, nearest
+from agr.config.security import read_yaml, yaml_problem
+from agr.utils.errors import ConfigError, bare, first_line, nearest
 
 # A parameter of an attack's part, such as attack.chain.momentum.decay
 PART_KEY = re.compile(r"attack\.((start|loss|step|stop|library)\.|(views|chain)\.\w+\.)")
@@ -48,6 +48,7 @@ WAYS_OUT = {
     "subclass of": "its keys are written {key: value}, see conf/ for examples",
     "converted to string": "give one name",
     "convert 'ListConfig' to string": "give one name",
+    "Union[bool, int]": "give true, false or a number",
     "No config source": "folders of configs are named as hydra.searchpath=[folder] or --config-dir",
     "searchpath must be": "write hydra.searchpath=[folder]",
     "is not available": "name a folder that is there",
@@ -65,6 +66,7 @@ CALLED_ELSEWHERE = {
     **dict.fromkeys(["momentum", "decay", "mu"], MOMENTUM),
     **dict.fromkeys(["alpha", "step_size", "eps_step", "abs_stepsize"], "attack.size"),
     **dict.fromkeys(["num_steps", "nb_iter", "max_iter", "iterations", "n_iter", "iters"], "steps"),
+    **dict.fromkeys(["nsteps", "max_steps", "step", "t"], "steps"),
     **dict.fromkeys(["epsilon", "eps_max", "budget"], "eps, on the 0-255 scale"),
     **dict.fromkeys(["model", "surrogate", "source_model", "arch"], "source"),
     **dict.fromkeys(["target", "target_model", "victim"], "targets=[…]"),
@@ -72,7 +74,8 @@ CALLED_ELSEWHERE = {
     **dict.fromkeys(["dataset", "data"], "suite, or data.root"),
     **dict.fromkeys(["num_images", "n", "num", "samples"], "n_images"),
     **dict.fromkeys(["gpu", "cuda"], "device=cuda:N"),
-    **dict.fromkeys(["output", "output_dir", "out", "save_dir"], "outputs"),
+    **dict.fromkeys(["output", "output_dir", "out", "outdir", "results", "log_dir"], "outputs"),
+    **dict.fromkeys(["save", "save_adv", "save_images", "save_dir"], "save_adversarials"),
     **dict.fromkeys(["random_seed", "manual_seed"], "seed"),
     **dict.fromkeys(["num_workers"], "workers"),
 }
@@ -178,12 +181,30 @@ def _unknown_key(e: BaseException, key: str) -> str:
         known = getattr(e.__cause__ or e, "parent_node", ())
         way = nearest(key.rpartition(".")[2], map(str, known))
         return f"{key} is no key of the launcher: {way}"
-    way = nearest(key, _all_keys(Config), "python -m agr.run --cfg job shows all")
-    if own := CALLED_ELSEWHERE.get(key.rpartition(".")[2].casefold()):
-        way = f"here it is {own}"
+    way = moved(key) or nearest(key, _all_keys(Config), "python -m agr.run --cfg job shows all")
     if ADDED.fullmatch(key):
         way = f"correct the name, or add it as +{key}=…"
     return _with_place(e, None, f"{key} is no key of the config: {way}")
+
+
+def moved(key: str) -> str | None:
+    """Return the hint for a key that stands elsewhere here, or has another name, or None."""
+    if key.count(".") > 1:
+        return None
+    leaf = bare(key.rpartition(".")[2])
+    own = next((own for name, own in CALLED_ELSEWHERE.items() if bare(name) == leaf), None)
+    if not own:
+        keys = [*_all_keys(Config), *_slots()]
+        same = [k for k in keys if bare(k.rpartition(".")[2]) == leaf]
+        same = [k for k in same if "." not in k] or same
+        own = same[0] if len(same) == 1 and bare(same[0]) != bare(key) else None
+    return own and f"here it is {own}"
+
+
+def _slots() -> list[str]:
+    """Return the keys of the slots that attacks have."""
+    base = read_yaml(Path(conf_dir(), "attack", "_base.yaml"))
+    return [f"attack.{group}.{name}" for group in ("views", "chain") for name in base[group]]
 
 
 def _with_place(e: BaseException, key: str | None, text: str) -> str:

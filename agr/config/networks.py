@@ -61,7 +61,7 @@ def with_networks(config: DictConfig) -> DictConfig:
         return config
     import timm
 
-    from agr.config.registry import describe, is_tag
+    from agr.config.registry import describe, is_tag, suggested
 
     config = copy.deepcopy(config)
     known = config.suite.networks
@@ -92,7 +92,7 @@ def with_networks(config: DictConfig) -> DictConfig:
         if not is_tag(name):
             hint = f"known: {', '.join(known)}, timm's names, and TAG:FILE"
             every = [*known, *timm.list_models()]
-            raise ConfigError(f"{place} is unknown: {nearest(name, every, hint)}")
+            raise ConfigError(f"{place} is unknown: {suggested(name, every, hint)}")
         known[name] = NetworkConfig(**describe(name, place))
     return config
 

@@ -11,7 +11,7 @@ here, but only for such names.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import timm
 from timm.models import PretrainedCfg, _registry, get_pretrained_cfg, list_pretrained
 
 from agr.config.schema import MODES, RESIZING
-from agr.utils.errors import ConfigError, first_line, nearest
+from agr.utils.errors import DEFENSE, ConfigError, bare, first_line, nearest, nearest_network
 from agr.utils.hub import HUB, WEIGHT_SUFFIXES, NotOnHub, hub_file
 
 
@@ -46,18 +46,19 @@ def describe(name: str, place: str) -> dict[str, Any]:
     if head == "hf-hub":
         return _from_hub(rest, place)
     if colon:
-        return _from_registry(head, place) | {"title": Path(rest).name, "weights": rest}
+        own = "; an architecture of an allowed package goes into a suite (docs/networks.md)"
+        return _from_registry(head, place, own) | {"title": Path(rest).name, "weights": rest}
     if Path(name).suffix in WEIGHT_SUFFIXES:
         raise ConfigError(f"{place}: say which network of timm it is, TAG:FILE")
     if "/" in name and not name.startswith("timm/"):
         return _from_hub(name, place)
-    bare = name.removeprefix("timm/")
-    if name.startswith("timm/") and not _registered(bare) and _tags_of(bare):
+    tag = name.removeprefix("timm/")
+    if name.startswith("timm/") and not _registered(tag) and _tags_of(tag):
         try:
             return _from_hub(name, place)  # a tag newer than the timm that is installed
         except NotOnHub:
             pass  # more likely mistyped
-    return _from_registry(bare, place)
+    return _from_registry(tag, place)
 
 
 def _registered(tag: str) -> dict[str, Any] | None:
@@ -69,13 +70,22 @@ def _registered(tag: str) -> dict[str, Any] | None:
     return found.to_dict() if found else None
 
 
-def _from_registry(tag: str, place: str) -> dict[str, Any]:
+def suggested(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return the way out for a network's name that is unknown; timm's older names are known."""
+    old = {bare(k): v for k, v in getattr(_registry, "_deprecated_models", {}).items()}
+    for way in (name, name.partition(".")[0]):
+        if renamed := old.get(bare(way)):
+            return f"it is called {renamed} now"
+    every = [*known, *timm.list_pretrained()] if DEFENSE.search(name) else known
+    return nearest_network(name, every, otherwise)
+
+
+def _from_registry(tag: str, place: str, more: str = "") -> dict[str, Any]:
     found = _registered(tag)
     if not found:
-        hint = nearest(tag, _tags_of(tag) or timm.list_models(), "see timm.list_pretrained()")
-        if renamed := getattr(_registry, "_deprecated_models", {}).get(tag):
-            hint = f"it is called {renamed} now"
-        raise ConfigError(f"{place}: timm {timm.__version__} has no {tag}: {hint}")
+        known = _tags_of(tag) or timm.list_models()
+        hint = suggested(tag, known, "see timm.list_pretrained()")
+        raise ConfigError(f"{place}: timm {timm.__version__} has no {tag}: {hint}{more}")
     full = found["architecture"] + (f".{found['tag']}" if found.get("tag") else "")
     weights = HUB + found["hf_hub_id"] if found.get("hf_hub_id") else found.get("url") or ""
     return _fields(found, place) | {"title": tag, "tag": full, "weights": weights}

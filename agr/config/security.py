@@ -23,6 +23,10 @@ HOME = "agr"  # the package whose parts a config may always name
 # What Hydra writes itself, and what an experiment's file is there to say.
 FREE = {"hydra.mode", "hydra.overrides", "hydra.runtime", "hydra.sweeper.params"}
 FREE |= {f"hydra.job.{key}" for key in ("name", "config_name", "override_dirname", "id", "num")}
+# What tables show of an attack and a suite.
+TEXTS = {"attack": ("name", "title"), "suite": ("name", "notice", "groups", "networks")}
+# A text of tables may say whether a variable is set, and nothing else of the environment.
+SET_OR_NOT = re.compile(r"\$\{agr\.if_env:\w+(,[\w .-]*){2}\}")
 
 
 def targets_of(node: Any) -> Iterator[str]:
@@ -74,37 +78,55 @@ def check_parts(c: Config) -> None:
 
 
 def check_texts(config: DictConfig) -> None:
-    """Raise ConfigError for a text of tables that a config file reads from the environment.
+    """Raise ConfigError for a text of tables that is not written out.
 
-    It could be a password, and tables are published.
+    It could lead to the environment, by any number of steps, and so to a password; tables are
+    published.
     """
-    suite, attack = config.suite, config.attack
-    nodes = [(f"attack.{k}", attack, k) for k in ("name", "title")]
-    nodes += [(f"suite.{k}", suite, k) for k in ("name", "notice")]
-    nodes += [(f"suite.networks.{n}.title", suite.networks[n], "title") for n in suite.networks]
-    for key, parent, name in nodes:
-        if not OmegaConf.is_interpolation(parent, name):
-            continue
-        node: Any = OmegaConf.to_container(parent, resolve=False)
-        if "oc.env" in str(raw := node[name]):
-            raise ConfigError(
-                f"{key}={raw}: it stands in tables, which may not show the environment: write it "
-                "out"
-            )
+    for key, parent, name in _published(config):
+        if OmegaConf.is_interpolation(parent, name):
+            node: Any = OmegaConf.to_container(parent, resolve=False)
+            if not SET_OR_NOT.fullmatch(str(raw := node[name])):
+                raise ConfigError(
+                    f"{key}={raw}: it stands in tables, which may not show the environment: write "
+                    "it out"
+                )
+
+
+def _published(config: DictConfig) -> Iterator[tuple[str, Any, str]]:
+    """Yield (key, node, name) of texts of tables, after the nodes in which they and names stand."""
+    for key in ("attack", "suite", "defenses"):
+        yield key, config, key
+    for parent, names in TEXTS.items():
+        for name in names:
+            yield f"{parent}.{name}", config[parent], name
+    for kind in ("groups", "networks"):
+        for name in (nodes := config.suite[kind]):
+            yield f"suite.{kind}.{name}", nodes, name
+    for name, network in config.suite.networks.items():
+        yield f"suite.networks.{name}.title", network, "title"
 
 
 def check_hydra(composed: Any, by_user: Any) -> None:
     """Raise ConfigError where a config file says how Hydra runs.
 
     Hydra's own flags set up the logging that the node `hydra` names, and a launcher runs lines of a
-    shell: both could run code. `composed` is that node, not resolved, and `by_user` the same,
-    composed from the user's own overrides of Hydra alone.
+    shell: both could run code. What a file sweeps over may no more lead to the environment than
+    other texts of tables. `composed` is that node, not resolved, and `by_user` the same, composed
+    from the user's own overrides of Hydra alone.
     """
     for place in _differing(composed, by_user, "hydra"):
         raise ConfigError(
             f"{place} stands in a config file, and how Hydra runs is for the command line to "
             "say: take it out there, and give the word yourself if you trust it"
         )
+    params = composed["sweeper"].get("params")
+    for key, value in params.items() if isinstance(params, dict) else [("attack", params)]:
+        if re.match(r"\W*(attack|suite|defenses)\b", key) and "${" in str(value):
+            raise ConfigError(
+                f"hydra.sweeper.params has {value}: what is swept may stand in tables, which may "
+                "not show the environment: write it out"
+            )
 
 
 def _differing(a: Any, b: Any, place: str) -> Iterator[str]:

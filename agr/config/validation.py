@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from agr.config.messages import moved
 from agr.config.networks import check_choice, check_geometry, check_network, same_network
 from agr.config.schema import CHOICES, LARGEST_SIDE, STEP_FRACTION, STEP_RULES, Config
 from agr.config.security import check_parts
-from agr.utils.errors import ConfigError, nearest
+from agr.utils.errors import ConfigError, nearest, nearest_network
 from agr.utils.pixels import LEVELS
 from agr.utils.text import UNSHOWN, is_name, printable
 
@@ -67,7 +68,8 @@ def reject_unknown_keys(node: DictConfig, prefix: str = "") -> None:
         if key == "hydra" and not prefix:
             continue
         if known and key not in known:
-            raise ConfigError(f"{prefix}{key} is no key of the config: {nearest(key, known)}")
+            way = moved(f"{prefix}{key}") or nearest(key, known)
+            raise ConfigError(f"{prefix}{key} is no key of the config: {way}")
         inner = node._get_node(key)
         if isinstance(inner, DictConfig) and isinstance(inner._value(), dict):
             reject_unknown_keys(inner, f"{prefix}{key}.")
@@ -115,7 +117,7 @@ def _check_names(cell: Cell) -> None:
     for name, group in c.suite.groups.items():
         for member in group.networks:
             if member not in c.suite.networks:
-                hint = nearest(member, c.suite.networks)
+                hint = nearest_network(member, c.suite.networks)
                 raise ConfigError(f"suite.groups names {member}: {hint} (suite.networks)")
         check_geometry(f"group {name}", group.geometry)
     for name, network in c.suite.networks.items():

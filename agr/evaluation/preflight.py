@@ -20,7 +20,7 @@ from agr.evaluation.predictions import predict_batched, source_and_slots
 from agr.models.network import Network
 from agr.models.weights import check_weights, weights_file
 from agr.records.run_info import NumericIdentity
-from agr.report.statistics import wilson
+from agr.report.statistics import clopper_pearson
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from agr.utils.hub import NotOnHub
@@ -87,9 +87,8 @@ def _images(cell: Cell) -> Generator[Line, None, Manifest | None]:
 
 
 def _whole(cell: Cell, manifest: Manifest) -> bool:
-    """True if these are all images that the published accuracies are of."""
-    of_imagenet = cell.suite.synsets == "imagenet"
-    return len(manifest.entries) == (ILSVRC_IMAGES if of_imagenet else cell.suite.images)
+    """True if these are ILSVRC2012's val as a whole, of which the published accuracies are."""
+    return cell.suite.synsets == "imagenet" and len(manifest.entries) == ILSVRC_IMAGES
 
 
 def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
@@ -99,7 +98,7 @@ def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
     each = f"{plural(low, 'image')} of each class"
     if low < high:
         each = f"{low} to {high} images of a class"
-    whole = cell.suite.synsets == "imagenet" and _whole(cell, manifest)
+    whole = _whole(cell, manifest)
     if len(counts) == 1:
         yield problem("labels", "all images have one label: check the file of labels")
     elif whole and (low < high or len(counts) < cell.classes):
@@ -216,21 +215,22 @@ def _accuracy(name: str, config: NetworkConfig, right: int, n: int, *, whole: bo
 
     A published one is of all images of the validation set: other images are easier or harder.
     """
-    low, high = (100 * edge for edge in wilson(right, n, CONFIDENCE))
+    low, high = (100 * edge for edge in clopper_pearson(right, n, CONFIDENCE))
     rate = f"{100 * right / n:.1f}" if n else "-"
     text = f"{rate} % of {n} images [{low:.1f}, {high:.1f}]"
     published, chance = config.top1, 100 / config.classes
-    compared = published is not None and whole
-    if published is None:
-        text += f", no published value to compare, chance is {chance:.3g} %"
-    elif whole:
+    if published is not None and whole:
         text += f", published {published:.1f}"
+        fine = low <= published <= high
     else:
+        text += f", chance is {chance:.3g} %"
         text += (
-            f", chance is {chance:.3g} %; the published {published:.1f} is of another set: not "
-            "compared"
+            ", no published value to compare"
+            if published is None
+            else f"; the published {published:.1f} is compared on all of ILSVRC2012's val only"
         )
-    if n and (low <= (published or 0) <= high if compared else low > chance):
+        fine = low > chance or right == n  # of few images not even all are more than chance
+    if n and fine:
         return ok(f"top-1 {name}", text)
     return problem(
         f"top-1 {name}",

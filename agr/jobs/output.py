@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from agr.utils.errors import first_line
 from agr.utils.text import UNSHOWN, printable
 
+LINES = re.compile(r"\n|\t")
 # What a progress bar sends to a terminal: back to the line's start, and up and down by lines.
 MOVES = re.compile(r"\r|\n|\t|\x1b\[[AB]")
 
@@ -23,11 +24,12 @@ MOVES = re.compile(r"\r|\n|\t|\x1b\[[AB]")
 class Output:
     """A stream of text that takes whatever is written, and shows what it can.
 
-    Signs that a terminal obeys are written out, and those that the encoding lacks become "?".
+    Signs that a terminal obeys are written out but for those `kept`, and those that the encoding
+    lacks become "?".
     """
 
-    def __init__(self, stream: TextIO | None):
-        self._stream = stream
+    def __init__(self, stream: TextIO | None, kept: re.Pattern[str] = LINES):
+        self._stream, self._kept = stream, kept
         with suppress(AttributeError, OSError, ValueError):  # not every stream can
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
@@ -35,8 +37,8 @@ class Output:
         """Write text; returns its length, like any stream."""
         shown = text
         if UNSHOWN.search(text):
-            between = MOVES.split(text)
-            shown = "".join(map("{}{}".format, map(printable, between), [*MOVES.findall(text), ""]))
+            kept = [*self._kept.findall(text), ""]
+            shown = "".join(map("{}{}".format, map(printable, self._kept.split(text)), kept))
         self._try(lambda stream: stream.write(shown))
         return len(text)
 
@@ -75,7 +77,7 @@ def tolerant_output() -> Iterator[None]:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
+    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr, MOVES)  # progress bars' stream
     try:
         yield
     finally:

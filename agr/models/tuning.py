@@ -38,22 +38,35 @@ def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
         memory_format: "auto" follows the rule of `preferred_format`; "try" times both formats on
             `x`; or "channels_last" or "contiguous".
 
-    Batch norms that can't be folded stay: a self-check compares the logits in float64. A caller's
-    inference mode or no_grad doesn't matter.
+    Batch norms that can't be folded stay: a self-check compares the logits in float64. What can't
+    be copied comes back itself, as it is. A caller's inference mode or no_grad doesn't matter.
     """
     with torch.inference_mode(False), torch.enable_grad():
         return _tuned(model, x.clone() if x.is_inference() else x, memory_format)
 
 
 def _tuned(model: nn.Module, x: Tensor, memory_format: str) -> nn.Module:
-    fast = copy.deepcopy(model).eval().requires_grad_(False)
-    with suppress(CannotFold):
+    try:
+        fast = _copied(model).eval()
+        for weight in fast.parameters():  # TorchScript lacks a module's own `requires_grad_`
+            weight.requires_grad_(False)
+    except Exception:  # locks, open files, parameters still to be made: whatever a model holds
+        return model
+    with suppress(Exception):  # CannotFold, or whatever one image alone meets in a network
         fast = fold_batch_norms(fast, x[:1])
     if memory_format == "auto":
         memory_format = preferred_format(fast)
     elif memory_format == "try":
         memory_format = faster_format(fast, x)
     return in_format(fast, MEMORY_FORMATS[memory_format])
+
+
+@torch.no_grad()  # else TorchScript computes a copy's weights from the model's, with a graph
+def _copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy, also of weights that are computed, as by `weight_norm` and pruning."""
+    held = itertools.chain.from_iterable(vars(module).values() for module in model.modules())
+    computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
 
 
 # ---- memory format -------------------------------------------------------------------------------
@@ -131,7 +144,7 @@ def fold_batch_norms(network: nn.Module, x: Tensor, *, check: bool = True) -> nn
 
     Raises CannotFold if there is nothing to fold, or if logits differ by more than rounding.
     """
-    fast = copy.deepcopy(network)
+    fast = _copied(network)
     pairs = _pairs(fast, x)
     if not pairs:
         raise CannotFold("no batch norm follows a convolution")
@@ -140,7 +153,7 @@ def fold_batch_norms(network: nn.Module, x: Tensor, *, check: bool = True) -> nn
         parent, _, own = name.rpartition(".")
         setattr(fast.get_submodule(parent), own, _rest(norm))
     if check:
-        _check_folding(copy.deepcopy(network).double(), x.double())
+        _check_folding(_copied(network).double(), x.double())
     return fast
 
 
@@ -205,8 +218,8 @@ def _check_folding(network: nn.Module, x: Tensor) -> None:
     """Raise CannotFold if folding changes the logits of `network`, which is in float64."""
     try:
         before, after = network(x), fold_batch_norms(network, x, check=False)(x)
+        gap = (after - before).abs().max() / before.abs().max()
     except Exception as e:  # whatever a network does that asks its norms for more
         raise CannotFold(f"the folded network doesn't run: {e}") from e
-    gap = (after - before).abs().max() / before.abs().max()
     if not gap <= SAME:
         raise CannotFold(f"its logits would differ by {gap:.1e} of the largest")

@@ -16,7 +16,8 @@ from agr.report.numbers import MARKDOWN, TEX, TableCell, printed
 from agr.utils.files import write_all
 from agr.utils.text import plural, printable
 
-FORMULA = re.compile(r"[=+@\t\r]|-\D")
+# A spreadsheet's formula: whatever begins like one and is no plain number, or a dash for nothing.
+FORMULA = re.compile(r"(?!([+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-)\Z)[=+\-@\t\r]", re.I | re.A)
 NUMBERED = re.compile(r"^Table \d+: ")  # LaTeX numbers tables itself
 TEX_TEMPLATES = Environment(
     block_start_string="<%", block_end_string="%>", variable_start_string="<<",

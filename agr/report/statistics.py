@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, stdtrit
+from scipy.special import bdtr, betaincinv, stdtrit
 
 DRAWS_AT_ONCE = 1000  # of a bootstrap; all of a large table's would fill the memory
 MOST_CLUSTERS = 2000  # that are drawn; their draws fill 160 MB
@@ -35,6 +35,18 @@ def wilson(successes: float, n: float, confidence: float = CONFIDENCE) -> tuple[
     middle = (p + z2 / 2) / (1 + z2)
     half = z * math.sqrt(p * (1 - p) / n + z2 / (4 * n)) / (1 + z2)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def clopper_pearson(successes: int, n: int, confidence: float) -> tuple[float, float]:
+    """Return the exact binomial interval of a rate, as fractions (low, high); (0, 1) for n = 0.
+
+    Its ends are the rates that an exact test on either side just rejects. Clopper, Pearson: The use
+    of confidence or fiducial limits illustrated in the case of the binomial (1934).
+    """
+    tail, failures = (1 - confidence) / 2, n - successes
+    low = betaincinv(successes, failures + 1, tail) if successes else 0.0
+    high = betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
+    return float(low), float(high)
 
 
 class Bootstrap(NamedTuple):

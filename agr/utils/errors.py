@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from agr.utils.text import printable
 
+# Words of a network's name that say how it was defended in training: adv, ens3, robust.
+DEFENSE = re.compile(r"adv|ens\d+|(?<![a-z])(?:ens|robust)", re.IGNORECASE)
 LONGEST_LIST = 400
 LONGEST_LINE = 1500
 
@@ -22,7 +24,7 @@ def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
     `otherwise` stands in for a list that is too long for a line.
     """
     known = sorted({*known})
-    alike = [k for k in known if _bare(k) == _bare(name)]
+    alike = [k for k in known if bare(k) == bare(name)]
     if alike:
         return f"did you mean {alike[0]}?"
     close = difflib.get_close_matches(name[:LONGEST_LIST], known, n=3, cutoff=0.5)
@@ -32,7 +34,23 @@ def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
     return otherwise if otherwise and len(names) >= LONGEST_LIST else names
 
 
-def _bare(name: str) -> str:
+def nearest_network(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """Suggest a network as `nearest` does, for a defended one never one without its defense."""
+    words = _defense(name)
+    same = [k for k in known if words <= _defense(k)]
+    if same or not words:
+        return nearest(name, same, otherwise)
+    return (
+        "no network with this defense is known: give its architecture and a file of its weights, "
+        "TAG:FILE"
+    )
+
+
+def _defense(name: str) -> set[str]:
+    return {word.casefold() for word in DEFENSE.findall(name)}
+
+
+def bare(name: str) -> str:
     """Return a name without what people write otherwise: MI-FGSM is mifgsm."""
     return re.sub(r"[-_ .]", "", name).casefold()
 
