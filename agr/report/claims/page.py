@@ -20,8 +20,10 @@ from agr.report.outcomes import Outcomes, Place
 
 SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?", INCOMPLETE: "…"}
 LEGEND = (
-    "✓ supported: each of a claim's comparisons is, after Holm's correction over all of them (5 %): "
-    "it covers one claim in one column, so of twenty such marks one may be wrong by chance",
+    (
+        "✓ supported: each of a claim's comparisons is, after Holm's correction over all of them "
+        "(5 %), which covers one claim in one column: of twenty marks one may be wrong by chance"
+    ),
     "✗ contradicted: at least one comparison shows the opposite, after the same correction",
     "? undecided: neither; so many images can't tell, or all came out alike",
     "… incomplete: nothing speaks against it so far, and not all that it names is run",
