@@ -153,6 +153,7 @@ def loaded(name: str, norm: str) -> Attack:
     return load_attack(name, norm=norm)
 
 
+@pytest.mark.filterwarnings("ignore:.* came back unchanged")
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=8, deadline=None)
@@ -218,6 +219,7 @@ def test_stops_leave_what_is_fooled_alone(targeted: bool, quantize: Any) -> None
     assert torch.equal(stopped, first)
 
 
+@pytest.mark.filterwarnings("ignore:.* logits are not finite", "ignore:.* came back unchanged")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_zero_and_nan_gradients_move_nothing(name: str, norm: str, x: Tensor) -> None:
@@ -237,6 +239,7 @@ def test_zero_and_nan_gradients_move_nothing(name: str, norm: str, x: Tensor) ->
             assert torch.equal(adv, x)
 
 
+@pytest.mark.filterwarnings("ignore:.* logits are not finite", "ignore:.* came back unchanged")
 def test_one_bad_row_leaves_the_others_alone(model: nn.Module, x: Tensor, y: Tensor) -> None:
     """NaN gradients of one image must not reach another, nor stay in its momentum."""
 
@@ -250,6 +253,7 @@ def test_one_bad_row_leaves_the_others_alone(model: nn.Module, x: Tensor, y: Ten
         assert torch.equal(attack(OneBad().eval(), x, y)[1:], attack(model, x, y)[1:])
 
 
+@pytest.mark.filterwarnings("ignore:.* logits are not finite", "ignore:.* came back unchanged")
 def test_images_without_an_answer_stay_as_they_are(model: nn.Module, x: Tensor) -> None:
     """NO_ANSWER as the clean prediction is no label to move away from."""
 
@@ -266,6 +270,7 @@ def test_images_without_an_answer_stay_as_they_are(model: nn.Module, x: Tensor) 
     assert not torch.equal(started[1:], x[1:])
 
 
+@pytest.mark.filterwarnings("ignore:.* logits are not finite", "ignore:.* came back unchanged")
 def test_iterates_that_are_not_finite_do_not_leave_the_ball(
     model: nn.Module, x: Tensor, y: Tensor
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -11,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agr.attacks import L2, Attack, Linf
+from agr.attacks import L2, Attack, Linf, Pool
+from agr.attacks.build import load_attack
 from agr.attacks.engine import Item, craft
 from agr.attacks.idle import idle_parts
 from agr.attacks.views import Diverse, Scale
@@ -208,3 +211,143 @@ def test_a_row_that_is_whole_already_is_moved_back_too() -> None:
     assert ball.fit(v.clone()).square().sum() <= 2_250_000
     v.view(-1)[22_500] = 0.0
     assert torch.equal(ball.fit(v.clone()), v)
+
+
+# ---- models and input as people have them --------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mifgsm", "tifgsm", "ssa", "agr"])
+def test_a_model_may_change_its_input_in_place(name: str) -> None:
+    model, x = small_model(), images(3)
+
+    def in_place(v: Tensor) -> Tensor:
+        v -= 0.5
+        v /= 0.25
+        logits: Tensor = model(v)
+        return logits
+
+    def pure(v: Tensor) -> Tensor:
+        logits: Tensor = model((v - 0.5) / 0.25)
+        return logits
+
+    attack, before = load_attack(name, eps=8), x.clone()
+    assert torch.equal(attack(in_place, x), attack(pure, x))
+    assert torch.equal(x, before)
+
+
+def test_tune_leaves_its_input_alone() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small_model()
+
+        def forward(self, v: Tensor) -> Tensor:
+            logits: Tensor = self.inner(v.sub_(0.5))
+            return logits
+
+    x = images(3)
+    before = x.clone()
+    for memory_format in ("auto", "try"):
+        tune(InPlace().eval(), x, memory_format)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("memory_format", ["auto", "try"])
+def test_tune_takes_what_attacks_take(memory_format: str) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small_model()
+
+        def forward(self, v: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.inner(v)}
+
+    x = images(3)
+    network = Wrapped().eval()
+    tuned = tune(network, x, memory_format)
+    assert torch.allclose(tuned(x)["logits"], network(x)["logits"])
+
+
+WRONG_TUNES: list[tuple[Any, Any, str, str]] = [
+    (small_model(), images(1), "chanels_last", "did you mean channels_last"),
+    ([small_model()], images(1), "auto", "model is a list: tune takes one network"),
+    (lambda v: v, images(1), "auto", "model is a function"),
+    ("resnet18", images(1), "auto", "model is a str"),
+    (nn.ModuleList([small_model()]), images(1), "auto", "model is a ModuleList"),
+    (small_model(), images(1).numpy(), "auto", "x is no batch of images"),
+]
+
+
+@pytest.mark.parametrize(("model", "x", "memory_format", "error"), WRONG_TUNES)
+def test_what_tune_cannot_take_is_named(model: Any, x: Any, memory_format: str, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        tune(model, x, memory_format)
+
+
+def test_a_network_behind_a_method_or_partial_is_looked_at() -> None:
+    model, x = small_model().train(), images(2)
+    for behind in (model.forward, functools.partial(model), functools.partial(model.forward)):
+        with pytest.raises(ValueError, match="in training mode"):
+            load_attack("fgsm")(behind, x)
+
+
+def test_labels_below_zero_are_refused() -> None:
+    model, x = small_model(), images(2)
+    for y in ([-100, 0], [-1, -1]):
+        with pytest.raises(ValueError, match=f"y has the label {min(y)}"):
+            load_attack("fgsm")(model, x, torch.tensor(y))
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("labelled", [True, False])
+def test_logits_that_are_not_finite_are_said(labelled: bool) -> None:
+    model, x = small_model(), images(3)
+
+    def partly(v: Tensor) -> Tensor:
+        return model(v) * torch.tensor([[1.0], [float("nan")], [1.0]])
+
+    y = model(x).argmax(1) if labelled else None
+    with pytest.warns(UserWarning, match="1 of 3 images: the model's logits are not finite"):
+        load_attack("ifgsm")(partly, x, y)
+
+
+def test_a_model_without_gradients_is_refused() -> None:
+    model, x = small_model(), images(2)
+
+    def cut(v: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = model(v)
+            return logits
+
+    for given in (cut, lambda v: model(v).detach()):
+        with pytest.raises(ValueError, match="the model gives no gradient"):
+            load_attack("fgsm")(given, x)
+    with torch.inference_mode():
+        made = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 5)).eval().to(x.dtype)
+    with pytest.raises(ValueError, match=r"made in inference mode, .* agr\.tune"):
+        load_attack("fgsm")(made, x)
+    assert load_attack("fgsm")(tune(made, x), x).shape == x.shape
+
+
+POOLS: list[tuple[Callable[[Tensor], Any], str]] = [
+    (lambda x: Pool(255 * x, torch.arange(len(x)) % 2), "pool: x spans"),
+    (lambda x: Pool(x * float("nan"), torch.arange(len(x)) % 2), "pool: x spans"),
+    (lambda x: Pool(x, torch.arange(9) % 2), r"pool: y is torch\.int64 \(9,\)"),
+    (lambda x: x.numpy(), "pool is a ndarray"),
+    (lambda x: (x, None), "pool is a tuple"),
+]
+
+
+@pytest.mark.parametrize(("pool", "error"), POOLS)
+def test_pools_are_checked_as_images_are(pool: Callable[[Tensor], Any], error: str) -> None:
+    x = images(4)
+    attack = replace(load_attack("admix"), pool=pool(x))
+    with pytest.raises(ValueError, match=error):
+        attack(small_model(), x)
+
+
+@pytest.mark.parametrize("eps", [7.999999995, 7.9999995, 0.9999995, 1.999999986])
+def test_a_budget_just_below_a_level_is_below_it(eps: float) -> None:
+    v = torch.full((1, 3, 2, 2), 20.0)
+    assert Linf(eps / 255).fit(v).max() == int(eps)
+    assert Linf(round(eps) / 255).fit(torch.full_like(v, 20.0)).max() == round(eps)

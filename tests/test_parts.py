@@ -673,6 +673,7 @@ def test_gradients_of_nought_or_nan_leave_finite_images(name: str, norm: str) ->
             assert torch.equal(adv, x)
 
 
+@pytest.mark.filterwarnings("ignore:.* logits are not finite", "ignore:.* came back unchanged")
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("name", composed())
 def test_nan_of_one_image_stays_there(name: str, norm: str) -> None:
@@ -786,6 +787,7 @@ def test_partners_of_a_targeted_attack_are_not_of_the_true_class() -> None:
     assert torch.equal(attack(model, x, wanted), attack.final(s))
 
 
+@pytest.mark.filterwarnings("ignore:.* logits are not finite", "ignore:.* came back unchanged")
 def test_a_copy_that_an_image_does_not_share_in_never_reaches_it() -> None:
     """The copy of 44 px breaks the model; images that stay as they are aren't affected."""
 

@@ -24,8 +24,8 @@ from agr.attacks.gradient import Objective, no_gradient
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose
 from agr.attacks.step import Plain, step_size
-from agr.models.logits import confidence, is_fooled, joint, predict
-from agr.utils.text import came_back, zero_gradients
+from agr.models.logits import NO_ANSWER, confidence, is_fooled, joint, predict
+from agr.utils.text import came_back, no_answer, zero_gradients
 
 Quantize = Literal["always", "end", "off"]
 
@@ -197,12 +197,15 @@ class Attack:
             if self.stop and not self.direct:
                 _, s = self.observe(model, s)
             _, s = self.tick(model, s)
-        flat, found = s["flat"] & (s["t"] > 0), self.final(s)
-        if flat.any():
-            warnings.warn(zero_gradients(int(flat.sum()), len(x)), stacklevel=3)
-        same = (s["t"] > 0) & ~flat & ~(found != x).flatten(1).any(1)
-        if same.any():
-            warnings.warn(came_back(int(same.sum()), len(x)), stacklevel=3)
+        found = self.final(s)
+        flat = s["flat"] & (s["t"] > 0)
+        same = ~flat & ~(found != x).flatten(1).any(1) & (self.ball.eps > 0)
+        silent = same & (predict(joint(model(x))) == NO_ANSWER) if same.any() else same
+        same &= ~silent & (s["t"] > 0)
+        told = (zero_gradients, flat), (no_answer, silent), (came_back, same)
+        for say, rows in told:
+            if rows.any():
+                warnings.warn(say(int(rows.sum()), len(x)), stacklevel=3)
         return found
 
     @property

@@ -104,7 +104,7 @@ class Linf(Ball):
         return torch.clamp(x, x0 - self.eps, x0 + self.eps).clamp_(0, 1)
 
     def fit(self, v: Tensor) -> Tensor:
-        limit = int(self.eps * LEVELS + 1e-6)  # 10/255*255 may be 9.999…: that is ten levels
+        limit = int(self.eps * LEVELS * EXACTLY)  # 10/255*255 may be 9.999…: that is ten levels
         return v.round().clamp_(-limit, limit)
 
 

@@ -9,7 +9,7 @@ comes from a key per row (`agr.attacks.draws`), so that no image depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import fold
+from agr.models.logits import logits_of
 from agr.utils.pixels import is_8bit
 
 ROUNDING = 1e-6  # of images that should lie in [0, 1]
@@ -161,9 +162,15 @@ def check_images(model: Model, x: Tensor, *, on_grid: bool = False, least_bytes:
     """
     if not callable(model) or isinstance(model, nn.ModuleList | nn.ModuleDict):
         raise ValueError(f"model is a {type(model).__name__}: give one network, or a function")
-    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    network = _behind(model)
+    modules = network.named_modules() if isinstance(network, nn.Module) else ()
     if training := next((name or "itself" for name, part in modules if part.training), None):
         raise ValueError(f"the model is in training mode ({training}): call model.eval() first")
+    if isinstance(network, nn.Module) and any(p.is_inference() for p in network.parameters()):
+        raise ValueError(
+            "the model was made in inference mode, which no gradient goes through: "
+            "agr.tune(model, x) makes a copy that can be attacked"
+        )
     if not isinstance(x, Tensor):
         raise ValueError(f"x is a {type(x).__name__}: give a tensor, as torch.from_numpy(x)")
     if x.dim() != 4 or not x.is_floating_point() or x.element_size() < least_bytes:
@@ -174,12 +181,26 @@ def check_images(model: Model, x: Tensor, *, on_grid: bool = False, least_bytes:
         raise ValueError('x is not on the 8-bit grid k/255: round it, or use quantize="off"')
 
 
+def _behind(model: Any) -> Any:
+    """Return what a method or a functools.partial calls, which may be a network."""
+    for _ in range(10):
+        inner = getattr(model, "func", None) or getattr(model, "__self__", None)
+        if isinstance(model, nn.Module) or not callable(inner):
+            return model
+        model = inner
+    return model
+
+
 def check_labels(x: Tensor, y: Tensor) -> None:
     """Raise ValueError unless `y` holds an int64 label for each image of `x`."""
     if not isinstance(y, Tensor):
         raise ValueError(f"y is a {type(y).__name__}: give int64 labels, as torch.tensor(y)")
     if y.shape != x.shape[:1] or y.dtype != torch.int64:
         raise ValueError(f"y is {y.dtype} {tuple(y.shape)}: give int64 labels ({len(x)},)")
+    if len(y) and int(y.min()) < 0:
+        raise ValueError(
+            f"y has the label {int(y.min())}: give classes from 0 on, and leave out images of none"
+        )
 
 
 def usable(value: Any) -> Any:
@@ -198,15 +219,22 @@ class CheckedModel:
         self.takes_side = getattr(model, "takes_side", False)
 
     def __call__(self, *inputs: Any) -> Tensor:
-        """Return the logits of the model."""
-        logits = logits_of(self._model(*inputs))
+        """Return the logits of the model, for a copy of the images: it may change them in place."""
+        images, *side = inputs
+        logits = logits_of(self._model(images.clone(), *side))
+        if images.requires_grad and not logits.requires_grad:
+            raise ValueError(
+                "the model gives no gradient: it works under no_grad or inference_mode, or leaves "
+                "torch (NumPy, detach); attack one that doesn't"
+            )
         if not self._checked:
             self._check(logits, inputs[0])
             self._checked = True
         return logits
 
     def _check(self, logits: Tensor, x: Tensor) -> None:
-        if logits.dim() not in (2, 3) or len(logits) != len(x):
+        columns = logits.dim() == 3 and logits.shape[2] == 1 < logits.shape[1]
+        if logits.dim() not in (2, 3) or len(logits) != len(x) or columns:
             raise ValueError(
                 f"the model makes {tuple(logits.shape)} of {tuple(x.shape)}: it must return "
                 f"logits ({len(x)}, classes)"
@@ -223,18 +251,6 @@ class CheckedModel:
             )
 
 
-def logits_of(output: Any) -> Tensor:
-    """Return the logits in what a model returned: itself, or its `logits`. Raises ValueError."""
-    found = output.get("logits") if isinstance(output, Mapping) else output
-    found = found if isinstance(found, Tensor) else getattr(output, "logits", None)
-    if not isinstance(found, Tensor):
-        raise ValueError(
-            f"the model returns a {type(output).__name__}: wrap it so that it returns the logits, "
-            "as lambda x: model(x)[0] (with the model in evaluation mode)"
-        )
-    return found
-
-
 def check_pool(pool: Pool | None, size: int, x: Tensor) -> None:
     """Raise ValueError unless the pool has images like `x`, of several classes, if it is needed.
 
@@ -246,6 +262,13 @@ def check_pool(pool: Pool | None, size: int, x: Tensor) -> None:
         )
     if pool is None:
         return
+    if not isinstance(pool, Pool):
+        raise ValueError(f"pool is a {type(pool).__name__}: give a Pool(images, labels)")
+    try:
+        check_images(usable, pool.images)
+        check_labels(pool.images, pool.labels)
+    except ValueError as e:
+        raise ValueError(f"pool: {e}") from e
     if len(pool.labels.unique()) < 2:
         raise ValueError("the images of the pool have one class: give images of several")
     if pool.images.shape[1:] != x.shape[1:]:

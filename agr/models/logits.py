@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 NO_ANSWER = -1  # the prediction of a model whose logits are not finite
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in what a model returned: itself, or its `logits`. Raises ValueError."""
+    found = output.get("logits") if isinstance(output, Mapping) else output
+    found = found if isinstance(found, Tensor) else getattr(output, "logits", None)
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"the model returns a {type(output).__name__}: wrap it so that it returns the logits, "
+            "as lambda x: model(x)[0] (with the model in evaluation mode)"
+        )
+    return found
 
 
 def predict(logits: Tensor) -> Tensor:

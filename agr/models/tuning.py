@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from agr.models.logits import logits_of
+from agr.utils.errors import nearest
+
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 # Of two formats that are about equal the first is taken, so that noise doesn't choose.
 CLEARLY = 0.95
@@ -40,9 +43,17 @@ def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
 
     Batch norms that can't be folded stay: a self-check compares the logits in float64. What can't
     be copied comes back itself, as it is. A caller's inference mode or no_grad doesn't matter.
+    Raises ValueError for what is no network, no batch or no format.
     """
+    if not isinstance(model, nn.Module) or isinstance(model, nn.ModuleList | nn.ModuleDict):
+        raise ValueError(f"model is a {type(model).__name__}: tune takes one network, nn.Module")
+    if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
+        raise ValueError("x is no batch of images: give a float tensor (B, 3, H, W)")
+    if memory_format not in ("auto", "try", *MEMORY_FORMATS):
+        way = nearest(memory_format, ["auto", "try", *MEMORY_FORMATS])
+        raise ValueError(f"memory_format={memory_format} is unknown: {way}")
     with torch.inference_mode(False), torch.enable_grad():
-        return _tuned(model, x.clone() if x.is_inference() else x, memory_format)
+        return _tuned(model, x.clone(), memory_format)  # the model may change it in place
 
 
 def _tuned(model: nn.Module, x: Tensor, memory_format: str) -> nn.Module:
@@ -124,7 +135,9 @@ def gradient_seconds(network: Callable[[Tensor], Tensor], x: Tensor) -> float:
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
     started = time.perf_counter()
-    torch.autograd.grad(network(point).sum(), point)[0].sum().item()  # waits for a GPU
+    torch.autograd.grad(logits_of(network(point.clone())).sum(), point)[
+        0
+    ].sum().item()  # waits for a GPU
     return time.perf_counter() - started
 
 
@@ -217,7 +230,8 @@ def _rest(norm: nn.BatchNorm2d) -> nn.Module:
 def _check_folding(network: nn.Module, x: Tensor) -> None:
     """Raise CannotFold if folding changes the logits of `network`, which is in float64."""
     try:
-        before, after = network(x), fold_batch_norms(network, x, check=False)(x)
+        folded = fold_batch_norms(network, x, check=False)
+        before, after = (logits_of(n(x.clone())) for n in (network, folded))
         gap = (after - before).abs().max() / before.abs().max()
     except Exception as e:  # whatever a network does that asks its norms for more
         raise CannotFold(f"the folded network doesn't run: {e}") from e

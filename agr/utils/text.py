@@ -39,7 +39,15 @@ def came_back(unchanged: int, images: int) -> str:
     """Say how many images an attack gave back as they were, though it took steps."""
     return (
         f"{unchanged:,} of {images:,} images came back unchanged: no step reached the next of the "
-        "256 levels of a pixel; give a larger eps, or quantize=off"
+        "256 levels of a pixel, or no gradient was finite; give a larger eps, or quantize=off"
+    )
+
+
+def no_answer(silent: int, images: int) -> str:
+    """Say for how many images a model's logits were not finite."""
+    return (
+        f"{silent:,} of {images:,} images: the model's logits are not finite (NaN), so that "
+        "nothing was changed"
     )
 
 
