@@ -39,7 +39,14 @@ def main(arguments: Sequence[str]) -> None:
     to = Path(str(given["to"])).expanduser()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"to={to} is there already: give the name of a new folder")
-    cells = {folder: Records(folder) for folder in folders}
+    cells = {folder.resolve(): Records(folder) for folder in folders}
+    places = {folder: to if len(cells) == 1 else to / folder.name for folder in cells}
+    for folder, place in places.items():
+        if twin := next((f for f in places if f != folder and places[f] == place), None):
+            raise ConfigError(
+                f"{folder} and {twin} would both be written to {place}: export them one at a time, "
+                "each with its own to=FOLDER"
+            )
     for folder, records in cells.items():
         if records.run() is None:
             raise ConfigError(f"{folder} has no records: give the folder of a cell")
@@ -54,9 +61,8 @@ def main(arguments: Sequence[str]) -> None:
                 "they are: give the image another name, and run it again"
             )
     for folder, records in cells.items():
-        place = to if len(cells) == 1 else to / folder.resolve().name
-        n = export(records, place, clean=bool(given.get("clean")))
-        print(printable(f"{plural(n, 'image')} of {folder}: {place}"))
+        n = export(records, places[folder], clean=bool(given.get("clean")))
+        print(printable(f"{plural(n, 'image')} of {records.folder}: {places[folder]}"))
 
 
 def file_name(image_id: str) -> str:

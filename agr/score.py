@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_content
 from agr.utils.hashing import slug
+from agr.utils.pixels import LEVELS
 
 if TYPE_CHECKING:
     from agr.evaluation.given import GivenImages
@@ -181,30 +183,70 @@ def given_cell(arguments: Sequence[str]) -> Cell:
         "title": own["title"] or own["name"],
         "images": {"folder": str(images.folder.resolve()), "sha256": images.sha256},
     }
-    place = folder / "attack" / f"{own['name']}.yaml"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_content(place, OmegaConf.to_yaml(attack).encode())
-    words = [f"--config-dir={folder}", f"attack={own['name']}", f"outputs={quoted(own['outputs'])}"]
+    place, content = folder / "attack" / f"{own['name']}.yaml", OmegaConf.to_yaml(attack).encode()
+    _check_free(place, own["name"], images)
+    words = [f"attack={own['name']}", f"outputs={quoted(own['outputs'])}"]
     words += [*_clean(own["clean"]), *rest]
     if not any(word.startswith("n_images=") for word in rest):
         words.append(f"n_images={len(images.files)}")
-    (cell,) = expand(without_flags(words))
-    measured = _sizes(images, cell)
-    norm, largest = cell.config.norm.name, max(measured, key=lambda i: measured[i])
-    if not any(word.startswith("eps=") for word in rest):
-        eps = math.ceil(100 * measured[largest] / cell.eps_scale - 1e-9) / 100
-        words.append(f"eps={eps:g}")
-        (cell,) = expand(without_flags(words))
+    with tempfile.TemporaryDirectory() as draft:  # until all is checked
+        Path(draft, "attack").mkdir()
+        Path(draft, "attack", place.name).write_bytes(content)
+        asked = any(word.startswith("eps=") for word in rest)
+        zero = [] if asked else ["eps=0"]  # the suite's own may be too large for the geometry
+        (cell,) = expand(without_flags([f"--config-dir={draft}", *words, *zero]))
+        if not cell.config.attack.images:
+            raise ConfigError(f"name={own['name']} is one of our attacks: give another name=")
+        measured = _sizes(images, cell)
+        norm, largest = cell.config.norm.name, max(measured, key=lambda i: measured[i])
+        enough = _exact(_budget(measured[largest], cell))
+        if not asked:
+            words.append(f"eps={enough}")
+            (cell,) = expand(without_flags([f"--config-dir={draft}", *words]))
     beyond = [i for i in measured if not within(measured[i], cell.eps_effective, "always")]
     if beyond:
         raise ConfigError(
             f"images={own['images']}: {len(beyond)} of {len(measured)} are farther than "
-            f"eps={cell.config.eps:g} from their clean image, {largest} the farthest, {norm} "
-            f"{measured[largest]:.2f}: give a larger eps, or leave it out"
+            f"eps={_exact(cell.config.eps)} from their clean image, {largest} the farthest, "
+            f"{norm} {measured[largest]:.2f}: give a larger eps ({enough} at least), or leave "
+            "it out"
         )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_content(place, content)
+    words.insert(0, f"--config-dir={folder}")
+    (cell,) = expand(without_flags(words))
     print(f"measured: {norm} at most {measured[largest]:.2f} (0-255 scale), {len(measured)} images")
     print(f"attack={own['name']} is {place}: beside others, as {shlex.join(words[:2])} …")
     return cell
+
+
+def _check_free(place: Path, name: str, images: GivenImages) -> None:
+    """Raise ConfigError if rows below outputs are of other images of this name."""
+    if not place.is_file() or images.sha256 in place.read_text(errors="replace"):
+        return
+    for folder in cell_folders(place.parents[2]):
+        ours = folder.name.startswith((f"{name}-linf-", f"{name}-l2-"))
+        if ours and Records(folder).positions("rows"):
+            raise ConfigError(
+                f"name={name}: {place} is of other images than {images.folder} has now: give "
+                "another name=, or another outputs="
+            )
+
+
+def _budget(size: float, cell: Cell) -> float:
+    """Return the smallest eps, in hundredths, that allows `size`; none is beyond the norm's bound.
+
+    `size` is on the 0-255 scale, eps before the suite's rescaling.
+    """
+    eps = size / cell.eps_scale * (1 - 1e-13)  # less than `within` tolerates
+    bound = LEVELS * (math.sqrt(3) * cell.geometry.size if cell.config.norm.name == "l2" else 1)
+    rounded = math.ceil(100 * eps) / 100
+    return rounded if rounded * cell.eps_scale <= bound else eps
+
+
+def _exact(eps: float) -> str:
+    """Write a budget with all its digits: 8 or 50636.84, where :g would round."""
+    return repr(eps).removesuffix(".0")
 
 
 def _sizes(given: GivenImages, cell: Cell) -> dict[str, float]:

@@ -180,6 +180,60 @@ def test_wrong_images_are_named(name: str, exported: Path, tmp_path: Path) -> No
     assert not list(tmp_path.glob("o/demo/*/rows-*"))
 
 
+@pytest.mark.parametrize(
+    ("norm", "reference"), [("linf", "null"), *(("l2", n) for n in ("null", 1, 268203))]
+)
+def test_the_measured_budget_allows_all_images(
+    norm: str, reference: object, exported: Path, tmp_path: Path
+) -> None:
+    """Also the farthest that there can be, and with the suite's rescaling of L2 budgets."""
+    for path in exported.glob("*.png"):
+        Image.new("RGB", (64, 64), (0,) * 3).save(path)
+    Image.new("RGB", (64, 64), (255,) * 3).save(first(exported / "clean"))
+    words = [f"images={exported}", f"clean={exported / 'clean'}", f"outputs={tmp_path / 'o'}"]
+    words += [*SOURCE[:2], f"norm={norm}", f"suite.l2_reference={reference}"]
+    cell = agr.score.given_cell(words)
+    largest = 255 * (1 if norm == "linf" else 64 * 3**0.5)
+    assert cell.eps_effective == pytest.approx(largest, rel=1e-12)
+    with pytest.raises(ConfigError, match=r"farther than eps=\d+\.\d{5}.*: give a larger eps") as e:
+        agr.score.given_cell([*words, f"eps={cell.config.eps * (1 - 1e-9)!r}"])
+    enough = re.findall(r"larger eps \((\S+) at least", str(e.value))
+    assert agr.score.given_cell([*words, f"eps={enough[0]}"]).config.eps == cell.config.eps
+
+
+@pytest.mark.parametrize("name", ["mifgsm", "agr"])
+def test_a_name_of_our_attacks_is_refused(name: str, exported: Path, tmp_path: Path) -> None:
+    """Else that attack would be run in place of the images."""
+    words = [f"images={exported}", f"clean={exported / 'clean'}", f"outputs={tmp_path / 'o'}"]
+    with pytest.raises(ConfigError, match=f"name={name} is one of our attacks: give another"):
+        agr.score.given_cell([*words, *SOURCE, f"name={name}"])
+    assert not (tmp_path / "o" / "given").exists()
+
+
+def test_a_refused_score_leaves_the_attack_of_an_earlier_one(
+    exported: Path, tmp_path: Path
+) -> None:
+    outputs, words = tmp_path / "o", [f"n_images={N}", "targets=[vgg16]"]
+    lacking = shutil.copytree(exported, tmp_path / "lacking")
+    first(lacking).unlink()
+    with pytest.raises(ConfigError, match="and the cell attacks that image"):
+        score(lacking, exported / "clean", outputs, *words)
+    place = outputs / "given" / "attack" / "theirs.yaml"
+    good = [f"images={exported}", f"clean={exported / 'clean'}", "name=theirs"]
+    # with one image more, and its name isn't in use yet
+    agr.score.main([*good, f"outputs={outputs}", *SOURCE, *QUICK, *words])
+    before = place.read_bytes()
+    for eps in ("8", "1"):
+        with pytest.raises(ConfigError, match=r"^name=theirs: .* is of other .*another name="):
+            score(lacking, exported / "clean", outputs, f"eps={eps}")
+    with pytest.raises(ConfigError, match="farther than eps=1 "):
+        score(exported, exported / "clean", outputs, "eps=1", "title=Mine")
+    assert place.read_bytes() == before
+    with pytest.raises(ConfigError, match="farther than eps=1 "):
+        score(exported, exported / "clean", tmp_path / "new", "eps=1")
+    assert not (tmp_path / "new" / "given").exists()
+
+
 @pytest.mark.slow
 def test_images_that_change_are_refused(exported: Path, tmp_path: Path) -> None:
     outputs = tmp_path / "o"
@@ -205,6 +259,19 @@ def test_images_that_change_are_refused(exported: Path, tmp_path: Path) -> None:
 def test_wrong_words_of_an_export(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         agr.export.main(words)
+
+
+def test_cells_of_one_name_are_not_exported_together(ours: Cell, tmp_path: Path) -> None:
+    other, to = tmp_path / "o2" / ours.folder.name, tmp_path / "both"
+    shutil.copytree(ours.folder, other)
+    with pytest.raises(ConfigError, match=r"would both be written to .* one at a time"):
+        agr.export.main([str(ours.folder), str(other), f"to={to}"])
+    assert not to.exists()
+    (tmp_path / "link").symlink_to(other)
+    agr.export.main([str(other), str(tmp_path / "link"), f"to={to}"])  # one cell
+    assert len([*to.glob("*.png")]) == N
+    with pytest.raises(ConfigError, match="is there already"):
+        agr.export.main([str(ours.folder), f"to={to}"])
 
 
 @pytest.mark.parametrize("sign", "=+-@")

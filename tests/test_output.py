@@ -7,11 +7,13 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from agr.jobs.console import guard
 from agr.jobs.output import MOVES, Output, tolerant_output
 from agr.report.formats import csv_text
 from agr.utils.files import write_all
@@ -72,6 +74,49 @@ def test_both_streams_may_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
             print("one")
             print("two", file=sys.stderr)
     assert isinstance(sys.stdout, Failing)
+
+
+FULL, LEFT = OSError(errno.ENOSPC, "No space"), BrokenPipeError(errno.EPIPE, "Broken pipe")
+CLOSED = ValueError("I/O operation on closed file")
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "code"),
+    [
+        *((f"{command}.py", error, 1) for command in ("check", "plan", "status", "verify")
+          for error in (FULL, CLOSED, None)),
+        ("run.py --cfg job", FULL, 1),
+        ("agr --cfg=job attack=agr", FULL, 1),
+        ("score.py --help", None, 1),
+        ("status.py", LEFT, 0),
+        ("run.py -m --config-dir=x", FULL, 0),
+        ("run.py attack=agr", None, 0),
+        ("make_report.py --run", FULL, 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("ending", [None, SystemExit(False), SystemExit(3)])
+def test_a_command_that_only_prints_fails_with_its_output(
+    words: str,
+    error: Exception | None,
+    code: int,
+    ending: SystemExit | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", words.split())
+    monkeypatch.setattr(sys, "stdout", error and Failing(error))
+    monkeypatch.setattr("agr.jobs.console.stoppable", nullcontext)
+
+    def work() -> None:
+        print("one\ntwo")
+        if ending:
+            raise ending
+
+    found = 0
+    try:
+        guard(work, keep_memory=False)
+    except SystemExit as e:
+        found = int(e.code or 0)
+    assert found == (code if ending is None or not ending.code else 3)
 
 
 def test_signs_that_an_encoding_lacks_are_replaced() -> None:

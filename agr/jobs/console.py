@@ -12,11 +12,13 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from agr.config.messages import explain
-from agr.config.overrides import shell_command
+from agr.config.overrides import RUNNING_FLAGS, shell_command
 from agr.jobs.output import tolerant_output
 from agr.utils.errors import ConfigError, first_line, one_line
 from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
 from agr.utils.signals import ENDING, Interrupted, stoppable
+
+PRINTING = {"check", "plan", "status", "verify"}  # commands that do nothing but print
 
 
 def script(work: Callable[[], None], text: str | None) -> None:
@@ -29,7 +31,7 @@ def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = T
     """Run `work`; what a user can mend ends with one line on stderr and exit code 2.
 
     Ctrl-C, SIGTERM and SIGHUP end it with what is finished written, and with the way to go on. What
-    can't be printed doesn't end it.
+    can't be printed doesn't end it; the exit code is then 1 if printing was all that it had to do.
 
     Args:
         work: the program.
@@ -42,7 +44,7 @@ def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = T
     with tolerant_output():
         try:
             with stoppable():
-                work()
+                _print_only(work) if _prints_only() else work()
         except (ConfigError, HydraException, OmegaConfBaseException, OSError) as e:
             if full:
                 raise
@@ -59,6 +61,23 @@ def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = T
                 file=sys.stderr,
             )
             raise SystemExit(128 + number) from None
+
+
+def _prints_only() -> bool:
+    """Tell by its words whether the command runs nothing: --help and --cfg don't."""
+    flags = {word.partition("=")[0] for word in sys.argv[1:] if word.startswith("-")}
+    return Path(sys.argv[0]).stem in PRINTING or not flags <= {*RUNNING_FLAGS}
+
+
+def _print_only(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except SystemExit as e:
+        if e.code:
+            raise
+    sys.stdout.flush()
+    if getattr(sys.stdout, "lost", False):
+        raise SystemExit(1)
 
 
 def _message(e: BaseException) -> str:

@@ -25,11 +25,11 @@ class Output:
     """A stream of text that takes whatever is written, and shows what it can.
 
     Signs that a terminal obeys are written out but for those `kept`, and those that the encoding
-    lacks become "?".
+    lacks become "?". `lost` says that it could not show something, but not to a reader who left.
     """
 
     def __init__(self, stream: TextIO | None, kept: re.Pattern[str] = LINES):
-        self._stream, self._kept = stream, kept
+        self._stream, self._kept, self.lost = stream, kept, stream is None
         with suppress(AttributeError, OSError, ValueError):  # not every stream can
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
@@ -64,7 +64,8 @@ class Output:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, lost.fileno())
                 os.close(nowhere)
-            if getattr(e, "errno", None) != errno.EPIPE and self is not sys.stderr:
+            self.lost = getattr(e, "errno", None) != errno.EPIPE
+            if self.lost and self is not sys.stderr:
                 print(f"note: output is lost ({first_line(e)}); the work goes on", file=sys.stderr)
 
 
