@@ -8,6 +8,10 @@ From Python, without a config, a suite or a file:
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +22,25 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["load_attack", "tune"]
 MODULES = {"load_attack": "agr.attacks.build", "tune": "agr.models.tuning"}
+
+
+def _is_program() -> bool:
+    """True in a process of a command or of a program in scripts/, false in a user's own."""
+    if sys.argv[:1] == ["-m"]:  # so long as Python looks for the module
+        return re.search(r" -m ?agr\.\w+( |$)", " ".join(sys.orig_argv)) is not None
+    program = os.path.realpath("".join(sys.argv[:1]))
+    scripts = os.path.join(os.path.dirname(os.path.dirname(__file__)), "scripts", "")
+    return program.startswith(scripts) or os.path.basename(program) == "agr"
+
+
+def _end(number: int, frame: object) -> None:
+    os.write(2, b"stopped by Ctrl-C\n")
+    os._exit(128 + number)
+
+
+# Until `guard` has a better one: imports take a second, and Ctrl-C would be their traceback.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and _is_program():
+    signal.signal(signal.SIGINT, _end)
 
 
 def __getattr__(name: str) -> Any:

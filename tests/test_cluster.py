@@ -25,8 +25,8 @@ from agr.config.compose import compose_cells, expand
 from agr.config.overrides import shards_of
 from agr.evaluation.runner import run_cell
 from agr.jobs.launcher import Launcher, check_submitit, launcher_of
-from agr.jobs.pools import LocalJobPool, SlurmJobPool, batches, overrides_of
-from agr.jobs.slurm_job import Job
+from agr.jobs.pools import LocalJobPool, SlurmJobPool, _deaf_children, batches, overrides_of
+from agr.jobs.slurm_job import STOPPING, Job
 from agr.jobs.sweep import sweep
 from agr.jobs.tasks import Task, different, failure_of, report, shortened, undone
 from agr.records.run_info import RunInfo
@@ -276,16 +276,17 @@ def interrupted_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             said.append("written")
 
     monkeypatch.setattr(agr.jobs.session, "run_overrides", run_overrides)
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR2)}
+    before = {n: signal.getsignal(n) for n in STOPPING}
     yield said
     for n, handler in before.items():
         signal.signal(n, handler)
 
 
-def test_a_stopped_job_writes_first_and_once(interrupted_run: list[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_job_writes_first_and_once(number: int, interrupted_run: list[str]) -> None:
     with pytest.raises(SystemExit) as e:
-        Job([str(int(signal.SIGTERM))])()
-    assert e.value.code == 128 + signal.SIGTERM
+        Job([str(int(number))])()
+    assert e.value.code == 128 + number
     assert interrupted_run == ["written"]
 
 
@@ -579,8 +580,31 @@ def rows_of(cell: Cell) -> pd.DataFrame:
     return pd.concat(frames).sort_values(["position", "target"]).reset_index(drop=True)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_terminals_signals_reach_the_command_alone(number: int) -> None:
+    """Also one that comes while a process of this machine is started."""
+    heard, before = [], signal.signal(number, lambda n, frame: heard.append(n))
+    try:
+        with _deaf_children():
+            program = "import time; print(flush=True); time.sleep(60)"
+            child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+            os.kill(os.getpid(), number)
+        assert child.stdout
+        assert child.stdout.readline()
+        child.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.2)
+        child.terminate()
+        child.communicate(timeout=10)
+        assert child.returncode == -signal.SIGTERM
+        assert heard == [number]
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.slow
-def test_ctrl_c_stops_processes_of_this_machine(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_terminal_stops_processes_of_this_machine(number: int, code: int, tmp_path: Path) -> None:
     """They write what is finished, and the same command goes on."""
     words = ["-m", "hydra/launcher=local", f"outputs={tmp_path}", *SMALL]
     words += ["hydra.launcher.cpus_per_task=1", "attack=mifgsm", "shards=2"]
@@ -589,14 +613,15 @@ def test_ctrl_c_stops_processes_of_this_machine(tmp_path: Path) -> None:
     (cell,) = cells_in(tmp_path, "attack=mifgsm", "n_images=160")
     try:
         until(lambda: list(cell.folder.glob("rows-*")), "rows")
-        os.killpg(command.pid, signal.SIGINT)  # as a terminal does
+        os.killpg(command.pid, number)  # as a terminal does
         command.communicate(timeout=60)
     finally:
         command.kill()
-    assert command.returncode == 130
+    assert command.returncode == code
     jobs = {int(p.name) for p in (tmp_path / "sweep/.submitit").iterdir() if p.name.isdigit()}
     assert jobs
     assert not any(map(psutil.pid_exists, jobs))
+    assert not list(cell.folder.glob(".shard*"))
     assert 0 < len(rows_of(cell)) < 160 * 3
     done = subprocess.run([*COMMAND, *words], check=True, capture_output=True, timeout=200)
     assert b"jobs done" in done.stdout

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +28,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from agr.config.cell import Cell
+from agr.evaluation.determinism import settle
 from agr.evaluation.inputs import find_images
 from agr.records.schema import KEYS
 from agr.records.store import Records
@@ -47,6 +49,7 @@ Frames = dict[str, pd.DataFrame]
 # ---- running the command -------------------------------------------------------------------------
 
 
+ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "agr.run"]
 
 
@@ -183,6 +186,36 @@ def test_a_signal_ends_it_cleanly(
     done = run(words[2:])
     assert done.returncode == 0, done.stderr
     assert_whole(recorded(tmp_path), whole, LONG)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["-m", f"agr.{name}"] for name in ("run", "status", "plan", "verify", "check", "score")),
+        *(["-m", "agr.compare"], ["-m", "agr.export"], ["-m", "scripts.bench"]),
+        *([f"scripts/{path.name}"] for path in sorted((ROOT / "scripts").glob("make_*.py"))),
+    ],
+    ids=" ".join,
+)
+def test_ctrl_c_while_it_loads_is_one_line(words: list[str], tmp_path: Path) -> None:
+    # The first module that all of them need stands still.
+    (tmp_path / "hydra.py").write_text("import time; print(flush=True); time.sleep(60)")
+    process = subprocess.Popen(
+        [sys.executable, *words], env=os.environ | {"PYTHONPATH": str(tmp_path)}, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (130, "stopped by Ctrl-C\n")
+
+
+def test_who_imports_agr_has_its_own_ctrl_c(tmp_path: Path) -> None:
+    program = "import agr, signal; assert signal.getsignal(2) is signal.default_int_handler"
+    (tmp_path / "run.py").write_text(program)
+    for words in (["-c", program], [str(tmp_path / "run.py")], ["-m", "run"]):
+        subprocess.run([sys.executable, *words, "agr.run"], cwd=tmp_path, check=True)
 
 
 UNHEARD = {
@@ -488,6 +521,36 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Frames:
     done = run(words_of(outputs, "slots=4"))
     assert done.returncode == 0, done.stderr
     return recorded(outputs, "slots=4")
+
+
+CHUNKS = ["attack=library/ddn", "norm=l2", "trace=false"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["n_images=2", "slots=4000"], "slots=4000 is more than 2 images"),
+        (["n_images=300", "slots=301"], "slots=301 is more than 300 images"),
+        (["n_images=1000000", "slots=5000"], "slots=5000 is more than "),
+        (["n_images=1", "width=257"], "width=257 is more than 1 image "),
+        ([*CHUNKS, "attack.library.chunk=257"], "attack.library.chunk=257 is more than 64 images"),
+    ],
+)
+def test_places_that_no_image_takes_are_refused(
+    words: list[str], named: str, tmp_path: Path
+) -> None:
+    done = run(words_of(tmp_path, *words))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {named}")
+    assert done.stderr.endswith(" or fewer\n")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.rglob("rows-*"))
+
+
+def test_a_run_of_many_slots_may_ask_for_fewer_images_later(tmp_path: Path) -> None:
+    cell = cell_of(tmp_path, "n_images=2", "slots=300")
+    stored = settle(replace(cell, config=replace(cell.config, n_images=300)), None)
+    assert settle(cell, stored) == stored
 
 
 @pytest.mark.parametrize(("crafting", "title", "at"), [(True, "VGG16", 40), (False, "VGG19", 20)])

@@ -625,6 +625,19 @@ WRONG: list[tuple[Callable[..., Any], str, list[Any]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("view", "most"), [(Scale, 64), (Admix, 10_000), (Spectrum, 10_000)])
+def test_copies_that_are_too_many_are_named(view: Callable[..., Any], most: int) -> None:
+    assert view(copies=most).copies == most
+    for copies in (most + 1, 1_000_000):
+        with pytest.raises(ValueError, match=f"copies={copies} cannot be: .* 1 to {most}$"):
+            view(copies=copies)
+
+
+def test_the_last_copy_of_scale_is_finite() -> None:
+    x = torch.rand(1, 3, 4, 4)
+    assert Scale(64)(x, 63, a_context(x)).image.isfinite().all()
+
+
 @pytest.mark.parametrize(("part", "name", "values"), WRONG)
 def test_bad_parameters_are_named(part: Callable[..., Any], name: str, values: list[Any]) -> None:
     for value in values:

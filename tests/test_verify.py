@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -284,6 +285,17 @@ def test_forged_values_are_a_problem_and_no_traceback(
     if values:
         with pytest.raises(ConfigError, match="that cannot be"):
             records.read()
+
+
+@pytest.mark.parametrize("steps", [11, 150_000_000, 2**31 - 1])
+def test_steps_without_end_cost_no_memory(steps: int, records: Records) -> None:
+    rewrite(records, "rows", assign(steps_used=steps))
+    tracemalloc.start()
+    problems = check_records(records).problems
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "an image took more than 10 steps" in problems
+    assert peak < 100e6
 
 
 def test_a_pipe_in_place_of_a_png_is_not_waited_for(records: Records) -> None:

@@ -20,6 +20,7 @@ from agr.attacks.parts import Context, Copy
 from agr.utils.checks import Checked, flag, number, one_of, whole
 
 LEVEL = {"grey": 0.5, "black": 0.0}
+MOST_COPIES = 10_000  # each costs a pass
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Scale(Checked):
     The gradient goes through the scaling. The authors scale towards grey.
     """
 
-    copies: int = whole(5, 1)
+    copies: int = whole(5, 1, 64)  # the next is a level over 2^64
     zero: str = one_of("grey", LEVEL)
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
@@ -46,7 +47,7 @@ class Admix(Checked):
     apply `Scale` afterwards, and mix relative to grey.
     """
 
-    copies: int = whole(3, 1)
+    copies: int = whole(3, 1, MOST_COPIES)
     eta: float = number(0.2, 0)
     zero: str = one_of("grey", LEVEL)
     pool: int = whole(64, 2)
@@ -153,7 +154,7 @@ class Spectrum(Checked):
     towards black.
     """
 
-    copies: int = whole(20, 1)
+    copies: int = whole(20, 1, MOST_COPIES)
     rho: float = number(0.5, 0)
     sigma: float = number(16.0, 0)
     through: bool = flag(False)

@@ -21,7 +21,7 @@ import torch
 
 from agr.config.cell import Cell
 from agr.config.schema import Tuning
-from agr.evaluation.inputs import refuse
+from agr.evaluation.inputs import find_images, refuse
 from agr.evaluation.profiling import free_bytes, step_bytes
 from agr.models.network import Network, choose_tuning, load_network
 from agr.models.tuning import MEMORY_FORMATS
@@ -31,12 +31,14 @@ from agr.utils.errors import ConfigError
 from agr.utils.files import read_text, write_json
 from agr.utils.hashing import digest
 from agr.utils.locks import locked
+from agr.utils.text import plural
 
 SLOTS = 32
 # At a size of its own, a network is about as fast with 8 images at a time. Where most images need a
 # step or two, fewer slots wait for the last ones: 64 images of 240 px took 0.6 of the time.
 FEW_SLOTS, LARGE_SIDE = 8, 160
 MOST_SLOTS = 128  # more images at a time don't make a GPU faster
+ALWAYS = 256  # at a time may be asked for, however few images there are
 MOST_OF_MEMORY = 0.7  # the rest is for targets and what an estimate misses
 # Read before any cell sets its own number of threads.
 ALL_THREADS = torch.get_num_threads()
@@ -83,6 +85,9 @@ def settle(
     c = cell.config
     if c.precision == "tf32" and device_of(cell) == "cpu":
         raise ConfigError("precision=tf32 is of GPUs, and this runs on the CPU: use fp32 or bf16")
+    # A run that begins; the fp32 twin of another has few images, and all else as the other.
+    if stored is None and names is None and Path(c.outputs).name != "fp32":
+        _check_places(cell)
     requested = NumericIdentity(
         # What is stored goes first: it is less than what the config says where memory ran out.
         slots=stored.slots if stored and stored.slots else c.slots or 0,
@@ -103,6 +108,22 @@ def settle(
             networks[name] = _tuning(cell, name, requested)
     slots = requested.slots or _slots(cell, replace(requested, networks=networks))
     return replace(requested, slots=slots, width=requested.width or slots, networks=networks)
+
+
+def _check_places(cell: Cell) -> None:
+    """Raise ConfigError for batches with places that no image of the cell can take."""
+    c = cell.config
+    asked = {"slots": c.slots or 0, "width": c.width or 0, "attack.library.chunk": cell.chunk}
+    if max(asked.values()) <= ALWAYS:
+        return
+    images = min(c.n_images, len(find_images(cell).entries))
+    most = max(ALWAYS, images)
+    for key, n in asked.items():
+        if n > most:
+            raise ConfigError(
+                f"{key}={n} is more than {plural(images, 'image')} can fill, and empty places cost "
+                f"memory: use {key}={most} or fewer"
+            )
 
 
 def _slots(cell: Cell, numeric: NumericIdentity) -> int:

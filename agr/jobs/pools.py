@@ -228,9 +228,9 @@ class LocalJobPool:
         running = [task for task in tasks if task.process]
         waiting = [task for task in tasks if not task.process]
         for task in waiting[: max(0, self.at_once - len(running))]:
-            with _deaf_children():
+            with unbroken(), _deaf_children():  # `leave` must know of every process
                 (task.process,) = self.executor.submit_array(_jobs([task], self.launcher))
-            _give(task, task.process)
+                _give(task, task.process)
         time.sleep(GLANCE / 4)
         return [task for task in running if task.process.done()]
 
@@ -246,12 +246,16 @@ class LocalJobPool:
 
 @contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Have processes started inside ignore Ctrl-C, after which submitit gives them one second."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Block what a terminal sends to all, and leave processes started inside deaf to it.
+
+    Submitit's own would die at once of SIGHUP, and give the job a second after Ctrl-C. The command
+    gets the signal too, also one that comes in here, and has them end in order (`leave`).
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cores() -> int:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
 # SIGTERM comes where a job is cancelled or preempted, with SIGKILL some seconds later (KillWait);
-# USR2 comes before its time is up.
-STOPPING = (signal.SIGTERM, signal.SIGUSR2)
+# USR2 comes before its time is up, SIGHUP from a terminal or who asks for it (scancel -s HUP).
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 class Stopped(BaseException):
