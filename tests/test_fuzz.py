@@ -359,7 +359,7 @@ def test_flags(arguments: list[str]) -> None:
 
 ATTACK = b"""defaults: [_base]
 name: own
-title: "Own ${norm.name}"
+title: "Own"
 steps: 4
 size: eps/4
 chain: {momentum: {_target_: agr.attacks.stages.Momentum, decay: 1.0}}

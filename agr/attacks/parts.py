@@ -191,13 +191,13 @@ def _behind(model: Any) -> Any:
     return model
 
 
-def check_labels(x: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless `y` holds an int64 label for each image of `x`."""
+def check_labels(x: Tensor, y: Tensor, lowest: int = 0) -> None:
+    """Raise ValueError unless `y` holds an int64 label for each image of `x`, `lowest` or above."""
     if not isinstance(y, Tensor):
         raise ValueError(f"y is a {type(y).__name__}: give int64 labels, as torch.tensor(y)")
     if y.shape != x.shape[:1] or y.dtype != torch.int64:
         raise ValueError(f"y is {y.dtype} {tuple(y.shape)}: give int64 labels ({len(x)},)")
-    if len(y) and int(y.min()) < 0:
+    if len(y) and int(y.min()) < lowest:
         raise ValueError(
             f"y has the label {int(y.min())}: give classes from 0 on, and leave out images of none"
         )

@@ -210,8 +210,8 @@ def _lists_images(path: Path, snapshot: FileSnapshot, *, quietly: bool = False) 
     if not {FILENAME, LABEL} <= {*meanings}:
         return False
     if quietly and path.name not in BESIDE:
-        first = next(csv.reader(io.StringIO(text.split("\n", 2)[1]), delimiter=separator), [])
-        place = meanings.index(LABEL)
+        line = text.partition("\n")[2].partition("\n")[0]
+        place, first = meanings.index(LABEL), line.split(separator)
         return len(first) <= place or is_class(class_word(first[place]))
     return True
 

@@ -150,7 +150,7 @@ class Library(Checked, abc.ABC):
         """
         self.check(ball, targeted=targeted, classes=classes, shape=x.shape[1:])
         check_images(model, x, least_bytes=4)
-        check_labels(x, y)
+        check_labels(x, y, NO_ANSWER)
         if y.numel() and not (y.min() >= NO_ANSWER and y.max() < classes):
             raise ValueError(f"y spans [{y.min()}, {y.max()}]: give labels below classes={classes}")
         if not len(x) or (self.budget and ball.eps == 0):  # ART refuses an eps of 0
