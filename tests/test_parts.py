@@ -670,6 +670,7 @@ class OneBad(nn.Module):
         return torch.cat([logits[:1] * math.nan, logits[1:]])
 
 
+@pytest.mark.filterwarnings("ignore:.* logits are not finite", "ignore:.* came back unchanged")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*every gradient was zero:UserWarning")
 @pytest.mark.parametrize("norm", BALLS)
