@@ -208,7 +208,7 @@ def test_the_check_names_what_is_right_and_what_is_wrong(world: World) -> None:
     assert len(set(wrong) & {*others}) >= 4  # one may be right by chance
     assert wrong["complete"].startswith(f"{N} images in ")
     assert fine["top-1 inc_v3"].startswith(f"100.0 % of {N} images")
-    assert "the published 77.9 is compared on all of" in fine["top-1 inc_v3"]
+    assert "; the published 77.9 is" in fine["top-1 inc_v3"]
     assert "not ready" in page
 
 
