@@ -162,14 +162,13 @@ def _run(cell: Cell, records: Records, prepared: AnyAttack | None, place: Place)
 
 def show_sweep(cells: Sequence[Cell], arguments: Sequence[str]) -> None:
     """Print the comparison that ends a sweep, if anything varies in it."""
-    from agr.report.comparison.axes import Options, layout_of, varying
+    from agr.report.comparison.axes import Options
     from agr.report.comparison.numbers import Comparison
     from agr.report.comparison.sheet import comparison_sheet
     from agr.report.formats import plain
 
     wholes = list({(str(c.folder), repr(c.whole.config)): c.whole for c in cells}.values())
     try:
-        layout_of(varying(wholes), Options())
         sheet = comparison_sheet(Comparison(wholes, Options()))
     except ConfigError as e:
         if len(wholes) > 1:

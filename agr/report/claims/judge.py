@@ -11,18 +11,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 
 from agr.report.claims.spec import EXPECTED, Claim, Claims, Compare, pairs_of
 from agr.report.claims.wording import UNDECIDED, Compared, bounds_in_words, in_words, measure_title
+from agr.report.comparison.paired import paired
 from agr.report.outcomes import MEASURES, Outcomes, Place
 from agr.report.statistics import (
     LEVEL,
     bootstrap,
     holm,
     images_needed,
-    mcnemar,
     smallest_difference,
 )
 
@@ -188,22 +187,8 @@ def compare_images(pairs: pd.DataFrame, blank: Compared, *, shares: bool = False
     Only rows of which both have a number are compared. Rates are 100 or 0 of each image, with
     `shares` anything between: an image may then have several rows, and is drawn with all of them.
     """
-    both = pairs.to_numpy(dtype=float)
-    known = np.isfinite(both).all(axis=1)  # what another library did not say
-    both, images = both[known], pairs.index[known]
-    if not len(both):
-        return blank
-    difference = both[:, 0] - both[:, 1]
-    low, high, p = bootstrap(difference, images if shares else None)
-    left, right = map(float, both.mean(axis=0))
-    gap, n = float(difference.mean()), images.nunique()
-    found = replace(
-        blank, left_value=left, right_value=right, difference=gap, low=low, high=high, n=n, p=p
-    )
-    if shares or blank.measure != "asr":
-        return found
-    only = int((difference > 0).sum()), int((difference < 0).sum())
-    return replace(found, only_left=only[0], only_right=only[1], p=mcnemar(*only))
+    rates = blank.measure == "asr" and not shares
+    return replace(blank, **paired(pairs, rates=rates, clusters=shares)._asdict())
 
 
 def corrected(compared: Sequence[Compared]) -> list[Compared]:

@@ -137,7 +137,11 @@ class Comparison:
             seeds: dict[int, list[tuple[Cell, pd.DataFrame]]] = {}
             for cell, frame in finished:
                 seeds.setdefault(cell.config.seed, []).append((cell, frame))
-            means = [mean_rates(of_seed)["transfer"] for of_seed in seeds.values()]
+            shares = [
+                pd.concat([success_shares(*each, white_box=False) for each in of_seed])
+                for of_seed in seeds.values()
+            ]
+            means = [100 * float(of_seed.mean()) for of_seed in shares]
             entry.seed_sd, low, high = over_seeds(means)
             entry.seed_low, entry.seed_high = np.clip((low, high), 0, 100)
             return

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from agr.report.rates import NAN
 from agr.report.statistics import CONFIDENCE, LEVEL, bootstrap, images_needed, mcnemar
-
-NAN = float("nan")
 
 
 class Paired(NamedTuple):
