@@ -155,10 +155,8 @@ def no_attack(cells: Sequence[Cell]) -> dict[str, Any]:
     With denominator=all they are part of every attack's rates. Empty until one attack is finished
     on all sources.
     """
-    by_attack: dict[str, list[tuple[Cell, pd.DataFrame | None]]] = {}
-    for cell in cells:
-        by_attack.setdefault(cell.config.attack.name, []).append((cell, selected(cell)))
-    for pairs in by_attack.values():
+    for attack in dict.fromkeys(cell.config.attack.name for cell in cells):
+        pairs = [(cell, selected(cell)) for cell in cells if cell.config.attack.name == attack]
         wrong = [(_of_all(c), _clean_errors(f)) for c, f in pairs if f is not None]
         if len(wrong) == len(pairs):
             names = {"attack": NO_ATTACK, "title": NO_ATTACK_TITLE, "run": True}

@@ -28,7 +28,7 @@ PAPER = {"suite": "imagenet", "T": 10, "select": "group", "quantize": "always", 
 COLUMNS = [
     "target", "position", "image_id", "label", "clean_pred", "adv_pred", "source_clean_pred",
     "source_adv_pred", "success", "first_success_step", "steps_used", "backwards", "flat", "linf",
-    "found_linf", "found_l2", "psnr", "ssim", "ciede2000", "l2", "mean_abs", "rel_l2", "cosine",
+    "found_linf", "found_l2", "l2", "mean_abs", "rel_l2", "cosine",
 ]  # fmt: skip
 
 
