@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import sys
 
-from agr.config.compose import expand
+from agr.config.compose import compose_cells
 from agr.config.overrides import MULTIRUN, shell_command, without_flags, without_shards
 from agr.jobs.console import script
 from agr.jobs.request import RUN_FLAG
@@ -28,6 +28,7 @@ from agr.report.comparison.axes import Options, layout_of, output_folder, varyin
 from agr.report.comparison.numbers import Comparison
 from agr.report.comparison.page import write_comparison
 from agr.report.comparison.sheet import comparison_sheet
+from agr.report.comparison.steps import by_steps, steps_sheet
 from agr.report.formats import plain
 from agr.utils.errors import ConfigError
 
@@ -37,12 +38,14 @@ def main() -> None:
     given = [word for word in sys.argv[1:] if word not in (RUN_FLAG, *MULTIRUN)]
     options, overrides = _options(without_flags(given))
     whole = without_shards(overrides)
-    cells = expand(whole)
+    cells, _, left_out = compose_cells(whole)
     layout_of(varying(cells), options)  # an error shows before anything is run
     if RUN_FLAG in sys.argv[1:]:
         run_first(["-m", *overrides])
-    comparison = Comparison(cells, options)
+    comparison = Comparison(cells, options, left_out)
     print(plain(comparison_sheet(comparison)))
+    if len(steps := by_steps(comparison)):
+        print(plain(steps_sheet(steps)))
     said = [f"{k}={v}" for k, v in options._asdict().items() if v]
     command = shell_command("-m", "agr.compare", RUN_FLAG, *whole, *said)
     folder = output_folder(cells, [*whole, *said], "compare")

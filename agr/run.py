@@ -46,11 +46,13 @@ def _main() -> None:
     named = check_submitit(arguments)
     composition = compose_cells(arguments, multirun=named or bool(flags & {"-m", "--multirun"}))
     launcher = launcher_of(composition.config)
+    for line in composition.left_out:
+        print(f"left out: {line}")
     prepared = check_all(composition.cells)
     cells = composition.cells
     code = sweep(launcher, arguments, cells) if launcher else run_all(cells, prepared)
     if len(cells) > 1:
-        show_sweep(cells, arguments)
+        show_sweep(cells, arguments, composition.left_out)
     if code:
         raise SystemExit(code)
 

@@ -301,8 +301,8 @@ def test_an_interrupted_run_goes_on(
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    real = agr.evaluation.runner.target_rows
-    monkeypatch.setattr(agr.evaluation.runner, "target_rows", interrupted)
+    real = agr.evaluation.runner.scored
+    monkeypatch.setattr(agr.evaluation.runner, "scored", interrupted)
     cell = demo_cell(tmp_path, *VGG, "attack=ifgsm_stop", "part_seconds=0")
     with pytest.raises(KeyboardInterrupt):
         run_cell(cell)

@@ -121,7 +121,7 @@ def test_rows_before_the_memory_ran_out_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = demo_cell(tmp_path, *VGG, "n_images=24", "part_seconds=0")
-    real, calls = agr.evaluation.runner.target_rows, []
+    real, calls = agr.evaluation.runner.scored, []
 
     def fails_once(*args: Any) -> Any:
         calls.append(1)
@@ -129,7 +129,7 @@ def test_rows_before_the_memory_ran_out_are_kept(
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
         return real(*args)
 
-    monkeypatch.setattr(agr.evaluation.runner, "target_rows", fails_once)
+    monkeypatch.setattr(agr.evaluation.runner, "scored", fails_once)
     records = run_cell(cell)
     run = json.loads(records.run_file.read_text())
     assert run["narrowed"] == [{"slots": 8, "width": 8, "rows": 16}]
@@ -152,7 +152,7 @@ def test_another_error_is_not_taken_for_memory(
     def broken(*args: Any) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(agr.evaluation.runner, "target_rows", broken)
+    monkeypatch.setattr(agr.evaluation.runner, "scored", broken)
     with pytest.raises(RuntimeError, match="something else"):
         run_cell(demo_cell(tmp_path, *VGG))
 

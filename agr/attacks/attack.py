@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,6 +23,7 @@ from agr.attacks.gradient import Objective, no_gradient
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose
 from agr.attacks.step import Plain, step_size
+from agr.config.cost import gradients_of
 from agr.models.logits import NO_ANSWER, confidence, is_fooled, joint, predict
 from agr.utils.text import came_back, no_answer, zero_gradients
 
@@ -78,8 +78,7 @@ class Attack:
     @property
     def gradients(self) -> int:
         """Most gradients that a step takes: one for every copy, at every point."""
-        points = 1 + sum(getattr(stage, "extra", 0) for stage in self.chain)
-        return points * math.prod(view.copies for view in self.views)
+        return gradients_of(self.views, self.chain, charged=False)
 
     @property
     def pool_size(self) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -50,6 +50,14 @@ class Point(NamedTuple):
     cosine: float  # between that image and the clean one
 
 
+class Iterate(NamedTuple):
+    """An iterate as it would be scored if the attack ended there, and its cost until then."""
+
+    image: NDArray[Any]  # as `Crafted.image`
+    forwards: int | None
+    backwards: int | None
+
+
 class Crafted(NamedTuple, Generic[Tag]):
     """An adversarial image and what it cost."""
 
@@ -65,6 +73,7 @@ class Crafted(NamedTuple, Generic[Tag]):
     prediction: tuple[int, float] | None = None
     # Of a smallest perturbation before it was rounded: its L-infinity and L2 norm, in levels.
     found: tuple[float | None, float | None] = (None, None)
+    iterates: Mapping[int, Iterate] = {}  # those that were asked for, by step
 
 
 @dataclass
@@ -97,6 +106,7 @@ def craft(
     slots: int,
     *,
     trace: bool = False,
+    keep: Collection[int] = (),
     calls: Calls | None = None,
 ) -> Iterator[Crafted[Tag]]:
     """Attack every item on `network`; results come as they are done, not in order.
@@ -107,12 +117,14 @@ def craft(
         items: images of one shape, (3, H, W) uint8, read as slots become free.
         slots: images in flight; part of the numeric identity.
         trace: keep one `Point` per image and iterate.
+        keep: steps whose iterates are kept; of an image that is done before, its last one.
         calls: counts whole passes over all slots, padding included.
     """
     calls, items = calls or Calls(), iter(items)
     state: State = {}
     held: dict[int, Item[Tag]] = {}  # by row
     traces: dict[int, list[Point]] = defaultdict(list)
+    kept: dict[int, dict[int, Iterate]] = defaultdict(dict)
     # Images observed at each step so far, and those of them that were done: after T steps, all.
     looked, ended = Counter({attack.steps: 1}), Counter({attack.steps: 1})
     watched = attack.direct or attack.stop is not None or trace
@@ -148,9 +160,17 @@ def craft(
             points = _points(before, seen)
             for row in unseen:
                 traces[row].append(points[row])
+        if keep:
+            now = state["t"].tolist()
+            due = [row for row in held if now[row] in keep and now[row] not in kept[row]]
+            for row, iterate in zip(due, _iterates(attack, network, state, due), strict=True):
+                kept[row][now[row]] = iterate
         done = {row: held.pop(row) for row in sorted(held) if not more[row]}
-        if done:
-            yield from _results(attack, network, seen, state, done, traces)
+        results = _results(attack, network, seen, state, done, traces) if done else ()
+        for row, result in zip(done, results, strict=True):
+            last = Iterate(result.image, result.forwards, result.backwards)
+            own = kept.pop(row, {})
+            yield result._replace(iterates={step: own.get(step, last) for step in keep})
 
 
 def _filled(
@@ -181,6 +201,18 @@ def _points(state: State, observed: Observation) -> list[Point]:
     return [Point(*values) for values in zip(*(c.tolist() for c in columns), strict=True)]
 
 
+def _iterates(attack: Attack, network: Source, state: State, rows: list[int]) -> list[Iterate]:
+    """Return the iterates of some rows of `state`."""
+    if not rows:
+        return []
+    images = attack.final({k: state[k][rows] for k in ("x", "x0")})
+    if attack.quantize != "off":
+        images = to_levels(images).to(torch.uint8)
+    members = len(getattr(network, "members", [network]))
+    costs = ((members * state[k][rows]).tolist() for k in ("forwards", "backwards"))
+    return [*map(Iterate, images.cpu().contiguous().numpy(), *costs)]
+
+
 def _results(
     attack: Attack,
     network: Source,
@@ -191,20 +223,14 @@ def _results(
 ) -> Iterator[Crafted[Tag]]:
     """Yield the results of the rows that are done, and drop their traces."""
     rows = [*done]
-    images = attack.final({k: state[k][rows] for k in ("x", "x0")})
-    if attack.quantize != "off":
-        images = to_levels(images).to(torch.uint8)
-    pixels = images.cpu().contiguous().numpy()
     steps = state["t"][rows].tolist()
     first = [step if step >= 0 else None for step in state["first"][rows].tolist()]
-    members = len(getattr(network, "members", [network]))
-    forwards = (members * state["forwards"][rows]).tolist()
-    backwards = (members * state["backwards"][rows]).tolist()
     answers: list[tuple[int, float] | None] = [None] * len(rows)
     if seen and attack.quantize != "end":
         answers = list(zip(seen.pred[rows].tolist(), seen.conf[rows].tolist(), strict=True))
     own = [tuple(traces.pop(row, ())) for row in rows]
     columns: tuple[Iterable[Any], ...]
     flat = (state["flat"][rows] & (state["t"][rows] > 0)).tolist()
-    columns = done.values(), pixels, steps, first, forwards, backwards, own, flat, answers
+    images, forwards, backwards = zip(*_iterates(attack, network, state, rows), strict=True)
+    columns = done.values(), images, steps, first, forwards, backwards, own, flat, answers
     yield from itertools.starmap(Crafted, zip(*columns, strict=True))

@@ -94,6 +94,11 @@ class Diverse(Checked):
         return 2 if self._grows and 0 < self.prob < 1 else 1
 
     @property
+    def charged(self) -> int:
+        """Number of copies that an image needs: its coin chooses one."""
+        return 1
+
+    @property
     def _grows(self) -> bool:
         return self.ratio > 1 and not self.back
 

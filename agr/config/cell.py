@@ -155,6 +155,11 @@ class Cell:
         return n * kept if isinstance(kept, bool) else min(n, kept)
 
     @property
+    def score_steps(self) -> list[int]:
+        """Steps whose iterates are scored on every target, in their order; none beyond T."""
+        return sorted(s for s in {*(self.config.score_steps or ())} if s <= self.config.steps)
+
+    @property
     def library(self) -> dict[str, Any] | None:
         """Config of another library's attack (agr.attacks.library); None for a composed one."""
         return self.config.attack.library

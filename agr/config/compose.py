@@ -18,9 +18,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from agr.config.cell import Cell
+from agr.config.cost import TooDear
 from agr.config.load import to_cell
 from agr.config.messages import explained
-from agr.config.overrides import as_list, check_length, shards_of, without_flags, without_shards
+from agr.config.overrides import (
+    as_list,
+    check_length,
+    shards_of,
+    with_seeds,
+    without_flags,
+    without_shards,
+)
 from agr.config.schema import conf_dir
 from agr.config.security import check_hydra, check_swept, read_yaml
 from agr.config.validation import reject_unknown_keys
@@ -43,6 +51,7 @@ class Composition(NamedTuple):
 
     cells: list[Cell]
     config: DictConfig  # of the overrides that don't sweep, with Hydra's own node `hydra`
+    left_out: list[str]  # points of the sweep that aren't cells: why
 
 
 def expand(overrides: Sequence[str]) -> list[Cell]:
@@ -59,7 +68,7 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
     with _hydra() as loader:
         shards = shards_of(overrides)
         whole = without_shards(overrides) if shards else overrides
-        given = [*map(as_list, without_flags(whole))]
+        given = [*map(as_list, with_seeds(without_flags(whole)))]
         for word in given:
             check_length(word)
         composer = _Composer(loader, given)
@@ -79,12 +88,20 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
         sweeps = [o for o in parsed if o.is_sweep_override()]
         multirun = multirun or str(config.hydra.mode) == "RunMode.MULTIRUN"
         _check_sweeps(sweeps, shards, multirun=multirun)
-        cells = [to_cell(composer.compose(point), point) for point in _points(parsed)]
+        cells: list[Cell] = []
+        too_dear: list[TooDear] = []
+        for point in _points(parsed):
+            try:
+                cells.append(to_cell(composer.compose(point), point))
+            except TooDear as e:
+                too_dear.append(e)
+        if too_dear and not cells:
+            raise too_dear[0]
         if not cells:
             raise ConfigError(f"{' '.join(given)} means no cell: a sweep over nothing is in it")
         if shards:
             cells = [shard for cell in cells for shard in cell.shards(shards)]
-        return Composition(cells, config)
+        return Composition(cells, config, [*dict.fromkeys(map(str, too_dear))])
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

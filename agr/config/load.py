@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agr.config.cell import Cell
+from agr.config.cost import set_steps
 from agr.config.messages import explained
 from agr.config.networks import register_networks, with_networks
 from agr.config.schema import CHOICES, Config
@@ -21,7 +22,8 @@ from agr.utils.errors import ConfigError, first_line
 def to_cell(config: DictConfig, overrides: Iterable[str] = ()) -> Cell:
     """Check a config, composed from `overrides`, and make it a cell.
 
-    Raises ConfigError, with one line, for whatever a run could not work with.
+    Raises ConfigError, with one line, for whatever a run could not work with, and TooDear where
+    `gradients` don't suffice for one step.
     """
     overrides = tuple(overrides)
     # Whose code may run is for the user alone to say.
@@ -37,6 +39,7 @@ def to_cell(config: DictConfig, overrides: Iterable[str] = ()) -> Cell:
         )
     if config.allow:
         register_networks(config)
+    set_steps(config)
     check_library_steps(config)
     return _checked(config, overrides)
 

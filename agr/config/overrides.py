@@ -15,6 +15,7 @@ from agr.config.schema import conf_dir
 from agr.utils.errors import ConfigError, first_line
 
 MOST_SHARDS = 9999
+MOST_SEEDS = 1000
 MOST_VALUES = 2_000  # in one override
 MULTIRUN = ("-m", "--multirun")
 RUNNING_FLAGS = (*MULTIRUN, "-r", "--run", "-cd", "--config-dir")  # those with which cells run
@@ -111,6 +112,22 @@ def shards_of(overrides: Sequence[str]) -> int:
             f"{' '.join(given)} is no number of shards: give shards=K, K from 1 to {MOST_SHARDS}"
         )
     return int(number)
+
+
+def with_seeds(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with `seeds=N` written out: seed=0,1,…,N-1. Raises ConfigError."""
+    given = [word for word in overrides if word.startswith("seeds=")]
+    if not given:
+        return list(overrides)
+    number = given[0].partition("=")[2]
+    if len(given) > 1 or not re.fullmatch("[1-9][0-9]*", number) or int(number) > MOST_SEEDS:
+        raise ConfigError(
+            f"{' '.join(given)} is no number of seeds: give seeds=N, N from 1 to {MOST_SEEDS}"
+        )
+    if one := next((word for word in overrides if word.startswith("seed=")), None):
+        raise ConfigError(f"{given[0]} and {one}: give one, seeds=N for seed=0,1,… or your own")
+    seeds = f"seed={','.join(map(str, range(int(number))))}"
+    return [seeds if word == given[0] else word for word in overrides]
 
 
 def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:

@@ -157,6 +157,7 @@ class Config:
     targets: list[str] | None = None  # null: the source's group
     eps: float = MISSING
     steps: int = MISSING
+    gradients: int | None = None  # per image, at most: steps follows from it
     n_images: int = MISSING
     select: str = "group"  # none | source | group: which networks must be right about an image
     seed: int = 0  # of the choice of images and of target labels
@@ -179,6 +180,7 @@ class Config:
     outputs: str = "outputs"
     perceptual: bool = False  # PSNR, SSIM and CIEDE2000 of every image
     trace: bool = False  # one row per (image, step): fooled, l2, cosine
+    score_steps: list[int] | None = None  # whose iterates are scored on every target, too
     save_adversarials: bool | int = False  # of all images, or of the first so many
     part_seconds: float = 20.0
     progress: bool = True

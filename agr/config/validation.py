@@ -143,6 +143,8 @@ def _check_names(cell: Cell) -> None:
         )
     if c.attack.library is not None:
         _check_library(c)
+    if c.score_steps is not None:
+        _check_score_steps(c)
     if c.success == "targeted" and not c.attack.targeted:
         raise ConfigError("success=targeted needs a targeted attack: add attack.targeted=true")
     if c.save_adversarials < 0:
@@ -154,6 +156,23 @@ def _check_names(cell: Cell) -> None:
         raise ConfigError(
             f"save_adversarials={str(c.save_adversarials).lower()} keeps 8-bit images, and "
             "quantize=off makes none: use always or end"
+        )
+
+
+def _check_score_steps(c: Config) -> None:
+    steps = c.score_steps or []
+    if c.attack.library is not None or c.attack.images is not None:
+        raise ConfigError(
+            f"score_steps={steps}: attack={c.attack.name} is another program's and shows no steps: "
+            "leave it out"
+        )
+    if not steps or len({*steps}) < len(steps) or min(steps) < 1:
+        raise ConfigError(
+            f"score_steps={steps} is no list of steps: give different numbers from 1 to {c.steps}"
+        )
+    if min(steps) > c.steps:
+        raise ConfigError(
+            f"score_steps={steps}: the attack takes {c.steps} steps: give some up to {c.steps}"
         )
 
 

@@ -19,7 +19,7 @@ from agr.utils.errors import ConfigError
 from agr.utils.text import format_bytes, plural
 
 # Bytes on disk, rounded up from runs on the demo: of a row, an iterate, a clean prediction.
-ROW_BYTES, TRACE_BYTES, PREDICTION_BYTES = 100, 40, 50
+ROW_BYTES, STEP_BYTES, TRACE_BYTES, PREDICTION_BYTES = 100, 40, 40, 50
 
 
 class Line(NamedTuple):
@@ -78,6 +78,7 @@ def record_bytes(cell: Cell) -> float:
     c = cell.config
     image = ROW_BYTES * len(cell.targets) + PREDICTION_BYTES * len(cell.networks)
     image += TRACE_BYTES * (c.steps + 1) * c.trace
+    image += STEP_BYTES * len(cell.targets) * len(cell.score_steps)
     saved = 3 * 3 * cell.geometry.size**2  # two in Parquet, a PNG
     return c.n_images * image + cell.saves * saved
 

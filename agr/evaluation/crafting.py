@@ -112,7 +112,10 @@ def crafted(
             if attack.pool_size:
                 attack = replace(attack, pool=_pool(evaluator, attack.pool_size))
             slots = evaluator.numeric.slots
-            yield from craft(attack, evaluator.source, items, slots, trace=c.trace, calls=calls)
+            steps = evaluator.cell.score_steps
+            yield from craft(
+                attack, evaluator.source, items, slots, trace=c.trace, keep=steps, calls=calls
+            )
             return
         fit = None
         if attack.library.fit_images:

@@ -19,7 +19,7 @@ from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.profiling import free_bytes, step_bytes
 from agr.evaluation.provenance import check_library_version
-from agr.evaluation.scoring import target_rows
+from agr.evaluation.scoring import scored
 from agr.evaluation.selection import Chosen, select
 from agr.records.agreement import ASKED, OF_A_LOOK, looks
 from agr.records.progress import Todo
@@ -117,9 +117,9 @@ def _made_again(
     selected = _selected(evaluator, before, positions)
     entries = [c.entry for c in whole_chunks(cell, selected, positions)]
     evaluator.ensure_clean_predictions(dict.fromkeys([cell.source, *cell.targets]), entries)
-    work = Todo(dict.fromkeys(cell.targets, positions), set(), set(), positions, set())
+    work = Todo(dict.fromkeys(cell.targets, positions), set(), set(), {}, positions, set())
     made = crafted(evaluator, attack_of(cell), selected, positions, Calls())
-    return target_rows(evaluator, work, list(made))
+    return scored(evaluator, work, list(made))["rows"]
 
 
 def _check_memory(evaluator: Evaluator) -> None:

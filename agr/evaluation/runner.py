@@ -17,7 +17,7 @@ from agr.config.cell import Cell
 from agr.evaluation.crafting import AnyAttack, CraftedImage, crafted, prepare, saved
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.provenance import check_same_images, note_run, open_evaluator
-from agr.evaluation.scoring import adversarial_rows, target_rows, trace_rows
+from agr.evaluation.scoring import adversarial_rows, scored, trace_rows
 from agr.evaluation.selection import Chosen, select
 from agr.models.defended import DefendedNetwork, defenses_of
 from agr.records.progress import Todo, todo
@@ -217,11 +217,11 @@ def _record(
     ) as bar:
         try:
             for batch in _batches(made, evaluator.numeric.width, c.part_seconds):
-                rows = target_rows(evaluator, work, batch)
+                found = scored(evaluator, work, batch)
                 adversarials = adversarial_rows(work, batch, records.png_folder)
-                writer.add(rows=rows, trace=trace_rows(work, batch), adversarials=adversarials)
+                writer.add(**found, trace=trace_rows(work, batch), adversarials=adversarials)
                 count += len(batch)
-                fooled += sum(row["success"] for row in rows if row["target"] == shown)
+                fooled += sum(row["success"] for row in found["rows"] if row["target"] == shown)
                 bar.set_postfix_str(f"ASR on {shown} {fooled / count:.1%}", refresh=False)
                 bar.update(len(batch))
         finally:

@@ -23,8 +23,19 @@ from agr.utils.pixels import LEVELS, write_png
 Row = dict[str, Any]  # of the records, by column
 
 
-def target_rows(evaluator: Evaluator, work: Todo, made: Sequence[CraftedImage]) -> list[Row]:
-    """Score adversarial images: one row per image and target that lacks one."""
+def scored(evaluator: Evaluator, work: Todo, made: Sequence[CraftedImage]) -> dict[str, list[Row]]:
+    """Score adversarial images and the iterates that are asked for, on the targets that lack them.
+
+    Returns the rows of the tables "rows" (one per image and target) and "steps" (and step).
+    """
+    rows, predicted = _target_rows(evaluator, work, made)
+    return {"rows": rows, "steps": _step_rows(evaluator, work, made, predicted)}
+
+
+def _target_rows(
+    evaluator: Evaluator, work: Todo, made: Sequence[CraftedImage]
+) -> tuple[list[Row], dict[str, list[Prediction]]]:
+    """Return the rows that are lacking, and the predictions of networks that were asked."""
     cell = evaluator.cell
     wanted = {m.item.tag.position for m in made}
     targets = [t for t in cell.targets if work.rows[t] & wanted]
@@ -51,6 +62,35 @@ def target_rows(evaluator: Evaluator, work: Todo, made: Sequence[CraftedImage]) 
                 success = success and counts
                 place = {"target": target, "white_box": white[target]}
                 rows.append(own | place | both | {"success": success})
+    return rows, predicted
+
+
+def _step_rows(
+    evaluator: Evaluator,
+    work: Todo,
+    made: Sequence[CraftedImage],
+    predicted: dict[str, list[Prediction]],
+) -> list[Row]:
+    """Return the rows of iterates; `predicted` are answers to the adversarial images themselves."""
+    cell, rows = evaluator.cell, list[Row]()
+    for (target, step), lacking in work.steps.items():
+        some = [i for i, m in enumerate(made) if m.item.tag.position in lacking]
+        # An attack that was over by then ended with the adversarial image, which is scored already.
+        over = [(made[i].steps_used or 0) <= step and target in predicted for i in some]
+        rest = [made[i] for i, known in zip(some, over, strict=True) if not known]
+        iterates = [m._replace(image=m.iterates[step].image, prediction=None) for m in rest]
+        new = iter(_predictions(evaluator, target, iterates))
+        for i, known in zip(some, over, strict=True):
+            chosen = made[i].item.tag
+            adv = predicted[target][i] if known else next(new)
+            both = _both_predictions(evaluator, target, chosen, adv)
+            source = evaluator.clean_prediction(cell.source, chosen.image_id)
+            assert source is not None  # `select` made it
+            success = succeeded(cell.success, chosen.entry.label, chosen.target_label, both)
+            place = {"target": target, "step": step, "source_clean_pred": source.pred}
+            cost = {"backwards": made[i].iterates[step].backwards}
+            del both["clean_conf"]
+            rows.append(_named(chosen) | place | cost | both | {"success": success})
     return rows
 
 
@@ -147,15 +187,23 @@ def norms(clean: Pixels, image: np.ndarray[Any, Any]) -> dict[str, float]:
     }
 
 
+def _named(chosen: Chosen) -> Row:
+    """Return the columns that name an image and its classes."""
+    what = {"position": chosen.position, "image_id": chosen.image_id}
+    return what | {"label": chosen.entry.label, "target_label": chosen.target_label}
+
+
 def _of_image(m: CraftedImage) -> Row:
     """Return the columns of the image itself, whatever the target."""
-    chosen = m.item.tag
-    what = {"position": chosen.position, "image_id": chosen.image_id}
-    what |= {"label": chosen.entry.label, "target_label": chosen.target_label}
     cost: Row = {"steps_used": m.steps_used, "first_success_step": m.first_success_step}
     cost |= {"forwards": m.forwards, "backwards": m.backwards, "flat": m.flat}
     cost |= {"found_linf": m.found[0], "found_l2": m.found[1]}
-    return what | cost | {"adv_sha256": image_hash(m.image)} | norms(m.item.pixels, m.image)
+    return (
+        _named(m.item.tag)
+        | cost
+        | {"adv_sha256": image_hash(m.image)}
+        | norms(m.item.pixels, m.image)
+    )
 
 
 def _both_predictions(evaluator: Evaluator, name: str, chosen: Chosen, adv: Prediction) -> Row:

@@ -160,7 +160,9 @@ def _run(cell: Cell, records: Records, prepared: AnyAttack | None, place: Place)
     print(f"{shown}\nrecords: {cell.folder}")
 
 
-def show_sweep(cells: Sequence[Cell], arguments: Sequence[str]) -> None:
+def show_sweep(
+    cells: Sequence[Cell], arguments: Sequence[str], left_out: Sequence[str] = ()
+) -> None:
     """Print the comparison that ends a sweep, if anything varies in it."""
     from agr.report.comparison.axes import Options
     from agr.report.comparison.numbers import Comparison
@@ -169,7 +171,7 @@ def show_sweep(cells: Sequence[Cell], arguments: Sequence[str]) -> None:
 
     wholes = list({(str(c.folder), repr(c.whole.config)): c.whole for c in cells}.values())
     try:
-        sheet = comparison_sheet(Comparison(wholes, Options()))
+        sheet = comparison_sheet(Comparison(wholes, Options(), left_out))
     except ConfigError as e:
         if len(wholes) > 1:
             print(f"no table of the sweep: {e}")

@@ -131,6 +131,36 @@ def traced(cell: Cell, run: RunInfo, rows: pd.DataFrame, trace: pd.DataFrame) ->
             yield from told("answer of the source", begun & other, " at step 0")
 
 
+def iterated(cell: Cell, rows: pd.DataFrame, steps: pd.DataFrame) -> Iterator[str]:
+    """Find scored iterates that belong to no row, or tell something else than their rows."""
+    key = ["position", "target"]
+    place = pd.MultiIndex.from_frame(steps[key])
+    facts = rows.set_index(key)
+    there = place.isin(facts.index)
+    yield from _at(steps[~there], "position {} has a scored iterate and no row of its target")
+    steps = steps[there]
+    its = facts.loc[place[there]].set_axis(steps.index)
+    over = steps["step"] >= its["steps_used"]
+    # of the image, and, once the attack is over, of its answers and costs
+    for names, which in ((OF_ALL_STEPS, True), (OF_THE_LAST, over)):
+        for name in names:
+            text = f"an iterate of position {{}} has another {name} than its rows"
+            yield from _at(steps[_differ(steps[name], its[name]) & which], text)
+    most = cell.config.steps
+    yield from _at(
+        steps[~steps["step"].between(1, most)], f"position {{}} has a step beyond {most}"
+    )
+    order = steps.sort_values([*key, "step"])
+    falls = order.groupby(key)["backwards"].diff() < 0
+    beyond = steps["backwards"] > its["backwards"]
+    yield from _at(order[falls | beyond[order.index]], "the gradients of position {} don't add up")
+    yield from successful(cell, steps)
+
+
+OF_ALL_STEPS = ("image_id", "label", "target_label", "clean_pred", "source_clean_pred")
+OF_THE_LAST = ("adv_pred", "adv_conf", "backwards")
+
+
 def saved(cell: Cell, rows: pd.DataFrame, facts: pd.DataFrame) -> Iterator[str]:
     """Find `facts` of saved images, all columns but their pixels, that aren't those of the rows."""
     known = rows.drop_duplicates("position").set_index("position")

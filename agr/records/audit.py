@@ -12,7 +12,15 @@ import pyarrow.parquet as pq
 
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
-from agr.records.agreement import agreeing, of_the_source, pictured, saved, successful, traced
+from agr.records.agreement import (
+    agreeing,
+    iterated,
+    of_the_source,
+    pictured,
+    saved,
+    successful,
+    traced,
+)
 from agr.records.folders import DAMAGED, folder_of
 from agr.records.part_files import PartFile
 from agr.records.run_info import RunInfo
@@ -69,8 +77,8 @@ def _check(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> No
     if report.problems:
         return
     rows, trace = _raw(records, "rows"), _raw(records, "trace")
-    facts = _raw(records, "adversarials")
-    tables = {"rows": rows, "trace": trace, "adversarials": facts}
+    facts, steps = _raw(records, "adversarials"), _raw(records, "steps")
+    tables = {"rows": rows, "trace": trace, "steps": steps, "adversarials": facts}
     report.add(_values(cell, run, tables))
     if report.problems:
         return
@@ -78,13 +86,14 @@ def _check(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> No
     for kind, table in tables.items():
         report.add(_twice(table, kind, report))
         tables[kind] = table.drop_duplicates(KEYS[kind])
-    rows, trace, facts = tables.values()
+    rows, trace, steps, facts = tables.values()
     report.add(_complete(cell, run, rows, report))
     report.add(_constant(cell, run, rows))
     report.add(agreeing(cell, rows))
     report.add(successful(cell, rows))
     report.add(of_the_source(cell, run, rows))
     report.add(traced(cell, run, rows, trace))
+    report.add(iterated(cell, rows, steps))
     report.add(saved(cell, rows, facts))
     report.add(pictured(records, rows))
     report.rates = {str(t): 100 * s.mean() for t, s in rows.groupby("target")["success"]}
@@ -153,7 +162,9 @@ def _files(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> It
 def _sizes(cell: Cell, run: RunInfo, part: PartFile) -> Iterator[str]:
     """Find a part whose values would fill the memory: a few bytes can repeat them without end."""
     targets = len({*run.networks, *cell.targets})
-    each = {"rows": targets, "trace": cell.config.steps + 1, "adversarials": 1}[part.kind]
+    steps = cell.config.steps
+    most_of = {"rows": targets, "trace": steps + 1, "steps": targets * steps, "adversarials": 1}
+    each = most_of[part.kind]
     with pq.ParquetFile(part.path) as file:
         about = file.metadata
         size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))

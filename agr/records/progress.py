@@ -18,6 +18,7 @@ class Todo(NamedTuple):
     rows: dict[str, set[int]]  # by target
     trace: set[int]
     adversarials: set[int]
+    steps: dict[tuple[str, int], set[int]]  # by target and step
     to_craft: set[int]  # to be crafted (again)
     to_score: set[int]  # lack rows only, and their adversarial image is saved
 
@@ -30,9 +31,12 @@ def todo(cell: Cell, records: Records, wanted: set[int]) -> Todo:
     saved = records.positions("adversarials")
     trace = wanted - records.positions("trace") if c.trace else set()
     adversarials = {p for p in wanted - saved if p < cell.saves}
+    known = records.scored("steps") if cell.score_steps else {}
+    at = [(target, step) for target in cell.targets for step in cell.score_steps]
+    steps = {place: wanted - known.get(place, set()) for place in at}
     lacking = set().union(*rows.values())
-    to_craft = trace | adversarials | (lacking - saved)
-    return Todo(rows, trace, adversarials, to_craft, lacking - to_craft)
+    to_craft = set().union(trace, adversarials, lacking - saved, *steps.values())
+    return Todo(rows, trace, adversarials, steps, to_craft, lacking - to_craft)
 
 
 class Wanted:
@@ -83,6 +87,10 @@ def complete(cell: Cell, records: Records) -> set[int] | None:
         done = set.intersection(*(scored.get(target, set()) for target in cell.targets))
         if c.trace:
             done &= records.positions("trace")
+        if cell.score_steps:
+            known = records.scored("steps")
+            at = [(target, step) for target in cell.targets for step in cell.score_steps]
+            done = done.intersection(*(known.get(place, set()) for place in at))
         if cell.saves:
             saved = records.positions("adversarials")
             done = {p for p in done if p >= cell.saves or p in saved}

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from agr.utils.pixels import EXACTLY
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 UNROUNDED = 1 + 1e-6  # of the norms of images that were never rounded to 8 bits
 
 
@@ -116,6 +116,16 @@ TRACE = pa.schema(
     ]
 )
 
+STEPS = pa.schema(
+    [
+        *(ROWS.field(n) for n in ["position", "image_id", "label", "target_label", "target"]),
+        _field("step", pa.int32(), "iterate; of an attack that stopped before, its last", "steps"),
+        _field("backwards", pa.int32(), "gradients for this image until then, of every member"),
+        *(ROWS.field(n) for n in ["clean_pred", "source_clean_pred", "adv_pred", "adv_conf"]),
+        ROWS.field("success"),
+    ]
+)
+
 ADVERSARIALS = pa.schema(
     [
         *(ROWS.field(name) for name in ["position", "image_id", "label", "target_label"]),
@@ -130,6 +140,11 @@ ADVERSARIALS = pa.schema(
 )
 
 # Rows come last: a part counts once its rows are there.
-TABLES = {"trace": TRACE, "adversarials": ADVERSARIALS, "rows": ROWS}
-KEYS = {"trace": ["position", "step"], "adversarials": ["position"], "rows": ["position", "target"]}
+TABLES = {"trace": TRACE, "steps": STEPS, "adversarials": ADVERSARIALS, "rows": ROWS}
+KEYS = {
+    "trace": ["position", "step"],
+    "steps": ["position", "target", "step"],
+    "adversarials": ["position"],
+    "rows": ["position", "target"],
+}
 NULLABLE = {pa.int32(): pd.Int32Dtype()}  # integers stay integers where some are unknown

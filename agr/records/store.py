@@ -1,11 +1,11 @@
 """Records of a cell: typed rows in part files, and run.json.
 
 A cell's folder (agr.records.folders) holds `rows-*.parquet` (one row per image and target),
-`_about/run.json`, and on request `_trace/` (one row per image and step), `_adversarials/` (8-bit
-images, clean and adversarial) and `_png/`. Parts are written whole and renamed, rows last, so
-whatever is there is complete; what is done is a set of positions, so a run that was killed goes on
-where it was. Names of parts end in a hash of their content, and run.json holds one of its own, so
-that damage is noticed.
+`_about/run.json`, and on request `_trace/` (a row per image and step), `_steps/` (a row per image,
+target and scored step), `_adversarials/` (8-bit images, clean and adversarial) and `_png/`. Parts
+are written whole and renamed, rows last, so whatever is there is complete; what is done is a set of
+positions, so a run that was killed goes on where it was. Names of parts end in a hash of their
+content, and run.json holds one of its own, so that damage is noticed.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class Records:
     # ---- reading ---------------------------------------------------------------------------------
 
     def read(self, kind: str = "rows", columns: list[str] | None = None) -> pd.DataFrame:
-        """Read all rows of a kind: "rows", "trace" or "adversarials". Raises Damaged.
+        """Read all rows of a kind (`schema.TABLES`). Raises Damaged.
 
         Rows that overlapping shards made twice (bitwise the same) count once.
         """
@@ -266,10 +266,11 @@ class Records:
         """Return the positions that have rows of a kind."""
         return set(self.read(kind, ["position"])["position"].tolist())
 
-    def scored(self) -> dict[str, set[int]]:
-        """Return the positions that have a row, by target."""
-        rows = self.read("rows", ["position", "target"])
-        return {str(t): set(p.tolist()) for t, p in rows.groupby("target")["position"]}
+    def scored(self, kind: str = "rows") -> dict[Any, set[int]]:
+        """Return the positions that have a row, by target; of "steps", by target and step."""
+        rows = self.read(kind, KEYS[kind])
+        by: Any = KEYS[kind][1:] if kind == "steps" else "target"
+        return {place: set(p.tolist()) for place, p in rows.groupby(by)["position"]}
 
 
 def _read_json(path: Path) -> Any:

@@ -29,7 +29,7 @@ def draw_comparison(comparison: Comparison) -> tuple[Figure, str]:
     """Draw the mean transfer of every row; return the figure and its caption."""
     axis = _number_axis(comparison)
     points = _points(comparison, axis)
-    styles = _styles(comparison, points)
+    styles = line_styles(comparison, list(dict.fromkeys(point.line for point in points)))
     with styled():
         if axis is None:
             return _bars(points, styles), "Mean transfer; bars are 95 % intervals over images."
@@ -62,9 +62,8 @@ def _points(comparison: Comparison, axis: str | None) -> list[Point]:
     return points
 
 
-def _styles(comparison: Comparison, points: Sequence[Point]) -> dict[str, AttackStyle]:
-    """A style per line: its attack's where lines are attacks, as in every other figure."""
-    lines = list(dict.fromkeys(point.line for point in points))
+def line_styles(comparison: Comparison, lines: Sequence[str]) -> dict[str, AttackStyle]:
+    """Return a style per line: its attack's where lines are attacks, as in every other figure."""
     titles = distinct({c.config.attack.name: c.config.attack.title for c in comparison.cells})
     by_title = {style.title: style for style in attack_styles(comparison.cells, titles).values()}
     return {line: by_title[line] for line in lines} if {*lines} <= {*by_title} else palette(lines)

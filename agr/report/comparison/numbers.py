@@ -50,8 +50,12 @@ class Entry:
 class Comparison:
     """The numbers of some cells, laid out by what varies."""
 
-    def __init__(self, cells: Sequence[Cell], options: Options):
-        """Raises ConfigError where nothing varies, or for options that don't fit what does."""
+    def __init__(self, cells: Sequence[Cell], options: Options, left_out: Sequence[str] = ()):
+        """Lay out the cells; `left_out` says why points of the sweep are none.
+
+        Raises ConfigError where nothing varies, or for options that don't fit what does.
+        """
+        self.left_out = left_out
         self.cells = list({(str(c.folder), repr(c.config)): c for c in cells}.values())
         axes = varying(self.cells)
         self.layout = layout_of(axes, options)
@@ -75,6 +79,11 @@ class Comparison:
 
     def _values(self, cell: Cell) -> Row:
         return tuple(value_of(cell, key) for key in self.axes)
+
+    def titles_of(self, cell: Cell, keys: Sequence[str]) -> Row:
+        """Return the titles of a cell's values."""
+        axes = (self.axes.get(key) or axis_of(self.cells, key) for key in keys)
+        return tuple(axis.titles[value_of(cell, axis.key)] for axis in axes)
 
     @cached_property
     def rows(self) -> list[Row]:

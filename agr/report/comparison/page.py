@@ -9,6 +9,7 @@ from agr.records.store import Records
 from agr.report.comparison.figure import draw_comparison
 from agr.report.comparison.numbers import Comparison
 from agr.report.comparison.sheet import comparison_sheet
+from agr.report.comparison.steps import by_steps, draw_steps, steps_sheet
 from agr.report.figures import encoded
 from agr.report.formats import csv_text, latex, markdown
 from agr.report.html.contract import Figure, Page
@@ -20,7 +21,10 @@ NAME = "compare"
 
 
 def write_comparison(comparison: Comparison, folder: Path, command: str) -> list[Path]:
-    """Write compare.md, .tex, .csv, .png, .pdf and .html, which `command` makes; their paths."""
+    """Write compare.md, .tex, .csv, .png, .pdf and .html, which `command` makes; their paths.
+
+    Where iterates were scored, compare.steps.* have their transfer by step and by gradients.
+    """
     sheet = comparison_sheet(comparison)
     contents = {
         "md": markdown(sheet).encode(),
@@ -32,12 +36,27 @@ def write_comparison(comparison: Comparison, folder: Path, command: str) -> list
         drawn, caption = draw_comparison(comparison)
         contents |= {kind: encoded(drawn, kind) for kind in ("png", "pdf")}
         figures.append(Figure(NAME, sheet.caption, caption, contents["png"], command))
+    tables = tables_of(sheet)
+    steps = by_steps(comparison)
+    if len(steps):
+        stepped = steps_sheet(steps)
+        tables += tables_of(stepped)
+        drawn, caption = draw_steps(comparison, steps)
+        png = encoded(drawn, "png")
+        contents |= {
+            "steps.md": markdown(stepped).encode(),
+            "steps.tex": latex(stepped).encode(),
+            "steps.csv": csv_text(steps).encode(),
+            "steps.png": png,
+            "steps.pdf": encoded(drawn, "pdf"),
+        }
+        figures.append(Figure(stepped.name, stepped.caption, caption, png, command))
     runs = [run for cell in comparison.cells if (run := Records(cell.folder).run())]
     page = Page(
         title=sheet.caption,
         notice=comparison.cells[0].suite.notice or "",
         summary=list(_answers(comparison)),
-        tables=tables_of(sheet),
+        tables=tables,
         provenance=provenance(runs),
         cells=cells_table(comparison.cells, runs, ()),
         figures=figures,

@@ -31,7 +31,8 @@ def comparison_sheet(comparison: Comparison) -> Sheet:
     seeds = comparison.seeds if comparison.layout.column == TARGET else 0
     heads = [*against, *([f"95 % over {seeds} seeds"] if seeds else []), "gradients / image"]
     for row in comparison.rows:
-        entries = [e for e in comparison.entries if e.row == row and e.cells]
+        mine = [e for e in comparison.entries if e.row == row]
+        entries = [e for e in mine if e.cells or comparison.layout.column != TARGET]
         columns = tuple(e.column for e in entries)
         labels = comparison.labels(row)
         # The answer stands first: the mean transfer, and whether it differs from the baseline.
@@ -117,6 +118,8 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             "targets or sources, with Holm's correction (mean transfer: over "
             f"{plural(comparison.tests, 'comparison')})"
         )
+    for line in comparison.left_out:
+        yield f"left out (—): {line}"
     rates = pd.DataFrame(
         [rate(cell, t, comparison.frame_of(cell)) for cell in cells for t in cell.targets]
     )
