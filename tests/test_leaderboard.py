@@ -222,6 +222,48 @@ def test_denominators_by_hand(tmp_path: Path) -> None:
         assert ("below 100 %: Inc-v4 75.0 %, VGG16 50.0 %" in text) == (denominator == "all")
 
 
+KINDS = ["suite.networks.vgg16.family=transformer", "suite.networks.vgg19.family=transformer"]
+
+
+def test_families_stand_apart_by_hand(tmp_path: Path) -> None:
+    """From inc_v3, CNNs inc_v4 and transformers vgg16, vgg19; from vgg16, inc_v3, inc_v4, vgg19.
+
+    Shares of CNNs 1, 0, 0, 0 and 1, 1/2, 0, 0; of transformers 1, 1/2, 1/2, 0 and 0, 0, 0, 0.
+    """
+    targets = "targets=[inc_v3,inc_v4,vgg16,vgg19]"
+    cells = cells_of(tmp_path, "attack=agr", targets, *KINDS)
+    fill(cells[0], {"inc_v3": 4, "inc_v4": 1, "vgg16": 3, "vgg19": 1})
+    fill(cells[1], {"inc_v3": 1, "inc_v4": 2, "vgg16": 4})
+    row = only_row(cells)
+    assert row["transfer_cnn"] == pytest.approx(100 * (1 + 1.5) / 8)
+    assert row["transfer_transformer"] == pytest.approx(100 * 2 / 8)
+    assert row["transfer"] == pytest.approx(100 * (5 / 3 + 3 / 3) / 8)
+    low, high, _ = bootstrap([0.5, 0.25, 0.25, 0], range(4))
+    ends = row["transfer_transformer_low"], row["transfer_transformer_high"]
+    assert ends == pytest.approx((100 * low, 100 * high))
+    assert "transfer_mlp" not in row
+    path = write_leaderboards(cells, tmp_path / "t")[0]
+    header = next(line for line in path.read_text().splitlines() if line.startswith("|"))
+    heads = [word.strip() for word in header.strip("|").split("|")]
+    first, second = heads.index("to CNNs % [95 %]"), heads.index("to transformers % [95 %]")
+    assert (first, second) == (4, 5)
+    shown, floor = body(path)
+    assert shown[first].startswith("31.2 [")  # 31.25
+    assert shown[second] == f"25.0 [{100 * low:.1f}, {100 * high:.1f}]"
+    assert floor[first].startswith("0.0 [")
+    note = "to CNNs: Inc-v4, Inc-v3; to transformers: VGG16, VGG19"
+    assert note in path.read_text()
+
+
+@pytest.mark.parametrize("words", [[], KINDS[:1], ["suite.networks.inc_v4.family=null"]])
+def test_one_family_of_black_boxes_has_no_column(words: list[str], tmp_path: Path) -> None:
+    """The white-box target's family counts for nothing, nor does an unknown one."""
+    cells = cells_of(tmp_path, "attack=agr", "source=vgg16", THREE, *words)
+    fill(cells[0], {"inc_v4": 1})
+    assert not [name for name in only_row(cells).index if name.startswith("transfer_cnn")]
+    assert "to CNNs" not in write_leaderboards(cells, tmp_path / "t")[0].read_text()
+
+
 def test_a_leaderboard_without_white_box_targets(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "attack=agr", "source=inc_v3", "targets=[vgg16]")
     fill(cells[0], {"vgg16": 4})

@@ -93,6 +93,10 @@ class Cell:
         bare, defenses = undefended(name, self.config.defenses)
         return "/".join([self.suite.networks[bare].title or bare, *defenses])
 
+    def family(self, target: str) -> str | None:
+        """Family of a target's network (one of FAMILIES), None where it is unknown."""
+        return self.suite.networks[undefended(target, self.config.defenses)[0]].family
+
     @property
     def networks(self) -> list[str]:
         """Names of all networks of the cell, without their defenses."""
@@ -283,5 +287,5 @@ def _same_place(one: str | None, other: str | None) -> bool:
 def _numbers_of(network: NetworkConfig) -> dict[str, Any]:
     """Fields that decide a network's predictions; of its weights the hash counts, not the place."""
     known = asdict(network) | {"weights": Path(network.weights).name}
-    idle = ("title", "tag", "top1", "crop", "interpolation", "mode")
+    idle = ("title", "tag", "family", "top1", "crop", "interpolation", "mode")
     return {k: v for k, v in known.items() if k not in idle}

@@ -45,6 +45,7 @@ class NetworkConfig:
     arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor in timm
     weights: str = MISSING  # a safetensors (or torch) file, or hub:owner/name
     sha256: str | None = None  # of that file; another hash is refused
+    family: str | None = None  # one of FAMILIES; null: unknown
     width: float | None = None  # a slim copy at this fraction of the width (agr.models.slim)
     classes: int = 1000
     size: int = MISSING  # pixels of its input
@@ -191,6 +192,9 @@ STEP_RULES = ("even", "decaying", "full")  # see agr.attacks.step.step_size
 STEP_FRACTION = re.compile(r"eps/([1-9][0-9]*(?:\.[0-9]+)?)")  # likewise: eps/4
 LARGEST_SIDE = 16_384  # pixels; one image of it has 800 million values
 RESIZING = ("bilinear", "bicubic")
+# Kinds of networks that the field reports apart: convolutions only; self-attention, with or
+# without convolutions; neither (MLP-Mixer).
+FAMILIES = ("cnn", "transformer", "mlp")
 MODES = ("center", "squash")
 CHOICES = {
     "select": ("none", "source", "group"),

@@ -16,6 +16,7 @@ import pandas as pd
 from agr.config.cell import Cell
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
+from agr.report.families import TITLES, families_of, family_notes
 from agr.report.formats import Block, Sheet, write_sheets
 from agr.report.notes import (
     clean_accuracy_notes,
@@ -43,6 +44,7 @@ NAMED = (  # what tells rows apart, and what they are made from
 )
 NO_ATTACK, NO_ATTACK_TITLE = "none", "no attack"
 INTERVALS = ("white_box_low", "white_box_high", "transfer_low", "transfer_high")
+ENDS = ("", "_low", "_high")
 
 
 def write_leaderboards(cells: Sequence[Cell], folder: Path) -> list[Path]:
@@ -102,7 +104,7 @@ def leaderboard(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Returns:
         The board, a row per attack, best mean transfer first, with the columns NAMED, the keys of
-        COLUMNS, and INTERVALS (percent).
+        COLUMNS, INTERVALS (percent), and for `families_of` transfer_cnn, transfer_cnn_low, ...
         images counts different images, n an image once for each source. A row whose cells aren't
         all finished has NaN, and the commands of those.
         The rates of every cell and target, as of `rates.rate`.
@@ -110,19 +112,23 @@ def leaderboard(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
     attacks: dict[str, list[Cell]] = {}
     for cell in cells:
         attacks.setdefault(cell.config.attack.name, []).append(cell)
+    families = families_of(cells)
     rows, rates = [], []
     for of_attack in attacks.values():  # one attack at a time: all rows would fill the memory
         frames = [selected(cell) for cell in of_attack]
-        rows.append(_row(of_attack, frames))
+        rows.append(_row(of_attack, frames, families))
         for cell, frame in zip(of_attack, frames, strict=True):
             rates += [rate(cell, target, frame) for target in cell.targets]
-    board = pd.DataFrame(rows, columns=[*NAMED, *COLUMNS, *INTERVALS])
+    apart = [f"transfer_{family}{end}" for family in families for end in ENDS]
+    board = pd.DataFrame(rows, columns=[*NAMED, *COLUMNS, *INTERVALS, *apart])
     by = ["transfer", "white_box", "attack"]
     board = board.sort_values(by, ascending=[False, False, True], na_position="last")
     return board.reset_index(drop=True), pd.DataFrame(rates)
 
 
-def _row(cells: Sequence[Cell], frames: Sequence[pd.DataFrame | None]) -> dict[str, Any]:
+def _row(
+    cells: Sequence[Cell], frames: Sequence[pd.DataFrame | None], families: Sequence[str]
+) -> dict[str, Any]:
     """Return the row of one attack, from the `selected` rows of its cells."""
     pairs = list(zip(cells, frames, strict=True))
     finished = [(cell, frame) for cell, frame in pairs if frame is not None]
@@ -140,6 +146,7 @@ def _row(cells: Sequence[Cell], frames: Sequence[pd.DataFrame | None]) -> dict[s
     return (
         row
         | mean_rates(finished)
+        | _apart(finished, families)
         | {
             "gradients": attacked["backwards"].mean(),
             "images_per_second": _images_per_second(cells),
@@ -161,8 +168,17 @@ def no_attack(cells: Sequence[Cell]) -> dict[str, Any]:
         if len(wrong) == len(pairs):
             names = {"attack": NO_ATTACK, "title": NO_ATTACK_TITLE, "run": True}
             sizes = {"gradients": 0.0, "linf": 0.0, "rel_l2": 0.0}
-            return identity(cells[0]) | names | mean_rates(wrong) | sizes
+            rates = mean_rates(wrong) | _apart(wrong, families_of(cells))
+            return identity(cells[0]) | names | rates | sizes
     return {}
+
+
+def _apart(
+    finished: Sequence[tuple[Cell, pd.DataFrame]], families: Sequence[str]
+) -> dict[str, float]:
+    """Return the mean transfer to each family, as `mean_rates` does that to all targets."""
+    each = {family: mean_rates(finished, family) for family in families}
+    return {f"transfer_{f}{end}": each[f][f"transfer{end}"] for f in families for end in ENDS}
 
 
 def _of_all(cell: Cell) -> Cell:
@@ -174,21 +190,27 @@ def _clean_errors(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(success=frame["clean_pred"] != frame["label"])
 
 
-def success_shares(cell: Cell, frame: pd.DataFrame, *, white_box: bool) -> pd.Series[float]:
+def success_shares(
+    cell: Cell, frame: pd.DataFrame, *, white_box: bool, family: str | None = None
+) -> pd.Series[float]:
     """Return the share of targets that each image fools, by image id, of those that count it.
 
     Args:
         cell: a finished cell.
         frame: its `selected` rows.
         white_box: whether the targets are the white-box ones or the others.
+        family: of the targets; None: all of them.
     """
     targets = [t for t in cell.targets if cell.white_box(t) is white_box]
+    targets = [t for t in targets if family in (None, cell.family(t))]
     counted = [counted_rows(frame, target, cell.config.denominator) for target in targets]
     rows = pd.concat(counted) if counted else frame.iloc[:0]
     return rows["success"].astype(float).groupby(rows["image_id"]).mean()
 
 
-def mean_rates(finished: Sequence[tuple[Cell, pd.DataFrame]]) -> dict[str, float]:
+def mean_rates(
+    finished: Sequence[tuple[Cell, pd.DataFrame]], family: str | None = None
+) -> dict[str, float]:
     """Return the mean transfer and white-box ASR over images, percent, with their intervals.
 
     Transfer has a bootstrap interval. White-box rates are often 100 %, for which a bootstrap has
@@ -198,9 +220,10 @@ def mean_rates(finished: Sequence[tuple[Cell, pd.DataFrame]]) -> dict[str, float
 
     Args:
         finished: cells with their `selected` rows.
+        family: of the targets; None: all of them.
     """
     transfer, white_box = (
-        pd.concat([success_shares(*each, white_box=white) for each in finished])
+        pd.concat([success_shares(*each, white_box=white, family=family) for each in finished])
         for white in (False, True)
     )
     n = effective_number(white_box.index)
@@ -208,12 +231,11 @@ def mean_rates(finished: Sequence[tuple[Cell, pd.DataFrame]]) -> dict[str, float
         "transfer": (transfer.mean(), *bootstrap(transfer, transfer.index)[:2]),
         "white_box": (white_box.mean(), *(wilson(white_box.mean() * n, n) if n else (NAN, NAN))),
     }
-    ends = ("", "_low", "_high")
     counts = {"images": transfer.index.nunique(), "n": len(transfer)}
     return counts | {
         f"{name}{end}": 100 * value
         for name, values in rates.items()
-        for end, value in zip(ends, values, strict=True)
+        for end, value in zip(ENDS, values, strict=True)
     }
 
 
@@ -227,12 +249,20 @@ def _images_per_second(cells: Sequence[Cell]) -> float:
 
 def _block(board: pd.DataFrame) -> Block:
     """Return a row per attack: its title, its name, numbers, n."""
-    headings = [heading for heading, _ in COLUMNS.values()]
+    shown: dict[str, tuple[str, str]] = {}
+    apart = {f"transfer_{family}": title for family, title in TITLES.items()}
+    for key, column in COLUMNS.items():
+        more = apart if key == "transfer" else {}
+        shown |= {key: column} | {
+            k: (f"{t} % [95 %]", ".1f") for k, t in more.items() if k in board
+        }
+    headings = [heading for heading, _ in shown.values()]
     rows: list[list[TableCell]] = []
     for row in board.to_dict("records"):
-        numbers = {key: Number(row[key], form) for key, (_, form) in COLUMNS.items()}
-        interval = row["transfer_low"], row["transfer_high"]
-        numbers["transfer"] = numbers["transfer"]._replace(interval=interval)
+        numbers = {key: Number(row[key], form) for key, (_, form) in shown.items()}
+        for key in (key for key in shown if key.startswith("transfer")):
+            interval = row[f"{key}_low"], row[f"{key}_high"]
+            numbers[key] = numbers[key]._replace(interval=interval)
         rows.append([row["title"], row["attack"], *numbers.values(), Number(row["n"], "d")])
     return Block(["Attack", "name", *headings, "n"], rows)
 
@@ -253,6 +283,7 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
         "with denominator=all, and of none with target-correct",
         "gradients: of the source, as the image needed them; L∞ of v on the 0-255 scale",
         "images / s: crafted, without scoring; of this machine and its load, not the attack alone",
+        *family_notes(cells),
         *idle_notes((cell, selected(cell)) for cell in cells),
         *clean_accuracy_notes(cells, rates),
         *nonfinite_notes(cells, rates),

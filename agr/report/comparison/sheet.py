@@ -8,6 +8,7 @@ import pandas as pd
 
 from agr.report.comparison.axes import TARGET, axis_of
 from agr.report.comparison.numbers import Comparison, Entry, Row
+from agr.report.families import family_notes
 from agr.report.formats import Block, Sheet
 from agr.report.notes import (
     clean_accuracy_notes,
@@ -80,7 +81,7 @@ def _gap(entry: Entry) -> TableCell:
 
 def _over_seeds(entries: Sequence[Entry]) -> TableCell:
     """The interval of the mean transfer over seeds."""
-    mean = next(e for e in entries if e.target is None)
+    mean = next(e for e in entries if e.of_all)
     known = mean.seed_low == mean.seed_low
     return Number(mean.value, text=f"[{mean.seed_low:.1f}, {mean.seed_high:.1f}]" if known else "—")
 
@@ -105,6 +106,8 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         "black-box targets that an image fools, with a bootstrap interval over images; in a "
         "target's brackets Wilson's; * white-box"
     )
+    if comparison.families:
+        yield from family_notes(cells)
     if comparison.seeds:
         yield (
             f"±: standard deviation over {comparison.seeds} seeds, which choose the images, target "
