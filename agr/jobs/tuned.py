@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import NamedTuple
@@ -54,6 +54,12 @@ class Ranking:
     notes: list[str] = field(default_factory=list)
     trials: pd.DataFrame = field(default_factory=pd.DataFrame)
 
+    def add(self, cell: Cell, title: str, hyperparameters: str) -> None:
+        """Add a cell under a title."""
+        attack = replace(cell.config.attack, title=title)
+        self.cells.append(replace(cell, config=replace(cell.config, attack=attack)))
+        self.tuned[cell.id] = hyperparameters
+
 
 def tuned_ranking(
     options: Options, words: Sequence[str], cells: Sequence[Cell], *, run: bool
@@ -86,8 +92,19 @@ def tuned_ranking(
     results = [_result(trial) for trial in trials]
     winners = _winners(results)
     ranking = Ranking(notes=_notes(options, space, trials, cells), trials=_frame(results, winners))
+    sweeps = []
     for setting in dict.fromkeys(map(setting_of, cells)):
-        _rank(options, [c for c in cells if setting_of(c) == setting], winners, ranking, run=run)
+        alike = [cell for cell in cells if setting_of(cell) == setting]
+        sweep, about = _ranked(options, alike, winners)
+        ranked = expand(sweep)
+        for cell in ranked:
+            ranking.add(cell, *about[word_of(cell)])
+        if any(not finished(cell, Records(cell.folder)) for cell in ranked):
+            sweeps.append(sweep)
+    if run and sweeps and not missing:  # else they were checked before the trials
+        check_enough(cells, [])
+    for sweep in sweeps if run else []:
+        run_first(["-m", *sweep])
     check_apart(ranking.cells, (cell for trial in trials for cell in trial.cells))
     return ranking
 
@@ -124,19 +141,18 @@ def _winners(results: Sequence[Result]) -> dict[tuple[Setting, str], Trial]:
     return {place: result.trial for place, result in best.items()}
 
 
-def _rank(
-    options: Options,
-    cells: Sequence[Cell],
-    winners: Mapping[tuple[Setting, str], Trial],
-    ranking: Ranking,
-    *,
-    run: bool,
-) -> None:
-    """Add the cells of one norm and eps to the ranking, run if need be."""
-    setting, about = setting_of(cells[0]), {}
+def _ranked(
+    options: Options, cells: Sequence[Cell], winners: Mapping[tuple[Setting, str], Trial]
+) -> tuple[list[str], dict[str, tuple[str, str]]]:
+    """Return the sweep that is ranked under one norm and eps, given by its untuned `cells`.
+
+    Returns:
+        Its overrides, and the title and hyperparameters of what stands behind attack=.
+    """
+    about = {}
     for cell in cells:
         title, word, own = cell.config.attack.title, word_of(cell), whose(cell)
-        trial = winners.get((setting, word))
+        trial = winners.get((setting_of(cell), word))
         if trial is None:
             about[word] = title, f"{own}: nothing to tune"
         elif not trial.values:
@@ -145,27 +161,15 @@ def _rank(
             about[trial.word] = f"{title}, tuned", f"tuned: {shown(trial.values)}"
             if options.both:
                 about[word] = title, own
-    kept = [word for cell in cells for word in cell.overrides if not word.startswith("attack=")]
-    words = _joined([*kept, *(f"attack={word}" for word in about)])
-    words = [word for word in words if not word.startswith(SEARCHED)]
-    words.append(searched(kept, variants_folder(cells[0])))
-    ranked = expand(words)
-    if run and any(not finished(c, Records(c.folder)) for c in ranked):
-        check_enough(cells, [])
-        run_first(["-m", *words])
-    for cell in ranked:
-        title, text = about[word_of(cell)]
-        attack = replace(cell.config.attack, title=title)
-        ranking.cells.append(replace(cell, config=replace(cell.config, attack=attack)))
-        ranking.tuned[cell.id] = text
-
-
-def _joined(words: Iterable[str]) -> list[str]:
-    """Return the sweep over all the values that `words` give to a key."""
-    values: dict[str, dict[str, None]] = {}
-    for key, _, value in (word.partition("=") for word in words):
-        values.setdefault(key, {})[value] = None
-    return [f"{key}={','.join(of_key)}" for key, of_key in values.items()]
+    kept = dict.fromkeys(word for cell in cells for word in cell.overrides)
+    values: dict[str, list[str]] = {}  # of keys; of all but the source there is one
+    for key, _, value in (
+        w.partition("=") for w in kept if not w.startswith(("attack=", SEARCHED))
+    ):
+        values.setdefault(key, []).append(value)
+    words = [f"{key}={','.join(of_key)}" for key, of_key in values.items()]
+    folder = searched(kept, variants_folder(cells[0]))
+    return [*words, folder, f"attack={','.join(about)}"], about
 
 
 # ---- what is said of it --------------------------------------------------------------------------

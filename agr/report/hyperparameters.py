@@ -1,4 +1,4 @@
-"""Whose hyperparameters the attacks of a leaderboard ran with."""
+"""The owner of the hyperparameters that an attack ran with: its authors, or the user."""
 
 from __future__ import annotations
 
