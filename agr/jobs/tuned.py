@@ -30,7 +30,7 @@ from agr.jobs.trials import (
 )
 from agr.records.progress import finished
 from agr.records.store import Records
-from agr.report.hyperparameters import whose
+from agr.report.hyperparameters import TUNED, whose
 from agr.report.leaderboard import success_shares
 from agr.report.rates import selected
 from agr.utils.errors import ConfigError
@@ -156,9 +156,9 @@ def _ranked(
         if trial is None:
             about[word] = title, f"{own}: nothing to tune"
         elif not trial.values:
-            about[word] = title if options.both else f"{title}, tuned", f"tuned: {own} were best"
+            about[word] = title if options.both else f"{title}, tuned", f"{TUNED}{own} were best"
         else:
-            about[trial.word] = f"{title}, tuned", f"tuned: {shown(trial.values)}"
+            about[trial.word] = f"{title}, tuned", f"{TUNED}{shown(trial.values)}"
             if options.both:
                 about[word] = title, own
     kept = dict.fromkeys(word for cell in cells for word in cell.overrides)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from agr.config.cell import Cell
 from agr.config.schema import conf_dir
 
 AUTHORS = "the authors'"
+TUNED = "tuned: "  # before what was found
 # Overrides of an attack that are no hyperparameters.
 SETTINGS = tuple(f"attack.{key}=" for key in ("targeted", "target", "label", "quantize", "title"))
 
@@ -26,11 +27,18 @@ def whose(cell: Cell) -> str:
     )
 
 
-def whose_note(texts: Iterable[str]) -> str:
-    """Return the note of a leaderboard whose attacks have hyperparameters of these kinds."""
-    kinds = list(dict.fromkeys(texts))
-    if len(kinds) > 1:
+def whose_note(kinds: Mapping[str, str]) -> str:
+    """Return a leaderboard's note, from what `whose` or a tuning says of each attack by its title.
+
+    Where some are tuned a column has it.
+    """
+    if any(kind.startswith(TUNED) for kind in kinds.values()):
         return "hyperparameters: as the column says; the authors' are those of conf/attack"
-    return f"hyperparameters: {kinds[0]}" + (
-        " (conf/attack as shipped)" if kinds[0] == AUTHORS else ""
-    )
+    titles: dict[str, list[str]] = {}
+    for title, kind in kinds.items():
+        titles.setdefault(kind, []).append(title)
+    if len(titles) == 1:
+        (kind,) = titles
+        return f"hyperparameters: {kind}{' (conf/attack as shipped)' * (kind == AUTHORS)}"
+    others = [f"{kind}: {', '.join(of)}" for kind, of in titles.items() if kind != AUTHORS]
+    return f"hyperparameters: the authors', but {'; '.join(others)}"

@@ -17,7 +17,7 @@ from agr.config.cell import Cell
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.report.formats import Block, Sheet, write_sheets
-from agr.report.hyperparameters import whose, whose_note
+from agr.report.hyperparameters import TUNED, whose, whose_note
 from agr.report.notes import (
     clean_accuracy_notes,
     idle_notes,
@@ -80,7 +80,8 @@ def _sheet(shown: Sequence[Cell], cells: Sequence[Cell], tuned: Mapping[str, str
     caption = f"Leaderboard: mean transfer of {len(board)} attacks, {budget_title(shown[0])}"
     kinds = {x.config.attack.name: tuned.get(x.id) or whose(x) for x in shown}
     board["hyperparameters"] = board["attack"].map(kinds)
-    notes = [*_notes(shown, board, rates), whose_note(kinds.values())]
+    by_title = dict(zip(board["title"], board["hyperparameters"], strict=True))
+    notes = [*_notes(shown, board, rates), whose_note(by_title)]
     if left_out := [x.config.attack.title for x in cells if x.config.attack.targeted]:
         notes.append(f"left out, since they are targeted: {', '.join(dict.fromkeys(left_out))}")
     notes += missing_notes(board)
@@ -246,7 +247,7 @@ def _block(board: pd.DataFrame) -> Block:
     """Return a row per attack: its title, its name, numbers, n."""
     headings = [heading for heading, _ in COLUMNS.values()]
     kinds = board["hyperparameters"].dropna()  # no attack has none
-    shown = kinds.nunique() > 1
+    shown = any(kind.startswith(TUNED) for kind in kinds)
     headings = ["hyperparameters"] * shown + headings
     rows: list[list[TableCell]] = []
     for i, row in enumerate(board.to_dict("records")):
