@@ -232,6 +232,7 @@ class Cell:
         names_of = {*self.sources, *self.selecting}
         networks = {n: _numbers_of(self.suite.networks[n]) for n in names_of}
         ensemble = {"ensemble": self.config.ensemble} if len(self.sources) > 1 else {}
+        split = {"split": self.config.split} if self.config.split != "all" else {}
         names = ("eps", "seed", "select", "quantize")
         return digest(
             {
@@ -245,6 +246,7 @@ class Cell:
                 "success": self.success,
                 "networks": networks,
                 **ensemble,
+                **split,
             }
         )
 

@@ -192,6 +192,7 @@ class _Composer:
         self._searched = [word for word in overrides if word.startswith("hydra.searchpath=")]
         self.foreign = bool(self._searched)
         self._loader = loader
+        self._by_user: dict[tuple[str, ...], Any] = {}  # Hydra's node, by the user's words for it
         self._parser = OverridesParser.create(cast("ConfigLoader", self))
         self._parse_one = cache(lambda word: self._parser.parse_overrides([word])[0])
         self._merged, groups = ({}, {}) if self.foreign else (self._of_ours, self._our_groups)
@@ -256,8 +257,10 @@ class _Composer:
         reject_unknown_keys(config)
         if self.foreign:
             own = [word for word in overrides if self._parse_one(word).is_hydra_override()]
-            by_user = compose("config", own, return_hydra_config=True)
-            check_hydra(OmegaConf.to_container(config.hydra), OmegaConf.to_container(by_user.hydra))
+            if (*own,) not in self._by_user:  # the same for all files of a sweep
+                by_user = compose("config", own, return_hydra_config=True)
+                self._by_user[(*own,)] = OmegaConf.to_container(by_user.hydra)
+            check_hydra(OmegaConf.to_container(config.hydra), self._by_user[(*own,)])
         return config
 
     def _read_all(self) -> None:

@@ -161,6 +161,7 @@ class Config:
     gradients: int | None = None  # per image, at most: steps follows from it
     n_images: int = MISSING
     select: str = "group"  # none | source | group: which networks must be right about an image
+    split: str = "all"  # all | tuning: the end of the seeded order (agr.evaluation.images)
     seed: int = 0  # of the choice of images and of target labels
     success: str | None = None  # label | changed | targeted
     denominator: str = "all"  # all | target-correct | all-correct, of the closing table
@@ -198,6 +199,7 @@ FAMILIES = ("cnn", "transformer", "mlp")
 MODES = ("center", "squash")
 CHOICES = {
     "select": ("none", "source", "group"),
+    "split": ("all", "tuning"),
     "success": (None, "label", "changed", "targeted"),
     "denominator": ("all", "target-correct", "all-correct"),
     "quantize": ("always", "end", "off"),

@@ -6,7 +6,7 @@ on one image, so intervals are over images, not over results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.report.families import TITLES, families_of, family_notes
 from agr.report.formats import Block, Sheet, write_sheets
+from agr.report.hyperparameters import TUNED, whose, whose_note
 from agr.report.notes import (
     clean_accuracy_notes,
     idle_notes,
@@ -40,32 +41,49 @@ COLUMNS = {  # of numbers, in the table's order: heading and format
 }
 NAMED = (  # what tells rows apart, and what they are made from
     *("suite", "notice", "norm", "eps", "attack", "title", "sources", "run", "command"),
-    *("images", "n"),
+    *("images", "n", "hyperparameters"),
 )
 NO_ATTACK, NO_ATTACK_TITLE = "none", "no attack"
 INTERVALS = ("white_box_low", "white_box_high", "transfer_low", "transfer_high")
 ENDS = ("", "_low", "_high")
 
 
-def write_leaderboards(cells: Sequence[Cell], folder: Path) -> list[Path]:
+def write_leaderboards(
+    cells: Sequence[Cell],
+    folder: Path,
+    tuned: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> list[Path]:
     """Write the `leaderboard_sheets` in place of older ones; return the paths."""
-    return write_sheets(leaderboard_sheets(cells), folder, "leaderboard-*")
+    return write_sheets(leaderboard_sheets(cells, tuned, notes), folder, "leaderboard-*")
 
 
-def leaderboard_sheets(cells: Sequence[Cell]) -> list[Sheet]:
-    """Return a leaderboard for every norm and eps of `cells`. Raises ConfigError."""
+def leaderboard_sheets(
+    cells: Sequence[Cell], tuned: Mapping[str, str] | None = None, notes: Sequence[str] = ()
+) -> list[Sheet]:
+    """Return a leaderboard for every norm and eps of `cells`. Raises ConfigError.
+
+    Args:
+        cells: of the attacks.
+        tuned: what to say of the hyperparameters of some cells, by their ids.
+        notes: further ones.
+    """
     settings: dict[tuple[str, float], list[Cell]] = {}
     for cell in check_leaderboard(cells):
         settings.setdefault((cell.config.norm.name, cell.config.eps), []).append(cell)
-    return [_sheet(of_setting, cells) for of_setting in settings.values()]
+    sheets = [_sheet(of_setting, cells, tuned or {}) for of_setting in settings.values()]
+    return [sheet._replace(notes=[*sheet.notes, *notes]) for sheet in sheets]
 
 
-def _sheet(shown: Sequence[Cell], cells: Sequence[Cell]) -> Sheet:
+def _sheet(shown: Sequence[Cell], cells: Sequence[Cell], tuned: Mapping[str, str]) -> Sheet:
     """Return the leaderboard of the cells of one norm and eps, among all `cells`."""
     c = shown[0].config
     board, rates = leaderboard(shown)
     caption = f"Leaderboard: mean transfer of {len(board)} attacks, {budget_title(shown[0])}"
-    notes = _notes(shown, board, rates)
+    kinds = {x.config.attack.name: tuned.get(x.id) or whose(x) for x in shown}
+    board["hyperparameters"] = board["attack"].map(kinds)
+    by_title = dict(zip(board["title"], board["hyperparameters"], strict=True))
+    notes = [*_notes(shown, board, rates), whose_note(by_title)]
     if left_out := [x.config.attack.title for x in cells if x.config.attack.targeted]:
         notes.append(f"left out, since they are targeted: {', '.join(dict.fromkeys(left_out))}")
     notes += missing_notes(board)
@@ -249,21 +267,24 @@ def _images_per_second(cells: Sequence[Cell]) -> float:
 
 def _block(board: pd.DataFrame) -> Block:
     """Return a row per attack: its title, its name, numbers, n."""
-    shown: dict[str, tuple[str, str]] = {}
+    columns: dict[str, tuple[str, str]] = {}
     apart = {f"transfer_{family}": title for family, title in TITLES.items()}
     for key, column in COLUMNS.items():
         more = apart if key == "transfer" else {}
-        shown |= {key: column} | {
+        columns |= {key: column} | {
             k: (f"{t} % [95 %]", ".1f") for k, t in more.items() if k in board
         }
-    headings = [heading for heading, _ in shown.values()]
+    kinds = board["hyperparameters"].dropna()  # no attack has none
+    shown = any(kind.startswith(TUNED) for kind in kinds)
+    headings = ["hyperparameters"] * shown + [heading for heading, _ in columns.values()]
     rows: list[list[TableCell]] = []
-    for row in board.to_dict("records"):
-        numbers = {key: Number(row[key], form) for key, (_, form) in shown.items()}
-        for key in (key for key in shown if key.startswith("transfer")):
+    for i, row in enumerate(board.to_dict("records")):
+        numbers = {key: Number(row[key], form) for key, (_, form) in columns.items()}
+        for key in (key for key in columns if key.startswith("transfer")):
             interval = row[f"{key}_low"], row[f"{key}_high"]
             numbers[key] = numbers[key]._replace(interval=interval)
-        rows.append([row["title"], row["attack"], *numbers.values(), Number(row["n"], "d")])
+        names = [row["title"], row["attack"], *[kinds.get(i, "")] * shown]
+        rows.append([*names, *numbers.values(), Number(row["n"], "d")])
     return Block(["Attack", "name", *headings, "n"], rows)
 
 
