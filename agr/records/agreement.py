@@ -16,7 +16,7 @@ from PIL import Image
 from agr.config.cell import Cell
 from agr.records.folders import PNG
 from agr.records.run_info import RunInfo
-from agr.records.schema import ROWS, within
+from agr.records.schema import PERCEPTUAL, ROWS, within
 from agr.records.store import Records, image_of
 
 Series = pd.Series  # of any type
@@ -27,7 +27,7 @@ OF_AN_IMAGE = [
     name for name in ROWS.names[ROWS.names.index("image_id") :] if name not in OF_A_TARGET
 ]
 OF_A_LOOK = {"first_success_step", "forwards"}  # other ones where nobody looked at the iterates
-ASKED = {"psnr", "ssim", "ciede2000"}  # null where a run wasn't asked for them
+ASKED = {*PERCEPTUAL}  # null where a run wasn't asked for them
 ONCE_FOOLED = "agr.attacks.stop.OnceFooled"
 # A trace is of images in float32: so far are they from levels, per value, and their cosines.
 FLOAT32, COSINE = 3e-5, 1e-6

@@ -25,7 +25,16 @@ from agr.report.notes import (
     setting_notes,
 )
 from agr.report.numbers import Number, TableCell
-from agr.report.rates import NAN, budget_title, counted_rows, identity, rate, selected
+from agr.report.rates import (
+    APPEARANCE,
+    NAN,
+    budget_title,
+    counted_rows,
+    identity,
+    perceptual_means,
+    rate,
+    selected,
+)
 from agr.report.statistics import bootstrap, effective_number, wilson
 from agr.utils.errors import ConfigError
 
@@ -36,6 +45,7 @@ COLUMNS = {  # of numbers, in the table's order: heading and format
     "images_per_second": ("images / s", ".1f"),
     "linf": ("L∞ of v", ".2f"),
     "rel_l2": ("‖v‖₂/‖x‖₂", ".4f"),
+    **APPEARANCE,  # where the records have them
 }
 NAMED = (  # what tells rows apart, and what they are made from
     *("suite", "notice", "norm", "eps", "attack", "title", "sources", "run", "command"),
@@ -102,7 +112,7 @@ def leaderboard(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Returns:
         The board, a row per attack, best mean transfer first, with the columns NAMED, the keys of
-        COLUMNS, and INTERVALS (percent).
+        COLUMNS (perceptual sizes only if a row has them), and INTERVALS (percent).
         images counts different images, n an image once for each source. A row whose cells aren't
         all finished has NaN, and the commands of those.
         The rates of every cell and target, as of `rates.rate`.
@@ -117,6 +127,7 @@ def leaderboard(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
         for cell, frame in zip(of_attack, frames, strict=True):
             rates += [rate(cell, target, frame) for target in cell.targets]
     board = pd.DataFrame(rows, columns=[*NAMED, *COLUMNS, *INTERVALS])
+    board = board.drop(columns=[name for name in APPEARANCE if board[name].isna().all()])
     by = ["transfer", "white_box", "attack"]
     board = board.sort_values(by, ascending=[False, False, True], na_position="last")
     return board.reset_index(drop=True), pd.DataFrame(rates)
@@ -146,6 +157,7 @@ def _row(cells: Sequence[Cell], frames: Sequence[pd.DataFrame | None]) -> dict[s
             "linf": attacked["linf"].mean(),
             "rel_l2": attacked["rel_l2"].mean(),
         }
+        | perceptual_means([frame for _, frame in finished])
     )
 
 
@@ -160,7 +172,8 @@ def no_attack(cells: Sequence[Cell]) -> dict[str, Any]:
         wrong = [(_of_all(c), _clean_errors(f)) for c, f in pairs if f is not None]
         if len(wrong) == len(pairs):
             names = {"attack": NO_ATTACK, "title": NO_ATTACK_TITLE, "run": True}
-            sizes = {"gradients": 0.0, "linf": 0.0, "rel_l2": 0.0}
+            sizes = dict.fromkeys(("gradients", "linf", "rel_l2", "ciede2000", "lpips"), 0.0)
+            sizes |= {"ssim": 1.0}  # and no PSNR, which would be infinite
             return identity(cells[0]) | names | mean_rates(wrong) | sizes
     return {}
 
@@ -227,10 +240,11 @@ def _images_per_second(cells: Sequence[Cell]) -> float:
 
 def _block(board: pd.DataFrame) -> Block:
     """Return a row per attack: its title, its name, numbers, n."""
-    headings = [heading for heading, _ in COLUMNS.values()]
+    columns = {key: shown for key, shown in COLUMNS.items() if key in board}
+    headings = [heading for heading, _ in columns.values()]
     rows: list[list[TableCell]] = []
     for row in board.to_dict("records"):
-        numbers = {key: Number(row[key], form) for key, (_, form) in COLUMNS.items()}
+        numbers = {key: Number(row[key], form) for key, (_, form) in columns.items()}
         interval = row["transfer_low"], row["transfer_high"]
         numbers["transfer"] = numbers["transfer"]._replace(interval=interval)
         rows.append([row["title"], row["attack"], *numbers.values(), Number(row["n"], "d")])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +18,7 @@ from agr.config.cell import Cell
 from agr.report.comparison.axes import TARGET, Options, axis_of, layout_of, value_of, varying
 from agr.report.comparison.paired import Paired, in_short, transfer_pair
 from agr.report.leaderboard import mean_rates, success_shares
-from agr.report.rates import NAN, counted_rows, selected
+from agr.report.rates import APPEARANCE, NAN, counted_rows, perceptual_means, selected
 from agr.report.statistics import effective_number, holm, over_seeds, wilson
 from agr.utils.errors import ConfigError
 
@@ -40,6 +40,7 @@ class Entry:
     high: float = NAN
     n: int = 0  # images
     gradients: float = NAN  # per image
+    sizes: dict[str, float] = field(default_factory=dict)  # perceptual ones, means over images
     seed_sd: float = NAN  # of the means of single seeds
     seed_low: float = NAN  # of an interval over seeds
     seed_high: float = NAN
@@ -130,6 +131,7 @@ class Comparison:
         """Fill in an entry's rate, its interval and its cost."""
         images = pd.concat([frame.drop_duplicates("image_id") for _, frame in finished])
         entry.gradients = float(images["backwards"].mean())
+        entry.sizes = perceptual_means([frame for _, frame in finished])
         if entry.target is None:
             rates = mean_rates(finished)
             entry.value, entry.n = rates["transfer"], int(rates["images"])
@@ -183,6 +185,13 @@ class Comparison:
         return 100 * rows["success"].astype(float).set_axis(rows["image_id"])
 
     @cached_property
+    def sizes(self) -> list[str]:
+        """Perceptual sizes that the records of some entry have."""
+        return [
+            name for name in APPEARANCE if any(pd.notna(e.sizes.get(name)) for e in self.entries)
+        ]
+
+    @cached_property
     def frame(self) -> pd.DataFrame:
         """All numbers, a row per entry: its keys, the rate, gradients and the paired difference."""
         rows = []
@@ -196,6 +205,7 @@ class Comparison:
                 | {"difference": gap.difference, "difference_low": gap.low}
                 | {"difference_high": gap.high, "paired_n": gap.n, "p": gap.p, "p_holm": e.p_holm}
                 | {"only_this": gap.only_left, "only_baseline": gap.only_right}
+                | {name: e.sizes.get(name, NAN) for name in self.sizes}
             )
         return pd.DataFrame(rows)
 

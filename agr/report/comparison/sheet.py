@@ -17,7 +17,7 @@ from agr.report.notes import (
     setting_notes,
 )
 from agr.report.numbers import Number, TableCell
-from agr.report.rates import NAN, rate
+from agr.report.rates import APPEARANCE, NAN, rate
 from agr.report.statistics import LEVEL
 from agr.utils.text import plural
 
@@ -30,13 +30,16 @@ def comparison_sheet(comparison: Comparison) -> Sheet:
     against = [f"against {comparison.baseline}"] if comparison.baseline else []
     seeds = comparison.seeds if comparison.layout.column == TARGET else 0
     heads = [*against, *([f"95 % over {seeds} seeds"] if seeds else []), "gradients / image"]
+    heads += [APPEARANCE[name][0] for name in comparison.sizes]
     for row in comparison.rows:
         entries = [e for e in comparison.entries if e.row == row and e.cells]
         columns = tuple(e.column for e in entries)
         labels = comparison.labels(row)
         # The answer stands first: the mean transfer, and whether it differs from the baseline.
         answer = [comparison.verdict(row)] if against else []
-        cost = [*([_over_seeds(entries)] if seeds else []), _gradients(entries)]
+        cost = [*([_over_seeds(entries)] if seeds else []), _range([e.gradients for e in entries])]
+        for name in comparison.sizes:
+            cost.append(_range([e.sizes.get(name, NAN) for e in entries], APPEARANCE[name][1]))
         numbers = [_rate(e) for e in entries]
         first = comparison.leading
         shown = [*labels, *numbers[:first], *answer, *cost, *numbers[first:]]
@@ -84,12 +87,12 @@ def _over_seeds(entries: Sequence[Entry]) -> TableCell:
     return Number(mean.value, text=f"[{mean.seed_low:.1f}, {mean.seed_high:.1f}]" if known else "—")
 
 
-def _gradients(entries: Sequence[Entry]) -> TableCell:
-    """The mean gradients per image, or their range over the columns."""
-    known = [e.gradients for e in entries if e.gradients == e.gradients]
+def _range(values: Sequence[float], form: str = ".1f") -> TableCell:
+    """A mean over images, such as the gradients, or its range over the columns."""
+    known = [value for value in values if value == value]
     low, high = (min(known), max(known)) if known else (NAN, NAN)
-    text = "" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
-    return Number(low, text=text)
+    text = "" if f"{low:{form}}" == f"{high:{form}}" else f"{low:{form}} to {high:{form}}"
+    return Number(low, form, text=text)
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:
