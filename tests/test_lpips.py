@@ -12,10 +12,12 @@ from pathlib import Path
 
 import lpips
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
+import agr.export
 import agr.score
 import agr.verify
 from agr.evaluation import preflight
@@ -24,6 +26,7 @@ from agr.evaluation.runner import run_cell
 from agr.models.lpips import load_lpips
 from agr.models.weights import check_lpips
 from agr.records.progress import finished
+from agr.records.schema import PERCEPTUAL
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from tests.conftest import demo_cell
@@ -205,6 +208,20 @@ def test_rows_have_it_and_are_checked_again(
     changed = demo_cell(tmp_path / "a", *words, f"lpips=[{other},{HEADS.format('alex')}]")
     with pytest.raises(ConfigError, match="the weights of LPIPS changed since it was begun"):
         run_cell(changed, lambda _: None)
+
+
+def test_images_of_another_program_have_it(alex: Path, tmp_path: Path) -> None:
+    """Exported and scored as if they were another's: the same images have the same sizes."""
+    files = f"lpips=[{alex},{HEADS.format('alex')}]"
+    cell = demo_cell(tmp_path / "a", *QUICK, "targets=[vgg16]", "save_adversarials=true", files)
+    mine = run_cell(cell, lambda _: None).read().set_index("image_id").sort_index()
+    place = tmp_path / "exported"
+    agr.export.main([str(cell.folder), f"to={place}", "clean=true"])
+    given = [f"images={place}", f"clean={place / 'clean'}", f"outputs={tmp_path / 'b'}", files]
+    agr.score.main([*given, *QUICK[1:], "targets=[vgg16]", "progress=false"])
+    (folder,) = (tmp_path / "b").glob("demo/given-*")
+    theirs = Records(folder).read().set_index("image_id").sort_index()
+    pd.testing.assert_frame_equal(theirs[[*PERCEPTUAL]], mine[[*PERCEPTUAL]])
 
 
 def test_rows_without_it_do_not_get_it(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from agr.report.notes import (
     idle_notes,
     missing_notes,
     nonfinite_notes,
+    perceptual_notes,
     setting_notes,
 )
 from agr.report.numbers import Number, TableCell
@@ -267,6 +268,7 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
         "with denominator=all, and of none with target-correct",
         "gradients: of the source, as the image needed them; L∞ of v on the 0-255 scale",
         "images / s: crafted, without scoring; of this machine and its load, not the attack alone",
+        *perceptual_notes(name for name in APPEARANCE if name in board),
         *idle_notes((cell, selected(cell)) for cell in cells),
         *clean_accuracy_notes(cells, rates),
         *nonfinite_notes(cells, rates),

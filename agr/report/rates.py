@@ -225,6 +225,8 @@ def perceptual_values(frame: pd.DataFrame, name: str) -> pd.Series[float]:
 
     Unchanged images have no PSNR, and are left out of it. `frame` has `selected` rows.
     """
+    if frame[name].isna().all():
+        return pd.Series(dtype=float)
     images = frame.groupby("image_id", sort=False)[["linf", name]].first()  # that isn't null
     values = images[name][images["linf"] > 0] if name == "psnr" else images[name]
     return values.astype(float) if values.notna().all() else values.iloc[:0].astype(float)

@@ -18,6 +18,7 @@ from agr.report.notes import (
     idle_notes,
     missing_notes,
     nonfinite_notes,
+    perceptual_notes,
     setting_notes,
 )
 from agr.report.numbers import NO_RUN, Number, TableCell
@@ -69,6 +70,7 @@ def table_sheets(cells: Sequence[Cell]) -> list[Sheet]:
         notes = [
             *setting_notes(shown),
             "means over all images of a cell",
+            *perceptual_notes(name for name in APPEARANCE if frame[name].notna().any()),
             *_paper_notes(shown, frame, "the difference is that of ‖v‖₂/‖x‖₂"),
             *missing_notes(frame),
         ]

@@ -14,6 +14,7 @@ from agr.report.notes import (
     idle_notes,
     missing_notes,
     nonfinite_notes,
+    perceptual_notes,
     setting_notes,
 )
 from agr.report.numbers import Number, TableCell
@@ -123,6 +124,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     rates = pd.DataFrame(
         [rate(cell, t, comparison.frame_of(cell)) for cell in cells for t in cell.targets]
     )
+    yield from perceptual_notes(comparison.sizes)
     yield from idle_notes((cell, comparison.frame_of(cell)) for cell in cells)
     yield from clean_accuracy_notes(cells, rates)
     yield from nonfinite_notes(cells, rates)
