@@ -193,12 +193,14 @@ def test_rows_have_it_and_are_checked_again(
     alex.rename(moved)
     with pytest.raises(ConfigError, match=r"lpips: there is no weight file .*alexnet\.pth"):
         agr.score.main([str(cell.folder), "targets=[res152]"])
+    agr.score.main([str(cell.folder), "targets=[vgg16/jpeg75]", "lpips=null"])
     words_of_files = f"lpips=[{moved},{HEADS.format('alex')}]"
     agr.score.main([str(cell.folder), "targets=[res152]", words_of_files])
     moved.rename(alex)
     both = records.read()
     assert both.groupby("position")["lpips"].nunique().eq(1).all()
-    assert both.groupby("target").size().to_dict() == dict.fromkeys(("vgg16", "vgg19", "res152"), 4)
+    counted = both.groupby("target")["lpips"].count().to_dict()
+    assert counted == {"res152": 4, "vgg16": 4, "vgg16/jpeg75": 0, "vgg19": 4}
     capsys.readouterr()
     agr.verify.main([f"outputs={tmp_path / 'a'}", "images=2"])
     assert "2 images crafted and scored again: nothing is wrong" in capsys.readouterr().out

@@ -180,7 +180,7 @@ class Drawing:
 
 
 class Frontier(NamedTuple):
-    """What transfer is drawn against."""
+    """A size that transfer is drawn against."""
 
     name: str  # of the figure
     title: str
