@@ -147,10 +147,8 @@ def test_attacks_by_hand(name: str) -> None:
             point = adv.detach().requires_grad_()
             seen = diverse(point, (coin, size, top, left), int(1.1 * side))
             (g,) = torch.autograd.grad(loss(model(seen), y[b]), point)
-            if targeted:
-                g = -F.conv2d(g, gaussian(5), padding=2, groups=3)
-            else:
-                g = g / g.abs().mean()
+            blurred = -F.conv2d(g, gaussian(5), padding=2, groups=3)
+            g = blurred if targeted else g / g.abs().mean()
             momentum = momentum + g
             adv = adv + (2 / 255 if targeted else 16 / 255 / steps) * momentum.sign()
             adv = adv.clamp(clean - 16 / 255, clean + 16 / 255).clamp(0, 1)

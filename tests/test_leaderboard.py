@@ -15,7 +15,7 @@ import pytest
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import conf_dir
-from agr.records.schema import ROWS
+from agr.records.schema import PERCEPTUAL, ROWS
 from agr.records.store import Records
 from agr.report.comparison.axes import output_folder
 from agr.report.leaderboard import (
@@ -53,6 +53,7 @@ def fill(
     blank |= {"suite": "demo", "cell": cell.id, "attack": cell.config.attack.name}
     blank |= {"attack_hash": "x", "norm": "linf", "source": cell.source, "adv_sha256": "x"}
     blank |= {"target_label": None, "first_success_step": None, "flat": None}
+    blank |= dict.fromkeys(PERCEPTUAL)
 
     def value(column: Any, target: str, p: int) -> Any:
         own = column.get(target, 0) if isinstance(column, dict) else column

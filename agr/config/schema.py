@@ -181,6 +181,7 @@ class Config:
     wait: bool = False  # for another process that runs the cell, rather than leave it to that one
     outputs: str = "outputs"
     perceptual: bool = False  # PSNR, SSIM and CIEDE2000 of every image
+    lpips: Any = None  # a file or list of files: LPIPS of every image too (agr.models.lpips)
     trace: bool = False  # one row per (image, step): fooled, l2, cosine
     score_steps: list[int] | None = None  # whose iterates are scored on every target, too
     save_adversarials: bool | int = False  # of all images, or of the first so many

@@ -42,6 +42,7 @@ def open_evaluator(cell: Cell, records: Records, *, note: bool = True) -> Evalua
         run.data = DataInfo(inputs.manifest.layout, inputs.manifest.fingerprint)
         run.weights |= inputs.weights
         run.networks |= inputs.networks
+        run.lpips = inputs.lpips or run.lpips
         if note:
             run.config, run.command, run.git = asdict(cell.config), cell.command(), git_commit()
             run.versions = {p: version(p) for p in [*PACKAGES, *_library_of(cell)]}

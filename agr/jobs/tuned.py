@@ -31,7 +31,7 @@ from agr.jobs.trials import (
 from agr.records.progress import finished
 from agr.records.store import Records
 from agr.report.hyperparameters import TUNED, whose
-from agr.report.leaderboard import success_shares
+from agr.report.transfer import success_shares
 from agr.report.rates import selected
 from agr.utils.errors import ConfigError
 

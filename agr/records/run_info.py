@@ -103,6 +103,7 @@ class RunInfo:
     data: DataInfo | None = None
     weights: dict[str, str] = field(default_factory=dict)  # sha256 by network
     networks: dict[str, str] = field(default_factory=dict)  # hash of the config by target
+    lpips: list[str] = field(default_factory=list)  # sha256 of its files, in order of the hashes
     config: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     git: str | None = None

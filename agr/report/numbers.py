@@ -66,6 +66,11 @@ class Number(NamedTuple):
 TableCell: TypeAlias = Number | str
 
 
+def over_seeds_cell(mean: float, low: float, high: float) -> Number:
+    """Return the interval of a mean over seeds as a cell, "—" where it is unknown."""
+    return Number(mean, text=f"[{low:.1f}, {high:.1f}]" if low == low else NO_RUN)
+
+
 def printed(cell: TableCell, style: Format = PLAIN) -> str:
     """Return a cell of a table as text of a format, in which text is escaped."""
     if isinstance(cell, str):

@@ -101,6 +101,8 @@ def provenance(runs: Sequence[RunInfo]) -> list[tuple[str, str]]:
             told.setdefault("data", set()).add(f"{run.data.layout}, {run.data.fingerprint}")
         for name, digest in run.weights.items():
             told.setdefault(f"weights of {name}, sha256", set()).add(digest)
+        if run.lpips:
+            told.setdefault("weights of LPIPS, sha256", set()).add(", ".join(run.lpips))
         for key, value in (vars(run.numeric) if run.numeric else {}).items():
             if key != "networks":
                 told.setdefault(key, set()).add(str(value))

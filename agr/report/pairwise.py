@@ -10,7 +10,7 @@ import pandas as pd
 
 from agr.report.claims.judge import compare_images, corrected
 from agr.report.claims.wording import Compared
-from agr.report.leaderboard import success_shares
+from agr.report.transfer import success_shares
 from agr.report.outcomes import Outcomes, Place
 from agr.report.statistics import LEVEL, smallest_difference
 

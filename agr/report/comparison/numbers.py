@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,9 +18,9 @@ from agr.config.cell import Cell
 from agr.report.comparison.axes import TARGET, Options, axis_of, layout_of, value_of, varying
 from agr.report.comparison.paired import Paired, in_short, transfer_pair
 from agr.report.families import TITLES, families_of
-from agr.report.leaderboard import mean_rates, success_shares
-from agr.report.rates import NAN, counted_rows, selected
-from agr.report.statistics import effective_number, holm, over_seeds, wilson
+from agr.report.rates import APPEARANCE, NAN, counted_rows, perceptual_means, selected
+from agr.report.statistics import effective_number, holm, wilson
+from agr.report.transfer import mean_rates, spread_over_seeds, success_shares
 from agr.utils.errors import ConfigError
 
 Row = tuple[str, ...]
@@ -42,6 +42,7 @@ class Entry:
     high: float = NAN
     n: int = 0  # images
     gradients: float = NAN  # per image
+    sizes: dict[str, float] = field(default_factory=dict)  # perceptual ones, means over images
     seed_sd: float = NAN  # of the means of single seeds
     seed_low: float = NAN  # of an interval over seeds
     seed_high: float = NAN
@@ -155,16 +156,12 @@ class Comparison:
         """Fill in an entry's rate, its interval and its cost."""
         images = pd.concat([frame.drop_duplicates("image_id") for _, frame in finished])
         entry.gradients = float(images["backwards"].mean())
+        entry.sizes = perceptual_means([frame for _, frame in finished])
         if entry.target is None:
             rates = mean_rates(finished, entry.family)
             entry.value, entry.n = rates["transfer"], int(rates["images"])
             entry.low, entry.high = rates["transfer_low"], rates["transfer_high"]
-            seeds: dict[int, list[pd.Series[float]]] = {}
-            for cell, frame in finished:
-                shares = success_shares(cell, frame, white_box=False, family=entry.family)
-                seeds.setdefault(cell.config.seed, []).append(shares)
-            means = [100 * float(pd.concat(of_seed).mean()) for of_seed in seeds.values()]
-            entry.seed_sd, low, high = over_seeds(means)
+            entry.seed_sd, low, high = spread_over_seeds(finished)
             entry.seed_low, entry.seed_high = np.clip((low, high), 0, 100)
             return
         target = entry.target
@@ -208,6 +205,13 @@ class Comparison:
         return 100 * rows["success"].astype(float).set_axis(rows["image_id"])
 
     @cached_property
+    def sizes(self) -> list[str]:
+        """Perceptual sizes that the records of some entry have."""
+        return [
+            name for name in APPEARANCE if any(pd.notna(e.sizes.get(name)) for e in self.entries)
+        ]
+
+    @cached_property
     def frame(self) -> pd.DataFrame:
         """All numbers, a row per entry: its keys, the rate, gradients and the paired difference."""
         rows = []
@@ -221,6 +225,7 @@ class Comparison:
                 | {"difference": gap.difference, "difference_low": gap.low}
                 | {"difference_high": gap.high, "paired_n": gap.n, "p": gap.p, "p_holm": e.p_holm}
                 | {"only_this": gap.only_left, "only_baseline": gap.only_right}
+                | {name: e.sizes.get(name, NAN) for name in self.sizes}
             )
         return pd.DataFrame(rows)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape  # Plotly reads texts as a kind of HTML, links included
 from typing import Any
 
-from agr.report.figures import Drawing
+from agr.report.figures import FRONTIERS, Drawing
 from agr.report.figures.style import AttackStyle
 from agr.report.html.contract import Chart, HtmlTable
 from agr.report.numbers import Number, TableCell
@@ -21,21 +21,21 @@ SYMBOLS = {
 
 def charts_of(drawing: Drawing) -> list[Chart]:
     """Transfer against size, ASR against step, and transfer between networks."""
-    found = [_frontier(drawing)]
+    found = [_frontier(drawing, size) for size in FRONTIERS]
     for norm in drawing.norms:
         found += [_steps(drawing, norm), _matrix(drawing, norm)]
     return [chart for chart in found if chart.plotly["data"]]
 
 
-def _frontier(drawing: Drawing) -> Chart:
-    frame = drawing.frontier
+def _frontier(drawing: Drawing, size: str) -> Chart:
+    known, frame = FRONTIERS[size], drawing.frontier[drawing.frontier[size].notna()]
     norms = list(dict.fromkeys(frame["norm"]))
     traces = []
     order = {attack: i for i, attack in enumerate(drawing.styles)}
     for row in sorted(frame.to_dict("records"), key=lambda row: order[row["attack"]]):
         style, panel = drawing.styles[row["attack"]], norms.index(row["norm"])
-        trace: Trace = {"x": [row["rel_l2"]], "y": [row["transfer"]], "mode": "markers"}
-        for axis, name in (("x", "rel_l2"), ("y", "transfer")):
+        trace: Trace = {"x": [row[size]], "y": [row["transfer"]], "mode": "markers"}
+        for axis, name in (("x", size), ("y", "transfer")):
             ends = row[f"{name}_high"] - row[name], row[name] - row[f"{name}_low"]
             trace[f"error_{axis}"] = {"array": [ends[0]], "arrayminus": [ends[1]], "thickness": 1}
         traces.append(trace | _styled(style, panel, first=panel == 0))
@@ -43,17 +43,17 @@ def _frontier(drawing: Drawing) -> Chart:
     rows: list[list[TableCell]] = [
         [
             *(drawing.names[row["norm"]], drawing.styles[row["attack"]].title),
-            *(_with_interval(row, "rel_l2", ".4g"), _with_interval(row, "transfer", ".1f")),
+            *(_with_interval(row, size, ".4g"), _with_interval(row, "transfer", ".1f")),
         ]
         for row in frame.to_dict("records")
     ]
     return _chart(
-        "chart-frontier",
-        "Transfer against size of the perturbation",
-        "One point per attack: mean relative norm across, mean transfer upwards, with 95 % "
-        "intervals. Hollow: attacks with a stop.",
-        {"data": traces, "layout": _layout(titles, "mean ‖v‖₂/‖x‖₂", "mean transfer, %")},
-        ["norm", "attack", "mean ‖v‖₂/‖x‖₂", "mean transfer, %"],
+        f"chart-{known.name}",
+        known.title,
+        f"One point per attack: {known.axis} across, mean transfer upwards, with 95 % intervals. "
+        f"{known.reading}Hollow: attacks with a stop.",
+        {"data": traces, "layout": _layout(titles, known.axis, "mean transfer, %")},
+        ["norm", "attack", known.axis, "mean transfer, %"],
         rows,
     )
 
