@@ -146,10 +146,39 @@ def test_targeted_attacks_are_left_out(own: Path, tmp_path: Path) -> None:
         check_leaderboard(cells_of(tmp_path, "attack=agr,ifgsm", "attack.targeted=true"))
 
 
-@pytest.mark.parametrize("words", ["seed=0,1", "steps=5,10", "quantize=always,end"])
+@pytest.mark.parametrize("words", ["steps=5,10", "quantize=always,end"])
 def test_several_cells_of_one_attack_are_refused(words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one cell for agr linf 10 on inc_v3"):
         check_leaderboard(cells_of(tmp_path, "attack=agr", words))
+
+
+def test_a_leaderboard_for_each_budget_of_gradients(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, "attack=ifgsm,mifgsm", "gradients=10,20")
+    for cell in cells:
+        fill(cell, {})
+    paths = write_leaderboards(cells, tmp_path / "t")
+    assert [p.stem for p in paths if p.suffix == ".md"] == [
+        "leaderboard-linf-10-10-gradients", "leaderboard-linf-10-20-gradients",
+    ]  # fmt: skip
+    assert "at most 20 gradients per image" in paths[-1].with_suffix(".md").read_text()
+
+
+def test_seeds_by_hand(tmp_path: Path) -> None:
+    """Means of 25 and 75 %: their deviation is 35.4, and Student's interval is all there is."""
+    cells = cells_of(tmp_path, "attack=agr", THREE, "source=inc_v3", "seeds=2")
+    for cell, hits in zip(cells, (N // 4, 3 * N // 4), strict=True):
+        fill(cell, dict.fromkeys(("inc_v4", "ir_v2"), hits))
+    board, _ = leaderboard(cells)
+    (row,) = board.to_dict("records")
+    assert (row["transfer"], row["n"], row["images"]) == (50, 2 * N, N)
+    assert row["seed_sd"] == pytest.approx(50 / 2**0.5)
+    assert (row["seed_low"], row["seed_high"]) == (
+        0,
+        100,
+    )  # 50 ± 12.7 · 25, cut
+    text = " ".join(write_leaderboards(cells, tmp_path / "t")[0].read_text().split())
+    assert "50.0 ± 35.4 [" in text
+    assert "| [0.0, 100.0] |" in text
 
 
 # ---- numbers -------------------------------------------------------------------------------------
@@ -398,7 +427,7 @@ def test_the_script_needs_no_torch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_a_user_did_wrong_is_told_in_a_line() -> None:
-    done = script("seed=0,1", "attack=agr", "--run")
+    done = script("steps=1,2", "attack=agr", "--run")
     assert done.returncode == 2
     assert done.stderr.startswith("error: a leaderboard holds one cell for agr linf 10 on inc_v3")
     assert done.stderr.count("\n") == 1

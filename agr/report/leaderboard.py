@@ -138,8 +138,8 @@ def leaderboard(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Returns:
         The board, a row per attack, best mean transfer first, with the columns NAMED, the keys of
-        COLUMNS (perceptual sizes only if a row has them), INTERVALS and OVER_SEEDS (percent; between
-        seeds), and for `families_of` transfer_cnn, transfer_cnn_low, ...
+        COLUMNS (perceptual sizes only if a row has them), INTERVALS and OVER_SEEDS
+        (percent), and for `families_of` transfer_cnn, transfer_cnn_low, ...
         images counts different images, n an image once for each source and seed. A row whose cells
         aren't all finished has NaN, and the commands of those.
         The rates of every cell and target, as of `rates.rate`.
@@ -272,8 +272,8 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
         *setting_notes(cells),
         f"crafted on {', '.join(sources.values())}; targets {', '.join(targets.values())}; "
         f"denominator={cells[0].config.denominator}, success={cells[0].success}",
-        "n: attacked images, counted once for each source and seed; all columns are means over them; "
-        "transfer: the share of its black-box targets that an image fools; brackets: 95 % "
+        "n: attacked images, counted once for each source and seed; all columns are means over "
+        "them; transfer: the share of its black-box targets that an image fools; brackets: 95 % "
         "bootstrap interval over images, which are drawn with all their results. All attacks had "
         "the same images, so intervals that overlap don't say that two attacks are equal",
         f"{NO_ATTACK_TITLE}: errors on the clean images, all of them; they are part of every rate "

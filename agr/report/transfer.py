@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from agr.config.cell import Cell
@@ -74,4 +75,5 @@ def spread_over_seeds(finished: Sequence[tuple[Cell, pd.DataFrame]]) -> tuple[fl
         pd.concat([success_shares(*each, white_box=False) for each in of_seed])
         for of_seed in seeds.values()
     )
-    return over_seeds([100 * float(of_seed.mean()) for of_seed in shares])
+    sd, low, high = over_seeds([100 * float(of_seed.mean()) for of_seed in shares])
+    return sd, float(np.clip(low, 0, 100)), float(np.clip(high, 0, 100))

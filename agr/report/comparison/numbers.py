@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import pandas as pd
 
 from agr.config.cell import Cell
@@ -161,8 +160,7 @@ class Comparison:
             rates = mean_rates(finished, entry.family)
             entry.value, entry.n = rates["transfer"], int(rates["images"])
             entry.low, entry.high = rates["transfer_low"], rates["transfer_high"]
-            entry.seed_sd, low, high = spread_over_seeds(finished)
-            entry.seed_low, entry.seed_high = np.clip((low, high), 0, 100)
+            entry.seed_sd, entry.seed_low, entry.seed_high = spread_over_seeds(finished)
             return
         target = entry.target
         rows = pd.concat([counted_rows(f, target, c.config.denominator) for c, f in finished])

@@ -61,7 +61,7 @@ def by_steps(comparison: Comparison) -> pd.DataFrame:
             named = dict(zip(keys, titles, strict=True)) | {"line": ", ".join(titles)}
             frame = after_steps(finished)
             frames.append(pd.DataFrame(named, index=frame.index).join(frame))
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def steps_sheet(frame: pd.DataFrame) -> Sheet:
