@@ -167,7 +167,7 @@ def test_seeds_by_hand(tmp_path: Path) -> None:
     """Means of 25 and 75 %: their deviation is 35.4, and Student's interval is all there is."""
     cells = cells_of(tmp_path, "attack=agr", THREE, "source=inc_v3", "seeds=2")
     for cell, hits in zip(cells, (N // 4, 3 * N // 4), strict=True):
-        fill(cell, dict.fromkeys(("inc_v4", "ir_v2"), hits))
+        fill(cell, dict.fromkeys(("inc_v4", "vgg16"), hits))
     board, _ = leaderboard(cells)
     (row,) = board.to_dict("records")
     assert (row["transfer"], row["n"], row["images"]) == (50, 2 * N, N)
