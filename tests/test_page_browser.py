@@ -143,9 +143,9 @@ def options(tab: Any, name: str) -> list[str]:
     return tab.locator(f"#pick-{name} option").all_inner_texts()
 
 
-def pick(tab: Any, example: Example, class_name: str = "3 (cat)") -> None:
+def pick(tab: Any, example: Example, class_name: str = "cat (3)") -> None:
     choose(tab, "source", example.source)
-    choose(tab, "image", f"{example.image_id}: class {class_name}")
+    choose(tab, "image", f"{example.image_id}: {class_name}")
     choose(tab, "norm", example.norm)
     choose(tab, "attack", example.attack)
 
@@ -165,15 +165,14 @@ def test_the_browser_shows_the_right_images(browser: Any, path: Path, page: Page
             assert np.array_equal(shown(tab, "difference"), 128 + 10 * change)
             said = tab.locator("#said").inner_text()
             assert (
-                f"Image {example.image_id}, class 3 (cat); {example.attack} on {example.source}"
-                in said
+                f"Image {example.image_id}, cat (3); {example.attack} on {example.source}" in said
             )
             assert example.image_id in tab.locator("#adversarial").get_attribute("alt")
 
 
 def test_with_loss_the_nearest_of_all_images_is_the_right_one(browser: Any, tmp_path: Path) -> None:
     many = examples(64)
-    page = a_page(many, charts=[])
+    page = a_page(many, figures=[])
     bare = size(render(dataclasses.replace(page, examples=[])))
     path = written(render(page, bare + 220_000), tmp_path)
     with opened(browser, path) as tab:
@@ -195,11 +194,11 @@ def test_choices_that_do_not_exist_are_not_offered(browser: Any, path: Path) -> 
         assert options(tab, "attack") == [HOSTILE[0]]
         choose(tab, "source", "Inc-v3")
         assert options(tab, "attack") == ["AGR", HOSTILE[0]]
-        choose(tab, "image", "img1: class 3 (cat)")
+        choose(tab, "image", "img1: cat (3)")
         choose(tab, "source", HOSTILE[2])
         assert options(tab, "norm") == ["L∞ = 10"]
         assert options(tab, "target") == [f"{HOSTILE[2]} (the source)", "ResNet-152"]
-        assert options(tab, "image") == ["img1: class 3 (cat)", f"{HOSTILE[3]}: class 3 (cat)"]
+        assert options(tab, "image") == ["img1: cat (3)", f"{HOSTILE[3]}: cat (3)"]
         # an image of the same name stays chosen in another group
         assert "Image img1," in tab.locator("#said").inner_text()
         groups = "g => g.map(x => x.label)"
@@ -220,7 +219,7 @@ def test_every_way_of_choosing_ends_in_an_image_that_exists(
                 "n => document.getElementById('pick-' + n).selectedOptions[0].text)"
             )
             *others, image = chosen
-            example = names[(*others, image.removesuffix(": class 3 (cat)"))]
+            example = names[(*others, image.removesuffix(": cat (3)"))]
             assert np.array_equal(shown(tab, "adversarial"), example.adversarial)
 
 
@@ -229,10 +228,10 @@ def test_answers_and_facts_are_shown(browser: Any, path: Path) -> None:
         choose(tab, "attack", "AGR")
         assert options(tab, "target") == ["Inc-v3 (the source)", "VGG-16"]
         cells = tab.locator("#answers tr").nth(1).locator("th, td").all_inner_texts()
-        fooled = f"4 ({HOSTILE[1]}), 42.0 %"
-        assert cells == ["VGG-16 (target)", "3 (cat), 91.0 %", fooled, "yes"]
+        fooled = f"{HOSTILE[1]} (4), 42.0 %"
+        assert cells == ["VGG-16 (target)", "cat (3), 91.0 %", fooled, "yes"]
         said = tab.locator("#said").inner_text()
-        assert "VGG-16 says class 3 (cat) at 91.0 % before and class 4" in said
+        assert f"VGG-16 says cat (3) at 91.0 % before and {HOSTILE[1]} (4) at" in said
         assert said.endswith(": fooled.")
         choose(tab, "attack", HOSTILE[0])
         assert tab.locator("#said").inner_text().endswith(": not fooled.")
@@ -244,7 +243,7 @@ def test_answers_and_facts_are_shown(browser: Any, path: Path) -> None:
 
 def test_an_image_that_no_target_was_asked_of_is_shown(browser: Any, tmp_path: Path) -> None:
     alone = dataclasses.replace(examples()[0], answers={}, facts={})
-    with opened(browser, written(render(a_page([alone], charts=[])), tmp_path)) as tab:
+    with opened(browser, written(render(a_page([alone], figures=[])), tmp_path)) as tab:
         assert np.array_equal(shown(tab, "adversarial"), alone.adversarial)
         assert options(tab, "target") == ["no target was asked"]
         assert tab.locator("#said").inner_text().endswith("No target was asked.")
@@ -351,7 +350,7 @@ def test_it_reads_without_javascript(browser: Any, path: Path) -> None:
 
 def test_a_page_with_nothing_but_tables_works(browser: Any, tmp_path: Path) -> None:
     path = written(
-        render(a_page([], charts=[], cells=table("cells", [["none", "—", "—"]]))), tmp_path
+        render(a_page([], figures=[], cells=table("cells", [["none", "—", "—"]]))), tmp_path
     )
     with opened(browser, path) as tab:
         assert tab.locator("#viewer").count() == 0

@@ -220,9 +220,8 @@ def test_the_frontier_of_transfer_against_ssim(tmp_path: Path) -> None:
     assert (x, y) == (pytest.approx(0.85), 50)
     assert {*drawn["frontier"].data["attack"]} == {"ifgsm", "agr"}
     assert "ssim" not in drawn["frontier"].data
-    chart = {each.name: each for each in charts_of(drawing)}["chart-frontier-ssim"]
-    (trace,) = chart.plotly["data"]
+    (trace,) = charts_of(drawing)["frontier-ssim"]["data"]
     assert (trace["x"], trace["y"]) == ([pytest.approx(0.85)], [50])
     bare = Drawing(Outcomes(made_up(tmp_path / "b", "agr")))
     assert "frontier-ssim" not in {each.name for each in bare.figures()}
-    assert "chart-frontier-ssim" not in {each.name for each in charts_of(bare)}
+    assert "frontier-ssim" not in charts_of(bare)

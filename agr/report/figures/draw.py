@@ -54,6 +54,8 @@ def over_eps(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
         panel.set_title(f"crafted on {names[source]}")
     for panel in grid[1]:
         panel.set_xlabel("eps, 0-255 scale")
+        panel.set_xticks(sorted(frame["eps"].unique()))
+        panel.xaxis.set_major_formatter("{x:g}")
     legend(figure, _shown(frame, styles))
     return figure
 

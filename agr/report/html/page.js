@@ -51,10 +51,42 @@ when the page has been painted, Plotly when the first chart comes near. */
     const input = filter.querySelector("input");
     const count = filter.querySelector(".count");
     input.addEventListener("input", () => {
-      api.search(input.value).draw();
+      const words = plain(input.value).split(/\s+/);
+      api.search((row) => words.every((word) => plain(row).includes(word))).draw();
       const shown = api.rows({ search: "applied" }).count();
       count.textContent = input.value ? `${shown} of ${api.rows().count()} rows` : "";
     });
+  }
+
+  // Numbers have true minus signs, and keyboards have hyphens.
+  function plain(text) {
+    return text.toLowerCase().replaceAll("−", "-").trim();
+  }
+
+  // Says whether more columns are to be had, and on which side.
+  function cues() {
+    const sized = new ResizeObserver((seen) => seen.forEach((s) => cue(s.target.closest(".wide"))));
+    for (const region of document.querySelectorAll(".wide")) {
+      [region, ...region.children].forEach((part) => sized.observe(part));
+      region.addEventListener("scroll", () => cue(region), { passive: true });
+    }
+  }
+
+  function cue(region) {
+    const left = region.scrollLeft > 1;
+    const right = region.scrollLeft + region.clientWidth < region.scrollWidth - 1;
+    region.dataset.more = [left && "left", right && "right"].filter(Boolean).join(" ");
+    const said = region.closest(".table")?.querySelector(".cue");
+    if (said) said.textContent = right ? "more columns →" : left ? "← more columns" : "";
+  }
+
+  // A link into something folded unfolds it.
+  function unfold() {
+    const id = decodeURIComponent(location.hash.slice(1));
+    const target = id && $(id);
+    if (!target) return;
+    for (let d = target.closest("details"); d; d = d.parentElement.closest("details")) d.open = true;
+    target.scrollIntoView();
   }
 
   // ---- charts ----------------------------------------------------------------------------------
@@ -88,7 +120,7 @@ when the page has been painted, Plotly when the first chart comes near. */
       displaylogo: false,
       displayModeBar: false, // it hides the titles of panels
     });
-    chart.dataset.drawn = "yes";
+    chart.dataset.drawn = "yes"; // and the picture gives way
   }
 
   function charts() {
@@ -112,8 +144,8 @@ when the page has been painted, Plotly when the first chart comes near. */
     const picks = ["source", "image", "norm", "attack", "target"];
     const select = Object.fromEntries(picks.map((name) => [name, $(`pick-${name}`)]));
     // A class of -1 is a network's that gave no finite answer.
-    const named = (c) => (c in all.classes ? `${c} (${all.classes[c]})` : String(c));
-    const className = (c) => (c < 0 ? "no finite answer" : named(c));
+    const className = (c) =>
+      c < 0 ? "no finite answer" : c in all.classes ? `${all.classes[c]} (${c})` : `class ${c}`;
     const percent = (p) => (p === null ? "-" : `${(100 * p).toFixed(1)} %`);
     const webp = (text) => `data:image/webp;base64,${text}`;
 
@@ -152,7 +184,7 @@ when the page has been painted, Plotly when the first chart comes near. */
     function chosen() {
       let left = examples.filter((s) => s.source === Number(select.source.value));
       const texts = {
-        image: (s) => `${s.imageId}: class ${className(all.images[s.image][2])}`,
+        image: (s) => `${s.imageId}: ${className(all.images[s.image][2])}`,
         norm: (s) => all.norms[s.norm][0],
         attack: (s) => all.attacks[s.attack],
       };
@@ -184,14 +216,14 @@ when the page has been painted, Plotly when the first chart comes near. */
       const [norm, factor] = all.norms[example.norm];
       const source = all.sources[example.source][1];
       const how = `${all.attacks[example.attack]} on ${source}, ${norm}`;
-      picture("clean", clean, `Clean image ${id}, class ${className(label)}`);
+      picture("clean", clean, `Clean image ${id}, ${className(label)}`);
       picture("difference", example.difference, `Perturbation of ${id} by ${how}, times ${factor}`);
       picture("adversarial", example.adversarial, `Adversarial image of ${id} by ${how}`);
       $("difference-caption").textContent =
         `Perturbation: (adversarial − clean) × ${factor}, around grey`;
       answersOf(example, source, answer);
       pairs($("facts"), [["label", className(label)], ...example.facts.map(([n, t]) => [all.facts[n], t])]);
-      $("said").textContent = `Image ${id}, class ${className(label)}; ${how}. ${sentence(answer)}`;
+      $("said").textContent = `Image ${id}, ${className(label)}; ${how}. ${sentence(answer)}`;
     }
 
     function picture(id, text, alt) {
@@ -204,8 +236,8 @@ when the page has been painted, Plotly when the first chart comes near. */
       const [network, before, sure, after, surer, fooled] = answer;
       const end = fooled ? "fooled" : "not fooled";
       return (
-        `${all.networks[network]} says class ${className(before)} at ${percent(sure)} before and ` +
-        `class ${className(after)} at ${percent(surer)} after: ${end}.`
+        `${all.networks[network]} says ${className(before)} at ${percent(sure)} before and ` +
+        `${className(after)} at ${percent(surer)} after: ${end}.`
       );
     }
 
@@ -269,12 +301,14 @@ when the page has been painted, Plotly when the first chart comes near. */
   addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details.printed:not([open])")];
     opened.forEach((details) => (details.open = true));
-    document.querySelectorAll(".chart").forEach(draw);
   });
   addEventListener("afterprint", () => opened.forEach((details) => (details.open = false)));
 
   // After `load`, so that the page is painted before anything is unpacked.
+  addEventListener("hashchange", unfold);
   addEventListener("load", () => {
+    unfold();
+    cues();
     idle(() => $("examples") && browser());
     idle(tables);
     idle(charts);
