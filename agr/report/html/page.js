@@ -63,7 +63,7 @@ when the page has been painted, Plotly when the first chart comes near. */
     return text.toLowerCase().replaceAll("−", "-").trim();
   }
 
-  // Says whether more columns are to be had, and on which side.
+  // Says where a table that scrolls has more.
   function cues() {
     const sized = new ResizeObserver((seen) => seen.forEach((s) => cue(s.target.closest(".wide"))));
     for (const region of document.querySelectorAll(".wide")) {
@@ -75,9 +75,11 @@ when the page has been painted, Plotly when the first chart comes near. */
   function cue(region) {
     const left = region.scrollLeft > 1;
     const right = region.scrollLeft + region.clientWidth < region.scrollWidth - 1;
-    region.dataset.more = [left && "left", right && "right"].filter(Boolean).join(" ");
+    const down = region.scrollTop + region.clientHeight < region.scrollHeight - 1;
+    region.dataset.more = [left && "left", right && "right", down && "down"].filter(Boolean).join(" ");
     const said = region.closest(".table")?.querySelector(".cue");
-    if (said) said.textContent = right ? "more columns →" : left ? "← more columns" : "";
+    const more = [down && "rows ↓", right ? "columns →" : left && "columns ←"].filter(Boolean);
+    if (said) said.textContent = more.length ? `more ${more.join(", ")}` : "";
   }
 
   // A link into something folded unfolds it.
