@@ -18,6 +18,8 @@ from scipy import stats
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
+from agr.evaluation.provenance import class_names
+from agr.records.store import Records
 from agr.report.answers import QUESTIONS
 from agr.report.html.contract import HtmlTable
 from agr.report.html.gallery import SAMPLE, examples_of
@@ -171,6 +173,22 @@ def test_the_page_says_everything(cells: list[Cell], tmp_path: Path) -> None:
     text = render(shown)
     assert "python scripts/make_report.py --run seed=0" in text
     assert len(text.encode()) < 20_000_000
+
+
+def test_classes_of_imagenet_have_names(tmp_path: Path) -> None:
+    """timm's first lemma of each class that the rows speak of, and of no other suite's."""
+    cells = cells_of(tmp_path, "source=vgg16")
+    fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
+    records = Records(cells[0].folder)
+    assert class_names(cells[0], records) == {}
+    suite = replace(cells[0].suite, synsets="imagenet")
+    cell = replace(cells[0], config=replace(cells[0].config, suite=suite))
+    names = class_names(cell, records)
+    assert names == {"0": "tench", "1": "goldfish", "4": "hammerhead"}
+    records.update_run(lambda run: run.classes.update(names))
+    shown = build_page(gather(cells, [], "agr_paper", command))
+    assert shown.classes == {0: "tench", 1: "goldfish", 4: "hammerhead"}
+    assert '"classes":{"1":"goldfish","4":"hammerhead"}' in render(shown)  # what examples say
 
 
 def test_the_sample_is_shared_out_among_groups(cells: list[Cell]) -> None:

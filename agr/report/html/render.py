@@ -86,7 +86,7 @@ def render(page: Page, most_bytes: int = MOST_BYTES) -> str:
 
 
 def _filled(page: Page, examples: dict[str, Any] | None) -> str:
-    script = escapes.own("page.js")
+    script = escapes.own("page.js") + escapes.own("reading.js")
     return _environment().get_template("page.html.j2").render(
         page=page,
         sections=[(name, title) for name, title in SECTIONS if _has(page, name)],
