@@ -288,7 +288,7 @@ def test_attacks_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_words_follow_the_test() -> None:
     better = Paired(50, 44, 6.2, 2.1, 10.4, 200, 20, 4)
     assert in_short(better, 0.001) == "transfers better (+6.2 points [2.1, 10.4])"
-    assert in_short(better._replace(difference=-6.2), 0.001).startswith("transfers worse (-6.2")
+    assert in_short(better._replace(difference=-6.2), 0.001).startswith("transfers worse (−6.2")
     assert in_short(Paired(n=100), 1.0) == "can't be told apart at n = 100"
     assert in_short(Paired(), 1.0) == "no image in common"
 

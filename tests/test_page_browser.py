@@ -131,6 +131,54 @@ def test_tables_filter(browser: Any, path: Path) -> None:
         assert tab.locator("#table1 .count").inner_text() == ""
 
 
+def test_a_filter_finds_true_minus_signs_by_hyphens(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        tab.locator("#table1 input").fill("-1.5 onerror")
+        assert column(tab, 1) == [NEGATIVE]
+
+
+def test_answers_lead_to_their_evidence_also_where_it_is_folded(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        folded = tab.locator("#folded")
+        assert not folded.is_visible()
+        links = tab.locator("#short a")
+        assert links.count() == 3
+        links.nth(1).click()
+        folded.wait_for(state="visible")
+        links.nth(2).click()
+        assert tab.evaluate("location.hash") == "#claims"
+        claim = tab.locator("details.claim").first
+        claim.locator("summary").first.click()
+        assert claim.locator("blockquote").is_visible()
+
+
+def test_a_wide_table_keeps_its_first_column_and_says_that_there_is_more(
+    browser: Any, path: Path
+) -> None:
+    with opened(browser, path) as tab:
+        tab.set_viewport_size({"width": 700, "height": 800})
+        region = tab.get_by_role("region", name="Caption of table2")
+        cue = tab.locator("#table2 .cue")
+        wait_for(lambda: cue.inner_text() == "more columns →")
+        first = region.locator("tbody th").first
+        left = first.bounding_box()["x"]
+        region.evaluate("r => { r.scrollLeft = r.scrollWidth; }")
+        wait_for(lambda: cue.inner_text() == "more columns ←")
+        assert first.bounding_box()["x"] == left
+        assert region.locator("tbody td").first.bounding_box()["x"] < left
+
+
+def test_a_chart_takes_the_place_of_its_picture_but_in_print(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        chart = tab.locator(".chart")
+        chart.scroll_into_view_if_needed()
+        tab.wait_for_selector(".chart[data-drawn=yes] svg")
+        picture, plot = chart.locator("img"), chart.locator(".plot")
+        assert (picture.is_visible(), plot.is_visible()) == (False, True)
+        tab.emulate_media(media="print")
+        assert (picture.is_visible(), plot.is_visible()) == (True, False)
+
+
 # ---- the image browser ---------------------------------------------------------------------------
 
 

@@ -144,7 +144,7 @@ def _white_box(field: Field) -> str:
     if len(field.standings) == 1:
         return f"{s.title}, the only attack, succeeds on its own source with {rate} of the images"
     if len(best) == len(field.standings):
-        return f"all {len(best)} attacks succeed on their source with {rate} of the images"
+        return f"{_all(len(best))} attacks succeed on their source with {rate} of the images"
     if len(best) > 1:
         return f"{listed(best)} succeed most often on their source, with {rate} of the images each"
     return f"{s.title} succeeds most often on its source, with {rate} of the images"
@@ -160,7 +160,7 @@ def _transfer(field: Field) -> str:
     if len(known) == 1:
         return f"{best[0]} alone was run; its mean transfer is {rate}"
     if len(best) == len(known):
-        return f"all {len(known)} attacks have a mean transfer of {rate}"
+        return f"{_all(len(known))} attacks have a mean transfer of {rate}"
     if len(best) > 1:
         return f"{listed(best)} transfer best, {rate} on average each"
     said = f"{best[0]} transfers best, {rate} on average"
@@ -192,7 +192,7 @@ def _cost(field: Field) -> str:
     s = next(s for s in within if s.title == best[0])
     those = f"of the {len(within)} attacks that spend"
     if len(within) == len(known):
-        those = f"all {len(known)} attacks spend"
+        those = f"{_all(len(known))} attacks spend"
     elif len(within) == 1:
         those = "one attack spends"
     said = (
@@ -226,6 +226,10 @@ def _apart(field: Field) -> str:
         return said
     who = f"{listed(equal)} can't be told from it" if equal else "every other is worse"
     return f"{said}; the best is {best.title}: {who}"
+
+
+def _all(n: int) -> str:
+    return "both" if n == 2 else f"all {n}"
 
 
 def _sides(c: Compared) -> set[str]:

@@ -63,32 +63,6 @@ when the page has been painted, Plotly when the first chart comes near. */
     return text.toLowerCase().replaceAll("−", "-").trim();
   }
 
-  // Says whether more columns are to be had, and on which side.
-  function cues() {
-    const sized = new ResizeObserver((seen) => seen.forEach((s) => cue(s.target.closest(".wide"))));
-    for (const region of document.querySelectorAll(".wide")) {
-      [region, ...region.children].forEach((part) => sized.observe(part));
-      region.addEventListener("scroll", () => cue(region), { passive: true });
-    }
-  }
-
-  function cue(region) {
-    const left = region.scrollLeft > 1;
-    const right = region.scrollLeft + region.clientWidth < region.scrollWidth - 1;
-    region.dataset.more = [left && "left", right && "right"].filter(Boolean).join(" ");
-    const said = region.closest(".table")?.querySelector(".cue");
-    if (said) said.textContent = right ? "more columns →" : left ? "← more columns" : "";
-  }
-
-  // A link into something folded unfolds it.
-  function unfold() {
-    const id = decodeURIComponent(location.hash.slice(1));
-    const target = id && $(id);
-    if (!target) return;
-    for (let d = target.closest("details"); d; d = d.parentElement.closest("details")) d.open = true;
-    target.scrollIntoView();
-  }
-
   // ---- charts ----------------------------------------------------------------------------------
 
   let plotly = null;
@@ -305,10 +279,7 @@ when the page has been painted, Plotly when the first chart comes near. */
   addEventListener("afterprint", () => opened.forEach((details) => (details.open = false)));
 
   // After `load`, so that the page is painted before anything is unpacked.
-  addEventListener("hashchange", unfold);
   addEventListener("load", () => {
-    unfold();
-    cues();
     idle(() => $("examples") && browser());
     idle(tables);
     idle(charts);

@@ -86,7 +86,7 @@ def render(page: Page, most_bytes: int = MOST_BYTES) -> str:
 
 
 def _filled(page: Page, examples: dict[str, Any] | None) -> str:
-    script = escapes.own("page.js")
+    script = escapes.own("page.js") + escapes.own("reading.js")
     return _environment().get_template("page.html.j2").render(
         page=page,
         sections=[(name, title) for name, title in SECTIONS if _has(page, name)],
@@ -108,7 +108,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "anchor": Anchors().of, "grid": grid, "verdict": verdict, "json": escapes.data_block,
-        "data_url": escapes.data_url, "tally": tally,
+        "data_url": escapes.data_url, "tally": tally, "reasons": reasons,
     }  # fmt: skip
     environment.globals |= {"packed": escapes.packed, "shipped_style": _shipped_style}
     return environment
@@ -138,6 +138,16 @@ def tally(claim: ClaimView, columns: Sequence[str]) -> list[tuple[str, str | Non
     first, *others = columns
     counts = Counter(claim.verdicts.get(column) for column in others)
     return [(first, claim.verdicts.get(first), 1), *(("", v, n) for v, n in counts.most_common())]
+
+
+def reasons(claim: ClaimView, columns: Sequence[str]) -> list[tuple[str, str | None, str]]:
+    """A claim's verdicts and why; columns that have both in common share a line."""
+    found: dict[tuple[str | None, str], list[str]] = {}
+    for column in columns:
+        if column in claim.why:
+            key = (claim.verdicts.get(column), claim.why[column])
+            found.setdefault(key, []).append(column)
+    return [(" / ".join(those), *key) for key, those in found.items()]
 
 
 def grid(table: HtmlTable) -> Grid:
