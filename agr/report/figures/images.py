@@ -16,6 +16,7 @@ FACTS = [
     *("image_id", "label", "source_clean_pred", "source_clean_conf", "source_adv_pred"),
     *("source_adv_conf", "steps_used", "rel_l2", "linf"),
 ]
+WITHOUT = {-1: "no finite answer", -2: "abstained"}  # classes that are none
 PictureRow = tuple[str, Sequence[RgbArray], Sequence[str]]
 
 
@@ -67,4 +68,4 @@ def _texts(facts: dict[str, Any]) -> list[str]:
 
 
 def _answer(pred: int, confidence: float) -> str:
-    return f"class {pred}, {confidence:.0%}" if pred >= 0 else "no finite answer"
+    return f"class {pred}, {confidence:.0%}" if pred >= 0 else WITHOUT[pred]

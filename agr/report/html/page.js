@@ -111,9 +111,9 @@ when the page has been painted, Plotly when the first chart comes near. */
     );
     const picks = ["source", "image", "norm", "attack", "target"];
     const select = Object.fromEntries(picks.map((name) => [name, $(`pick-${name}`)]));
-    // A class of -1 is a network's that gave no finite answer.
+    // A class of -1 is a network's that gave no finite answer, -2 of a vote that abstained.
     const named = (c) => (c in all.classes ? `${c} (${all.classes[c]})` : String(c));
-    const className = (c) => (c < 0 ? "no finite answer" : named(c));
+    const className = (c) => (c < 0 ? (c === -2 ? "abstained" : "no finite answer") : named(c));
     const percent = (p) => (p === null ? "-" : `${(100 * p).toFixed(1)} %`);
     const webp = (text) => `data:image/webp;base64,${text}`;
 
