@@ -27,7 +27,8 @@ from agr.config.registry import describe, family_of
 from agr.config.schema import Geometry, NetworkConfig
 from agr.evaluation.predictions import predict_batched
 from agr.evaluation.runner import run_cell
-from agr.models.network import Ensemble, Network, load_network
+from agr.models.network import Network, load_network
+from agr.models.sources import Ensemble
 from agr.models.weights import weights_file
 from agr.report.notes import closing
 from agr.report.tables import write_tables
@@ -239,7 +240,7 @@ def test_a_squashing_network_keeps_its_mode() -> None:
         ("[inc_v3,inc_v3]", "a list of different networks"),
         ("[]", "a list of different networks"),
         ("{a:1}", "is no network: give a name, or a list"),
-        ("vgg16/jpeg75", "defenses are for targets"),
+        ("vgg16/jpeg75", "an attack that knows the defense needs eot=1"),
         (
             "owner/name",
             "config.json of owner/name is not in the hub cache .*hf download owner/name",

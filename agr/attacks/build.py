@@ -9,6 +9,7 @@ from typing import Any
 from agr.attacks.attack import Attack
 from agr.attacks.ball import BALLS
 from agr.attacks.library import Library
+from agr.attacks.views import Draws
 from agr.config.compose import expand
 from agr.config.instantiate import METHODS, make_part
 from agr.config.schema import Config
@@ -32,7 +33,7 @@ def build_attack(c: Config, scale: float = 1.0) -> Attack:
             size=a.size if isinstance(a.size, str) else a.size * scale / LEVELS,
             start=None if a.start is None else _attack_part(c, "start", "start", a.start),
             loss=_attack_part(c, "loss", "loss", a.loss),
-            views=_attack_parts(c, "views", "views", a.views),
+            views=_attack_parts(c, "views", "views", a.views) + ((Draws(c.eot),) if c.eot else ()),
             chain=_attack_parts(c, "chain", "stages", a.chain),
             step=_attack_part(c, "step", "step", a.step),
             stop=None if a.stop is None else _attack_part(c, "stop", "stop", a.stop),

@@ -25,7 +25,7 @@ from torch import Tensor
 from agr.attacks.attack import Attack
 from agr.attacks.ball import row_norm
 from agr.attacks.parts import Observation, State, leafwise
-from agr.models.network import Source
+from agr.models.sources import Source
 from agr.utils.pixels import to_levels
 
 Tag = TypeVar("Tag")

@@ -44,15 +44,16 @@ class Objective(NamedTuple):
         for copy in itertools.product(*(range(view.copies) for view in self.views)):
             leaf = c.point.detach().requires_grad_()
             with torch.enable_grad():
-                image, share = leaf, cast(Tensor | float, 1.0)
+                image, share, draw = leaf, cast(Tensor | float, 1.0), cast(Tensor | None, None)
                 for j, view in enumerate(self.views):
                     # All copies of a view share a key; of those before it each has its own.
                     made = view(image, copy[j], c.at(j, *copy[:j]))
                     image, share = made.image, share * made.share
+                    draw = draw if made.draw is None else made.draw
                 takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(live)
                 if isinstance(share, Tensor) and not bool((live & takes).any()):
                     continue
-                losses = self.losses(_logits(model, image, leaf), y) * share
+                losses = self.losses(_logits(model, image, leaf, draw), y) * share
                 g = self.gradient(torch.where(takes, losses, 0.0), leaf)
             # Rows without a share are left out, since 0 times a NaN is no 0.
             total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
@@ -60,13 +61,17 @@ class Objective(NamedTuple):
         return total
 
 
-def _logits(model: Model, image: Tensor, own: Tensor) -> Tensor:
-    """Return the logits for copies of the images `own`; ValueError if it can't take their size."""
+def _logits(model: Model, image: Tensor, own: Tensor, draw: Tensor | None) -> Tensor:
+    """Return the logits for copies of the images `own`; ValueError if it can't take their size.
+
+    A model that is defended makes its draws with the keys `draw`, if there are some.
+    """
+    keys = {} if draw is None or not getattr(model, "takes_draw", False) else {"draw": draw}
     if image.shape == own.shape:
-        return model(image)
+        return model(image, **keys)
     side = [own.shape[-1]] if getattr(model, "takes_side", False) else []
     try:
-        return model(image, *side)
+        return model(image, *side, **keys)
     except (RuntimeError, AssertionError, ValueError) as e:
         if isinstance(e, torch.OutOfMemoryError) or "allocate memory" in str(e):
             raise

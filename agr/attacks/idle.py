@@ -18,8 +18,9 @@ def idle_parts(attack: Attack) -> list[parts.View | parts.Stage]:
     c = attack.context(attack.begin(x, torch.zeros(16, dtype=torch.int64)), x)
 
     def same(view: parts.View, i: int) -> bool:
-        image = view(x, i, c).image
-        return image.shape == x.shape and torch.allclose(image, x, rtol=0, atol=ROUNDED)
+        image, _, draw = view(x, i, c)  # a draw is the network's to make
+        alike = image.shape == x.shape and torch.allclose(image, x, rtol=0, atol=ROUNDED)
+        return alike and draw is None
 
     there = [view for view in attack.views if attack.pool or not getattr(view, "pool", 0)]
     views = [view for view in there if all(same(view, i) for i in range(view.copies))]

@@ -85,6 +85,7 @@ class Copy(NamedTuple):
 
     image: Tensor  # (B, 3, h, w), differentiable in what it was made from
     share: Tensor | float  # (B,) or one for all: weight of its gradient; 1 over all copies
+    draw: Tensor | None = None  # (B,) int64: keys with which a random defense draws for it
 
 
 class Seen(NamedTuple):
@@ -217,11 +218,12 @@ class CheckedModel:
     def __init__(self, model: Model, y: Tensor | None):
         self._model, self._y, self._checked = model, y, False
         self.takes_side = getattr(model, "takes_side", False)
+        self.takes_draw = getattr(model, "takes_draw", False)
 
-    def __call__(self, *inputs: Any) -> Tensor:
+    def __call__(self, *inputs: Any, **keys: Tensor) -> Tensor:
         """Return the logits of the model, for a copy of the images: it may change them in place."""
         images, *side = inputs
-        logits = logits_of(self._model(images.clone(), *side))
+        logits = logits_of(self._model(images.clone(), *side, **keys))
         if images.requires_grad and not logits.requires_grad:
             raise ValueError(
                 "the model gives no gradient: it works under no_grad or inference_mode, or leaves "

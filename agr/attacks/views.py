@@ -39,6 +39,21 @@ class Scale(Checked):
 
 
 @dataclass(frozen=True)
+class Draws(Checked):
+    """EOT: the image itself, each copy before a new draw of a random defense of the source.
+
+    Expectation over transformation (Athalye et al., ICML 2018, arXiv:1802.00420, section 4.2; its
+    name and first use: arXiv:1707.07397). Draws are new for each image, step and copy. Without
+    such a source (`eot` puts this view before one) all copies are alike.
+    """
+
+    copies: int = whole(10, 1, MOST_COPIES)
+
+    def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
+        return Copy(x, 1 / self.copies, fold(c.key, i))
+
+
+@dataclass(frozen=True)
 class Admix(Checked):
     """Copies with a fraction of another image mixed in: x + eta * x'.
 

@@ -8,16 +8,16 @@ computes and one folder of records holds. This module imports neither torch nor 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agr.config.networks import same_network, undefended
+from agr.config.networks import numbers_of, same_network, undefended
 from agr.config.overrides import shell_command
-from agr.config.schema import CHUNK, Config, Geometry, Group, NetworkConfig, Suite
+from agr.config.schema import CHUNK, Config, Geometry, Group, Suite
 from agr.config.security import code_of, targets_of
+from agr.utils.files import same_place
 from agr.utils.hashing import digest, slug
 
 
@@ -49,15 +49,33 @@ class Cell:
 
         A defended network is another one.
         """
-        bare, defenses = undefended(target, self.config.defenses)
-        known = self.suite.networks
-        return not defenses and any(same_network(known[bare], known[s]) for s in self.sources)
+        return any(self.same(target, source) for source in self.sources)
+
+    def same(self, a: str, b: str) -> bool:
+        """True if two names are one network behind the same defenses."""
+        known, (one, two) = self.suite.networks, (self._parts_of(name) for name in (a, b))
+        return one[1] == two[1] and same_network(known[one[0]], known[two[0]])
+
+    def bare(self, name: str) -> str:
+        """Name of a network without its defenses."""
+        return undefended(name, self.config.defenses)[0]
+
+    def _parts_of(self, name: str) -> tuple[str, list[Any]]:
+        """Split a name into that of the network and the configs of its defenses."""
+        bare, defenses = undefended(name, self.config.defenses)
+        return bare, [self.config.defenses[d] for d in defenses]
+
+    @property
+    def bare_sources(self) -> list[str]:
+        """Networks of the sources, without their defenses."""
+        return list(dict.fromkeys(map(self.bare, self.sources)))
 
     @property
     def group_name(self) -> str | None:
         """The suite's name for the group of the first source; None if it belongs to none."""
         groups = self.suite.groups.items()
-        return next((name for name, g in groups if self.sources[0] in g.networks), None)
+        first = self.bare_sources[0]
+        return next((name for name, g in groups if first in g.networks), None)
 
     @cached_property
     def group(self) -> Group:
@@ -66,7 +84,7 @@ class Cell:
         A network that belongs to no group of the suite is a group of its own, in its own geometry.
         """
         first, name = self.sources[0], self.group_name
-        alone = Group([first], self.suite.networks[first].geometry)
+        alone = Group([first], self.suite.networks[self.bare(first)].geometry)
         base = alone if name is None else self.suite.groups[name]
         return Group(list(dict.fromkeys([*base.networks, *self.sources])), base.geometry)
 
@@ -95,23 +113,23 @@ class Cell:
 
     def family(self, target: str) -> str | None:
         """Family of a target's network (one of FAMILIES), None where it is unknown."""
-        return self.suite.networks[undefended(target, self.config.defenses)[0]].family
+        return self.suite.networks[self.bare(target)].family
 
     @property
     def networks(self) -> list[str]:
         """Names of all networks of the cell, without their defenses."""
-        targets = [undefended(t, self.config.defenses)[0] for t in self.targets]
-        return list(dict.fromkeys([*self.sources, *self.selecting, *targets]))
+        names = [*self.sources, *self.selecting, *self.targets]
+        return list(dict.fromkeys(map(self.bare, names)))
 
     @property
     def classes(self) -> int:
         """Number of classes of the source, and with it of every network of the cell."""
-        return self.suite.networks[self.sources[0]].classes
+        return self.suite.networks[self.bare_sources[0]].classes
 
     @property
     def image_classes(self) -> int | None:
         """Number of classes of the images; None where the config doesn't say it."""
-        if not _same_place(self.config.data.root, self.suite.root):
+        if not same_place(self.config.data.root, self.suite.root):
             return self.suite.classes
         known = {
             self.suite.networks[n].classes for g in self.suite.groups.values() for n in g.networks
@@ -120,9 +138,8 @@ class Cell:
 
     def network_digest(self, target: str) -> str:
         """Hash of a target's network and defense configs."""
-        name, defenses = undefended(target, self.config.defenses)
-        parts = [self.config.defenses[d] for d in defenses]
-        return digest([_numbers_of(self.suite.networks[name]), *parts])
+        name, parts = self._parts_of(target)
+        return digest([numbers_of(self.suite.networks[name]), *parts])
 
     @property
     def success(self) -> str:
@@ -230,9 +247,11 @@ class Cell:
     def id(self) -> str:
         """Hash of everything that affects results (not of targets, device or sharding)."""
         names_of = {*self.sources, *self.selecting}
-        networks = {n: _numbers_of(self.suite.networks[n]) for n in names_of}
+        networks = {n: numbers_of(self.suite.networks[self.bare(n)]) for n in names_of}
+        defenses = {n: parts for n in names_of if (parts := self._parts_of(n)[1])}
         ensemble = {"ensemble": self.config.ensemble} if len(self.sources) > 1 else {}
         split = {"split": self.config.split} if self.config.split != "all" else {}
+        eot = {"eot": self.config.eot, "defenses": defenses} if self.config.eot else {}
         names = ("eps", "seed", "select", "quantize")
         return digest(
             {
@@ -247,6 +266,7 @@ class Cell:
                 "networks": networks,
                 **ensemble,
                 **split,
+                **eot,
             }
         )
 
@@ -279,15 +299,3 @@ class Cell:
     def command(self) -> str:
         """The shell command that runs this cell."""
         return shell_command("-m", "agr.run", *self.overrides)
-
-
-def _same_place(one: str | None, other: str | None) -> bool:
-    real = [os.path.realpath(os.path.expanduser(place)) for place in (one, other) if place]
-    return one == other or (len(real) == 2 and real[0] == real[1])
-
-
-def _numbers_of(network: NetworkConfig) -> dict[str, Any]:
-    """Fields that decide a network's predictions; of its weights the hash counts, not the place."""
-    known = asdict(network) | {"weights": Path(network.weights).name}
-    idle = ("title", "tag", "family", "top1", "crop", "interpolation", "mode")
-    return {k: v for k, v in known.items() if k not in idle}

@@ -30,7 +30,8 @@ def gradients_of(views: Iterable[Any], chain: Iterable[Any], *, charged: bool = 
 def set_steps(config: DictConfig) -> None:
     """Set `steps` to what `gradients` allows, T = floor(gradients / gradients per step).
 
-    An attack of one step keeps to it. An ensemble's gradients are those of its members.
+    An attack of one step keeps to it. An ensemble's gradients are those of its members, and `eot`
+    multiplies them.
     Raises TooDear, and ConfigError where the cost can't be known or `steps` is given too.
     """
     if (budget := config.gradients) is None:
@@ -56,7 +57,7 @@ def set_steps(config: DictConfig) -> None:
         if isinstance(nodes := OmegaConf.to_container(config.attack[slot], resolve=True), dict)
     )
     members = 1 if isinstance(config.source, str) else len(config.source)
-    each = gradients_of(views, chain) * members
+    each = gradients_of(views, chain) * members * max(1, config.eot)
     if each > budget:
         raise TooDear(
             f"attack={name} takes {each} gradients for one step, and gradients={budget} allows "

@@ -6,7 +6,7 @@ import copy
 import importlib
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,13 @@ def same_network(a: NetworkConfig, b: NetworkConfig) -> bool:
     """True if two entries are one network, by whatever names."""
     idle = ("title", "tag", "family", "top1", "sha256")
     return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(a) if f.name not in idle)
+
+
+def numbers_of(network: NetworkConfig) -> dict[str, Any]:
+    """Fields that decide a network's predictions; of its weights the hash counts, not the place."""
+    known = asdict(network) | {"weights": Path(network.weights).name}
+    idle = ("title", "tag", "family", "top1", "crop", "interpolation", "mode")
+    return {k: v for k, v in known.items() if k not in idle}
 
 
 def undefended(target: str, defenses: Iterable[str]) -> tuple[str, list[str]]:
@@ -128,10 +135,11 @@ def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
         raise ConfigError(f"source={source}: an ensemble is a list of different networks")
     for name in sources:
         bare, defenses = undefended(name, config.defenses)
-        if defenses and name not in config.suite.networks:
+        if defenses and not config.eot and name not in config.suite.networks:
             raise ConfigError(
-                f"source={name}: defenses are for targets; attack {bare} and score {name} with "
-                f"targets=[{bare},{name}]"
+                f"source={name}: an attack that knows the defense needs eot=1 (more for a random "
+                f"one: the draws that its gradient is averaged over); for one that doesn't, attack "
+                f"{bare} and score {name} with targets=[{bare},{name}]"
             )
     if not all(isinstance(t, str) for t in targets or []):
         raise ConfigError(f"targets={targets}: give a list of names, [name,name]")
@@ -146,8 +154,8 @@ def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
                 f"target {name[:40]}… stands behind more than {MOST_DEFENSES} defenses: take some "
                 "away"
             )
-    bare_targets = [undefended(t, config.defenses)[0] for t in targets or []]
-    return [(f"source={s}", s) for s in sources] + [(f"target {t}", t) for t in bare_targets]
+    places = [(f"source={s}", s) for s in sources] + [(f"target {t}", t) for t in targets or []]
+    return [(place, undefended(name, config.defenses)[0]) for place, name in places]
 
 
 def check_choice(key: str, value: str | None, known: Collection[str | None]) -> None:

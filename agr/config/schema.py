@@ -152,8 +152,9 @@ class Config:
     norm: Norm = field(default_factory=Norm)
     experiment: Any = None
     allow: list[str] = field(default_factory=list)  # packages whose parts attacks may name
-    defenses: dict[str, Any] = field(default_factory=dict)  # by name, for targets: vgg16/jpeg75
+    defenses: dict[str, Any] = field(default_factory=dict)  # by name: vgg16/jpeg75
     source: Any = MISSING  # a network, or a list of them: an ensemble
+    eot: int = 0  # draws of the source's random defenses that a gradient is averaged over; 0: none
     ensemble: str = "logits"  # what is averaged over its members: logits | losses
     targets: list[str] | None = None  # null: the source's group
     eps: float = MISSING

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from agr.config.messages import moved
-from agr.config.networks import check_choice, check_geometry, check_network, same_network
+from agr.config.networks import check_choice, check_geometry, check_network
 from agr.config.schema import CHOICES, LARGEST_SIDE, STEP_FRACTION, STEP_RULES, Config
 from agr.config.security import check_parts
 from agr.utils.errors import ConfigError, nearest, nearest_network
@@ -32,6 +32,7 @@ RANGES = {
     "width": (1, 65_536),
     "threads": (1, 4_096),
     "workers": (1, 1_024),
+    "eot": (0, 10_000),
     "seed": (-(1 << 63), (1 << 63) - 1),
     "fp32_images": (0, 1_000_000_000),
     "suite.images": (1, 1_000_000_000),
@@ -125,8 +126,13 @@ def _check_names(cell: Cell) -> None:
     for name, network in c.suite.networks.items():
         check_network(name, network)
     for a, b in combinations(cell.sources, 2):
-        if same_network(c.suite.networks[a], c.suite.networks[b]):
+        if cell.same(a, b):
             raise ConfigError(f"source={c.source}: {a} and {b} are one network: name others")
+    if c.eot and cell.bare_sources == cell.sources:
+        raise ConfigError(
+            f"eot={c.eot} draws from the defenses of the source, and {cell.source} has none: leave "
+            f"it out, or attack {cell.sources[0]}/randpad"
+        )
     if c.targets is not None and not c.targets:
         raise ConfigError("targets=[] names no network: leave it out for the source's group")
     if not c.outputs or any(len(part.encode()) > LONGEST_PART for part in c.outputs.split("/")):
@@ -203,6 +209,8 @@ def _check_library(c: Config) -> None:
         filled += [f"attack.{group}.{name}" for name, part in getattr(a, group).items() if part]
     if a.size != "even":
         filled.append("attack.size")
+    if c.eot:
+        filled.append(f"eot={c.eot}")
     if filled:
         raise ConfigError(
             f"{filled[0]} has no effect on attack={a.name}, which another library runs: leave it "

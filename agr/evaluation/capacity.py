@@ -12,7 +12,7 @@ from agr.data.cache import PixelCache
 from agr.data.entries import Manifest
 from agr.evaluation.estimate import at_most, duration
 from agr.evaluation.profiling import free_bytes, step_bytes, step_seconds
-from agr.models.network import Source
+from agr.models.sources import Source
 from agr.records.progress import progress
 from agr.records.store import Records
 from agr.utils.errors import ConfigError

@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 
 from agr.config.cell import Cell
-from agr.config.networks import undefended
 from agr.data.entries import Manifest
 from agr.models.logits import NO_ANSWER
 from agr.models.weights import check_weights
@@ -94,7 +93,7 @@ class CleanPredictions:
         """
         cell = self.cell
         members = cell.sources if name == cell.source else [name]
-        bare = [undefended(member, cell.config.defenses)[0] for member in members]
+        bare = [*map(cell.bare, members)]
         key = digest(
             {
                 "networks": [cell.network_digest(member) for member in members],

@@ -46,9 +46,15 @@ def attack_of(cell: Cell) -> AnyAttack:
     if given := cell.config.attack.images:
         return images_in(given.folder, given.sha256)
     attack = build_attack(cell.config, cell.eps_scale)
+    defenses = [d for s, own in defenses_of(cell).items() if s in cell.sources for d in own]
+    if cell.config.eot > 1 and not any(d.random for d in defenses):
+        raise ConfigError(
+            f"eot={cell.config.eot}: no defense of {cell.source} is random, so that all draws are "
+            "the same: use eot=1"
+        )
     own = cell.geometry.size
     side = attack.side(own)
-    for name in cell.sources:
+    for name in cell.bare_sources:
         if side != own and cell.suite.networks[name].fixed_size:
             raise ConfigError(
                 f"attack={cell.config.attack.name} makes copies of {side} px, and {name} takes "

@@ -23,6 +23,7 @@ from agr.config.cell import Cell
 from agr.config.schema import Tuning
 from agr.evaluation.inputs import find_images, refuse
 from agr.evaluation.profiling import free_bytes, step_bytes
+from agr.models.defended import DefendedNetwork, defenses_of
 from agr.models.network import Network, choose_tuning, load_network
 from agr.models.tuning import MEMORY_FORMATS
 from agr.models.weights import check_weights
@@ -131,7 +132,7 @@ def _slots(cell: Cell, numeric: NumericIdentity) -> int:
     device = device_of(cell)
     if device == "cpu" and cell.config.attack.stop and cell.geometry.size >= LARGE_SIDE:
         return FEW_SLOTS
-    if not device.startswith("cuda") or not set(cell.sources) <= set(numeric.networks):
+    if not device.startswith("cuda") or not set(cell.bare_sources) <= set(numeric.networks):
         return SLOTS
 
     def choose() -> int:
@@ -139,7 +140,7 @@ def _slots(cell: Cell, numeric: NumericIdentity) -> int:
         need = sum(step_bytes(network, cell.geometry.size) for network in sources)
         return slots_that_fit(need, free_bytes(torch.device(device)))
 
-    key = ["slots", numeric.of_predictions(cell.sources), cell.sources, cell.geometry.size]
+    key = ["slots", numeric.of_predictions(cell.bare_sources), cell.sources, cell.geometry.size]
     return int(_once(cell, digest(key), choose, range(1, MOST_SLOTS + 1)))
 
 
@@ -152,7 +153,14 @@ def slots_that_fit(need: float, free: float) -> int:
     return 1 << int(math.log2(fit))
 
 
-def load(cell: Cell, name: str, numeric: NumericIdentity, device: str) -> Network:
+def load(cell: Cell, name: str, numeric: NumericIdentity, device: str) -> Network | DefendedNetwork:
+    """Load a network of the cell, with its defenses. Raises ConfigError."""
+    network = load_bare(cell, cell.bare(name), numeric, device)
+    defenses = defenses_of(cell).get(name)
+    return DefendedNetwork(network, defenses) if defenses else network
+
+
+def load_bare(cell: Cell, name: str, numeric: NumericIdentity, device: str) -> Network:
     """Load a network of the suite, without defenses. Raises ConfigError."""
     tuning = numeric.networks[name]
     return load_network(

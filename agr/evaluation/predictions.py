@@ -12,22 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from agr.config.cell import Cell
-from agr.config.networks import undefended
 from agr.data.entries import Entry, Manifest
 from agr.evaluation.clean_predictions import CleanPredictions, Prediction
 from agr.evaluation.determinism import device_of, load, settle
 from agr.evaluation.images import Images
 from agr.evaluation.profiling import free_bytes, step_bytes
-from agr.models.defended import DefendedNetwork, defenses_of
 from agr.models.logits import confidence, joint, predict
 from agr.models.lpips import Lpips, load_lpips
-from agr.models.network import Ensemble, Network, Source
+from agr.models.sources import Ensemble, Source
 from agr.models.weights import lpips_files, weights_file
 from agr.records.run_info import NumericIdentity
 from agr.records.store import Records
 
 ImageArray = NDArray[Any]  # (3, H, W): uint8, or floating point in [0, 1]
-Classifier = Network | Ensemble | DefendedNetwork
 
 
 def load_source(cell: Cell, numeric: NumericIdentity) -> Source:
@@ -39,14 +36,12 @@ def load_source(cell: Cell, numeric: NumericIdentity) -> Source:
 def source_and_slots(cell: Cell) -> tuple[Source, int]:
     """Load the source of a cell, with the slots that a run on it has or would have."""
     run = Records(cell.folder).run()
-    numeric = settle(cell, run.numeric if run else None, cell.sources)
+    numeric = settle(cell, run.numeric if run else None, cell.bare_sources)
     return load_source(cell, numeric), numeric.slots
 
 
 @torch.no_grad()
-def predict_batched(
-    network: Classifier, images: Sequence[ImageArray], width: int
-) -> list[Prediction]:
+def predict_batched(network: Source, images: Sequence[ImageArray], width: int) -> list[Prediction]:
     """Return the network's prediction for each image (3, H, W), all of one shape.
 
     Batches have a fixed `width` and are padded, so that none depends on its companions.
@@ -67,8 +62,7 @@ class Evaluator:
     def __init__(self, cell: Cell, numeric: NumericIdentity, manifest: Manifest):
         self.cell, self.numeric, self.device = cell, numeric, device_of(cell)
         self.images = Images(cell, manifest)
-        self.defenses = defenses_of(cell)
-        self._networks: dict[str, Classifier] = {}
+        self._networks: dict[str, Source] = {}
         self.clean = CleanPredictions(cell, numeric, manifest)
 
     @cached_property
@@ -88,21 +82,18 @@ class Evaluator:
         cell, device = self.cell, torch.device(self.device)
         if cell.config.resident is not None or device.type == "cpu":
             return cell.config.resident is not False
-        others = [name for name in cell.networks if name not in cell.sources]
+        others = [name for name in cell.networks if name not in cell.bare_sources]
         files = [weights_file(name, cell.suite.networks[name]) for name in others]
         need = step_bytes(self.source, cell.geometry.size) * self.numeric.slots
         return need + sum(path.stat().st_size for path in files) < free_bytes(device)
 
-    def network(self, name: str) -> Classifier:
+    def network(self, name: str) -> Source:
         """Return the source, or a target with its defenses, loaded on first use."""
         if name == self.cell.source:
             return self.source
         if name not in self._networks:  # every batch asks
-            bare, _ = undefended(name, self.cell.config.defenses)
             device = self.device if self.resident else "cpu"
-            network = load(self.cell, bare, self.numeric, device)
-            defenses = self.defenses.get(name)
-            self._networks[name] = DefendedNetwork(network, defenses) if defenses else network
+            self._networks[name] = load(self.cell, name, self.numeric, device)
         return self._networks[name]
 
     def predict(self, name: str, images: Sequence[ImageArray]) -> list[Prediction]:

@@ -14,7 +14,7 @@ from agr.data.decode import BadImage, load_image, stream
 from agr.data.entries import Manifest
 from agr.data.manifest import check_labels
 from agr.evaluation.capacity import Line, Loaded, check_disk, check_memory, check_time
-from agr.evaluation.determinism import device_of, load, settle
+from agr.evaluation.determinism import device_of, load_bare, settle
 from agr.evaluation.inputs import find_images
 from agr.evaluation.predictions import predict_batched, source_and_slots
 from agr.models.lpips import load_lpips
@@ -51,7 +51,7 @@ def lines(cells: Sequence[Cell]) -> Iterator[Line]:
         networks = yield from _networks(present, numeric)
         if images and networks:
             yield from _accuracies(cells[0], networks, images, numeric.width)
-    known = {c.source: c for c in cells if set(c.sources) <= set(networks)}
+    known = {c.source: c for c in cells if set(c.bare_sources) <= set(networks)}
     sources = [Loaded(cell, *source_and_slots(cell)) for cell in known.values()]
     if sources:
         yield check_memory(sources)
@@ -170,11 +170,11 @@ def _networks(
     present: Mapping[str, Cell], numeric: NumericIdentity
 ) -> Generator[Line, None, dict[str, Network]]:
     """Load the networks; a line for each that can't be."""
-    loaded = {}
+    loaded: dict[str, Network] = {}
     for name, cell in present.items():
         try:
             numeric = settle(cell, numeric, [name])
-            loaded[name] = load(cell, name, numeric, device_of(cell))
+            loaded[name] = load_bare(cell, name, numeric, device_of(cell))
         except ConfigError as e:
             label = _label(name, cell.suite.networks[name])
             yield problem(f"weights {label}", str(e))

@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from agr.models.network import Source
+from agr.models.sources import Source
 from agr.models.tuning import gradient_seconds
 
 # Peak memory over what a forward pass keeps for its gradient: 0.97 to 1.0 on the paper's six

@@ -14,6 +14,7 @@ from agr.attacks import Attack
 from agr.attacks.engine import Calls
 from agr.attacks.idle import idle_parts
 from agr.config.cell import Cell
+from agr.config.networks import undefended
 from agr.evaluation.crafting import AnyAttack, CraftedImage, crafted, prepare, saved
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.provenance import check_same_images, note_run, open_evaluator
@@ -114,10 +115,10 @@ def _run(evaluator: Evaluator, records: Records, attack: AnyAttack | None, say: 
     if work.to_craft and attack:
         _craft(evaluator, records, work, attack, selection.chosen)
     lost = {c.position for c in chosen if c.image_id in evaluator.images.bad}
-    for name in evaluator.defenses:
+    for name in defenses_of(cell):
         defended = evaluator.network(name)
         if isinstance(defended, DefendedNetwork) and defended.images:
-            _, *defenses = name.split("/")
+            _, defenses = undefended(name, cell.config.defenses)
             named = zip(defenses, defended.changed, strict=False)
             idle += [f"defense {defense} of {name}" for defense, n in named if not n]
     note_run(records, evaluator, lost=lost, idle=idle)

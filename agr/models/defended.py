@@ -6,63 +6,98 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from agr.config.cell import Cell
 from agr.config.instantiate import make_part
 from agr.config.networks import undefended
-from agr.models.defenses import Defense, RandomResizePad, check_order
+from agr.models.defenses import Defense, Ending, in_order
 from agr.models.network import Network
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import is_8bit, to_levels
 
 
 class DefendedNetwork(nn.Module):
-    """A network behind defenses. It has no gradient: it is a target and never a source.
+    """A network behind defenses.
 
     The defenses act from left to right on the image as it is received, before the network resizes
-    it. `RandomResizePad` replaces that resize, so it must be the last. A network that takes one
-    size only (`config.fixed_size`, as a ViT does) gets the padded image scaled back to it, unlike
-    in the paper: the image then comes out smaller than it went in.
+    it. A random one that asks the network once per draw (`RandomResizePad`, `Smoothing`) must be
+    the last. A network that takes one size only (`config.fixed_size`, as a ViT does) gets the
+    padded image of the former scaled back to it, unlike in the paper: the image then comes out
+    smaller than it went in.
 
-    Raises ValueError as `check_order` does.
+    Its answers are a function of the image. Who attacks it draws for themselves, with `draw`.
+
+    Raises ValueError as `in_order` does.
     """
 
-    def __init__(self, network: Network, defenses: Sequence[Defense]):
+    takes_side = takes_draw = True  # see `forward`
+
+    def __init__(self, network: Network, defenses: Sequence[Defense | Ending]):
         super().__init__()
-        check_order(defenses, network.config.size)
+        self.fixed, self.random = in_order(defenses, network.config.size)
         self.network, self.as_input = network, network.as_input
-        last = defenses[-1]
-        self.random = last if isinstance(last, RandomResizePad) else None
-        self.fixed = tuple(defenses[:-1] if self.random else defenses)
+        self.dtype, self.memory_format = network.dtype, network.memory_format
         self.images, self.changed = 0, [0] * len(self.fixed)  # seen so far; and by each defense
         self.eval()
 
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (B, classes) of images (B, 3, H, W) in [0, 1]; NaN if not finite."""
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return self.network.device
+
+    def forward(self, x: Tensor, side: int | None = None, draw: Tensor | None = None) -> Tensor:
+        """Return the logits (B, classes) of images (B, 3, H, W) in [0, 1]; NaN if not finite.
+
+        `side` is as in `Network.forward`. With `draw`, one key per image, (B,) int64, the answer
+        is that to one draw of the random defenses with these keys, as an attacker makes it.
+        """
         # A defense could hide what is not finite: a codec makes a pixel of anything.
         finite = x.isfinite().flatten(1).all(1)
-        return torch.where(finite[:, None], self._logits(x), torch.nan)
+        return torch.where(finite[:, None], self._logits(x, side, draw), torch.nan)
 
-    def _logits(self, x: Tensor) -> Tensor:
-        keys, size = content_keys(x), self.network.config.size
-        seen = x.flatten(1).any(1)  # batches are padded with black
+    def _logits(self, x: Tensor, side: int | None, draw: Tensor | None) -> Tensor:
+        keys = content_keys(x) if draw is None else draw.tolist()
+        size = self.network.config.size
+        seen = x.detach().flatten(1).any(1)  # batches are padded with black
         self.images += int(seen.sum())
         for i, defense in enumerate(self.fixed):
-            before, x = x, defense(x, keys, size)
+            before, x = x, defended(defense, x, keys, size)
             self.changed[i] += int((seen & (x != before).flatten(1).any(1)).sum())
         if self.random is None:
-            logits: Tensor = self.network(x)
-            return logits
-        draws = (self.random.draw(x, keys, size, n) for n in range(self.random.draws))
-        return mean_logits([self._padded_logits(padded) for padded in draws])
+            return self.network(x, side)
+        if self.random.replaces != "resize":
+            x = self.network.fit(x, side)
+        draws = range(self.random.draws) if draw is None else [0]
+        logits = [self._own(self.random.draw(x, keys, size, n)) for n in draws]
+        return logits[0] if draw is not None else self.random.joined(logits)
 
-    def _padded_logits(self, x: Tensor) -> Tensor:
+    def _own(self, x: Tensor) -> Tensor:
         return self.network.logits(self.network.fit(x) if self.network.config.fixed_size else x)
+
+
+class _Straight(torch.autograd.Function):
+    """The images that a defense made, with a backward pass that takes no notice of it (BPDA)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, made: Tensor) -> Tensor:
+        return made.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def defended(defense: Defense, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
+    """Return what a defense makes of images, with the gradient that an attacker takes of it."""
+    if defense.differentiable or not x.requires_grad:
+        return defense(x, keys, size)
+    with torch.no_grad():
+        made = defense(x, keys, size)
+    return _Straight.apply(x, made)
 
 
 def content_keys(x: Tensor) -> list[int]:
@@ -73,49 +108,38 @@ def content_keys(x: Tensor) -> list[int]:
     same digits), else of the floating-point values as they are.
     """
     keys = []
-    for image in x.permute(0, 2, 3, 1).cpu():
+    for image in x.detach().permute(0, 2, 3, 1).cpu():
         pixels = to_levels(image).to(torch.uint8) if is_8bit(image) else image
         digest = hashlib.sha256(pixels.contiguous().numpy().tobytes()).digest()
         keys.append(int.from_bytes(digest[:8], "big"))
     return keys
 
 
-def mean_logits(logits: Sequence[Tensor]) -> Tensor:
-    """Return log(mean of softmax) over the logits (B, classes) of several draws.
+def defenses_of(cell: Cell) -> dict[str, list[Defense | Ending]]:
+    """Build the defenses of each network of a cell that has some, by the network's whole name.
 
-    Those of a single draw stay as they are. An image with logits that aren't finite in any draw
-    gets NaN.
+    Raises ConfigError, also for their order.
     """
-    if len(logits) == 1:
-        return logits[0]
-    draws = torch.stack(list(logits))
-    finite = draws.isfinite().all(2).all(0)
-    # In logarithms: a probability too small for its dtype must not become an infinite logit.
-    mean = draws.log_softmax(2).logsumexp(0) - float(np.log(len(draws)))
-    return torch.where(finite[:, None], mean, torch.nan)
-
-
-def defenses_of(cell: Cell) -> dict[str, list[Defense]]:
-    """Build the defenses of each target that has some. Raises ConfigError, also for their order."""
-    found: dict[str, list[Defense]] = {}
-    for target in cell.targets:
-        bare, names = undefended(target, cell.config.defenses)
-        if not names:
+    found: dict[str, list[Defense | Ending]] = {}
+    for name in dict.fromkeys([*cell.sources, *cell.selecting, *cell.targets]):
+        bare, defenses = undefended(name, cell.config.defenses)
+        if not defenses:
             continue
-        found[target] = []
-        for name in names:
-            node = cell.config.defenses[name]
+        found[name] = []
+        for defense in defenses:
+            node = cell.config.defenses[defense]
             for each in node if isinstance(node, list) else [node]:
-                found[target].append(_part(name, json.dumps(each)))
+                found[name].append(_part(defense, json.dumps(each)))
+        role = "source" if name in cell.sources else "target"
         try:
-            check_order(found[target], cell.suite.networks[bare].size)
+            in_order(found[name], cell.suite.networks[bare].size)
         except ValueError as e:
-            raise ConfigError(f"target {target}: {e}") from e
+            raise ConfigError(f"{role} {name}: {e}") from e
     return found
 
 
 @cache
-def _part(name: str, node: str) -> Defense:
+def _part(name: str, node: str) -> Defense | Ending:
     """Build a defense from its config, once: parts are frozen, and cells of a sweep share them."""
-    part: Defense = make_part(f"defenses.{name}", "agr.models.defenses", json.loads(node))
+    part: Defense | Ending = make_part(f"defenses.{name}", "agr.models.defenses", json.loads(node))
     return part

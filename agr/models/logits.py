@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 NO_ANSWER = -1  # the prediction of a model whose logits are not finite
+ABSTAINED = -2  # that of a vote which is too close
+# Its logits, but for the class with most votes, which has the logarithm of its share. Finite, since
+# a network's own may be infinite, and so far below them that a mean with others is known as well.
+ABSTAINING = -(2.0**100)
 
 
 def logits_of(output: Any) -> Tensor:
@@ -24,21 +28,35 @@ def logits_of(output: Any) -> Tensor:
 
 
 def predict(logits: Tensor) -> Tensor:
-    """Return the class of each row of `logits` (B, classes), NO_ANSWER where not finite."""
-    return torch.where(logits.isfinite().all(1), logits.argmax(1), NO_ANSWER)
+    """Return the class of each row of `logits` (B, classes), NO_ANSWER where not finite.
+
+    ABSTAINED where all but one are ABSTAINING, a vote that is too close, or in a mean with it.
+    """
+    answers = torch.where(logits.isfinite().all(1), logits.argmax(1), NO_ANSWER)
+    return torch.where(_abstaining(logits), ABSTAINED, answers)
+
+
+def _abstaining(logits: Tensor) -> Tensor:
+    """Return the rows, (B,) bool, of `logits` (B, classes) that tell of an abstention."""
+    none = logits < ABSTAINING / 1e6
+    return logits.isfinite().all(1) & (none.sum(1) >= logits.shape[1] - 1)
 
 
 def is_fooled(pred: Tensor, y: Tensor, *, targeted: bool) -> Tensor:
     """Return the rows, (B,) bool, whose `pred` (B,) differs from `y` (B,), or is it if targeted.
 
-    NO_ANSWER is never fooled.
+    NO_ANSWER and ABSTAINED are never fooled.
     """
-    return pred == y if targeted else (pred != y) & (pred != NO_ANSWER)
+    return pred == y if targeted else (pred != y) & (pred >= 0)
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """Return the largest softmax probability of each row of `logits` (B, classes)."""
-    return logits.float().softmax(1).amax(1)
+    """Return the largest softmax probability of each row of `logits` (B, classes).
+
+    Of an abstention it is the share of votes of the class that had most.
+    """
+    found = logits.float()
+    return torch.where(_abstaining(found), found.amax(1).exp(), found.softmax(1).amax(1))
 
 
 def joint(logits: Tensor) -> Tensor:

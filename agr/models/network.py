@@ -91,35 +91,6 @@ class Network(nn.Module):
         return logits.to(self.dtype)
 
 
-class Ensemble(nn.Module):
-    """Several networks as one source, as in Liu et al. (ICLR 2017, arXiv:1611.02770).
-
-    Averaging is over "logits" (Dong et al., CVPR 2018, arXiv:1710.06081, section 3.4), so that
-    the ensemble is a network like any other, or over "losses": then it returns each member's
-    logits, (B, members, classes), and the attack averages their losses. In both cases it predicts
-    the class of the largest mean logit.
-    """
-
-    takes_side = True
-
-    def __init__(self, members: Sequence[Network], over: str):
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.over = over
-        first = members[0]
-        self.dtype, self.memory_format = first.dtype, first.memory_format
-        self.device, self.as_input = first.device, first.as_input
-        self.eval()
-
-    def forward(self, x: Tensor, side: int | None = None) -> Tensor:
-        """Return logits (B, classes) or (B, members, classes); arguments as `Network.forward`."""
-        each = torch.stack([member(x, side) for member in self.members], 1)
-        return each if self.over == "losses" else each.mean(1)
-
-
-Source = Network | Ensemble  # what an attack is crafted on
-
-
 def load_network(
     name: str,
     config: NetworkConfig,

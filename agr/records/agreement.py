@@ -198,7 +198,8 @@ def looks(cell: Cell) -> bool:
     """Return whether the attack looks at its iterates in every run, not for a trace alone."""
     a = cell.config.attack
     ahead = any(part.get("look_ahead") for part in a.chain.values() if part)
-    return a.stop is not None or not (ahead or cell.foreign or any(a.views.values()))
+    copies = cell.config.eot or any(a.views.values())
+    return a.stop is not None or not (ahead or cell.foreign or copies)
 
 
 def _last_is_seen(cell: Cell, run: RunInfo) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -104,15 +104,24 @@ def nonfinite_note(title: str, nonfinite: int, n: int) -> list[str]:
     return [line] if nonfinite else []
 
 
+def abstained_note(title: str, row: Mapping[Any, Any]) -> list[str]:
+    """Return a line if a network abstained from an answer to some of the images of a rate."""
+    line = (
+        f"{title} abstained from {row['abstained_clean']} of {row['n']} clean images and "
+        f"{row['abstained']} adversarial ones: abstentions are neither right nor fooled"
+    )
+    return [line] if row["abstained"] or row["abstained_clean"] else []
+
+
 def nonfinite_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
-    """Return the lines of `nonfinite_note` for all targets of some rates."""
+    """Return the lines of `nonfinite_note` and `abstained_note` for all targets of some rates."""
     titles = _target_titles(cells)
-    sums = frame.groupby("target")[["silent", "n"]].sum()
-    return [
-        line
-        for target, row in sums.iterrows()
-        for line in nonfinite_note(titles[str(target)], int(row["silent"]), int(row["n"]))
-    ]
+    sums = frame.groupby("target")[["silent", "abstained", "abstained_clean", "n"]].sum()
+    lines = []
+    for target, row in sums.astype(int).to_dict("index").items():
+        lines += nonfinite_note(titles[str(target)], row["silent"], row["n"])
+        lines += abstained_note(titles[str(target)], row)
+    return lines
 
 
 def missing_notes(frame: pd.DataFrame) -> list[str]:
@@ -214,6 +223,7 @@ def _closing_notes(cell: Cell, frame: pd.DataFrame, rates: Sequence[dict[str, An
     notes += idle_notes([(cell, frame)])
     for row in rates:
         notes += nonfinite_note(cell.title(row["target"]), row["silent"], row["n"])
+        notes += abstained_note(cell.title(row["target"]), row)
     if run.bad_images:
         bad = run.bad_images
         notes.append(f"{len(bad)} missing or corrupt images left out: {', '.join(bad)}")

@@ -46,10 +46,12 @@ def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Returns:
         Rates, one row per norm, source, attack, target and seed, with the columns suite notice norm
-        eps source attack seed table target white_box run command n successes silent asr low high
-        clean paper difference. asr, low, high, clean, paper and difference are percent; clean is
-        the target's clean accuracy on the images counted, silent the number of adversarial images
-        for which it gave no finite answer.
+        eps source attack seed table target white_box run command n successes silent abstained
+        abstained_clean asr low high clean paper difference. asr, low, high, clean, paper and
+        difference are percent; clean is the target's clean accuracy on the images counted, silent
+        the number of adversarial images
+        for which it gave no finite answer, abstained those that its vote was too close for
+        (abstained_clean: of the clean ones).
         Sizes, one row per norm, source, attack and seed.
 
     Raises:
@@ -142,6 +144,8 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
         "n": 0,
         "successes": 0,
         "silent": 0,
+        "abstained": 0,
+        "abstained_clean": 0,
     }
     row |= dict.fromkeys(("asr", "low", "high", "clean"), NAN)
     if frame is None:
@@ -150,7 +154,9 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
     n, successes = len(counted), int(counted["success"].sum())
     if n:
         low, high = wilson(successes, n)
-        row |= {"n": n, "successes": successes, "silent": int((counted["adv_pred"] < 0).sum())}
+        adv, clean = counted["adv_pred"], counted["clean_pred"]  # -1: not finite; -2: an abstention
+        row |= {"n": n, "successes": successes, "silent": int((adv == -1).sum())}
+        row |= {"abstained": int((adv == -2).sum()), "abstained_clean": int((clean == -2).sum())}
         row |= {"asr": 100 * successes / n, "low": 100 * low, "high": 100 * high}
         row["clean"] = 100 * float((counted["clean_pred"] == counted["label"]).mean())
     return row

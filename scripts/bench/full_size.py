@@ -27,7 +27,7 @@ from agr.attacks.engine import Item, craft
 from agr.config.compose import expand
 from agr.evaluation.determinism import settle
 from agr.evaluation.predictions import load_source
-from agr.models.network import Source
+from agr.models.sources import Source
 from agr.models.tuning import tune
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS

@@ -19,7 +19,7 @@ from agr.attacks.ball import Ball, per_image
 from agr.attacks.engine import Calls, Crafted, Item, Tag
 from agr.attacks.library import Library
 from agr.models.logits import is_fooled, joint, predict
-from agr.models.network import Source
+from agr.models.sources import Source
 from agr.utils.hashing import draw
 from agr.utils.pixels import LEVELS, to_levels
 

@@ -16,6 +16,7 @@ FACTS = [
     *("image_id", "label", "source_clean_pred", "source_clean_conf", "source_adv_pred"),
     *("source_adv_conf", "steps_used", "rel_l2", "linf"),
 ]
+WITHOUT = {-1: "no finite answer", -2: "abstained"}  # classes that are none
 PictureRow = tuple[str, Sequence[RgbArray], Sequence[str]]
 
 
@@ -75,6 +76,6 @@ def _texts(facts: dict[str, Any], classes: dict[str, str]) -> list[str]:
 
 def _answer(pred: int, confidence: float, classes: dict[str, str]) -> str:
     if pred < 0:
-        return "no finite answer"
+        return WITHOUT[pred]
     name = classes.get(str(pred))
     return f"{f'{name} ({pred})' if name else f'class {pred}'}, {confidence:.0%}"

@@ -117,9 +117,9 @@ when the page has been painted, Plotly when the first chart comes near. */
     );
     const picks = ["source", "image", "norm", "attack", "target"];
     const select = Object.fromEntries(picks.map((name) => [name, $(`pick-${name}`)]));
-    // A class of -1 is a network's that gave no finite answer.
-    const className = (c) =>
-      c < 0 ? "no finite answer" : c in all.classes ? `${all.classes[c]} (${c})` : `class ${c}`;
+    // A class of -1 is a network's that gave no finite answer, -2 of a vote that abstained.
+    const named = (c) => (c in all.classes ? `${all.classes[c]} (${c})` : `class ${c}`);
+    const className = (c) => (c < 0 ? (c === -2 ? "abstained" : "no finite answer") : named(c));
     const percent = (p) => (p === null ? "-" : `${(100 * p).toFixed(1)} %`);
     const webp = (text) => `data:image/webp;base64,${text}`;
 

@@ -1,33 +1,18 @@
-"""Defenses that transform the input of a target.
-
-Named defenses are parts, alone or one after the other (conf/defense/standard.yaml):
-
-| defense | parts | paper |
-|---|---|---|
-| jpeg75 | Jpeg(75) | Dziugaite et al. 2016; Das et al. 2017; Guo et al. 2018 |
-| bits5 | BitDepth(5) | Xu et al. 2018 |
-| median2 | Median(2) | Xu et al. 2018 |
-| squeeze | BitDepth(5), Median(2) | Xu et al. 2018, two of its squeezers in a row |
-| randpad | RandomResizePad() | Xie et al. 2018 |
-
-None of them is trained or has a gradient: a `DefendedNetwork` is scored and never attacked. This
-measures the transfer of attacks that don't know of the defense. Attacks that adapt to it are
-another matter, and are known to defeat JPEG, bit depth and randomisation (Athalye et al.,
-ICML 2018, arXiv:1802.00420).
-"""
+"""Transformations of a target's input, and the order in which they may act."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from agr.utils.checks import Checked, number, whole
 from agr.utils.hashing import draw
@@ -35,7 +20,14 @@ from agr.utils.pixels import LEVELS, to_levels
 
 
 class Defense(Protocol):
-    """A transformation of images before a network sees them."""
+    """A transformation of images before a network sees them.
+
+    `random`: it depends on the keys. `differentiable`: autograd gives its gradient; another one is
+    the identity to who attacks it (BPDA, Athalye et al., ICML 2018, arXiv:1802.00420).
+    """
+
+    random: ClassVar[bool]
+    differentiable: ClassVar[bool]
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
         """Return the images that the network gets instead.
@@ -46,9 +38,32 @@ class Defense(Protocol):
             size: side of the network's own input, in pixels.
 
         Returns:
-            Images in [0, 1], of the same size unless the defense is `RandomResizePad`. An image's
-            result never depends on the other images.
+            Images in [0, 1] of the same size. An image's result never depends on the other images.
         """
+        ...
+
+
+class Ending(Protocol):
+    """A random defense that ends a chain: it asks the network itself, once for each draw."""
+
+    random: ClassVar[bool]
+    replaces: ClassVar[str]  # what of the network: its resize, or its answer
+
+    @property
+    def draws(self) -> int:
+        """Number of draws that an answer is made of."""
+        ...
+
+    def draw(self, x: Tensor, keys: Sequence[int], size: int, n: int) -> Tensor:
+        """Return what the network gets in draw `n`, for images as `Defense` gets them."""
+        ...
+
+    def fits(self, size: int) -> None:
+        """Raise ValueError unless it suits a network of `size` pixels."""
+        ...
+
+    def joined(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the answer (B, classes) that the logits of all draws make."""
         ...
 
 
@@ -59,6 +74,9 @@ class BitDepth(Checked):
     Feature squeezing (Xu et al., NDSS 2018, arXiv:1704.01155), as in the authors' code. They use
     5 bits for ImageNet and 1 for MNIST.
     """
+
+    random: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
 
     bits: int = whole(5, 1, 8)
 
@@ -78,6 +96,9 @@ class Median(Checked):
     right, borders are mirrored with the edge repeated, and of an even number of values the upper
     of the middle two is taken, so that no new value arises.
     """
+
+    random: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
 
     window: int = whole(2, 2)
 
@@ -110,6 +131,9 @@ class Jpeg(Checked):
     al. (2017, arXiv:1705.02900) compare several.
     """
 
+    random: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
+
     quality: int = whole(75, 1, 100)
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
@@ -141,6 +165,9 @@ class RandomResizePad(Checked):
     `DefendedNetwork` averages over draws 0 to `draws` - 1.
     """
 
+    random: ClassVar[bool] = True
+    replaces: ClassVar[str] = "resize"
+
     ratio: float = number(331 / 299, 1)
     draws: int = whole(1, 1)
     seed: int = whole(0, 0)
@@ -150,10 +177,6 @@ class RandomResizePad(Checked):
         super().__post_init__()
         if self.ratio == 1:
             raise ValueError("ratio=1 leaves nothing to draw: give a number above 1")
-
-    def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
-        """Return draw 0 of every image, (B, 3, canvas, canvas)."""
-        return self.draw(x, keys, size, 0)
 
     def canvas(self, size: int) -> int:
         """Return the side of the padded image for a network of `size` pixels.
@@ -170,13 +193,21 @@ class RandomResizePad(Checked):
 
     def draw(self, x: Tensor, keys: Sequence[int], size: int, n: int) -> Tensor:
         """Return draw `n` of every image: (B, 3, canvas, canvas) from (B, 3, H, W)."""
-        canvas = self.canvas(size)
-        padded = x.new_full((len(x), 3, canvas, canvas), self.fill)
-        for image, key, out in zip(x, keys, padded, strict=True):
+        canvas, padded = self.canvas(size), []
+        for image, key in zip(x, keys, strict=True):
             r, top, left = self.place(key, size, n)
             rows, columns = (torch.arange(r, device=x.device) * d // r for d in image.shape[-2:])
-            out[:, top : top + r, left : left + r] = image[:, rows][:, :, columns]
-        return padded
+            sides = left, canvas - left - r, top, canvas - top - r
+            padded.append(F.pad(image[:, rows][:, :, columns], sides, value=self.fill))
+        return torch.stack(padded)
+
+    def fits(self, size: int) -> None:
+        """Raise ValueError unless a canvas for a network of `size` pixels is larger than it."""
+        self.canvas(size)
+
+    def joined(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the logits of the mean probability, as `mean_logits` does."""
+        return mean_logits(logits)
 
     def place(self, key: int, size: int, n: int) -> tuple[int, int, int]:
         """Return the size of draw `n` of an image, and the row and column it begins at."""
@@ -187,13 +218,16 @@ class RandomResizePad(Checked):
         return r, top, left
 
 
-def check_order(defenses: Sequence[Defense], size: int) -> None:
-    """Raise ValueError unless these defenses, in this order, suit a network of `size` pixels."""
-    if not defenses:
-        raise ValueError("defenses=[] defends nothing: name one or more, or the plain network")
-    if any(isinstance(d, RandomResizePad) for d in defenses[:-1]):
-        raise ValueError(
-            "RandomResizePad replaces the network's own resize: put it last of the defenses"
-        )
-    if isinstance(defenses[-1], RandomResizePad):
-        defenses[-1].canvas(size)
+def mean_logits(logits: Sequence[Tensor]) -> Tensor:
+    """Return log(mean of softmax) over the logits (B, classes) of several draws.
+
+    Those of a single draw stay as they are. An image with logits that aren't finite in any draw
+    gets NaN.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    draws = torch.stack(list(logits))
+    finite = draws.isfinite().all(2).all(0)
+    # In logarithms: a probability too small for its dtype must not become an infinite logit.
+    mean = draws.log_softmax(2).logsumexp(0) - float(np.log(len(draws)))
+    return torch.where(finite[:, None], mean, torch.nan)
