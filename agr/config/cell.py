@@ -165,8 +165,7 @@ class Cell:
     def _of_shard(self, name: str, overrides: tuple[str, ...]) -> Cell:
         cell = Cell(replace(self.config, shard=name), overrides)
         # What is cached says nothing of shards, and takes longer to compute than to copy.
-        known = {k: v for k, v in vars(self).items() if k not in vars(cell)}
-        vars(cell).update(known)
+        vars(cell).update({k: v for k, v in vars(self).items() if k not in vars(cell)})
         return cell
 
     @property
