@@ -11,11 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agr.report.html.contract import Example, Page
+from agr.report.html.contract import Answer, Example, Figure, HtmlTable, Page
 from agr.report.html.escapes import size
 from agr.report.html.render import render
+from agr.report.numbers import Number, TableCell
 from agr.report.perturbations import scaled
-from tests.browser import HOSTILE, NEGATIVE, a_page, chromium, decoded, examples, opened, table
+from tests.browser import (
+    HOSTILE,
+    NEGATIVE,
+    a_page,
+    chromium,
+    claim,
+    decoded,
+    examples,
+    opened,
+    png,
+    table,
+)
 
 # One worker has the browser.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
@@ -177,6 +189,33 @@ def test_a_chart_takes_the_place_of_its_picture_but_in_print(browser: Any, path:
         assert (picture.is_visible(), plot.is_visible()) == (False, True)
         tab.emulate_media(media="print")
         assert (picture.is_visible(), plot.is_visible()) == (True, False)
+
+
+def test_the_standard_report_is_not_too_tall(browser: Any, tmp_path: Path) -> None:
+    """As much as experiment=report shows: ten attacks on six networks under two norms."""
+    many: list[TableCell] = [Number(55.5, interval=(54.4, 56.6))] * 8
+    notes = [f"note {i}" for i in range(8)]
+
+    def tall(name: str, rows: int) -> HtmlTable:
+        return table(name, [[f"row {i}", *many] for i in range(rows)], notes=notes)
+
+    chart = {"data": [], "layout": {"height": 520}}
+    line = "One norm: an attack is the best, by so many points, and none else is alike. "
+    page = a_page(
+        summary=[(f"term {i}", line) for i in range(9)],
+        answers=[Answer("A question", 2 * line, [("the verdicts", "claims")])] * 5,
+        leaderboards=[tall("board1", 11), tall("board2", 11)],
+        tables=[tall(f"table{i}", 30) for i in range(5)],
+        claims=[claim(f"claim {i}", "supported", "undecided") for i in range(11)],
+        figures=[
+            Figure(f"figure{i}", "Rates", line, png(), "python", None, chart, i < 2)
+            for i in range(12)
+        ],
+        further=[tall(f"further{i}", 45) for i in range(4)],
+    )
+    with opened(browser, written(render(page), tmp_path)) as tab:
+        tab.set_viewport_size({"width": 1400, "height": 900})
+        assert 6_000 < tab.evaluate("document.documentElement.scrollHeight") <= 9_000
 
 
 # ---- the image browser ---------------------------------------------------------------------------
