@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agr.config.networks import numbers_of, same_network, undefended
+from agr.config.networks import numbers_of, same_network, undefended, without_place
 from agr.config.overrides import shell_command
 from agr.config.schema import CHUNK, Config, Geometry, Group, Suite
 from agr.config.security import code_of, targets_of
@@ -63,7 +63,7 @@ class Cell:
     def _parts_of(self, name: str) -> tuple[str, list[Any]]:
         """Split a name into that of the network and the configs of its defenses."""
         bare, defenses = undefended(name, self.config.defenses)
-        return bare, [self.config.defenses[d] for d in defenses]
+        return bare, [without_place(self.config.defenses[d]) for d in defenses]
 
     @property
     def bare_sources(self) -> list[str]:

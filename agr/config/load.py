@@ -13,6 +13,7 @@ from agr.config.cell import Cell
 from agr.config.cost import set_steps
 from agr.config.messages import explained
 from agr.config.networks import register_networks, with_networks
+from agr.config.purifiers import with_purifiers
 from agr.config.schema import CHOICES, Config
 from agr.config.security import check_texts
 from agr.config.validation import check_cell, check_library_steps
@@ -51,7 +52,7 @@ def _checked(config: DictConfig, overrides: tuple[str, ...] = ()) -> Cell:
             # YAML reads `off` as false, and OmegaConf writes that into a text
             if "off" in known and OmegaConf.select(config, key) == "False":
                 OmegaConf.update(config, key, "off")
-        written: Any = OmegaConf.to_object(with_networks(config))
+        written: Any = OmegaConf.to_object(with_networks(with_purifiers(config)))
         cell = Cell(written, overrides)
     check_cell(cell)
     return cell

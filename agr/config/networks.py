@@ -45,12 +45,21 @@ def numbers_of(network: NetworkConfig) -> dict[str, Any]:
     return {k: v for k, v in known.items() if k not in idle}
 
 
+def without_place(defense: Any) -> Any:
+    """Return the config of a defense without the place of its file, whose hash counts."""
+    if isinstance(defense, dict) and "sha256" in defense:
+        return {k: v for k, v in defense.items() if k != "file"}
+    return defense
+
+
 def undefended(target: str, defenses: Iterable[str]) -> tuple[str, list[str]]:
     """Split a target into its network and its defenses: "vgg16/jpeg75" is vgg16 and [jpeg75]."""
     name = target
     found: list[str] = []
-    while "/" in name and name.rpartition("/")[2] in defenses:
-        name, _, last = name.rpartition("/")
+    # The longest first: files of purifiers have slashes in their names.
+    known = sorted(defenses, key=len, reverse=True)
+    while last := next((d for d in known if name.endswith(f"/{d}")), None):
+        name = name.removesuffix(f"/{last}")
         found.insert(0, last)
     return name, found
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from agr.config.cell import Cell
 from agr.config.instantiate import make_part
 from agr.config.networks import undefended
-from agr.models.defenses import Defense, Ending, in_order
+from agr.models.defenses import Defense, Ending, Purify, in_order
 from agr.models.network import Network
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import is_8bit, to_levels
@@ -133,6 +133,9 @@ def defenses_of(cell: Cell) -> dict[str, list[Defense | Ending]]:
         role = "source" if name in cell.sources else "target"
         try:
             in_order(found[name], cell.suite.networks[bare].size)
+            for part in found[name]:
+                if isinstance(part, Purify):
+                    part.trial(cell.geometry.size)
         except ValueError as e:
             raise ConfigError(f"{role} {name}: {e}") from e
     return found

@@ -35,6 +35,10 @@ NOT_EXPANDING = {
 # own classes, or the place in an nn.Sequential after a layer that normalises.
 WRAPPERS = re.compile(r"module|model|net|network|backbone|encoder|_orig_mod|classifier_model|\d+")
 AVERAGED = "n_averaged"  # torch's AveragedModel counts there
+# The library robustness (Engstrom et al., 2019) saves a network with its attacker, and in that once
+# more.
+ATTACKER = re.compile(r"\battacker\.(model|normalize)\.")
+OF_THE_ATTACKER = {"model": "model.", "normalize": "normalizer."}
 BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 
 
@@ -74,6 +78,7 @@ def without_prefix(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     """
     aside: dict[str, Tensor] = {}
     weights = {name: w for name, w in weights.items() if name != AVERAGED}
+    weights = {name: w for name, w in weights.items() if not _is_attackers(name, weights)}
     for _ in range(4):
         heads = Counter(name.partition(".")[0] for name in weights if "." in name)
         if not heads:
@@ -91,12 +96,20 @@ def without_prefix(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     return weights, aside
 
 
+def _is_attackers(name: str, weights: Mapping[str, Tensor]) -> bool:
+    """True if a weight is the copy that an adversarially trained network's attacker has of it."""
+    twin = weights.get(ATTACKER.sub(lambda m: OF_THE_ATTACKER[m[1]], name))
+    return ATTACKER.search(name) is not None and twin is not None and twin.equal(weights[name])
+
+
 def foreign_input(aside: Mapping[str, Tensor], mean: Sequence[float], std: Sequence[float]) -> str:
     """Say what stands beside a network's weights and changes its input unlike our config; else "".
 
-    Layers that normalise are called mean and std, or mu and sigma; anything else might do anything.
+    Layers that normalise are called mean and std, mu and sigma, or new_mean and new_std; anything
+    else might do anything.
     """
     known = {"mean": mean, "mu": mean, "std": std, "sigma": std}
+    known |= {"new_mean": mean, "new_std": std}
     for name, values in aside.items():
         ours, theirs = known.get(name.rpartition(".")[2]), values.flatten().tolist()
         if ours is None:
