@@ -79,7 +79,7 @@ tables: setup ## run the missing cells of the paper's Tables 1-3 and render the 
 	$(RUN) -m agr.run $(CELLS)
 	$(RUN) scripts/make_tables.py $(CELLS)
 
-leaderboard: setup ## run every untargeted attack of conf/attack and rank them by mean transfer
+leaderboard: setup ## run every untargeted attack and rank them by mean transfer; ARGS="tuned=both" tunes them
 	$(RUN) scripts/make_leaderboard.py --run suite=$(SUITE) $(ARGS)
 
 figures: setup ## run the missing cells of experiment=report and its sweeps over eps, draw the figures

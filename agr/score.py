@@ -1,6 +1,7 @@
 """Score adversarial images without crafting them: saved ones, or those of another program.
 
 python -m agr.score 'targets=[res152]' [CELL ...] [outputs=outputs] [data.root=where/they/moved]
+                    [lpips=[FILE,FILE]]
 python -m agr.score 'targets=[res152]' suite=demo attack=agr norm=linf [key=value ...]
 python -m agr.score images=FOLDER clean=DATA name=theirs suite=lite source=lite0 norm=linf [eps=10]
 
@@ -58,13 +59,14 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"give targets=[name,...]: {HELP}")
     targets = given["targets"] if isinstance(given["targets"], list) else [given["targets"]]
     outputs = Path(str(given.get("outputs", "outputs")))
-    if composed := set(given) - {"outputs", "targets", "data"}:
+    if composed := set(given) - {"outputs", "targets", "data", "lpips"}:
         if folders:
             named = " ".join(sorted(composed))
             raise ConfigError(f"give folders of cells or overrides ({named}), not both: {HELP}")
         mine = [word for word in overrides if not word.startswith("targets=")]
         folders = [cell.folder for cell in expand(mine)]
-    cells = saved_cells(outputs, targets, given.get("data"), folders)
+    lpips = {k: v for k, v in given.items() if k == "lpips"}
+    cells = saved_cells(outputs, targets, given.get("data"), folders, **lpips)
 
     from agr.evaluation.runner import run_cell
     from agr.report.notes import closing
@@ -80,6 +82,7 @@ def saved_cells(
     targets: list[str],
     moved: dict[str, Any] | None = None,
     folders: Sequence[Path] = (),
+    **changes: Any,
 ) -> list[Cell]:
     """Find cells with saved adversarial images, and give them `targets`.
 
@@ -91,6 +94,7 @@ def saved_cells(
         targets: names of networks.
         moved: keys of `data` whose values have changed since the cells were run.
         folders: of the cells; all below `outputs` if there are none.
+        changes: other keys of the config, of files that have moved as well.
 
     Raises ConfigError if there is no such cell, or if a target is unknown.
     """
@@ -118,6 +122,7 @@ def saved_cells(
             data=moved,
             targets=targets,
             n_images=max(saved) + 1,  # scoring is for all that is saved
+            **changes,
         )
         cells.append(Cell(replace(cell.config, save_adversarials=False, trace=False)))
     if not cells:

@@ -4,6 +4,10 @@ Shows the cells of experiment=leaderboard: every untargeted attack of conf/attac
 your own folder (--config-dir=my). With --run, missing cells are run first. For example:
 
     python scripts/make_leaderboard.py --run n_images=20 norm=l2 attack=ifgsm,agr
+    python scripts/make_leaderboard.py --run tuned=both trials=8 tuning_images=50
+
+tuned=true ranks each attack with the best of equally many settings, tried on other images;
+tuned=both ranks the authors' beside them. tuning=FILE is a search space of your own.
 """
 
 import sys
@@ -15,21 +19,32 @@ from agr.config.overrides import with_experiment, without_flags
 from agr.jobs.console import script
 from agr.jobs.request import RUN_FLAG
 from agr.jobs.session import run_first
+from agr.jobs.trials import parse_options
+from agr.jobs.tuned import Ranking, tuned_ranking
 from agr.report.comparison.axes import output_folder
+from agr.report.formats import csv_text, write_texts
 from agr.report.leaderboard import check_leaderboard, write_leaderboards
 
 
 def main() -> None:
     """Run what is missing if asked to, write the leaderboards and print the Markdown ones."""
-    given = [word for word in sys.argv[1:] if word != RUN_FLAG]
+    running = RUN_FLAG in sys.argv[1:]
+    options, given = parse_options([word for word in sys.argv[1:] if word != RUN_FLAG])
     asked = without_flags(with_experiment(given, "experiment=leaderboard"))
     named = any(word.startswith("denominator=") for word in asked)
     counted = [] if named else ["denominator=target-correct"]  # clean errors are no transfer
     cells = expand([*asked, *counted])
     untargeted = check_leaderboard(cells)
-    if RUN_FLAG in sys.argv[1:]:
+    folder = output_folder(cells, [*asked, *(options.words if options else ())], "tables")
+    ranking = Ranking(cells)
+    if options:
+        ranking = tuned_ranking(options, [*asked, *counted], untargeted, run=running)
+        ranking.cells += [cell for cell in cells if cell.config.attack.targeted]  # to be named
+    elif running:
         run(asked, untargeted)
-    paths = write_leaderboards(cells, output_folder(cells, asked, "tables"))
+    paths = write_leaderboards(ranking.cells, folder, ranking.tuned, ranking.notes)
+    if options:
+        paths += write_texts({"tuning.csv": csv_text(ranking.trials)}, folder)
     for path in paths:
         if path.suffix == ".md":
             print(path.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from agr.report.html.contract import (
-    Chart,
+    Answer,
     ClaimView,
     Example,
     Figure,
@@ -37,7 +37,7 @@ HOSTILE = (
     '"><svg onload="window.pwned=1">',
     "<!--<script>{{ 7 * 7 }}</table></details>",
 )
-NEGATIVE = "-1.5 [-2.0, -1.0]"
+NEGATIVE = "−1.5 [−2.0, −1.0]"
 
 
 @contextmanager
@@ -159,6 +159,9 @@ def a_page(some: Sequence[Example] | None = None, **changes: Any) -> Page:
     """A page with something in each section."""
     line = {"type": "scatter", "name": HOSTILE[1], "x": [1, 2], "y": np.array([0.5, float("nan")])}
     layout = {"xaxis": {"title": {"text": "eps"}}, "title": {"text": HOSTILE[1]}}
+    chart = {"data": [line], "layout": layout}
+    first = table("table1", notes=[f"a note {HOSTILE[1]}"])
+    folded = table("folded")
     wide = [
         [f"row {i}", *(Number(55.5, interval=(54.4, 56.6)) for _ in range(13))] for i in range(8)
     ]
@@ -166,23 +169,20 @@ def a_page(some: Sequence[Example] | None = None, **changes: Any) -> Page:
         "title": f"Report {HOSTILE[0]}",
         "notice": f"Only a demo {HOSTILE[1]}",
         "summary": [("suite", "demo"), (HOSTILE[1], HOSTILE[2])],
-        "tables": [
-            table("table1", notes=[f"a note {HOSTILE[1]}"]),
-            table("table2", wide),
+        "answers": [
+            Answer("Best", f"AGR {HOSTILE[1]}.", [("the table", first), (HOSTILE[0], folded)]),
+            Answer("Claims", "One of two.", [("the claims", "claims")]),
         ],
+        "tables": [first, table("table2", wide)],
         "claims": [
             claim("ClaimView one", "supported", "contradicted"),
             claim(HOSTILE[0], "undecided"),
         ],
         "claims_about": ["supported: the interval lies above 0"],
         "figures": [
-            Figure("figure1", "Rates", "They rise.", png(), "python -m x", table("numbers"))
-        ],
-        "charts": [
-            Chart(
-                *("chart1", "Rates by eps", "They rise.", {"data": [line], "layout": layout}),
-                table("chart1-numbers"),
-            )
+            Figure("figure1", "Rates", "They rise.", png(), "python -m x", table("numbers")),
+            Figure("figure2", "By eps", "They rise.", png(), "python -m x", None, chart),
+            Figure("figure3", "Folded", "They fall.", png(), "python -m x", folded, None, False),
         ],
         "examples": examples() if some is None else some,
         "leaderboards": [table("leaderboard")],

@@ -9,7 +9,7 @@ import numpy as np
 
 from agr.config.cell import Cell
 from agr.records.run_info import NumericIdentity, RunInfo, Session
-from agr.records.schema import ROWS
+from agr.records.schema import PERCEPTUAL, ROWS
 from agr.records.store import Records
 
 
@@ -39,6 +39,7 @@ def record(
     blank |= {"suite": cell.suite.name, "cell": cell.id, "attack": c.attack.name}
     blank |= {"attack_hash": "x", "norm": c.norm.name, "source": cell.source, "adv_sha256": "x"}
     blank |= {"target_label": None, "first_success_step": None, "flat": False}
+    blank |= dict.fromkeys(PERCEPTUAL)
     rows = [
         blank
         | {"target": target, "white_box": cell.white_box(target), "position": p}

@@ -35,7 +35,7 @@ from agr.models.network import load_network
 from agr.records.part_files import Damaged
 from agr.records.progress import finished, todo
 from agr.records.run_info import RunInfo
-from agr.records.schema import ADVERSARIALS, ROWS, TRACE
+from agr.records.schema import ADVERSARIALS, PERCEPTUAL, ROWS, TRACE
 from agr.records.store import Records
 from agr.report.notes import closing
 from agr.score import saved_cells
@@ -63,7 +63,7 @@ def test_rows_say_what_happened(reference: pd.DataFrame, tmp_path: Path) -> None
     assert len(reference) == 12 * 2
     assert not reference.duplicated(KEY).any()
     unknown = ["target_label", "first_success_step", "found_linf", "found_l2"]
-    required = reference.drop(columns=[*unknown, "psnr", "ssim", "ciede2000"])
+    required = reference.drop(columns=[*unknown, *PERCEPTUAL])
     assert not required.isna().any().any()
     assert (reference["clean_pred"] == reference["label"]).all()  # select=group
     assert (reference["success"] == (reference["adv_pred"] != reference["label"])).all()

@@ -156,6 +156,33 @@ def test_the_table_says_what_was_compared(tmp_path: Path) -> None:
     assert frame.loc[("mifgsm", "mean transfer"), "gradients"] == 18
 
 
+def test_families_have_means_of_their_own(tmp_path: Path) -> None:
+    """CNN inc_v4; transformers ir_v2 and vgg16, of which ifgsm fools 4 and 8, mifgsm 12 and 8."""
+    kinds = [f"suite.networks.{name}.family=transformer" for name in ("ir_v2", "vgg16")]
+    cells = cells_of(tmp_path, "attack=ifgsm,mifgsm", "targets=[inc_v3,inc_v4,ir_v2,vgg16]", *kinds)
+    for cell, n in zip(cells, (4, 12), strict=True):
+        record(cell, {"inc_v3": ones(N), "inc_v4": ones(10), "ir_v2": ones(n), "vgg16": ones(8)})
+    comparison = Comparison(cells, Options())
+    found = {(e.row[0], e.column): e for e in comparison.entries}
+    assert found["mifgsm", "to CNNs"].value == 25.0
+    assert found["ifgsm", "to transformers"].value == 15.0
+    entry = found["mifgsm", "to transformers"]
+    assert (entry.value, entry.n) == (25.0, N)
+    assert entry.low < 25.0 < entry.high
+    assert entry.gap
+    assert entry.gap.difference == 10.0
+    assert comparison.tests == 1  # of all targets: families are corrected among themselves
+    assert found["mifgsm", "mean transfer"].p_holm == found["mifgsm", "mean transfer"].gap.p
+    assert entry.p_holm == pytest.approx(2 * entry.gap.p)
+    assert comparison.verdict(("mifgsm",)).count("points") == 1
+    sheet = comparison_sheet(comparison)
+    heads = ["mean transfer", "to CNNs", "to transformers", "against I-FGSM"]
+    assert sheet.blocks[0].header[1:5] == heads
+    assert "to CNNs: Inc-v4; to transformers: IR-v2, VGG16" in plain(sheet)
+    by_eps = cells_of(tmp_path, "attack=ifgsm,mifgsm", "eps=2,4", *kinds)
+    assert [*Comparison(by_eps, Options()).columns] == ["2", "4"]
+
+
 def test_several_targets_are_shares_of_an_image(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, "attack=ifgsm,mifgsm")
     for cell, n in zip(cells, (10, 20), strict=True):
@@ -261,7 +288,7 @@ def test_attacks_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_words_follow_the_test() -> None:
     better = Paired(50, 44, 6.2, 2.1, 10.4, 200, 20, 4)
     assert in_short(better, 0.001) == "transfers better (+6.2 points [2.1, 10.4])"
-    assert in_short(better._replace(difference=-6.2), 0.001).startswith("transfers worse (-6.2")
+    assert in_short(better._replace(difference=-6.2), 0.001).startswith("transfers worse (−6.2")
     assert in_short(Paired(n=100), 1.0) == "can't be told apart at n = 100"
     assert in_short(Paired(), 1.0) == "no image in common"
 

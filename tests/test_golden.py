@@ -58,7 +58,8 @@ def identities() -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_cells_keep_their_identity() -> None:
+def test_cells_keep_their_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NIPS17_DIR", raising=False)  # with it, a suite has another name
     assert identities() == read("cells.json")
 
 

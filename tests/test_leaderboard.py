@@ -15,7 +15,7 @@ import pytest
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import conf_dir
-from agr.records.schema import ROWS
+from agr.records.schema import PERCEPTUAL, ROWS
 from agr.records.store import Records
 from agr.report.comparison.axes import output_folder
 from agr.report.leaderboard import (
@@ -53,6 +53,7 @@ def fill(
     blank |= {"suite": "demo", "cell": cell.id, "attack": cell.config.attack.name}
     blank |= {"attack_hash": "x", "norm": "linf", "source": cell.source, "adv_sha256": "x"}
     blank |= {"target_label": None, "first_success_step": None, "flat": None}
+    blank |= dict.fromkeys(PERCEPTUAL)
 
     def value(column: Any, target: str, p: int) -> Any:
         own = column.get(target, 0) if isinstance(column, dict) else column
@@ -145,10 +146,39 @@ def test_targeted_attacks_are_left_out(own: Path, tmp_path: Path) -> None:
         check_leaderboard(cells_of(tmp_path, "attack=agr,ifgsm", "attack.targeted=true"))
 
 
-@pytest.mark.parametrize("words", ["seed=0,1", "steps=5,10", "quantize=always,end"])
+@pytest.mark.parametrize("words", ["steps=5,10", "quantize=always,end"])
 def test_several_cells_of_one_attack_are_refused(words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one cell for agr linf 10 on inc_v3"):
         check_leaderboard(cells_of(tmp_path, "attack=agr", words))
+
+
+def test_a_leaderboard_for_each_budget_of_gradients(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, "attack=ifgsm,mifgsm", "gradients=10,20")
+    for cell in cells:
+        fill(cell, {})
+    paths = write_leaderboards(cells, tmp_path / "t")
+    assert [p.stem for p in paths if p.suffix == ".md"] == [
+        "leaderboard-linf-10-10-gradients", "leaderboard-linf-10-20-gradients",
+    ]  # fmt: skip
+    assert "at most 20 gradients per image" in paths[-1].with_suffix(".md").read_text()
+
+
+def test_seeds_by_hand(tmp_path: Path) -> None:
+    """Means of 25 and 75 %: their deviation is 35.4, and Student's interval is all there is."""
+    cells = cells_of(tmp_path, "attack=agr", THREE, "source=inc_v3", "seeds=2")
+    for cell, hits in zip(cells, (N // 4, 3 * N // 4), strict=True):
+        fill(cell, dict.fromkeys(("inc_v4", "vgg16"), hits))
+    board, _ = leaderboard(cells)
+    (row,) = board.to_dict("records")
+    assert (row["transfer"], row["n"], row["images"]) == (50, 2 * N, N)
+    assert row["seed_sd"] == pytest.approx(50 / 2**0.5)
+    assert (row["seed_low"], row["seed_high"]) == (
+        0,
+        100,
+    )  # 50 ± 12.7 · 25, cut
+    text = " ".join(write_leaderboards(cells, tmp_path / "t")[0].read_text().split())
+    assert "50.0 ± 35.4 [" in text
+    assert "| [0.0, 100.0] |" in text
 
 
 # ---- numbers -------------------------------------------------------------------------------------
@@ -220,6 +250,48 @@ def test_denominators_by_hand(tmp_path: Path) -> None:
         assert row["gradients"] == pytest.approx(3.5)  # of all images, whoever counts them
         text = write_leaderboards(cells, tmp_path)[0].read_text()
         assert ("below 100 %: Inc-v4 75.0 %, VGG16 50.0 %" in text) == (denominator == "all")
+
+
+KINDS = ["suite.networks.vgg16.family=transformer", "suite.networks.vgg19.family=transformer"]
+
+
+def test_families_stand_apart_by_hand(tmp_path: Path) -> None:
+    """From inc_v3, CNNs inc_v4 and transformers vgg16, vgg19; from vgg16, inc_v3, inc_v4, vgg19.
+
+    Shares of CNNs 1, 0, 0, 0 and 1, 1/2, 0, 0; of transformers 1, 1/2, 1/2, 0 and 0, 0, 0, 0.
+    """
+    targets = "targets=[inc_v3,inc_v4,vgg16,vgg19]"
+    cells = cells_of(tmp_path, "attack=agr", targets, *KINDS)
+    fill(cells[0], {"inc_v3": 4, "inc_v4": 1, "vgg16": 3, "vgg19": 1})
+    fill(cells[1], {"inc_v3": 1, "inc_v4": 2, "vgg16": 4})
+    row = only_row(cells)
+    assert row["transfer_cnn"] == pytest.approx(100 * (1 + 1.5) / 8)
+    assert row["transfer_transformer"] == pytest.approx(100 * 2 / 8)
+    assert row["transfer"] == pytest.approx(100 * (5 / 3 + 3 / 3) / 8)
+    low, high, _ = bootstrap([0.5, 0.25, 0.25, 0], range(4))
+    ends = row["transfer_transformer_low"], row["transfer_transformer_high"]
+    assert ends == pytest.approx((100 * low, 100 * high))
+    assert "transfer_mlp" not in row
+    path = write_leaderboards(cells, tmp_path / "t")[0]
+    header = next(line for line in path.read_text().splitlines() if line.startswith("|"))
+    heads = [word.strip() for word in header.strip("|").split("|")]
+    first, second = heads.index("to CNNs % [95 %]"), heads.index("to transformers % [95 %]")
+    assert (first, second) == (4, 5)
+    shown, floor = body(path)
+    assert shown[first].startswith("31.2 [")  # 31.25
+    assert shown[second] == f"25.0 [{100 * low:.1f}, {100 * high:.1f}]"
+    assert floor[first].startswith("0.0 [")
+    note = "to CNNs: Inc-v4, Inc-v3; to transformers: VGG16, VGG19"
+    assert note in path.read_text()
+
+
+@pytest.mark.parametrize("words", [[], KINDS[:1], ["suite.networks.inc_v4.family=null"]])
+def test_one_family_of_black_boxes_has_no_column(words: list[str], tmp_path: Path) -> None:
+    """The white-box target's family counts for nothing, nor does an unknown one."""
+    cells = cells_of(tmp_path, "attack=agr", "source=vgg16", THREE, *words)
+    fill(cells[0], {"inc_v4": 1})
+    assert not [name for name in only_row(cells).index if name.startswith("transfer_cnn")]
+    assert "to CNNs" not in write_leaderboards(cells, tmp_path / "t")[0].read_text()
 
 
 def test_a_leaderboard_without_white_box_targets(tmp_path: Path) -> None:
@@ -355,7 +427,7 @@ def test_the_script_needs_no_torch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_a_user_did_wrong_is_told_in_a_line() -> None:
-    done = script("seed=0,1", "attack=agr", "--run")
+    done = script("steps=1,2", "attack=agr", "--run")
     assert done.returncode == 2
     assert done.stderr.startswith("error: a leaderboard holds one cell for agr linf 10 on inc_v3")
     assert done.stderr.count("\n") == 1

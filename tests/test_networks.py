@@ -12,6 +12,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg
 from torch.nn import functional as F
 
 from agr.attacks import Attack
@@ -22,7 +23,7 @@ from agr.attacks.loss import CrossEntropy
 from agr.attacks.stop import OnceFooled
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.registry import describe
+from agr.config.registry import describe, family_of
 from agr.config.schema import Geometry, NetworkConfig
 from agr.evaluation.predictions import predict_batched
 from agr.evaluation.runner import run_cell
@@ -91,6 +92,42 @@ TAGS = {
         "ir_v2_ens": "inception_resnet_v2.tf_ens_adv_in1k",
     },
     "lite": {f"lite{i}": f"tf_efficientnet_lite{i}.in1k" for i in range(3)},
+    "transfer2026": {
+        "resnet50": "resnet50.tv_in1k",
+        "vit_b": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
+        "resnet50_v2": "resnet50.tv2_in1k",
+        "resnet18": "resnet18.tv_in1k",
+        "resnet101": "resnet101.tv_in1k",
+        "resnet152": "resnet152.tv_in1k",
+        "resnext50": "resnext50_32x4d.tv_in1k",
+        "densenet121": "densenet121.tv_in1k",
+        "vgg16": "vgg16.tv_in1k",
+        "vgg19": "vgg19.tv_in1k",
+        "vgg19_bn": "vgg19_bn.tv_in1k",
+        "mobilenet_v2": "mobilenetv2_100.ra_in1k",
+        "inc_v3_tv": "inception_v3.tv_in1k",
+        "inc_v3": "inception_v3.tf_in1k",
+        "inc_v4": "inception_v4.tf_in1k",
+        "ir_v2": "inception_resnet_v2.tf_in1k",
+        "pnasnet": "pnasnet5large.tf_in1k",
+        "effnet_v2_m": "tf_efficientnetv2_m.in1k",
+        "lite0": "tf_efficientnet_lite0.in1k",
+        "lite1": "tf_efficientnet_lite1.in1k",
+        "lite2": "tf_efficientnet_lite2.in1k",
+        "convnext_t": "convnext_tiny.fb_in1k",
+        "convnext_b": "convnext_base.fb_in1k",
+        "deit_b": "deit_base_patch16_224.fb_in1k",
+        "beit_b": "beit_base_patch16_224.in22k_ft_in22k_in1k",
+        "swin_t": "swin_tiny_patch4_window7_224.ms_in1k",
+        "swin_b": "swin_base_patch4_window7_224.ms_in1k",
+        "pit_b": "pit_b_224.in1k",
+        "visformer_s": "visformer_small.in1k",
+        "cait_s": "cait_s24_224.fb_dist_in1k",
+        "levit": "levit_256.fb_dist_in1k",
+        "mixer_b": "mixer_b16_224.goog_in21k_ft_in1k",
+        "inc_v3_adv": "inception_v3.tf_adv_in1k",
+        "ir_v2_ens": "inception_resnet_v2.tf_ens_adv_in1k",
+    },
 }  # fmt: skip
 
 
@@ -104,8 +141,35 @@ def test_a_suite_says_what_timm_says(name: str) -> None:
         theirs.title, theirs.top1 = n.title, n.top1
         if n.weights.startswith(PACKAGE):
             theirs.weights, theirs.sha256 = n.weights, n.sha256
+        if n.size != theirs.size:  # one was trained at a smaller size than it is tested at
+            test = get_pretrained_cfg(tags[name])
+            theirs.size, theirs.crop = test.test_input_size[-1], test.test_crop_pct
         assert n == theirs
         assert n.top1 is not None
+
+
+def test_families_follow_the_architecture() -> None:
+    demo = expand(["suite=demo"])[0].suite.networks.values()
+    assert {family_of(n.architecture) == n.family == "cnn" for n in demo} == {True}
+    for name, family in {
+        "convnext_nano": "cnn",
+        "maxvit_tiny_rw_224": "transformer",
+        "vit_tiny_r_s16_p8_224": "transformer",
+        "resmlp_12_224": "mlp",
+        "mobilenetv4_conv_small": "cnn",
+        "mobilenetv4_hybrid_medium": "transformer",
+        "poolformer_s12": None,  # its module has caformer_s18, too
+    }.items():
+        assert family_of(name) == family
+
+
+def test_a_family_is_no_part_of_a_cells_identity() -> None:
+    words = ["attack=ifgsm", "norm=linf", "suite.networks.vgg16.family="]
+    one, other = (expand([*words[:2], words[2] + f, "source=vgg16"])[0] for f in ("cnn", "mlp"))
+    assert other.family("vgg16/jpeg75") == "mlp"
+    assert (one.id, one.network_digest("vgg16")) == (other.id, other.network_digest("vgg16"))
+    with pytest.raises(ConfigError, match=r"network vgg16: family=vit is unknown: .*transformer"):
+        expand([*words[:2], words[2] + "vit"])
 
 
 def test_any_tag_of_timm_is_a_source_or_a_target() -> None:

@@ -11,11 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agr.report.html.contract import Example, Page
+from agr.report.html.contract import Answer, Example, Figure, HtmlTable, Page
 from agr.report.html.escapes import size
 from agr.report.html.render import render
+from agr.report.numbers import Number, TableCell
 from agr.report.perturbations import scaled
-from tests.browser import HOSTILE, NEGATIVE, a_page, chromium, decoded, examples, opened, table
+from tests.browser import (
+    HOSTILE,
+    NEGATIVE,
+    a_page,
+    chromium,
+    claim,
+    decoded,
+    examples,
+    opened,
+    png,
+    table,
+)
 
 # One worker has the browser.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
@@ -131,6 +143,81 @@ def test_tables_filter(browser: Any, path: Path) -> None:
         assert tab.locator("#table1 .count").inner_text() == ""
 
 
+def test_a_filter_finds_true_minus_signs_by_hyphens(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        tab.locator("#table1 input").fill("-1.5 onerror")
+        assert column(tab, 1) == [NEGATIVE]
+
+
+def test_answers_lead_to_their_evidence_also_where_it_is_folded(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        folded = tab.locator("#folded")
+        assert not folded.is_visible()
+        links = tab.locator("#short a")
+        assert links.count() == 3
+        links.nth(1).click()
+        folded.wait_for(state="visible")
+        links.nth(2).click()
+        assert tab.evaluate("location.hash") == "#claims"
+        claim = tab.locator("details.claim").first
+        claim.locator("summary").first.click()
+        assert claim.locator("blockquote").is_visible()
+
+
+def test_a_wide_table_keeps_its_first_column_and_says_that_there_is_more(
+    browser: Any, path: Path
+) -> None:
+    with opened(browser, path) as tab:
+        tab.set_viewport_size({"width": 700, "height": 800})
+        region = tab.get_by_role("region", name="Caption of table2")
+        cue = tab.locator("#table2 .cue")
+        wait_for(lambda: cue.inner_text() == "more columns →")
+        first = region.locator("tbody th").first
+        left = first.bounding_box()["x"]
+        region.evaluate("r => { r.scrollLeft = r.scrollWidth; }")
+        wait_for(lambda: cue.inner_text() == "more columns ←")
+        assert first.bounding_box()["x"] == left
+        assert region.locator("tbody td").first.bounding_box()["x"] < left
+
+
+def test_a_chart_takes_the_place_of_its_picture_but_in_print(browser: Any, path: Path) -> None:
+    with opened(browser, path) as tab:
+        chart = tab.locator(".chart")
+        chart.scroll_into_view_if_needed()
+        tab.wait_for_selector(".chart[data-drawn=yes] svg")
+        picture, plot = chart.locator("img"), chart.locator(".plot")
+        assert (picture.is_visible(), plot.is_visible()) == (False, True)
+        tab.emulate_media(media="print")
+        assert (picture.is_visible(), plot.is_visible()) == (True, False)
+
+
+def test_the_standard_report_is_not_too_tall(browser: Any, tmp_path: Path) -> None:
+    """As much as experiment=report shows: ten attacks on six networks under two norms."""
+    many: list[TableCell] = [Number(55.5, interval=(54.4, 56.6))] * 8
+    notes = [f"note {i}" for i in range(8)]
+
+    def tall(name: str, rows: int) -> HtmlTable:
+        return table(name, [[f"row {i}", *many] for i in range(rows)], notes=notes)
+
+    chart = {"data": [], "layout": {"height": 520}}
+    line = "One norm: an attack is the best, by so many points, and none else is alike. "
+    page = a_page(
+        summary=[(f"term {i}", line) for i in range(9)],
+        answers=[Answer("A question", 2 * line, [("the verdicts", "claims")])] * 5,
+        leaderboards=[tall("board1", 11), tall("board2", 11)],
+        tables=[tall(f"table{i}", 30) for i in range(5)],
+        claims=[claim(f"claim {i}", "supported", "undecided") for i in range(11)],
+        figures=[
+            Figure(f"figure{i}", "Rates", line, png(), "python", None, chart, i < 2)
+            for i in range(12)
+        ],
+        further=[tall(f"further{i}", 45) for i in range(4)],
+    )
+    with opened(browser, written(render(page), tmp_path)) as tab:
+        tab.set_viewport_size({"width": 1400, "height": 900})
+        assert 6_000 < tab.evaluate("document.documentElement.scrollHeight") <= 9_000
+
+
 # ---- the image browser ---------------------------------------------------------------------------
 
 
@@ -143,9 +230,9 @@ def options(tab: Any, name: str) -> list[str]:
     return tab.locator(f"#pick-{name} option").all_inner_texts()
 
 
-def pick(tab: Any, example: Example, class_name: str = "3 (cat)") -> None:
+def pick(tab: Any, example: Example, class_name: str = "cat (3)") -> None:
     choose(tab, "source", example.source)
-    choose(tab, "image", f"{example.image_id}: class {class_name}")
+    choose(tab, "image", f"{example.image_id}: {class_name}")
     choose(tab, "norm", example.norm)
     choose(tab, "attack", example.attack)
 
@@ -165,15 +252,14 @@ def test_the_browser_shows_the_right_images(browser: Any, path: Path, page: Page
             assert np.array_equal(shown(tab, "difference"), 128 + 10 * change)
             said = tab.locator("#said").inner_text()
             assert (
-                f"Image {example.image_id}, class 3 (cat); {example.attack} on {example.source}"
-                in said
+                f"Image {example.image_id}, cat (3); {example.attack} on {example.source}" in said
             )
             assert example.image_id in tab.locator("#adversarial").get_attribute("alt")
 
 
 def test_with_loss_the_nearest_of_all_images_is_the_right_one(browser: Any, tmp_path: Path) -> None:
     many = examples(64)
-    page = a_page(many, charts=[])
+    page = a_page(many, figures=[])
     bare = size(render(dataclasses.replace(page, examples=[])))
     path = written(render(page, bare + 220_000), tmp_path)
     with opened(browser, path) as tab:
@@ -195,11 +281,11 @@ def test_choices_that_do_not_exist_are_not_offered(browser: Any, path: Path) -> 
         assert options(tab, "attack") == [HOSTILE[0]]
         choose(tab, "source", "Inc-v3")
         assert options(tab, "attack") == ["AGR", HOSTILE[0]]
-        choose(tab, "image", "img1: class 3 (cat)")
+        choose(tab, "image", "img1: cat (3)")
         choose(tab, "source", HOSTILE[2])
         assert options(tab, "norm") == ["L∞ = 10"]
         assert options(tab, "target") == [f"{HOSTILE[2]} (the source)", "ResNet-152"]
-        assert options(tab, "image") == ["img1: class 3 (cat)", f"{HOSTILE[3]}: class 3 (cat)"]
+        assert options(tab, "image") == ["img1: cat (3)", f"{HOSTILE[3]}: cat (3)"]
         # an image of the same name stays chosen in another group
         assert "Image img1," in tab.locator("#said").inner_text()
         groups = "g => g.map(x => x.label)"
@@ -220,7 +306,7 @@ def test_every_way_of_choosing_ends_in_an_image_that_exists(
                 "n => document.getElementById('pick-' + n).selectedOptions[0].text)"
             )
             *others, image = chosen
-            example = names[(*others, image.removesuffix(": class 3 (cat)"))]
+            example = names[(*others, image.removesuffix(": cat (3)"))]
             assert np.array_equal(shown(tab, "adversarial"), example.adversarial)
 
 
@@ -229,10 +315,10 @@ def test_answers_and_facts_are_shown(browser: Any, path: Path) -> None:
         choose(tab, "attack", "AGR")
         assert options(tab, "target") == ["Inc-v3 (the source)", "VGG-16"]
         cells = tab.locator("#answers tr").nth(1).locator("th, td").all_inner_texts()
-        fooled = f"4 ({HOSTILE[1]}), 42.0 %"
-        assert cells == ["VGG-16 (target)", "3 (cat), 91.0 %", fooled, "yes"]
+        fooled = f"{HOSTILE[1]} (4), 42.0 %"
+        assert cells == ["VGG-16 (target)", "cat (3), 91.0 %", fooled, "yes"]
         said = tab.locator("#said").inner_text()
-        assert "VGG-16 says class 3 (cat) at 91.0 % before and class 4" in said
+        assert f"VGG-16 says cat (3) at 91.0 % before and {HOSTILE[1]} (4) at" in said
         assert said.endswith(": fooled.")
         choose(tab, "attack", HOSTILE[0])
         assert tab.locator("#said").inner_text().endswith(": not fooled.")
@@ -244,7 +330,7 @@ def test_answers_and_facts_are_shown(browser: Any, path: Path) -> None:
 
 def test_an_image_that_no_target_was_asked_of_is_shown(browser: Any, tmp_path: Path) -> None:
     alone = dataclasses.replace(examples()[0], answers={}, facts={})
-    with opened(browser, written(render(a_page([alone], charts=[])), tmp_path)) as tab:
+    with opened(browser, written(render(a_page([alone], figures=[])), tmp_path)) as tab:
         assert np.array_equal(shown(tab, "adversarial"), alone.adversarial)
         assert options(tab, "target") == ["no target was asked"]
         assert tab.locator("#said").inner_text().endswith("No target was asked.")
@@ -351,7 +437,7 @@ def test_it_reads_without_javascript(browser: Any, path: Path) -> None:
 
 def test_a_page_with_nothing_but_tables_works(browser: Any, tmp_path: Path) -> None:
     path = written(
-        render(a_page([], charts=[], cells=table("cells", [["none", "—", "—"]]))), tmp_path
+        render(a_page([], figures=[], cells=table("cells", [["none", "—", "—"]]))), tmp_path
     )
     with opened(browser, path) as tab:
         assert tab.locator("#viewer").count() == 0

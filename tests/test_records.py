@@ -163,9 +163,9 @@ def test_run_json_tells_when_it_was_touched(records: Records) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"schema_version": 2}', "has schema 2, this program writes 7: use another outputs"),
-        ('{"schema_version": 8}', "has schema 8"),
-        ('{"schema_version": 7}', "damaged"),
+        ('{"schema_version": 2}', "has schema 2, this program writes 8: use another outputs"),
+        ('{"schema_version": 9}', "has schema 9"),
+        ('{"schema_version": 8}', "damaged"),
         ("{}", "damaged"),
         ("[1]", "damaged"),
         ("3", "damaged"),
@@ -209,7 +209,7 @@ def test_run_json_has_a_schema(change: dict[str, Any], records: Records) -> None
 
 
 def test_a_run_json_without_later_keys_is_read(records: Records) -> None:
-    content = {"schema_version": 7, "eligible": 7}
+    content = {"schema_version": 8, "eligible": 7}
     records.run_file.write_text(json.dumps(content | {"digest": _digest(content)}))
     assert records.run() == RunInfo(eligible=7)
 

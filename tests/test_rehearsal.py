@@ -266,6 +266,7 @@ def check_job(world: World, records: Records, source: str, size: int) -> None:
     run = records.run()
     assert run is not None
     assert len(run.weights[source]) == 64
+    assert set(run.classes) >= {str(c) for c in rows["label"]}
     assert saved(records, rows["image_id"].unique()).shape == (4, 3, size, size)
 
 

@@ -18,6 +18,9 @@ from scipy import stats
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
+from agr.evaluation.provenance import class_names
+from agr.records.store import Records
+from agr.report.answers import QUESTIONS
 from agr.report.html.contract import HtmlTable
 from agr.report.html.gallery import SAMPLE, examples_of
 from agr.report.html.render import render
@@ -152,14 +155,40 @@ def test_the_page_says_everything(cells: list[Cell], tmp_path: Path) -> None:
     assert momentum.details is not None
     assert "MI-FGSM against I-FGSM, L∞, VGG16 → VGG19" in {row[1] for row in momentum.details.rows}
     assert {figure.name for figure in shown.figures} >= {"figure1-linf", "figure3", "frontier"}
-    assert [chart.name for chart in shown.charts] == [
-        "chart-frontier", "chart-steps-linf", "chart-transfer-linf"
+    charts = {figure.name for figure in shown.figures if figure.plotly}
+    assert charts == {"frontier", "figure3", "transfer-linf"}
+    assert [answer.title for answer in shown.answers] == list(QUESTIONS.values())
+    assert shown.answers[1].text.startswith("L∞ = 10: MI-FGSM transfers best, 75.0 % on average")
+    ((_, evidence),) = shown.answers[1].evidence
+    assert evidence is shown.further[0]
+    board = shown.leaderboards[0]
+    assert board.header[:4] == [
+        "Attack", "mean transfer ASR % [95 %]", "against the best, points", "difference real"
     ]  # fmt: skip
+    second = ["I-FGSM", "25.0", "−50.0", "yes"]
+    assert [printed(cell).split(" ")[0] for cell in board.rows[1][:4]] == second
+    assert [printed(cell) for cell in board.rows[-1][2:4]] == ["", ""]  # no attack
     assert len(shown.cells.rows) == 6
     assert shown.cells.rows[0][-1] == cells[0].command()
     text = render(shown)
     assert "python scripts/make_report.py --run seed=0" in text
     assert len(text.encode()) < 20_000_000
+
+
+def test_classes_of_imagenet_have_names(tmp_path: Path) -> None:
+    """timm's first lemma of each class that the rows speak of, and of no other suite's."""
+    cells = cells_of(tmp_path, "source=vgg16")
+    fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
+    records = Records(cells[0].folder)
+    assert class_names(cells[0], records) == {}
+    suite = replace(cells[0].suite, synsets="imagenet")
+    cell = replace(cells[0], config=replace(cells[0].config, suite=suite))
+    names = class_names(cell, records)
+    assert names == {"0": "tench", "1": "goldfish", "4": "hammerhead"}
+    records.update_run(lambda run: run.classes.update(names))
+    shown = build_page(gather(cells, [], "agr_paper", command))
+    assert shown.classes == {0: "tench", 1: "goldfish", 4: "hammerhead"}
+    assert '"classes":{"1":"goldfish","4":"hammerhead"}' in render(shown)  # what examples say
 
 
 def test_the_sample_is_shared_out_among_groups(cells: list[Cell]) -> None:
@@ -207,7 +236,7 @@ def test_titles_are_text_wherever_they_stand(tmp_path: Path) -> None:
     fill(cells, {"ifgsm": 4, "mifgsm": 12, "agr": 3})
     told = gather(cells, [], "agr_paper", command)
     shown = build_page(told)
-    charts = str([chart.plotly for chart in shown.charts])
+    charts = str([figure.plotly for figure in shown.figures])
     assert "<a" not in charts
     assert "&lt;a" in charts
     assert "<a" not in re.sub(r"\\<", "", results(told))

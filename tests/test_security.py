@@ -109,7 +109,7 @@ def test_pickles_are_loaded_in_two_places_only() -> None:
         for path in PACKAGE.rglob("*.py")
     }
     assert {name: n for name, n in found.items() if n} == {
-        "config/compose.py": 1, "jobs/pools.py": 1, "jobs/tasks.py": 1,
+        "config/composer.py": 1, "jobs/pools.py": 1, "jobs/tasks.py": 1,
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import pytest
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import PACKAGE
-from agr.records.schema import ROWS
+from agr.records.schema import PERCEPTUAL, ROWS
 from agr.records.store import Records
 from agr.report.notes import closing
 from agr.report.rates import rates_and_sizes
@@ -34,7 +34,7 @@ def cells_of(outputs: Path, *words: str) -> list[Cell]:
 def fill(cell: Cell, successes: dict[str, int], n: int = N, **columns: Any) -> None:
     """Records of `n` images, of which the first few fool each target."""
     c = cell.config
-    blank: dict[str, Any] = dict.fromkeys(ROWS.names, 0)
+    blank: dict[str, Any] = dict.fromkeys(ROWS.names, 0) | dict.fromkeys(PERCEPTUAL)
     blank |= {"suite": "demo", "cell": cell.id, "attack": c.attack.name, "attack_hash": "x",
               "norm": c.norm.name, "source": cell.source, "target_label": None,
               "first_success_step": None, "adv_sha256": "x", "flat": None}  # fmt: skip
@@ -89,7 +89,7 @@ def test_denominators_by_hand(tmp_path: Path) -> None:
     rows = []
     wrong = {"inc_v3": {0}, "inc_v4": {0, 1}, "ir_v2": {2}}
     for target, errs in wrong.items():
-        blank: dict[str, Any] = dict.fromkeys(ROWS.names, 0)
+        blank: dict[str, Any] = dict.fromkeys(ROWS.names, 0) | dict.fromkeys(PERCEPTUAL)
         texts = ("suite", "cell", "attack", "attack_hash", "norm", "source", "adv_sha256")
         blank |= dict.fromkeys(texts, "x")
         rows += [

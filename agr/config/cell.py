@@ -8,7 +8,6 @@ computes and one folder of records holds. This module imports neither torch nor 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from agr.config.networks import numbers_of, same_network, undefended, without_pl
 from agr.config.overrides import shell_command
 from agr.config.schema import CHUNK, Config, Geometry, Group, Suite
 from agr.config.security import code_of, targets_of
+from agr.utils.files import same_place
 from agr.utils.hashing import digest, slug
 
 
@@ -111,6 +111,10 @@ class Cell:
         bare, defenses = undefended(name, self.config.defenses)
         return "/".join([self.suite.networks[bare].title or bare, *defenses])
 
+    def family(self, target: str) -> str | None:
+        """Family of a target's network (one of FAMILIES), None where it is unknown."""
+        return self.suite.networks[self.bare(target)].family
+
     @property
     def networks(self) -> list[str]:
         """Names of all networks of the cell, without their defenses."""
@@ -125,7 +129,7 @@ class Cell:
     @property
     def image_classes(self) -> int | None:
         """Number of classes of the images; None where the config doesn't say it."""
-        if not _same_place(self.config.data.root, self.suite.root):
+        if not same_place(self.config.data.root, self.suite.root):
             return self.suite.classes
         known = {
             self.suite.networks[n].classes for g in self.suite.groups.values() for n in g.networks
@@ -161,8 +165,7 @@ class Cell:
     def _of_shard(self, name: str, overrides: tuple[str, ...]) -> Cell:
         cell = Cell(replace(self.config, shard=name), overrides)
         # What is cached says nothing of shards, and takes longer to compute than to copy.
-        known = {k: v for k, v in vars(self).items() if k not in vars(cell)}
-        vars(cell).update(known)
+        vars(cell).update({k: v for k, v in vars(self).items() if k not in vars(cell)})
         return cell
 
     @property
@@ -246,6 +249,7 @@ class Cell:
         networks = {n: numbers_of(self.suite.networks[self.bare(n)]) for n in names_of}
         defenses = {n: parts for n in names_of if (parts := self._parts_of(n)[1])}
         ensemble = {"ensemble": self.config.ensemble} if len(self.sources) > 1 else {}
+        split = {"split": self.config.split} if self.config.split != "all" else {}
         eot = {"eot": self.config.eot, "defenses": defenses} if self.config.eot else {}
         names = ("eps", "seed", "select", "quantize")
         return digest(
@@ -260,6 +264,7 @@ class Cell:
                 "success": self.success,
                 "networks": networks,
                 **ensemble,
+                **split,
                 **eot,
             }
         )
@@ -293,8 +298,3 @@ class Cell:
     def command(self) -> str:
         """The shell command that runs this cell."""
         return shell_command("-m", "agr.run", *self.overrides)
-
-
-def _same_place(one: str | None, other: str | None) -> bool:
-    real = [os.path.realpath(os.path.expanduser(place)) for place in (one, other) if place]
-    return one == other or (len(real) == 2 and real[0] == real[1])

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import pickle
 import re
 import shlex
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from agr.config.cell import Cell
+from agr.config.composer import Composer, hydra
 from agr.config.cost import TooDear
 from agr.config.load import to_cell
-from agr.config.messages import explained
 from agr.config.overrides import (
     as_list,
     check_length,
@@ -29,19 +23,13 @@ from agr.config.overrides import (
     without_flags,
     without_shards,
 )
-from agr.config.schema import conf_dir
-from agr.config.security import check_hydra, check_swept, read_yaml
-from agr.config.validation import reject_unknown_keys
+from agr.config.security import check_swept
 from agr.utils.errors import ConfigError
-from agr.utils.hashing import digest
 
 if TYPE_CHECKING:
-    from hydra.core.config_loader import ConfigLoader
-    from hydra.core.object_type import ObjectType
     from hydra.core.override_parser.types import Override
 
 MOST_CELLS = 10_000  # in one sweep
-MOST_KEPT = 500  # compositions of files, of 100 kB
 # Overrides of Hydra's own node that a run reads.
 HYDRA_KEYS = re.compile(r"hydra(/launcher|\.(launcher|searchpath|sweep|sweeper|mode)\b)")
 
@@ -65,13 +53,13 @@ def compose_cells(overrides: Sequence[str], *, multirun: bool = True) -> Composi
     Without `multirun` only an experiment's file can ask for a sweep. Raises ConfigError, with one
     line, for whatever a run could not work with.
     """
-    with _hydra() as loader:
+    with hydra() as loader:
         shards = shards_of(overrides)
         whole = without_shards(overrides) if shards else overrides
         given = [*map(as_list, with_seeds(without_flags(whole)))]
         for word in given:
             check_length(word)
-        composer = _Composer(loader, given)
+        composer = Composer(loader, given)
         for o in composer.parsed:
             if o.is_hydra_override() and not HYDRA_KEYS.match(o.key_or_group):
                 raise ConfigError(
@@ -109,9 +97,9 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
     Hydra's own flags (--help, --cfg …) set its logging up, which can call anything.
     """
-    with _hydra() as loader:
+    with hydra() as loader:
         given = [word for word in without_flags(overrides) if not word.startswith("-")]
-        composer = _Composer(loader, given)
+        composer = Composer(loader, given)
         if composer.foreign:
             composer.compose_whole(composer.plain)
 
@@ -160,139 +148,3 @@ def _size(override: Override) -> float:
         start, stop = float(sweep.start or 0), float(sweep.stop or 0)
         return max(0.0, (stop - start) / float(sweep.step or 1))
     return len(sweep.list) if isinstance(sweep, ChoiceSweep) else 1
-
-
-def _fingerprint() -> str:
-    """Return a hash of names, sizes and times of our config files: one that has changed shows."""
-    files = sorted(Path(conf_dir()).rglob("*.yaml"))
-    return digest([[str(p), (s := p.stat()).st_mtime_ns, s.st_size, s.st_ino] for p in files])
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    with open_dict(config):
-        del config["hydra"]
-    return config
-
-
-class _Composer:
-    """Hydra's `compose` for the many points of a sweep.
-
-    Hydra needs 0.1 s to read and merge the files that a command line chooses, and next to nothing
-    to set single keys. So what files make is kept, and keys are set in copies: as long as our files
-    are as they were, or, where a user's folder is searched too, for this composer.
-    """
-
-    _of_ours: ClassVar[dict[tuple[str, ...], tuple[bytes, bytes]]] = {}
-    _our_groups: ClassVar[dict[str, set[str]]] = {}
-
-    def __init__(self, loader: ConfigLoader, overrides: Sequence[str]):
-        from hydra.core.object_type import ObjectType
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
-        self._searched = [word for word in overrides if word.startswith("hydra.searchpath=")]
-        self.foreign = bool(self._searched)
-        self._loader = loader
-        self._parser = OverridesParser.create(cast("ConfigLoader", self))
-        self._parse_one = cache(lambda word: self._parser.parse_overrides([word])[0])
-        self._merged, groups = ({}, {}) if self.foreign else (self._of_ours, self._our_groups)
-        self._files = "" if self.foreign else _fingerprint()
-        if self._files not in groups:
-            groups[self._files] = set(self.get_group_options("", ObjectType.GROUP))
-        self._groups = groups[self._files]
-        self.parsed = self.parse(overrides)
-        for o in self.parsed:
-            if o.is_delete() or o.is_sweep_override() or isinstance(o.value(), str | list | dict):
-                continue
-            group = o.key_or_group
-            if not group or group in self._groups or group.startswith("hydra/"):
-                way = "linf or l2" if group == "norm" else "NAME"
-                raise ConfigError(f"{o.input_line} chooses no file: write {group or 'KEY'}={way}")
-        self.plain = [o.input_line or "" for o in self.parsed if not o.is_sweep_override()]
-
-    def get_group_options(self, group: str, results_filter: ObjectType) -> list[str]:
-        """Options of a group, as the parser asks for glob(…): Hydra forgets the user's folders."""
-        return self._loader.get_group_options(group, results_filter, "config", self._searched)
-
-    def parse(self, overrides: Sequence[str]) -> list[Override]:
-        """Parse overrides; a glob among them is not yet expanded."""
-        return self._parser.parse_overrides(list(overrides))
-
-    def compose(self, overrides: Sequence[str], *, whole: bool = False) -> DictConfig:
-        """Compose one point of the sweep; Hydra's node is in the `whole` config only."""
-        parsed = [self._parse_one(word) for word in overrides]
-        files = [word for word, o in zip(overrides, parsed, strict=True) if self._chooses(o)]
-        config: DictConfig = pickle.loads(self._composed_files(files)[whole])
-        keys = [o for o in parsed if not self._chooses(o)]
-        try:
-            if any(o.is_add() or o.is_force_add() or o.is_delete() or o.package for o in keys):
-                raise OmegaConfBaseException
-            for o in keys:
-                OmegaConf.update(config, o.key_or_group, o.value(), merge=True)
-        except OmegaConfBaseException:  # more than setting keys, or wrong: Hydra says what
-            config = self.compose_whole(overrides)
-            return config if whole else _without_hydra(config)
-        return config
-
-    def _composed_files(self, files: Sequence[str]) -> tuple[bytes, bytes]:
-        """Return what files make, without and with Hydra's node; pickled, which copies quickest."""
-        key = (self._files, *files)
-        if key not in self._merged:
-            if len(self._merged) >= MOST_KEPT:
-                self._merged.clear()
-            config = self.compose_whole(files)
-            whole = pickle.dumps(config)
-            self._merged[key] = pickle.dumps(_without_hydra(config)), whole
-        return self._merged[key]
-
-    def compose_whole(self, overrides: Sequence[str]) -> DictConfig:
-        """Compose overrides by Hydra alone, with its node, which is checked."""
-        from hydra import compose
-
-        try:
-            config: DictConfig = compose("config", list(overrides), return_hydra_config=True)
-        except (ValueError, RecursionError):  # of a file that it doesn't name, perhaps
-            self._read_all()
-            raise
-        reject_unknown_keys(config)
-        if self.foreign:
-            own = [word for word in overrides if self._parse_one(word).is_hydra_override()]
-            by_user = compose("config", own, return_hydra_config=True)
-            check_hydra(OmegaConf.to_container(config.hydra), OmegaConf.to_container(by_user.hydra))
-        return config
-
-    def _read_all(self) -> None:
-        """Read all config files of the user's folders. Raises ConfigError for the first bad one."""
-        folders: Any = [self._parse_one(word).value() for word in self._searched]
-        for folder in itertools.chain(*folders):
-            for path in sorted(Path(folder.removeprefix("file://")).rglob("*.yaml")):
-                read_yaml(path)
-
-    def _chooses(self, override: Override) -> bool:
-        """True if an override chooses files or is about Hydra; the others set keys."""
-        group = override.key_or_group.partition("/")[0]
-        is_group = group in self._groups and not isinstance(override.value(), dict)
-        return is_group or override.is_hydra_override()
-
-
-@contextmanager
-def _hydra() -> Iterator[ConfigLoader]:
-    """Initialise Hydra over our configs, whatever Hydra application this process may be.
-
-    What it or OmegaConf raises inside becomes a ConfigError of one line.
-    """
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    instance = GlobalHydra.instance()
-    outer, instance.hydra = instance.hydra, None
-    try:
-        with (
-            explained(),
-            warnings.catch_warnings(),
-            initialize_config_dir(conf_dir(), version_base="1.3"),
-        ):
-            # a folder of configs that isn't there
-            warnings.filterwarnings("error", "provider=hydra.searchpath", UserWarning)
-            yield instance.config_loader()
-    finally:
-        instance.hydra = outer

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from agr.config.schema import LARGEST_SIDE, MODES, RESIZING, Geometry, NetworkConfig
+from agr.config.schema import FAMILIES, LARGEST_SIDE, MODES, RESIZING, Geometry, NetworkConfig
 from agr.utils.errors import ConfigError, first_line, nearest
 
 MOST_CLASSES = 10_000_000
@@ -34,14 +34,14 @@ WEIGHT_ARGUMENTS = (
 
 def same_network(a: NetworkConfig, b: NetworkConfig) -> bool:
     """True if two entries are one network, by whatever names."""
-    idle = ("title", "tag", "top1", "sha256")
+    idle = ("title", "tag", "family", "top1", "sha256")
     return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(a) if f.name not in idle)
 
 
 def numbers_of(network: NetworkConfig) -> dict[str, Any]:
     """Fields that decide a network's predictions; of its weights the hash counts, not the place."""
     known = asdict(network) | {"weights": Path(network.weights).name}
-    idle = ("title", "tag", "top1", "crop", "interpolation", "mode")
+    idle = ("title", "tag", "family", "top1", "crop", "interpolation", "mode")
     return {k: v for k, v in known.items() if k not in idle}
 
 
@@ -187,6 +187,7 @@ def check_geometry(of: str, g: Geometry) -> None:
 def check_network(name: str, n: NetworkConfig) -> None:
     """Raise ConfigError for an entry of the suite's networks that can't be."""
     check_choice(f"network {name}: resize", n.resize, RESIZING)
+    check_choice(f"network {name}: family", n.family, (None, *FAMILIES))
     numbers = [*n.mean, *n.std]
     if len(n.mean) != 3 or len(n.std) != 3 or not all(map(math.isfinite, numbers)):
         raise ConfigError(f"network {name}: mean={n.mean} std={n.std}: give three, std above 0")

@@ -23,6 +23,34 @@ from agr.config.schema import MODES, RESIZING
 from agr.utils.errors import DEFENSE, ConfigError, bare, first_line, nearest, nearest_network
 from agr.utils.hub import HUB, WEIGHT_SUFFIXES, NotOnHub, hub_file
 
+# Families of the modules in which timm keeps its architectures. Modules that mix them (byobnet,
+# metaformer, ...) aren't listed, nor are state-space and recurrent networks; of mobilenetv3's, some
+# are hybrids.
+_MODULES = {
+    "cnn": "convmixer convnext cspnet cspnext densenet dla dpn efficientnet fasternet ghostnet "
+    "hardcorenas hgnet hrnet inception_next inception_resnet_v2 inception_v3 inception_v4 "
+    "mobilenetv3 nasnet nfnet pnasnet rdnet regnet repghost repvit res2net resnest resnet resnetv2 "
+    "rexnet selecsls senet sknet starnet tresnet vgg vovnet xception xception_aligned",
+    "transformer": "beit cait coat convit crossvit davit deit edgenext efficientformer "
+    "efficientformer_v2 eva gcvit hiera levit maxxvit mobilevit mvitv2 naflexvit nest nextvit pit "
+    "pvt_v2 swin_transformer swin_transformer_v2 swin_transformer_v2_cr tiny_vit tnt twins "
+    "visformer vision_transformer vision_transformer_hybrid vision_transformer_relpos "
+    "vision_transformer_sam vitamin volo xcit",
+    "mlp": "mlp_mixer",
+}
+_FAMILIES = {module: family for family, names in _MODULES.items() for module in names.split()}
+
+
+def family_of(architecture: str) -> str | None:
+    """Return the family (FAMILIES) of an architecture, by the module of timm that defines it.
+
+    None where the module holds several families, or isn't timm's.
+    """
+    if architecture.startswith("mobilenetv4_hybrid"):
+        return "transformer"
+    package, _, module = timm.model_entrypoint(architecture).__module__.rpartition(".")
+    return _FAMILIES.get(module) if package == "timm.models" else None
+
 
 def is_tag(name: str) -> bool:
     """True if `name` has the form of one of the names above; timm need not know it yet."""
@@ -137,6 +165,7 @@ def _fields(found: Mapping[str, Any], place: str) -> dict[str, Any]:
     return {
         "architecture": architecture,
         "classes": classes,
+        "family": family_of(architecture),
         "size": height,
         "fixed_size": bool(found["fixed_input_size"]),
         "resize": interpolation,

@@ -45,6 +45,7 @@ class NetworkConfig:
     arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor in timm
     weights: str = MISSING  # a safetensors (or torch) file, or hub:owner/name
     sha256: str | None = None  # of that file; another hash is refused
+    family: str | None = None  # one of FAMILIES; null: unknown
     width: float | None = None  # a slim copy at this fraction of the width (agr.models.slim)
     classes: int = 1000
     size: int = MISSING  # pixels of its input
@@ -161,6 +162,7 @@ class Config:
     gradients: int | None = None  # per image, at most: steps follows from it
     n_images: int = MISSING
     select: str = "group"  # none | source | group: which networks must be right about an image
+    split: str = "all"  # all | tuning: the end of the seeded order (agr.evaluation.images)
     seed: int = 0  # of the choice of images and of target labels
     success: str | None = None  # label | changed | targeted
     denominator: str = "all"  # all | target-correct | all-correct, of the closing table
@@ -180,6 +182,7 @@ class Config:
     wait: bool = False  # for another process that runs the cell, rather than leave it to that one
     outputs: str = "outputs"
     perceptual: bool = False  # PSNR, SSIM and CIEDE2000 of every image
+    lpips: Any = None  # a file or list of files: LPIPS of every image too (agr.models.lpips)
     trace: bool = False  # one row per (image, step): fooled, l2, cosine
     score_steps: list[int] | None = None  # whose iterates are scored on every target, too
     save_adversarials: bool | int = False  # of all images, or of the first so many
@@ -192,9 +195,13 @@ STEP_RULES = ("even", "decaying", "full")  # see agr.attacks.step.step_size
 STEP_FRACTION = re.compile(r"eps/([1-9][0-9]*(?:\.[0-9]+)?)")  # likewise: eps/4
 LARGEST_SIDE = 16_384  # pixels; one image of it has 800 million values
 RESIZING = ("bilinear", "bicubic")
+# Kinds of networks that the field reports apart: convolutions only; self-attention, with or
+# without convolutions; neither (MLP-Mixer).
+FAMILIES = ("cnn", "transformer", "mlp")
 MODES = ("center", "squash")
 CHOICES = {
     "select": ("none", "source", "group"),
+    "split": ("all", "tuning"),
     "success": (None, "label", "changed", "targeted"),
     "denominator": ("all", "target-correct", "all-correct"),
     "quantize": ("always", "end", "off"),

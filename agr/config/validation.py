@@ -39,6 +39,7 @@ RANGES = {
     "check.images": (1, 1_000_000_000),
 }
 DEVICE = re.compile(r"auto|cpu|mps|xpu|cuda(:\d{1,3})?", re.ASCII)
+SMALLEST_OF_LPIPS = 32  # pixels: below 31 its AlexNet has nothing left
 LONGEST_PART = 255  # bytes, of a path: more is refused by file systems
 LONGEST_NAME = 100  # bytes, of what is the name of a folder
 SHARD = re.compile(r"\d{1,9}/\d{1,9}", re.ASCII)
@@ -54,6 +55,7 @@ def check_cell(cell: Cell) -> None:
     _check_ranges(cell.config)
     _check_budget(cell)
     _check_step_size(cell.config)
+    _check_lpips(cell)
     i, _, k = cell.config.shard.partition("/")
     if not SHARD.fullmatch(cell.config.shard) or int(i) >= int(k):
         raise ConfigError(
@@ -179,6 +181,23 @@ def _check_score_steps(c: Config) -> None:
     if min(steps) > c.steps:
         raise ConfigError(
             f"score_steps={steps}: the attack takes {c.steps} steps: give some up to {c.steps}"
+        )
+
+
+def _check_lpips(cell: Cell) -> None:
+    given, side = cell.config.lpips, cell.geometry.size
+    if given is None:
+        return
+    names = given if isinstance(given, list) and given else [given]
+    if not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(
+            f"lpips={given} names no files: give lpips=[BACKBONE,HEADS], the weights of "
+            "torchvision's AlexNet or VGG16, and LPIPS's own"
+        )
+    if side < SMALLEST_OF_LPIPS:
+        raise ConfigError(
+            f"lpips={given}: images of {side} px are too small for its network, which takes "
+            f"{SMALLEST_OF_LPIPS} px or more: leave it out"
         )
 
 

@@ -12,7 +12,13 @@ from agr.data.entries import Entry, Manifest
 from agr.data.index import forget
 from agr.utils.hashing import draw
 
+TUNING = 3 << 62  # of 64 bits: draws from here on, a quarter, belong to the tuning split
 MEMORY = 1 << 29  # bytes of decoded images that are kept: 2,000 of 299 px
+
+
+def in_tuning_split(seed: int, image_id: str) -> bool:
+    """True if an image is in the tuning split of a seed."""
+    return draw(seed, image_id) >= TUNING
 
 
 class Images:
@@ -43,9 +49,14 @@ class Images:
                 yield entry, pixels
 
     def order(self, *use: str) -> list[Entry]:
-        """Return all images in the seeded order of the selection, or in another one of a `use`."""
-        seed = self.cell.config.seed
-        return sorted(self.manifest.entries, key=lambda e: draw(seed, *use, e.image_id))
+        """Return the images of the split in the selection's seeded order, or in one of a `use`.
+
+        The tuning split is the last quarter of the selection's order, by the same draws: whether an
+        image is in it depends on nothing but the seed and its id.
+        """
+        seed, everything = self.cell.config.seed, self.cell.config.split == "all"
+        kept = (e for e in self.manifest.entries if everything or in_tuning_split(seed, e.image_id))
+        return sorted(kept, key=lambda e: draw(seed, *use, e.image_id))
 
     def drop(self, entries: Iterable[Entry]) -> None:
         """Forget the pixels of images that won't be needed again."""

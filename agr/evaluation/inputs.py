@@ -10,7 +10,7 @@ from typing import NamedTuple
 from agr.config.cell import Cell
 from agr.data.entries import Manifest
 from agr.data.manifest import read_manifest
-from agr.models.weights import check_weights
+from agr.models.weights import check_lpips, check_weights
 from agr.records.run_info import RunInfo
 from agr.utils.errors import ConfigError
 
@@ -21,6 +21,7 @@ class Inputs(NamedTuple):
     weights: dict[str, str]  # sha256 of the weight file of each network
     networks: dict[str, str]  # hash of the config of each target, with its defenses
     manifest: Manifest
+    lpips: list[str]  # sha256 of its weight files, none if it isn't asked for
 
 
 def check_inputs(cell: Cell) -> Inputs:
@@ -28,7 +29,7 @@ def check_inputs(cell: Cell) -> Inputs:
     networks, manifest = cell.suite.networks, find_images(cell)
     weights = {name: check_weights(name, networks[name]) for name in cell.networks}
     digests = {target: cell.network_digest(target) for target in cell.targets}
-    return Inputs(weights, digests, manifest)
+    return Inputs(weights, digests, manifest, check_lpips(cell.config.lpips))
 
 
 def find_images(cell: Cell) -> Manifest:
@@ -71,6 +72,8 @@ def check_unchanged(cell: Cell, run: RunInfo, inputs: Inputs) -> None:
     weights, configs = inputs.weights.items(), inputs.networks.items()
     changed = [f"the weights of {k}" for k, found in weights if run.weights.get(k, found) != found]
     changed += [f"the config of {k}" for k, found in configs if run.networks.get(k, found) != found]
+    if inputs.lpips and run.lpips not in ([], inputs.lpips):
+        changed.append("the weights of LPIPS")
     if run.data and run.data.fingerprint != inputs.manifest.fingerprint:
         changed.append("the images or their labels")
     if changed:

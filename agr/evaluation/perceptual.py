@@ -1,7 +1,7 @@
-"""Perceptual size of perturbations: PSNR, SSIM and CIEDE2000 of 8-bit images, in torch.
+"""Perceptual size of perturbations: PSNR, SSIM, CIEDE2000 and LPIPS of 8-bit images, in torch.
 
-Values agree with scikit-image's to 1e-4. They are rounded, so that they are the same whatever
-images stand in one batch.
+Values of the first three agree with scikit-image's to 1e-4. All are rounded, so that they are the
+same whatever images stand in one batch.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import math
 import torch
 from torch import Tensor
 
+from agr.models.lpips import Lpips
 from agr.utils.pixels import LEVELS
 
 AT_ONCE = 8  # images; a pixel takes some hundred bytes
 RADIUS, SIGMA = 5, 1.5  # of SSIM's window
 K1, K2 = 0.01, 0.03
-DIGITS = {"psnr": 4, "ssim": 6, "ciede2000": 4}
+DIGITS = {"psnr": 4, "ssim": 6, "ciede2000": 4, "lpips": 6}
 # From linear sRGB to XYZ, and the white point D65 of the 2 degree observer.
 XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169),
        (0.019334, 0.119193, 0.950227))  # fmt: skip
@@ -24,12 +25,15 @@ WHITE = (0.95047, 1.0, 1.08883)
 POW7 = 25.0**7
 
 
-def perceptual_sizes(clean: Tensor, adversarial: Tensor) -> list[dict[str, float | None]]:
+def perceptual_sizes(
+    clean: Tensor, adversarial: Tensor, lpips: Lpips | None = None
+) -> list[dict[str, float | None]]:
     """Measure each perturbation by psnr (dB), ssim (at most 1) and ciede2000 (mean over pixels).
 
     Args:
         clean: images (B, 3, H, W) in levels, 0-255.
         adversarial: images like `clean`.
+        lpips: a measure that is to be taken as well.
 
     Returns:
         The values of each image; psnr is None where nothing differs, ssim where a side is shorter
@@ -39,6 +43,7 @@ def perceptual_sizes(clean: Tensor, adversarial: Tensor) -> list[dict[str, float
     for one, other in zip(clean.split(AT_ONCE), adversarial.split(AT_ONCE), strict=True):
         x, y = one.double(), other.double()
         values = {"psnr": psnr(x, y), "ssim": ssim(x, y), "ciede2000": ciede2000(x, y)}
+        values |= {"lpips": lpips(x, y)} if lpips else {}
         lists = {name: value.tolist() for name, value in values.items()}
         for i in range(len(x)):
             row = {name: round(v[i], DIGITS[name]) for name, v in lists.items()}

@@ -18,8 +18,9 @@ from agr.evaluation.determinism import device_of, load, settle
 from agr.evaluation.images import Images
 from agr.evaluation.profiling import free_bytes, step_bytes
 from agr.models.logits import confidence, joint, predict
+from agr.models.lpips import Lpips, load_lpips
 from agr.models.sources import Ensemble, Source
-from agr.models.weights import weights_file
+from agr.models.weights import lpips_files, weights_file
 from agr.records.run_info import NumericIdentity
 from agr.records.store import Records
 
@@ -68,6 +69,12 @@ class Evaluator:
     def source(self) -> Source:
         """The network, or ensemble, that the attack is crafted on."""
         return load_source(self.cell, self.numeric)
+
+    @cached_property
+    def lpips(self) -> Lpips | None:
+        """LPIPS from the files that the config names, if it does. Raises ConfigError."""
+        files = lpips_files(self.cell.config.lpips)
+        return load_lpips(files, self.device) if files else None
 
     @cached_property
     def resident(self) -> bool:

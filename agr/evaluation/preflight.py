@@ -17,8 +17,9 @@ from agr.evaluation.capacity import Line, Loaded, check_disk, check_memory, chec
 from agr.evaluation.determinism import device_of, load_bare, settle
 from agr.evaluation.inputs import find_images
 from agr.evaluation.predictions import predict_batched, source_and_slots
+from agr.models.lpips import load_lpips
 from agr.models.network import Network
-from agr.models.weights import check_weights, weights_file
+from agr.models.weights import check_weights, lpips_files, weights_file
 from agr.records.run_info import NumericIdentity
 from agr.report.statistics import clopper_pearson
 from agr.utils.errors import ConfigError
@@ -147,6 +148,12 @@ def _weights(cells: Sequence[Cell]) -> Generator[Line, None, dict[str, Cell]]:
         else:
             present[name] = cell
             yield ok(f"weights {label}", f"{size:.0f} MB, sha256 {found[:12]}…")
+    if given := cells[0].config.lpips:
+        try:
+            load_lpips(files := lpips_files(given))
+            yield ok("weights LPIPS", ", ".join(path.name for path in files))
+        except ConfigError as e:
+            yield problem("weights LPIPS", str(e).removeprefix("lpips: "))
     if missing:
         first, ids = missing[0], " ".join(e.hub_id for e in missing)
         yield problem(

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from timm.data import ImageNetInfo
+
 from agr.attacks.library import DISTRIBUTIONS
 from agr.config.cell import Cell
 from agr.evaluation.determinism import settle
@@ -42,6 +44,7 @@ def open_evaluator(cell: Cell, records: Records, *, note: bool = True) -> Evalua
         run.data = DataInfo(inputs.manifest.layout, inputs.manifest.fingerprint)
         run.weights |= inputs.weights
         run.networks |= inputs.networks
+        run.lpips = inputs.lpips or run.lpips
         if note:
             run.config, run.command, run.git = asdict(cell.config), cell.command(), git_commit()
             run.versions = {p: version(p) for p in [*PACKAGES, *_library_of(cell)]}
@@ -93,8 +96,11 @@ def note_run(
 ) -> None:
     """Add to run.json; `lost` are positions whose file went bad after they were chosen.
 
-    `idle` are parts of the attack and defenses that changed nothing.
+    `idle` are parts of the attack and defenses that changed nothing. With `lost`, at the end of a
+    session, also the `class_names`.
     """
+
+    names = class_names(evaluator.cell, records) if lost is not None else {}
 
     def change(run: RunInfo) -> None:
         # Other shards have read others.
@@ -107,10 +113,25 @@ def note_run(
         if lost is not None:
             others = {p for p in run.lost if not evaluator.cell.mine(p)}
             run.lost = sorted(others | lost)
+        run.classes |= names
         if idle and len(run.sessions) < 2:  # of a later session's few images that says little
             run.idle = sorted({*run.idle, *idle})
 
     records.update_run(change)
+
+
+def class_names(cell: Cell, records: Records) -> dict[str, str]:
+    """Return the names of the classes that a cell's rows speak of, by class.
+
+    They are timm's, the first of a synset's lemmas; none unless classes are ImageNet's.
+    """
+    if cell.suite.synsets != "imagenet":
+        return {}
+    columns = ["label", "clean_pred", "adv_pred", "source_clean_pred", "source_adv_pred"]
+    rows = records.read("rows", columns)
+    found = sorted({int(c) for name in columns for c in rows[name].dropna().unique() if c >= 0})
+    known = ImageNetInfo()
+    return {str(c): known.index_to_description(c).partition(",")[0] for c in found}
 
 
 def _check_same_selection(run: RunInfo, selection: Selection, folder: Path) -> None:

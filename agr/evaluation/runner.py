@@ -87,6 +87,7 @@ def _run(evaluator: Evaluator, records: Records, attack: AnyAttack | None, say: 
             say(f"{name}: batch norms stay as they are: {tuning.unfolded_because}")
     for name in [cell.source, *cell.targets]:
         evaluator.network(name)  # a file that holds something else shows before the long work
+    _ = evaluator.lpips  # likewise
     # Of a library's attack the last chunk is crafted as a whole, with images that aren't recorded.
     n = cell.config.n_images
     selection = select(evaluator, -(-n // cell.chunk) * cell.chunk)

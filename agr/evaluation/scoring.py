@@ -13,11 +13,11 @@ import torch
 
 from agr.data.decode import Pixels
 from agr.evaluation.crafting import CraftedImage
-from agr.evaluation.perceptual import AT_ONCE, DIGITS, perceptual_sizes
+from agr.evaluation.perceptual import AT_ONCE, perceptual_sizes
 from agr.evaluation.predictions import Evaluator, Prediction
 from agr.evaluation.selection import Chosen
 from agr.records.progress import Todo
-from agr.records.schema import within
+from agr.records.schema import PERCEPTUAL, within
 from agr.utils.pixels import LEVELS, write_png
 
 Row = dict[str, Any]  # of the records, by column
@@ -96,15 +96,17 @@ def _step_rows(
 
 def _perceptual(evaluator: Evaluator, made: Sequence[CraftedImage]) -> list[Row]:
     """Return the perceptual sizes of the perturbations, empty unless they are asked for."""
-    if not evaluator.cell.config.perceptual or not made:
-        return [dict.fromkeys(DIGITS)] * len(made)
-    found = []
+    c, blank = evaluator.cell.config, dict.fromkeys(PERCEPTUAL)
+    if not (c.perceptual or c.lpips):
+        return [blank] * len(made)
+    found: list[Row] = []
     for start in range(0, len(made), AT_ONCE):
         some = made[start : start + AT_ONCE]
         images = [np.stack([m.image for m in some]), np.stack([m.item.pixels for m in some])]
         adversarial, clean = (torch.from_numpy(x).to(evaluator.device) for x in images)
         scale = LEVELS if adversarial.is_floating_point() else 1
-        found += perceptual_sizes(clean, adversarial * scale)
+        sizes = perceptual_sizes(clean, adversarial * scale, evaluator.lpips)
+        found += [blank | of_image for of_image in sizes]
     return found
 
 

@@ -37,12 +37,16 @@ def load_body(name: str, config: NetworkConfig) -> nn.Module:
             return load_slim(config.architecture, config.width, config.classes, path)
         return _pretrained(config, path).eval()
     except BROKEN as e:
-        reason = " ".join(str(e).split())[:300] or type(e).__name__
-        if "weights_only" in str(e):  # torch and timm say how to load it all the same: better not
-            reason = "loading it could run code: save its state_dict as safetensors"
         raise ConfigError(
-            f"network {name}: {path} holds no weights of {config.architecture}: {reason}"
+            f"network {name}: {path} holds no weights of {config.architecture}: {reason_of(e)}"
         ) from e
+
+
+def reason_of(e: Exception) -> str:
+    """Say in one line why a file can't be loaded, by what was raised."""
+    if "weights_only" in str(e):  # torch and timm say how to load it all the same: better not
+        return "loading it could run code: save its state_dict as safetensors"
+    return " ".join(str(e).split())[:300] or type(e).__name__
 
 
 def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
@@ -50,7 +54,7 @@ def _pretrained(config: NetworkConfig, path: Path) -> nn.Module:
 
     Names count as they are first: a network of one's own may call its only child "model".
     """
-    weights = _state_dict(path)
+    weights = read_state_dict(path)
     inner, aside = without_prefix(weights)
     try:
         return _built(config, weights)
@@ -86,7 +90,7 @@ def _built(config: NetworkConfig, weights: dict[str, Tensor]) -> nn.Module:
     return body
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the weights in a file, by name; no code in it is run. Raises one of BROKEN."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of pickles that it refuses in the next line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,29 +41,44 @@ def weights_file(name: str, config: NetworkConfig) -> Path:
 
     Raises ConfigError with what is missing and where to put it.
     """
-    weights = config.weights
+    weights, what = config.weights, f"network {name}"
     if weights.startswith(HUB):
         own = f"suite.networks.{name}.weights=FILE"
         if config.title in (name, name.removeprefix("timm/")):  # no suite has it
             own = f"{config.tag}:FILE in place of {name}"
         hub_id = weights.removeprefix(HUB)
-        return hub_file(hub_id, WEIGHT_FILES, f"network {name}", f"; or name a file: {own}")
-    if weights.startswith(PACKAGE):
-        return package_file(weights, f"network {name}")
+        return hub_file(hub_id, WEIGHT_FILES, what, f"; or name a file: {own}")
     if "://" in weights or not weights:
         raise ConfigError(
             f"network {name}: its weights are not on the hub: fetch {weights or 'them'} and write "
             f"{config.tag or config.architecture}:path/to/file in place of {name}"
         )
+    return _given_file(weights, what)
+
+
+def _given_file(weights: str, what: str) -> Path:
+    """Return a weight file of this machine, or of an installed package. Raises ConfigError."""
+    if weights.startswith(PACKAGE):
+        return package_file(weights, what)
     try:
         path = Path(weights).expanduser()
     except RuntimeError as e:  # ~someone who is not known here
-        raise ConfigError(f"network {name}: {weights} has no home folder: {first_line(e)}") from e
+        raise ConfigError(f"{what}: {weights} has no home folder: {first_line(e)}") from e
     if not path.is_file():
-        raise ConfigError(f"network {name}: there is no weight file {path}: correct the path")
+        raise ConfigError(f"{what}: there is no weight file {path}: correct the path")
     if path.suffix not in WEIGHT_SUFFIXES:
         raise ConfigError(
-            f"network {name}: {path} is no weight file: known endings are "
-            f"{', '.join(WEIGHT_SUFFIXES)}"
+            f"{what}: {path} is no weight file: known endings are {', '.join(WEIGHT_SUFFIXES)}"
         )
     return path
+
+
+def lpips_files(given: str | Sequence[str] | None) -> list[Path]:
+    """Return the weight files that `lpips` names. Raises ConfigError for one that is missing."""
+    names = [given] if isinstance(given, str) else given or []
+    return [_given_file(name, "lpips") for name in names]
+
+
+def check_lpips(given: str | Sequence[str] | None) -> list[str]:
+    """Return the sorted sha256 of the files that `lpips` names. Raises ConfigError."""
+    return sorted(_sha256(path, path.stat().st_mtime_ns) for path in lpips_files(given))

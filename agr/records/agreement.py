@@ -14,9 +14,10 @@ import pandas as pd
 from PIL import Image
 
 from agr.config.cell import Cell
+from agr.records.appearance import CLOSE, appearances
 from agr.records.folders import PNG
 from agr.records.run_info import RunInfo
-from agr.records.schema import ROWS, within
+from agr.records.schema import PERCEPTUAL, ROWS, within
 from agr.records.store import Records, image_of
 
 Series = pd.Series  # of any type
@@ -27,7 +28,7 @@ OF_AN_IMAGE = [
     name for name in ROWS.names[ROWS.names.index("image_id") :] if name not in OF_A_TARGET
 ]
 OF_A_LOOK = {"first_success_step", "forwards"}  # other ones where nobody looked at the iterates
-ASKED = {"psnr", "ssim", "ciede2000"}  # null where a run wasn't asked for them
+ASKED = {*PERCEPTUAL}  # null where a run wasn't asked for them
 ONCE_FOOLED = "agr.attacks.stop.OnceFooled"
 # A trace is of images in float32: so far are they from levels, per value, and their cosines.
 FLOAT32, COSINE = 3e-5, 1e-6
@@ -187,7 +188,7 @@ def pictured(records: Records, rows: pd.DataFrame) -> Iterator[str]:
             found = hashlib.sha256(row["pixels"]).hexdigest()
             if found != row["adv_sha256"] or known.get(row["position"]) != found:
                 yield f"the saved image of {row['image_id']} is not the one that was scored"
-            elif other := _other_norms(row, facts.loc[row["position"]]):
+            elif other := _other_sizes(row, facts.loc[row["position"]]):
                 yield f"{other} of {row['image_id']} isn't that of its saved images"
             elif not _same_png(records.png_folder / f"{row['image_id']}.png", row):
                 yield f"{PNG}/{row['image_id']}.png is not the image that was scored"
@@ -238,8 +239,11 @@ def _is_image(row: dict[str, Any]) -> bool:
     return all(len(row[k] or b"") == size for k in ("pixels", "clean_pixels"))
 
 
-def _other_norms(row: dict[str, Any], recorded: pd.Series[Any]) -> str | None:
-    """Return the first measure of a row's two images that isn't what was recorded."""
+def _other_sizes(row: dict[str, Any], recorded: pd.Series[Any]) -> str | None:
+    """Return the first measure of a row's two images that isn't what was recorded.
+
+    LPIPS needs a network, and isn't looked at.
+    """
     x, a = (image_of(row, k).astype(float) for k in ("clean_pixels", "pixels"))
     v, length = a - x, np.linalg.norm(x)
     found = {
@@ -250,7 +254,12 @@ def _other_norms(row: dict[str, Any], recorded: pd.Series[Any]) -> str | None:
         "cosine": (x * a).sum() / (length * np.linalg.norm(a)) if length and a.any() else 1.0,
     }
     close = (math.isclose(found[k], recorded[k], rel_tol=1e-9, abs_tol=1e-12) for k in found)
-    return next((k for k, same in zip(found, close, strict=True) if not same), None)
+    if other := next((k for k, same in zip(found, close, strict=True) if not same), None):
+        return other
+    known = recorded[list(CLOSE)].dropna().to_dict()
+    seen = appearances(x, a) if known else {}
+    far = (k for k, v in known.items() if not abs(seen.get(str(k), math.inf) - v) <= CLOSE[str(k)])
+    return next(map(str, far), None)
 
 
 def _same_png(path: Path, row: dict[str, Any]) -> bool:

@@ -68,11 +68,12 @@ def finished(cell: Cell, records: Records) -> bool:
     run = records.run()
     if run is None:
         return False
-    if cell.config.perceptual:
-        rows = records.read("rows", ["linf", "psnr"])
-        if (rows["psnr"].isna() & (rows["linf"] > 0)).any():
+    for key, name in (("perceptual", "psnr"), ("lpips", "lpips")):
+        rows = records.read("rows", ["linf", name]) if getattr(cell.config, key) else None
+        if rows is not None and (rows[name].isna() & (rows["linf"] > 0)).any():
+            given = "true" if key == "perceptual" else "…"
             raise ConfigError(
-                f"perceptual=true: {records.folder} has rows that were scored without it: use "
+                f"{key}={given}: {records.folder} has rows that were scored without it: use "
                 "another outputs=… folder"
             )
     wanted, done = Wanted(cell, run), complete(cell, records)

@@ -103,6 +103,7 @@ class RunInfo:
     data: DataInfo | None = None
     weights: dict[str, str] = field(default_factory=dict)  # sha256 by network
     networks: dict[str, str] = field(default_factory=dict)  # hash of the config by target
+    lpips: list[str] = field(default_factory=list)  # sha256 of its files, in order of the hashes
     config: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     git: str | None = None
@@ -113,6 +114,8 @@ class RunInfo:
     sessions: list[Session] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)  # positions whose file went bad later
     narrowed: list[Narrowing] = field(default_factory=list)
+    # Names of the classes in the rows, by class, where they are ImageNet's: reports load no timm.
+    classes: dict[str, str] = field(default_factory=dict)
     idle: list[str] = field(default_factory=list)  # parts and defenses that changed nothing
     against_fp32: PrecisionComparison | None = None
 

@@ -94,15 +94,21 @@ ROWS = pa.schema(
             "psnr",
             pa.float64(),
             "peak signal-to-noise ratio; null: nothing differs. This and the next two are null "
-            "without perceptual=true",
+            "without perceptual=true or lpips=…",
             "dB",
         ),
         _field(
             "ssim", pa.float64(), "structural similarity; null: an image below 11 px", "-1 to 1"
         ),
         _field("ciede2000", pa.float64(), "mean CIEDE2000 colour difference", "ΔE"),
+        _field(
+            "lpips",
+            pa.float64(),
+            "LPIPS 0.1, a distance of a network's features; null: without lpips=…",
+        ),
     ]
 )
+PERCEPTUAL = ("psnr", "ssim", "ciede2000", "lpips")
 
 TRACE = pa.schema(
     [

@@ -10,12 +10,12 @@ import pandas as pd
 import pyarrow as pa
 
 from agr.config.schema import LARGEST_SIDE
-from agr.records.schema import TABLES
+from agr.records.schema import PERCEPTUAL, TABLES
 from agr.utils.pixels import LEVELS
 from agr.utils.text import LONGEST_ID, is_name
 
 NULLABLE = {"target_label", "first_success_step", "steps_used", "forwards", "backwards", "flat"}
-NULLABLE |= {"found_linf", "found_l2", "psnr", "ssim", "ciede2000"}
+NULLABLE |= {"found_linf", "found_l2", *PERCEPTUAL}
 SLACK = 1e-6  # of ranges: values are rounded
 # Inclusive ranges by column; others that are numbers are finite and 0 or more.
 CLASS = (-2, 2**31 - 1)  # -1: the logits were not finite; -2: an abstention

@@ -15,7 +15,7 @@ from agr.records.precision import compared
 from agr.records.run_info import NumericIdentity, RunInfo
 from agr.records.store import Records
 from agr.report.numbers import NO_RUN
-from agr.report.rates import rate, selected, smallest_sizes
+from agr.report.rates import APPEARANCE, perceptual_means, rate, selected, smallest_sizes
 from agr.utils.pixels import LEVELS
 from agr.utils.text import came_back, plural, printable, zero_gradients
 
@@ -216,6 +216,10 @@ def _closing_notes(cell: Cell, frame: pd.DataFrame, rates: Sequence[dict[str, An
         notes.append(f"{run.eligible} of {n} images: no more are eligible")
     if cell.smallest:
         notes.append(smallest_sizes(cell, frame))
+    means = {k: v for k, v in perceptual_means([frame]).items() if v == v}
+    if means:
+        shown = (f"{APPEARANCE[k][0]} {v:{APPEARANCE[k][1]}}" for k, v in means.items())
+        notes.append(f"means over images: {'; '.join(shown)}")
     notes += idle_notes([(cell, frame)])
     for row in rates:
         notes += nonfinite_note(cell.title(row["target"]), row["silent"], row["n"])
@@ -226,3 +230,13 @@ def _closing_notes(cell: Cell, frame: pd.DataFrame, rates: Sequence[dict[str, An
     if run.against_fp32:
         notes.append(compared(cell, run.against_fp32))
     return notes
+
+
+def perceptual_notes(shown: Iterable[str]) -> list[str]:
+    """Return the note on perceptual sizes, where a table shows some."""
+    names = [APPEARANCE[name][0].removesuffix(", dB") for name in shown]
+    text = (
+        f"{', '.join(names)}: means over images, of PSNR those that changed; an attack shows less "
+        "where PSNR and SSIM are larger, CIEDE2000 and LPIPS smaller"
+    )
+    return [text] if names else []

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 from agr.utils.text import printable
 
 NO_RUN = "—"
+MINUS = "\N{MINUS SIGN}"  # format() writes a hyphen
 # Markup of Markdown, of which HTML is a part; brackets where they make a link.
 MARKUP = re.compile(r"[\\`*|<]|\](?=[(\[:])|&(?=#?\w+;)")
 TEX_SIGNS = {
@@ -19,7 +20,7 @@ TEX_SIGNS = {
     "<": "$<$", ">": "$>$", "|": "$|$",
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
     "∞": r"$_\infty$", "—": "---", "±": r"$\pm$", "→": r"$\to$", "‖": r"$\|$", "₂": "$_2$",
-    "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$", "√": r"$\sqrt{}$",
+    "·": r"$\cdot$", MINUS: "$-$", "≤": r"$\leq$", "≥": r"$\geq$", "√": r"$\sqrt{}$",
     "ε": r"$\epsilon$", "β": r"$\beta$", "δ": r"$\delta$", "μ": r"$\mu$", "φ": r"$\varphi$",
     "“": "``", "”": "''", "…": r"\ldots{}",
 }  # fmt: skip
@@ -66,22 +67,37 @@ class Number(NamedTuple):
 TableCell: TypeAlias = Number | str
 
 
+def over_seeds_cell(mean: float, low: float, high: float) -> Number:
+    """Return the interval of a mean over seeds as a cell, "—" where it is unknown."""
+    return Number(mean, text=f"[{low:.1f}, {high:.1f}]" if low == low else NO_RUN)
+
+
+def minus(text: str) -> str:
+    """Return the text of a number, or of several, with true minus signs."""
+    return text.replace("-", MINUS)
+
+
 def printed(cell: TableCell, style: Format = PLAIN) -> str:
     """Return a cell of a table as text of a format, in which text is escaped."""
     if isinstance(cell, str):
         return style.escape(cell)
     if cell.text or cell.value != cell.value:
         return style.escape(cell.text or NO_RUN)
-    value = format(cell.value, cell.form)
+    value = _signed(cell.value, cell.form, style)
     if cell.bold:
         value = style.bold.format(value)
     if cell.star:
         value += style.star
     if cell.spread is not None:
-        value += style.escape(f" ± {cell.spread:{cell.form}}")
+        value += style.escape(minus(f" ± {cell.spread:{cell.form}}"))
     if cell.interval is not None:
-        low, high = cell.interval
-        value += f" [{low:{cell.form}}, {high:{cell.form}}]"
+        low, high = (_signed(end, cell.form, style) for end in cell.interval)
+        value += f" [{low}, {high}]"
     if cell.difference is not None and cell.difference == cell.difference:
-        value += f" ({cell.difference:{cell.difference_form}})"
+        value += f" ({_signed(cell.difference, cell.difference_form, style)})"
     return value
+
+
+def _signed(value: float, form: str, style: Format) -> str:
+    """Return a number in a format's own signs."""
+    return style.escape(minus(format(value, form)))

@@ -10,9 +10,9 @@ import pandas as pd
 
 from agr.report.claims.judge import compare_images, corrected
 from agr.report.claims.wording import Compared
-from agr.report.leaderboard import success_shares
 from agr.report.outcomes import Outcomes, Place
 from agr.report.statistics import LEVEL, smallest_difference
+from agr.report.transfer import success_shares
 
 
 def pair_differences(outcomes: Outcomes, norm: str) -> list[Compared]:

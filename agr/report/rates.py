@@ -14,6 +14,7 @@ import pandas as pd
 from agr.config.cell import Cell
 from agr.config.schema import PACKAGE
 from agr.records.progress import Wanted
+from agr.records.schema import PERCEPTUAL
 from agr.records.store import Records
 from agr.report.statistics import wilson
 from agr.utils.errors import ConfigError
@@ -28,8 +29,14 @@ PAPER = {"suite": "imagenet", "T": 10, "select": "group", "quantize": "always", 
 COLUMNS = [
     "target", "position", "image_id", "label", "clean_pred", "adv_pred", "source_clean_pred",
     "source_adv_pred", "success", "first_success_step", "steps_used", "backwards", "flat", "linf",
-    "found_linf", "found_l2", "l2", "mean_abs", "rel_l2", "cosine",
+    "found_linf", "found_l2", "l2", "mean_abs", "rel_l2", "cosine", *PERCEPTUAL,
 ]  # fmt: skip
+APPEARANCE = {  # of perceptual sizes: heading and format
+    "psnr": ("PSNR, dB", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "ciede2000": ("CIEDE2000", ".3f"),
+    "lpips": ("LPIPS", ".4f"),
+}
 
 
 def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -207,6 +214,7 @@ def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
     """Return one row of the sizes, from the `selected` rows of a cell."""
     row = identity(cell) | {"run": frame is not None, "n": 0, "command": cell.command()}
     row |= dict.fromkeys(("l2", "rel_l2", "mean_abs", "mean_abs_sym", "cosine", "steps_used"), NAN)
+    row |= dict.fromkeys(PERCEPTUAL, NAN)
     row["eps_effective"] = cell.eps_effective
     if frame is not None:
         images = frame.drop_duplicates("image_id")
@@ -214,7 +222,32 @@ def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
         row |= {k: images[k].mean() for k in ("l2", "rel_l2", "cosine", "steps_used")}
         row["mean_abs"] = images["mean_abs"].mean() / LEVELS
         row["mean_abs_sym"] = 2 * row["mean_abs"]  # [-1, 1] is twice as wide
+        row |= perceptual_means([frame])
     return row
+
+
+def perceptual_values(frame: pd.DataFrame, name: str) -> pd.Series[float]:
+    """Return a perceptual size of every image, by image id; empty if some image lacks one.
+
+    Unchanged images have no PSNR, and are left out of it. `frame` has `selected` rows.
+    """
+    if frame[name].isna().all():
+        return pd.Series(dtype=float)
+    images = frame.groupby("image_id", sort=False)[["linf", name]].first()  # that isn't null
+    values = images[name][images["linf"] > 0] if name == "psnr" else images[name]
+    return values.astype(float) if values.notna().all() else values.iloc[:0].astype(float)
+
+
+def perceptual_means(frames: Sequence[pd.DataFrame]) -> dict[str, float]:
+    """Return the mean of each perceptual size over the images of all frames, by column.
+
+    NaN where an image lacks it: it is measured on request.
+    """
+    found = {}
+    for name in PERCEPTUAL:
+        values = [perceptual_values(frame, name) for frame in frames]
+        found[name] = float(pd.concat(values).mean()) if all(map(len, values)) else NAN
+    return found
 
 
 def budget_title(cell: Cell) -> str:

@@ -18,10 +18,12 @@ from agr.report.notes import (
     idle_notes,
     missing_notes,
     nonfinite_notes,
+    perceptual_notes,
     setting_notes,
 )
 from agr.report.numbers import NO_RUN, Number, TableCell
 from agr.report.rates import (
+    APPEARANCE,
     NAN,
     TABLE_NUMBERS,
     budget_title,
@@ -68,6 +70,7 @@ def table_sheets(cells: Sequence[Cell]) -> list[Sheet]:
         notes = [
             *setting_notes(shown),
             "means over all images of a cell",
+            *perceptual_notes(name for name in APPEARANCE if frame[name].notna().any()),
             *_paper_notes(shown, frame, "the difference is that of ‖v‖₂/‖x‖₂"),
             *missing_notes(frame),
         ]
@@ -166,7 +169,10 @@ def _size_block(cells: Sequence[Cell], frame: pd.DataFrame) -> Block:
     of the printed values are possible (docs/design.md, "Table 3").
     """
     printed = _printed(frame)
-    header = ["Norm", "Attack", *SIZES.values(), *["paper (diff.)"] * printed, "n"]
+    forms = {key: (title, ".4f") for key, title in SIZES.items()}
+    also = {key: shown for key, shown in APPEARANCE.items() if frame[key].notna().any()}
+    titles, others = ([title for title, _ in known.values()] for known in (forms, also))
+    header = ["Norm", "Attack", *titles, *["paper (diff.)"] * printed, *others, "n"]
     rows: list[list[TableCell]] = []
     for norm in dict.fromkeys(c.config.norm.name for c in cells):
         attacks = {c.config.attack.name: c for c in cells if c.config.norm.name == norm}
@@ -175,12 +181,16 @@ def _size_block(cells: Sequence[Cell], frame: pd.DataFrame) -> Block:
             paper = seeds["paper"].iloc[0]
             gap = seeds["rel_l2"].mean(skipna=False) - paper
             row: list[TableCell] = ["" if i else budget_title(cell), cell.config.attack.title]
-            for of_seeds in (seeds[key] for key in SIZES):
-                mean = of_seeds.mean(skipna=False)
-                row.append(Number(mean, ".4f", spread=_spread(of_seeds)))
+            row += [_mean(seeds[key], form) for key, (_, form) in forms.items()]
             row += [Number(paper, ".3f", difference=gap, difference_form="+.4f")] * printed
+            row += [_mean(seeds[key], form) for key, (_, form) in also.items()]
             rows.append([*row, Number(int(seeds["n"].sum()), "d")])
     return Block(header, rows)
+
+
+def _mean(of_seeds: pd.Series[float], form: str) -> Number:
+    """Return the mean of a size over seeds, with its standard deviation."""
+    return Number(of_seeds.mean(skipna=False), form, spread=_spread(of_seeds))
 
 
 def _spread(values: pd.Series[float]) -> float | None:

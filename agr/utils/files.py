@@ -102,3 +102,9 @@ def _hash_of(path: Path, changed: int, size: int) -> str:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:CHECKSUM_LENGTH]
+
+
+def same_place(one: str | None, other: str | None) -> bool:
+    """Return whether two paths are one place, or both are none."""
+    real = [os.path.realpath(os.path.expanduser(place)) for place in (one, other) if place]
+    return one == other or (len(real) == 2 and real[0] == real[1])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agr.report.numbers import Number, TableCell
+from agr.report.numbers import Number, TableCell, minus
 from agr.report.outcomes import MEASURES, Place
 from agr.report.rates import NAN
 
@@ -38,7 +38,7 @@ class Compared:
 def numbers_of(c: Compared) -> list[TableCell]:
     """Return a comparison's cells of a table: left, right, difference, interval, n, p (Holm)."""
     digits, _ = _format(c)
-    interval = "" if c.low != c.low else f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]"
+    interval = "" if c.low != c.low else interval_words(c)
     p = "" if c.p_holm != c.p_holm else Number(c.p_holm, text=p_words(c.p_holm).removeprefix("= "))
     return [
         *(Number(c.left_value, f".{digits}f"), Number(c.right_value, f".{digits}f")),
@@ -52,9 +52,10 @@ def in_words(c: Compared, names: Mapping[str, str]) -> str:
     digits, unit = _format(c)
     a, b = (f"{value:.{digits}f}{unit}" for value in (c.left_value, c.right_value))
     points = " points" if c.measure == "asr" else ""
-    said = f"{described(c, names)}: {a} and {b}, {c.difference:+.{digits}f}{points}"
+    gap = minus(f"{c.difference:+.{digits}f}")
+    said = f"{described(c, names)}: {a} and {b}, {gap}{points}"
     if c.n:
-        said += f" [{c.low:+.{digits}f}, {c.high:+.{digits}f}]"
+        said += f" {interval_words(c)}"
         said += f", p {p_words(c.p_holm)} (Holm), n = {c.n}"
     if c.verdict == UNDECIDED and c.smallest == c.smallest:
         least = f"below {c.smallest:.1f} points" if math.isfinite(c.smallest) else "at all"
@@ -99,6 +100,12 @@ def place_in_words(place: Place, names: Mapping[str, str]) -> str:
     norm, source, attack, target = (names.get(part, part) for part in place)
     pair = f"{source} → {target}" if target else f"on {source}" if source else ""
     return ", ".join(part for part in (norm, attack, pair) if part)
+
+
+def interval_words(c: Compared) -> str:
+    """The interval of a difference, as "[+1.0, +2.5]"."""
+    digits, _ = _format(c)
+    return minus(f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]")
 
 
 def p_words(p: float) -> str:

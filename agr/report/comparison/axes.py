@@ -17,7 +17,7 @@ TARGET = "target"  # not a key of the config: every cell has several
 HOW = (
     "experiment=", "outputs=", "data.", "hydra", "--", "-", "slots=", "width=",
     "threads=", "device=", "workers=", "shard=", "progress=", "part_seconds=", "check.", "trace=",
-    "save_adversarials=", "wait=", "shards=", "score_steps=", "perceptual=",
+    "save_adversarials=", "wait=", "shards=", "score_steps=", "perceptual=", "lpips=",
 )  # fmt: skip
 NOT_SHOWN = ("suite=", *HOW)  # in the name of a folder
 MOST_LETTERS = 48  # of a folder's name that lists its overrides

@@ -48,7 +48,7 @@ def _points(comparison: Comparison, axis: str | None) -> list[Point]:
     rows, column = comparison.layout.rows, comparison.layout.column
     points = []
     for e in comparison.entries:
-        if e.target is not None or e.value != e.value:
+        if not e.of_all or e.value != e.value:
             continue
         named = dict(zip(rows, comparison.labels(e.row), strict=True))
         values = dict(zip(rows, e.row, strict=True))

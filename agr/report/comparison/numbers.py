@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import pandas as pd
 
 from agr.config.cell import Cell
 from agr.report.comparison.axes import TARGET, Options, axis_of, layout_of, value_of, varying
 from agr.report.comparison.paired import Paired, in_short, transfer_pair
-from agr.report.leaderboard import mean_rates, success_shares
-from agr.report.rates import NAN, counted_rows, selected
-from agr.report.statistics import effective_number, holm, over_seeds, wilson
+from agr.report.families import TITLES, families_of
+from agr.report.rates import APPEARANCE, NAN, counted_rows, perceptual_means, selected
+from agr.report.statistics import effective_number, holm, wilson
+from agr.report.transfer import mean_rates, spread_over_seeds, success_shares
 from agr.utils.errors import ConfigError
 
 Row = tuple[str, ...]
@@ -32,19 +32,26 @@ class Entry:
     """One number of the table: some cells seen as one, in percent and points."""
 
     row: Row  # values of the layout's rows
-    column: str  # a value of the layout's column, or MEAN
-    target: str | None  # that it is about; None: the mean transfer
+    column: str  # a value of the layout's column, MEAN, or a family's title
+    target: str | None  # that it is about; None: a mean transfer
+    family: str | None  # of the targets of a mean; None: of all families
     cells: Sequence[Cell]
     value: float = NAN
     low: float = NAN
     high: float = NAN
     n: int = 0  # images
     gradients: float = NAN  # per image
+    sizes: dict[str, float] = field(default_factory=dict)  # perceptual ones, means over images
     seed_sd: float = NAN  # of the means of single seeds
     seed_low: float = NAN  # of an interval over seeds
     seed_high: float = NAN
     gap: Paired | None = None  # from the baseline; None where it is one, or isn't run
     p_holm: float = NAN
+
+    @property
+    def of_all(self) -> bool:
+        """True if it is the mean transfer to all targets."""
+        return self.target is None and self.family is None
 
 
 class Comparison:
@@ -104,7 +111,14 @@ class Comparison:
         if key != TARGET:
             return {value: f"{key} {title}" for value, title in self.axes[key].titles.items()}
         targets = {t: cell.title(t) for cell in self.cells for t in cell.targets}
-        return {MEAN: MEAN, **targets}
+        return {column: column for column in (MEAN, *self.families)} | targets
+
+    @cached_property
+    def families(self) -> dict[str, str]:
+        """The columns of a family's targets, beside that of all of them: title to family."""
+        if self.layout.column != TARGET:
+            return {}
+        return {TITLES[family]: family for family in families_of(self.cells)}
 
     def _place(self, row: Row, column: str) -> Entry:
         """The entry of a row and column, with its cells and no numbers yet."""
@@ -112,10 +126,11 @@ class Comparison:
         wanted = {k: v for k, v in zip(self.layout.rows, row, strict=True) if v != ALL}
         wanted |= {} if by_target else {self.layout.column: column}
         cells = [c for c in self.cells if all(value_of(c, k) == v for k, v in wanted.items())]
-        target = column if by_target and column != MEAN else None
+        family = self.families.get(column)
+        target = column if by_target and column != MEAN and not family else None
         if target is not None:  # which may be white-box to some of all sources
             cells = [c for c in cells if target in c.targets and ALL not in row]
-        return Entry(row, column, target, cells)
+        return Entry(row, column, target, family, cells)
 
     # ---- numbers ---------------------------------------------------------------------------------
 
@@ -129,8 +144,9 @@ class Comparison:
             if finished and len(finished) == len(known):
                 self._measure(entry, finished)
                 entry.gap = self._gap(entry)
-        for of_means in (True, False):  # two families of tests: the means, and single targets
-            tested = [e for e in entries if e.gap and (e.target is None) is of_means]
+        # Corrected apart: the means of all targets, those of families, and single targets.
+        for kind in ((True, True), (True, False), (False, False)):
+            tested = [e for e in entries if e.gap and (e.target is None, e.of_all) == kind]
             for entry, p in zip(tested, holm([e.gap.p for e in tested if e.gap]), strict=True):
                 entry.p_holm = p
         return entries
@@ -139,20 +155,12 @@ class Comparison:
         """Fill in an entry's rate, its interval and its cost."""
         images = pd.concat([frame.drop_duplicates("image_id") for _, frame in finished])
         entry.gradients = float(images["backwards"].mean())
+        entry.sizes = perceptual_means([frame for _, frame in finished])
         if entry.target is None:
-            rates = mean_rates(finished)
+            rates = mean_rates(finished, entry.family)
             entry.value, entry.n = rates["transfer"], int(rates["images"])
             entry.low, entry.high = rates["transfer_low"], rates["transfer_high"]
-            seeds: dict[int, list[tuple[Cell, pd.DataFrame]]] = {}
-            for cell, frame in finished:
-                seeds.setdefault(cell.config.seed, []).append((cell, frame))
-            shares = [
-                pd.concat([success_shares(*each, white_box=False) for each in of_seed])
-                for of_seed in seeds.values()
-            ]
-            means = [100 * float(of_seed.mean()) for of_seed in shares]
-            entry.seed_sd, low, high = over_seeds(means)
-            entry.seed_low, entry.seed_high = np.clip((low, high), 0, 100)
+            entry.seed_sd, entry.seed_low, entry.seed_high = spread_over_seeds(finished)
             return
         target = entry.target
         rows = pd.concat([counted_rows(f, target, c.config.denominator) for c, f in finished])
@@ -167,8 +175,8 @@ class Comparison:
         pairs = [(cell, self._baseline(cell)) for cell in entry.cells]
         if any(base is None or base is cell for cell, base in pairs):
             return None
-        left = [self._outcomes(cell, entry.target) for cell, _ in pairs]
-        right = [self._outcomes(base, entry.target) for _, base in pairs]
+        left = [self._outcomes(cell, entry) for cell, _ in pairs]
+        right = [self._outcomes(base, entry) for _, base in pairs]
         if any(outcomes is None for outcomes in (*left, *right)):
             return None
         return transfer_pair(
@@ -181,15 +189,25 @@ class Comparison:
         values[self.layout.key] = self.layout.against
         return self._by_values.get(tuple(values.values()))
 
-    def _outcomes(self, cell: Cell | None, target: str | None) -> pd.Series[float] | None:
-        """The outcomes of a cell's images, percent by image id; None without such a run."""
-        frame = self.frame_of(cell) if cell else None
+    def _outcomes(self, cell: Cell | None, entry: Entry) -> pd.Series[float] | None:
+        """The outcomes of a cell's images that `entry` is about, percent by image id.
+
+        None without such a run.
+        """
+        target, frame = entry.target, self.frame_of(cell) if cell else None
         if cell is None or frame is None or (target is not None and target not in cell.targets):
             return None
         if target is None:
-            return 100 * success_shares(cell, frame, white_box=False)
+            return 100 * success_shares(cell, frame, white_box=False, family=entry.family)
         rows = counted_rows(frame, target, cell.config.denominator)
         return 100 * rows["success"].astype(float).set_axis(rows["image_id"])
+
+    @cached_property
+    def sizes(self) -> list[str]:
+        """Perceptual sizes that the records of some entry have."""
+        return [
+            name for name in APPEARANCE if any(pd.notna(e.sizes.get(name)) for e in self.entries)
+        ]
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -205,6 +223,7 @@ class Comparison:
                 | {"difference": gap.difference, "difference_low": gap.low}
                 | {"difference_high": gap.high, "paired_n": gap.n, "p": gap.p, "p_holm": e.p_holm}
                 | {"only_this": gap.only_left, "only_baseline": gap.only_right}
+                | {name: e.sizes.get(name, NAN) for name in self.sizes}
             )
         return pd.DataFrame(rows)
 
@@ -228,7 +247,7 @@ class Comparison:
     @property
     def leading(self) -> int:
         """Number of columns with mean transfer, which stand first."""
-        return 1 if self.layout.column == TARGET else len(self.columns)
+        return 1 + len(self.families) if self.layout.column == TARGET else len(self.columns)
 
     @property
     def seeds(self) -> int:
@@ -239,7 +258,7 @@ class Comparison:
     @cached_property
     def tests(self) -> int:
         """Number of comparisons of mean transfer that the correction is over."""
-        return max(1, sum(e.target is None and e.gap is not None for e in self.entries))
+        return max(1, sum(e.of_all and e.gap is not None for e in self.entries))
 
     def verdict(self, row: Row) -> str:
         """Say in words how a row's mean transfer differs from the baseline; "" if it isn't run."""
@@ -248,7 +267,7 @@ class Comparison:
             return "the baseline"
         by_word: dict[str, list[tuple[str, str]]] = {}
         for e in self.entries:
-            if e.row == row and e.target is None and e.gap:
+            if e.row == row and e.of_all and e.gap:
                 said = in_short(e.gap, e.p_holm, self.tests)
                 word = said.partition(" (")[0].partition(" at n")[0]
                 by_word.setdefault(word, []).append((self.columns[e.column], said))

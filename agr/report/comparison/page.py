@@ -14,7 +14,8 @@ from agr.report.figures import encoded
 from agr.report.formats import csv_text, latex, markdown
 from agr.report.html.contract import Figure, Page
 from agr.report.html.render import render
-from agr.report.page import cells_table, provenance, tables_of
+from agr.report.page import provenance
+from agr.report.page_tables import cells_table, tables_of
 from agr.utils.files import write_all
 
 NAME = "compare"

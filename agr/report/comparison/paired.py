@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from agr.report.numbers import minus
 from agr.report.rates import NAN
 from agr.report.statistics import CONFIDENCE, LEVEL, bootstrap, images_needed, mcnemar
 
@@ -92,7 +93,7 @@ def in_short(found: Paired, p: float, tests: int = 1) -> str:
         return "no image in common"
     if p < LEVEL:
         word = "better" if found.difference > 0 else "worse"
-        gap = f"{found.difference:+.1f} points [{found.low:.1f}, {found.high:.1f}]"
+        gap = minus(f"{found.difference:+.1f} points [{found.low:.1f}, {found.high:.1f}]")
         return f"transfers {word} ({gap})"
     needed = images_to_show(found, tests)
     would = f" (about {needed:,.0f} would do)" if math.isfinite(needed) else ""

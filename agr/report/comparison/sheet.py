@@ -8,16 +8,18 @@ import pandas as pd
 
 from agr.report.comparison.axes import TARGET, axis_of
 from agr.report.comparison.numbers import Comparison, Entry, Row
+from agr.report.families import family_notes
 from agr.report.formats import Block, Sheet
 from agr.report.notes import (
     clean_accuracy_notes,
     idle_notes,
     missing_notes,
     nonfinite_notes,
+    perceptual_notes,
     setting_notes,
 )
-from agr.report.numbers import Number, TableCell
-from agr.report.rates import NAN, rate
+from agr.report.numbers import Number, TableCell, over_seeds_cell
+from agr.report.rates import APPEARANCE, NAN, rate
 from agr.report.statistics import LEVEL
 from agr.utils.text import plural
 
@@ -30,6 +32,7 @@ def comparison_sheet(comparison: Comparison) -> Sheet:
     against = [f"against {comparison.baseline}"] if comparison.baseline else []
     seeds = comparison.seeds if comparison.layout.column == TARGET else 0
     heads = [*against, *([f"95 % over {seeds} seeds"] if seeds else []), "gradients / image"]
+    heads += [APPEARANCE[name][0] for name in comparison.sizes]
     for row in comparison.rows:
         mine = [e for e in comparison.entries if e.row == row]
         entries = [e for e in mine if e.cells or comparison.layout.column != TARGET]
@@ -37,7 +40,9 @@ def comparison_sheet(comparison: Comparison) -> Sheet:
         labels = comparison.labels(row)
         # The answer stands first: the mean transfer, and whether it differs from the baseline.
         answer = [comparison.verdict(row)] if against else []
-        cost = [*([_over_seeds(entries)] if seeds else []), _gradients(entries)]
+        cost = [*([_over_seeds(entries)] if seeds else []), _range([e.gradients for e in entries])]
+        for name in comparison.sizes:
+            cost.append(_range([e.sizes.get(name, NAN) for e in entries], APPEARANCE[name][1]))
         numbers = [_rate(e) for e in entries]
         first = comparison.leading
         shown = [*labels, *numbers[:first], *answer, *cost, *numbers[first:]]
@@ -80,17 +85,16 @@ def _gap(entry: Entry) -> TableCell:
 
 def _over_seeds(entries: Sequence[Entry]) -> TableCell:
     """The interval of the mean transfer over seeds."""
-    mean = next(e for e in entries if e.target is None)
-    known = mean.seed_low == mean.seed_low
-    return Number(mean.value, text=f"[{mean.seed_low:.1f}, {mean.seed_high:.1f}]" if known else "—")
+    mean = next(e for e in entries if e.of_all)
+    return over_seeds_cell(mean.value, mean.seed_low, mean.seed_high)
 
 
-def _gradients(entries: Sequence[Entry]) -> TableCell:
-    """The mean gradients per image, or their range over the columns."""
-    known = [e.gradients for e in entries if e.gradients == e.gradients]
+def _range(values: Sequence[float], form: str = ".1f") -> TableCell:
+    """A mean over images, such as the gradients, or its range over the columns."""
+    known = [value for value in values if value == value]
     low, high = (min(known), max(known)) if known else (NAN, NAN)
-    text = "" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
-    return Number(low, text=text)
+    text = "" if f"{low:{form}}" == f"{high:{form}}" else f"{low:{form}} to {high:{form}}"
+    return Number(low, form, text=text)
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:
@@ -105,6 +109,8 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         "black-box targets that an image fools, with a bootstrap interval over images; in a "
         "target's brackets Wilson's; * white-box"
     )
+    if comparison.families:
+        yield from family_notes(cells)
     if comparison.seeds:
         yield (
             f"±: standard deviation over {comparison.seeds} seeds, which choose the images, target "
@@ -123,6 +129,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     rates = pd.DataFrame(
         [rate(cell, t, comparison.frame_of(cell)) for cell in cells for t in cell.targets]
     )
+    yield from perceptual_notes(comparison.sizes)
     yield from idle_notes((cell, comparison.frame_of(cell)) for cell in cells)
     yield from clean_accuracy_notes(cells, rates)
     yield from nonfinite_notes(cells, rates)

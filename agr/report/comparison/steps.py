@@ -15,8 +15,8 @@ from agr.report.comparison.figure import line_styles
 from agr.report.comparison.numbers import Comparison
 from agr.report.figures.style import AttackStyle, legend, styled
 from agr.report.formats import Block, Sheet
-from agr.report.leaderboard import mean_rates
 from agr.report.numbers import Number, TableCell
+from agr.report.transfer import mean_rates
 
 COLUMNS = ("step", "n", "spent", "transfer", "transfer_low", "transfer_high")
 WIDE = 20  # ratio of the most gradients to the fewest from which their axis is logarithmic
@@ -61,7 +61,7 @@ def by_steps(comparison: Comparison) -> pd.DataFrame:
             named = dict(zip(keys, titles, strict=True)) | {"line": ", ".join(titles)}
             frame = after_steps(finished)
             frames.append(pd.DataFrame(named, index=frame.index).join(frame))
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def steps_sheet(frame: pd.DataFrame) -> Sheet:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -145,18 +146,20 @@ class Drawing:
         )
 
     def _frontier(self) -> Iterator[Drawn]:
-        frame = self.frontier
-        if frame.empty:
-            return
-        yield Drawn(
-            "frontier",
-            "Transfer against size of the perturbation",
-            "Each attack over all its sources: the mean share of its black-box targets that an "
-            "image fools, and the mean relative norm. Hollow: attacks with a stop. Bars are 95 % "
-            "intervals.",
-            draw.frontier(frame, self.styles, self.names),
-            frame,
-        )
+        for size, known in FRONTIERS.items():
+            frame = self.frontier[self.frontier[size].notna()].reset_index(drop=True)
+            if frame.empty:
+                continue
+            columns = ["norm", *series.BOARD, *series.ends(size)]
+            yield Drawn(
+                known.name,
+                known.title,
+                "Each attack over all its sources: the mean share of its black-box targets that an "
+                f"image fools, and the {known.axis}. {known.reading}Hollow: attacks with a stop. "
+                "Bars are 95 % intervals.",
+                draw.frontier(frame, self.styles, self.names, size, known.axis, **known.limit),
+                frame[columns],
+            )
 
     def _distributions(self) -> Iterator[Drawn]:
         steps, sizes = series.steps_needed(self.outcomes), series.norms(self.outcomes)
@@ -176,6 +179,25 @@ class Drawing:
         return f"{self.names[norm]} = {cell.config.eps:g}"
 
 
+class Frontier(NamedTuple):
+    """A size that transfer is drawn against."""
+
+    name: str  # of the figure
+    title: str
+    axis: str
+    limit: dict[str, float]  # of the axis
+    reading: str = ""
+
+
+FRONTIERS = {
+    "rel_l2": Frontier(
+        "frontier", "Transfer against size of the perturbation", "mean ‖v‖₂/‖x‖₂", {"left": 0}
+    ),
+    "ssim": Frontier(
+        "frontier-ssim", "Transfer against SSIM", "mean SSIM", {"right": 1},
+        "At 1 an image looks like its clean one: better attacks stand further up and right. ",
+    ),
+}  # fmt: skip
 COUNTED = {
     "all": "all images, those that the target misclassifies when clean included",
     "target-correct": "the images that the target classifies correctly when clean",

@@ -54,6 +54,8 @@ def over_eps(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
         panel.set_title(f"crafted on {names[source]}")
     for panel in grid[1]:
         panel.set_xlabel("eps, 0-255 scale")
+        panel.set_xticks(sorted(frame["eps"].unique()))
+        panel.xaxis.set_major_formatter("{x:g}")
     legend(figure, _shown(frame, styles))
     return figure
 
@@ -91,22 +93,27 @@ def matrix(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
     return figure
 
 
-def frontier(frame: pd.DataFrame, styles: Styles, names: Names) -> Figure:
-    """Transfer against size of the perturbation, a point per attack, a panel per norm."""
+def frontier(
+    frame: pd.DataFrame, styles: Styles, names: Names, size: str, title: str, **limit: float
+) -> Figure:
+    """Transfer against a size of the perturbation, a point per attack, a panel per norm.
+
+    `size` is a column, `title` that of its axis, and `limit` its end: left or right.
+    """
     norms = list(dict.fromkeys(frame["norm"]))
     figure = Figure(figsize=(max(4.5, 4.0 * len(norms)), 3.6))
     panels = list(figure.subplots(1, len(norms), squeeze=False, sharey=True)[0])
     for panel, norm in zip(panels, norms, strict=True):
         for row in frame[frame["norm"] == norm].to_dict("records"):
-            x, y, style = row["rel_l2"], row["transfer"], styles[row["attack"]]
+            x, y, style = row[size], row["transfer"], styles[row["attack"]]
             spread = {
-                "xerr": _ends(x, row["rel_l2_low"], row["rel_l2_high"]),
+                "xerr": _ends(x, row[f"{size}_low"], row[f"{size}_high"]),
                 "yerr": _ends(y, row["transfer_low"], row["transfer_high"]),
             }
             panel.errorbar(x, y, **spread, ecolor=style.colour, elinewidth=1, **style.point())
         panel.set_title(names[norm])
-        panel.set_xlabel("mean ‖v‖₂/‖x‖₂")
-        panel.set_xlim(left=0)
+        panel.set_xlabel(title)
+        panel.set_xlim(**limit)
         panel.set_ylim(bottom=0)
         panel.xaxis.set_major_locator(MaxNLocator(6))
     panels[0].set_ylabel("mean transfer, %")

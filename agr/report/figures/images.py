@@ -38,7 +38,8 @@ def rows_of_images(
     gain = common_factor((c, a) for _, c, a, _ in found)
     names = outcomes.titles()
     rows: list[PictureRow] = [
-        (names[p.attack], (c, scaled(c, a, gain), a), _texts(facts)) for p, c, a, facts in found
+        (names[p.attack], (c, scaled(c, a, gain), a), _texts(facts, _classes(outcomes, p)))
+        for p, c, a, facts in found
     ]
     said = pd.DataFrame([p._asdict() | facts for p, _, _, facts in found])
     return rows, gain, said.drop(columns="target")
@@ -56,16 +57,25 @@ def _images(
     return image_of(saved, "clean_pixels"), image_of(saved), facts
 
 
-def _texts(facts: dict[str, Any]) -> list[str]:
+def _classes(outcomes: Outcomes, place: Place) -> dict[str, str]:
+    """The names of classes that a place's cell knows."""
+    run = Records(outcomes.cell(place).folder).run()
+    return run.classes if run else {}
+
+
+def _texts(facts: dict[str, Any], classes: dict[str, str]) -> list[str]:
     """Return the text below the three images."""
     steps = facts["steps_used"]
     taken = "" if pd.isna(steps) else f"{plural(int(steps), 'step')}, "
     return [
-        _answer(facts["source_clean_pred"], facts["source_clean_conf"]),
+        _answer(facts["source_clean_pred"], facts["source_clean_conf"], classes),
         f"{taken}{100 * facts['rel_l2']:.1f} % of the image",
-        _answer(facts["source_adv_pred"], facts["source_adv_conf"]),
+        _answer(facts["source_adv_pred"], facts["source_adv_conf"], classes),
     ]
 
 
-def _answer(pred: int, confidence: float) -> str:
-    return f"class {pred}, {confidence:.0%}" if pred >= 0 else WITHOUT[pred]
+def _answer(pred: int, confidence: float, classes: dict[str, str]) -> str:
+    if pred < 0:
+        return WITHOUT[pred]
+    name = classes.get(str(pred))
+    return f"{f'{name} ({pred})' if name else f'class {pred}'}, {confidence:.0%}"

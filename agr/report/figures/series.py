@@ -12,10 +12,11 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.records.store import Records
-from agr.report.leaderboard import leaderboard, mean_rates
+from agr.report.leaderboard import leaderboard
 from agr.report.outcomes import Outcomes, Place, in_group
-from agr.report.rates import identity, rate, selected
+from agr.report.rates import NAN, identity, perceptual_values, rate, selected
 from agr.report.statistics import bootstrap, wilson
+from agr.report.transfer import mean_rates
 
 
 def by_step(outcomes: Outcomes) -> pd.DataFrame:
@@ -73,10 +74,11 @@ def matrix(outcomes: Outcomes) -> pd.DataFrame:
 
 
 def frontier(outcomes: Outcomes) -> pd.DataFrame:
-    """Transfer and size of every attack, over all its sources.
+    """Transfer and sizes of every attack, over all its sources.
 
-    Columns: norm attack n transfer transfer_low transfer_high white_box rel_l2 rel_l2_low
-    rel_l2_high. An image's transfer is the share of its black-box targets that it fools.
+    Columns: norm attack n transfer transfer_low transfer_high white_box, and for rel_l2 and ssim
+    the mean, …_low and …_high; ssim is NaN where an image lacks it. An image's transfer is the
+    share of its black-box targets that it fools.
     """
     rows = []
     for norm in dict.fromkeys(norm for norm, _, _ in outcomes.cells):
@@ -90,11 +92,25 @@ def frontier(outcomes: Outcomes) -> pd.DataFrame:
             places = [p for p in with_images(outcomes) if (p.norm, p.attack) == (norm, attack)]
             if not places:  # cells without any image
                 continue
-            sizes = pd.concat([outcomes.values(p, "rel_l2") for p in places])
-            low, high, _ = bootstrap(sizes, sizes.index)
-            size = {"rel_l2": sizes.mean(), "rel_l2_low": low, "rel_l2_high": high}
-            rows.append({"norm": norm} | {k: known[k] for k in BOARD} | size)
-    return pd.DataFrame(rows, columns=["norm", *BOARD, "rel_l2", "rel_l2_low", "rel_l2_high"])
+            row = {"norm": norm} | {k: known[k] for k in BOARD}
+            row |= _mean("rel_l2", [outcomes.values(p, "rel_l2") for p in places])
+            row |= _mean("ssim", [perceptual_values(outcomes.frame(p), "ssim") for p in places])
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["norm", *BOARD, *ends("rel_l2"), *ends("ssim")])
+
+
+def ends(name: str) -> tuple[str, str, str]:
+    """Return the names of a mean and of its interval's ends."""
+    return name, f"{name}_low", f"{name}_high"
+
+
+def _mean(name: str, parts: Sequence[pd.Series[float]]) -> dict[str, float]:
+    """Return the mean over images and its interval; NaN if a part has none."""
+    if not all(map(len, parts)):
+        return dict.fromkeys(ends(name), NAN)
+    values = pd.concat(parts)
+    low, high, _ = bootstrap(values, values.index)
+    return dict(zip(ends(name), (float(values.mean()), low, high), strict=True))
 
 
 BOARD = ("attack", "n", "transfer", "transfer_low", "transfer_high", "white_box")

@@ -22,7 +22,11 @@ class HtmlTable:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture made by matplotlib, with what it was made from."""
+    """A picture made by matplotlib, with what it was made from.
+
+    With `plotly`, {"data": […], "layout": {…}}, the page shows the same numbers as a chart that can
+    be pointed at; without a script and in print it is the picture.
+    """
 
     name: str  # "figure3"
     title: str
@@ -30,17 +34,18 @@ class Figure:
     png: bytes
     command: str  # what makes it again
     data: HtmlTable | None = None  # its numbers, where they are few enough to be read
+    plotly: Mapping[str, Any] | None = None
+    unfolded: bool = True  # shown at once, or a line that opens
 
 
 @dataclass(frozen=True)
-class Chart:
-    """An interactive chart: a figure of Plotly as JSON, {"data": […], "layout": {…}}."""
+class Answer:
+    """One sentence that answers a question about a run, and what on the page shows it."""
 
-    name: str
     title: str
-    caption: str
-    plotly: Mapping[str, Any]
-    numbers: HtmlTable | None = None  # of its points, for those who read rather than see
+    text: str
+    # Tables and figures of the page, or the name of a section, each with the words of its link.
+    evidence: Sequence[tuple[str, HtmlTable | Figure | str]]
 
 
 class TargetPrediction(NamedTuple):
@@ -76,7 +81,8 @@ class ClaimView:
     name: str
     says: str  # the paper's words
     where: str  # in the paper
-    verdicts: Mapping[str, str]  # by column of the grid: "supported", "contradicted", "undecided" …
+    # By column of the grid, the paper's own tables first: "supported", "contradicted" …
+    verdicts: Mapping[str, str]
     why: Mapping[str, str]  # by the same columns: one sentence with numbers
     details: HtmlTable | None = None  # every comparison
 
@@ -92,10 +98,10 @@ class Page:
     provenance: Sequence[tuple[str, str]]
     cells: HtmlTable  # every cell, with its command
     commands: Sequence[str]  # what makes this page again
+    answers: Sequence[Answer] = ()
     claims: Sequence[ClaimView] = ()
     claims_about: Sequence[str] = ()  # how to read the verdicts
     figures: Sequence[Figure] = ()
-    charts: Sequence[Chart] = ()
     examples: Sequence[Example] = ()
     leaderboards: Sequence[HtmlTable] = ()
     further: Sequence[HtmlTable] = ()  # differences between attacks and the like, long ones

@@ -51,10 +51,16 @@ when the page has been painted, Plotly when the first chart comes near. */
     const input = filter.querySelector("input");
     const count = filter.querySelector(".count");
     input.addEventListener("input", () => {
-      api.search(input.value).draw();
+      const words = plain(input.value).split(/\s+/);
+      api.search((row) => words.every((word) => plain(row).includes(word))).draw();
       const shown = api.rows({ search: "applied" }).count();
       count.textContent = input.value ? `${shown} of ${api.rows().count()} rows` : "";
     });
+  }
+
+  // Numbers have true minus signs, and keyboards have hyphens.
+  function plain(text) {
+    return text.toLowerCase().replaceAll("−", "-").trim();
   }
 
   // ---- charts ----------------------------------------------------------------------------------
@@ -88,7 +94,7 @@ when the page has been painted, Plotly when the first chart comes near. */
       displaylogo: false,
       displayModeBar: false, // it hides the titles of panels
     });
-    chart.dataset.drawn = "yes";
+    chart.dataset.drawn = "yes"; // and the picture gives way
   }
 
   function charts() {
@@ -112,7 +118,7 @@ when the page has been painted, Plotly when the first chart comes near. */
     const picks = ["source", "image", "norm", "attack", "target"];
     const select = Object.fromEntries(picks.map((name) => [name, $(`pick-${name}`)]));
     // A class of -1 is a network's that gave no finite answer, -2 of a vote that abstained.
-    const named = (c) => (c in all.classes ? `${c} (${all.classes[c]})` : String(c));
+    const named = (c) => (c in all.classes ? `${all.classes[c]} (${c})` : `class ${c}`);
     const className = (c) => (c < 0 ? (c === -2 ? "abstained" : "no finite answer") : named(c));
     const percent = (p) => (p === null ? "-" : `${(100 * p).toFixed(1)} %`);
     const webp = (text) => `data:image/webp;base64,${text}`;
@@ -152,7 +158,7 @@ when the page has been painted, Plotly when the first chart comes near. */
     function chosen() {
       let left = examples.filter((s) => s.source === Number(select.source.value));
       const texts = {
-        image: (s) => `${s.imageId}: class ${className(all.images[s.image][2])}`,
+        image: (s) => `${s.imageId}: ${className(all.images[s.image][2])}`,
         norm: (s) => all.norms[s.norm][0],
         attack: (s) => all.attacks[s.attack],
       };
@@ -184,14 +190,14 @@ when the page has been painted, Plotly when the first chart comes near. */
       const [norm, factor] = all.norms[example.norm];
       const source = all.sources[example.source][1];
       const how = `${all.attacks[example.attack]} on ${source}, ${norm}`;
-      picture("clean", clean, `Clean image ${id}, class ${className(label)}`);
+      picture("clean", clean, `Clean image ${id}, ${className(label)}`);
       picture("difference", example.difference, `Perturbation of ${id} by ${how}, times ${factor}`);
       picture("adversarial", example.adversarial, `Adversarial image of ${id} by ${how}`);
       $("difference-caption").textContent =
         `Perturbation: (adversarial − clean) × ${factor}, around grey`;
       answersOf(example, source, answer);
       pairs($("facts"), [["label", className(label)], ...example.facts.map(([n, t]) => [all.facts[n], t])]);
-      $("said").textContent = `Image ${id}, class ${className(label)}; ${how}. ${sentence(answer)}`;
+      $("said").textContent = `Image ${id}, ${className(label)}; ${how}. ${sentence(answer)}`;
     }
 
     function picture(id, text, alt) {
@@ -204,8 +210,8 @@ when the page has been painted, Plotly when the first chart comes near. */
       const [network, before, sure, after, surer, fooled] = answer;
       const end = fooled ? "fooled" : "not fooled";
       return (
-        `${all.networks[network]} says class ${className(before)} at ${percent(sure)} before and ` +
-        `class ${className(after)} at ${percent(surer)} after: ${end}.`
+        `${all.networks[network]} says ${className(before)} at ${percent(sure)} before and ` +
+        `${className(after)} at ${percent(surer)} after: ${end}.`
       );
     }
 
@@ -269,7 +275,6 @@ when the page has been painted, Plotly when the first chart comes near. */
   addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details.printed:not([open])")];
     opened.forEach((details) => (details.open = true));
-    document.querySelectorAll(".chart").forEach(draw);
   });
   addEventListener("afterprint", () => opened.forEach((details) => (details.open = false)));
 

@@ -1,4 +1,4 @@
-"""The interactive charts, as Plotly's JSON: the numbers of three figures, to be pointed at."""
+"""Figures as interactive charts, in Plotly's JSON: the same numbers, to be pointed at."""
 
 from __future__ import annotations
 
@@ -6,59 +6,45 @@ from collections.abc import Mapping, Sequence
 from html import escape  # Plotly reads texts as a kind of HTML, links included
 from typing import Any
 
-from agr.report.figures import Drawing
+from agr.report.figures import ASR_FIGURE, FRONTIERS, Drawing
 from agr.report.figures.style import AttackStyle
-from agr.report.html.contract import Chart, HtmlTable
-from agr.report.numbers import Number, TableCell
 
 Trace = dict[str, Any]
-MOST_ROWS = 500  # of a chart's table: more numbers than that are not read but searched
 SYMBOLS = {
     "o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down",
     "<": "triangle-left", ">": "triangle-right", "p": "pentagon", "h": "hexagon",
 }  # fmt: skip
 
 
-def charts_of(drawing: Drawing) -> list[Chart]:
-    """Transfer against size, ASR against step, and transfer between networks."""
-    found = [_frontier(drawing)]
+def charts_of(drawing: Drawing) -> dict[str, Trace]:
+    """Charts by the name of the figure whose numbers they show.
+
+    Transfer against size, ASR against step, and transfer between networks.
+    """
+    found = {known.name: _frontier(drawing, size) for size, known in FRONTIERS.items()}
     for norm in drawing.norms:
-        found += [_steps(drawing, norm), _matrix(drawing, norm)]
-    return [chart for chart in found if chart.plotly["data"]]
+        found[f"figure{ASR_FIGURE[norm]}"] = _steps(drawing, norm)
+        found[f"transfer-{norm}"] = _matrix(drawing, norm)
+    return {name: chart for name, chart in found.items() if chart["data"]}
 
 
-def _frontier(drawing: Drawing) -> Chart:
-    frame = drawing.frontier
+def _frontier(drawing: Drawing, size: str) -> Trace:
+    frame = drawing.frontier[drawing.frontier[size].notna()]
     norms = list(dict.fromkeys(frame["norm"]))
     traces = []
     order = {attack: i for i, attack in enumerate(drawing.styles)}
     for row in sorted(frame.to_dict("records"), key=lambda row: order[row["attack"]]):
         style, panel = drawing.styles[row["attack"]], norms.index(row["norm"])
-        trace: Trace = {"x": [row["rel_l2"]], "y": [row["transfer"]], "mode": "markers"}
-        for axis, name in (("x", "rel_l2"), ("y", "transfer")):
+        trace: Trace = {"x": [row[size]], "y": [row["transfer"]], "mode": "markers"}
+        for axis, name in (("x", size), ("y", "transfer")):
             ends = row[f"{name}_high"] - row[name], row[name] - row[f"{name}_low"]
             trace[f"error_{axis}"] = {"array": [ends[0]], "arrayminus": [ends[1]], "thickness": 1}
         traces.append(trace | _styled(style, panel, first=panel == 0))
     titles = [drawing.names[norm] for norm in norms]
-    rows: list[list[TableCell]] = [
-        [
-            *(drawing.names[row["norm"]], drawing.styles[row["attack"]].title),
-            *(_with_interval(row, "rel_l2", ".4g"), _with_interval(row, "transfer", ".1f")),
-        ]
-        for row in frame.to_dict("records")
-    ]
-    return _chart(
-        "chart-frontier",
-        "Transfer against size of the perturbation",
-        "One point per attack: mean relative norm across, mean transfer upwards, with 95 % "
-        "intervals. Hollow: attacks with a stop.",
-        {"data": traces, "layout": _layout(titles, "mean ‖v‖₂/‖x‖₂", "mean transfer, %")},
-        ["norm", "attack", "mean ‖v‖₂/‖x‖₂", "mean transfer, %"],
-        rows,
-    )
+    return {"data": traces, "layout": _layout(titles, FRONTIERS[size].axis, "mean transfer, %")}
 
 
-def _steps(drawing: Drawing, norm: str) -> Chart:
+def _steps(drawing: Drawing, norm: str) -> Trace:
     frame = drawing.steps[drawing.steps["norm"] == norm]
     sources = list(dict.fromkeys(frame["source"]))
     traces = []
@@ -68,24 +54,10 @@ def _steps(drawing: Drawing, norm: str) -> Chart:
         trace |= {"mode": "lines+markers", "line": {"dash": "dash" if style.stopped else "solid"}}
         traces.append(trace | _styled(style, panel, first=panel == 0))
     titles = [drawing.names[source] for source in sources]
-    rows: list[list[TableCell]] = [
-        [
-            *(drawing.names[row["source"]], drawing.styles[row["attack"]].title),
-            *(Number(row["step"], "d"), Number(row["asr"])),
-        ]
-        for row in frame.to_dict("records")
-    ]
-    return _chart(
-        f"chart-steps-{norm}",
-        f"White-box ASR against step, {drawing.names[norm]}",
-        "One panel per source, one line per attack. Dashed: attacks with a stop.",
-        {"data": traces, "layout": _layout(titles, "step", "white-box ASR, %")},
-        ["source", "attack", "step", "white-box ASR, %"],
-        rows,
-    )
+    return {"data": traces, "layout": _layout(titles, "step", "white-box ASR, %")}
 
 
-def _matrix(drawing: Drawing, norm: str) -> Chart:
+def _matrix(drawing: Drawing, norm: str) -> Trace:
     frame, names = drawing.matrix, drawing.names
     frame = frame[frame["norm"] == norm]
     attacks = list(dict.fromkeys(frame["attack"]))
@@ -99,6 +71,7 @@ def _matrix(drawing: Drawing, norm: str) -> Chart:
         trace: Trace = {
             "z": [[_rounded(known.get(place)) for place in row] for row in places],
             "text": [[_said(place, known.get(place), names) for place in row] for row in places],
+            "texttemplate": "%{z:.0f}",  # the number in each square
             "type": "heatmap",
             "hoverinfo": "text",
             "name": escape(drawing.styles[attack].title),
@@ -107,36 +80,7 @@ def _matrix(drawing: Drawing, norm: str) -> Chart:
         }
         trace |= {"zmin": 0, "zmax": 100, "colorscale": "Cividis", "showscale": panel == 0}
         traces.append(trace | _axes(panel))
-    layout = _layout([drawing.styles[a].title for a in attacks], "", "", reverse=True)
-    rows: list[list[TableCell]] = [
-        [
-            *(drawing.styles[row["attack"]].title, names[row["source"]], names[row["target"]]),
-            *(Number(row["asr"], interval=(row["low"], row["high"])), Number(row["n"], "d")),
-        ]
-        for row in frame.to_dict("records")
-    ]
-    return _chart(
-        f"chart-transfer-{norm}",
-        f"Transfer between networks, {names[norm]}",
-        "ASR in percent, a panel per attack: sources down, targets across.",
-        {"data": traces, "layout": layout},
-        ["attack", "source", "target", "ASR, %", "n"],
-        rows,
-    )
-
-
-def _chart(
-    name: str, title: str, caption: str, plotly: Trace, header: list[str], rows: list[Any]
-) -> Chart:
-    """Return a chart with the table below it."""
-    notes = [f"the first {MOST_ROWS} of {len(rows):,} points"] if len(rows) > MOST_ROWS else []
-    below = f"Numbers of the chart “{title}”"
-    numbers = HtmlTable(f"{name}-numbers", below, header, rows[:MOST_ROWS], notes)
-    return Chart(name, title, caption, plotly, numbers)
-
-
-def _with_interval(row: Mapping[Any, Any], name: str, form: str) -> Number:
-    return Number(row[name], form, (row[f"{name}_low"], row[f"{name}_high"]))
+    return {"data": traces, "layout": _heat_layout([drawing.styles[a].title for a in attacks])}
 
 
 def _rounded(row: Any) -> float | None:
@@ -165,30 +109,49 @@ def _styled(style: AttackStyle, panel: int, *, first: bool) -> Trace:
 
 
 def _axes(panel: int) -> Trace:
-    number = "" if panel == 0 else str(panel + 1)
-    return {"xaxis": f"x{number}", "yaxis": f"y{number}"}
+    return {"xaxis": f"x{_number(panel)}", "yaxis": f"y{_number(panel)}"}
 
 
-def _layout(titles: Sequence[str], x: str, y: str, *, reverse: bool = False) -> Trace:
-    """Panels of three in a row, each with its title."""
-    across = min(3, max(1, len(titles)))
-    down = -(-len(titles) // across)
-    layout: Trace = {
-        "grid": {"rows": down, "columns": across, "pattern": "independent", "ygap": 0.35},
-        "height": max(340, 260 * down + 80),
-        "margin": {"t": 40, "r": 20, "b": 110},
-        # At the very bottom, whatever the height: below the titles of the axes.
-        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0},
-        "annotations": [],
-    }
-    for panel, title in enumerate(titles):
-        axes = _axes(panel)
-        number = axes["xaxis"].removeprefix("x")
+def _number(panel: int) -> str:
+    """The number of a panel's axes, as Plotly counts them."""
+    return "" if panel == 0 else str(panel + 1)
+
+
+def _layout(titles: Sequence[str], x: str, y: str) -> Trace:
+    """Panels of three in a row, each with its title, and a legend for all of them."""
+    layout = _panels(titles, across=3, height=260, gap=0.35)
+    for panel in range(len(titles)):
+        number = _number(panel)
         layout[f"xaxis{number}"] = {"title": {"text": x}}
-        left = {"title": {"text": y if panel % across == 0 else ""}}
-        layout[f"yaxis{number}"] = left | ({"autorange": "reversed"} if reverse else {})
-        layout["annotations"].append(
-            {"text": escape(title), "showarrow": False, "x": 0.5, "y": 1.02, "yanchor": "bottom"}
-            | {"xref": f"{axes['xaxis']} domain", "yref": f"{axes['yaxis']} domain"}
-        )
+        layout[f"yaxis{number}"] = {"title": {"text": y if panel % 3 == 0 else ""}}
+    layout["margin"] = {"t": 40, "r": 20, "b": 110}
+    # At the very bottom, whatever the height: below the titles of the axes.
+    layout["legend"] = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0}
     return layout
+
+
+def _heat_layout(titles: Sequence[str]) -> Trace:
+    """Heat maps of five in a row, of which the outer ones alone name the networks."""
+    layout = _panels(titles, across=5, height=220, gap=0.2)
+    for panel in range(len(titles)):
+        number, lowest = _number(panel), panel + 5 >= len(titles)
+        layout[f"xaxis{number}"] = {"showticklabels": lowest, "tickangle": -90, "ticks": ""}
+        left = {"showticklabels": panel % 5 == 0, "ticks": ""}
+        layout[f"yaxis{number}"] = left | {"autorange": "reversed"}
+    layout["margin"] = {"t": 40, "r": 20, "b": 70, "l": 70}
+    return layout
+
+
+def _panels(titles: Sequence[str], *, across: int, height: int, gap: float) -> Trace:
+    """Panels with their titles; `height` is that of a row, in pixels."""
+    columns = max(1, min(across, len(titles)))
+    down = -(-len(titles) // columns)
+    return {
+        "grid": {"rows": down, "columns": columns, "pattern": "independent", "ygap": gap},
+        "height": max(340, height * down + 80),
+        "annotations": [
+            {"text": escape(title), "showarrow": False, "x": 0.5, "y": 1.02, "yanchor": "bottom"}
+            | {"xref": f"x{_number(panel)} domain", "yref": f"y{_number(panel)} domain"}
+            for panel, title in enumerate(titles)
+        ],
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from markupsafe import Markup
 
 from agr.report.html import escapes
 from agr.report.html.browser import browser
-from agr.report.html.contract import HtmlTable, Page
+from agr.report.html.contract import ClaimView, HtmlTable, Page
 from agr.report.numbers import Number, TableCell, printed
 from agr.utils.errors import ConfigError
 
@@ -24,8 +25,8 @@ POLICY = (
     "script-src '{digest}' blob:; base-uri 'none'; form-action 'none'"
 )
 SECTIONS = (
-    *(("tables", "Tables"), ("claims", "Claims"), ("figures", "Figures")),
-    *(("charts", "Charts"), ("browser", "Images"), ("leaderboards", "Leaderboards")),
+    *(("short", "In short"), ("summary", "What was run"), ("leaderboards", "Leaderboards")),
+    *(("tables", "Tables"), ("claims", "Claims"), ("figures", "Figures"), ("browser", "Images")),
     *(("further", "Differences between attacks"), ("provenance", "Provenance")),
 )
 # How a verdict begins, its sign and its style: never colour alone.
@@ -58,7 +59,9 @@ class Anchors:
         self.taken: dict[str, Any] = {name: None for name, _ in SECTIONS}
 
     def of(self, thing: Any) -> str:
-        """The id of a thing."""
+        """The id of a thing, or of a section by its name."""
+        if isinstance(thing, str):
+            return thing
         for anchor, known in self.taken.items():
             if known is thing:
                 return anchor
@@ -83,7 +86,7 @@ def render(page: Page, most_bytes: int = MOST_BYTES) -> str:
 
 
 def _filled(page: Page, examples: dict[str, Any] | None) -> str:
-    script = escapes.own("page.js")
+    script = escapes.own("page.js") + escapes.own("reading.js")
     return _environment().get_template("page.html.j2").render(
         page=page,
         sections=[(name, title) for name, title in SECTIONS if _has(page, name)],
@@ -105,7 +108,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "anchor": Anchors().of, "grid": grid, "verdict": verdict, "json": escapes.data_block,
-        "data_url": escapes.data_url,
+        "data_url": escapes.data_url, "tally": tally, "reasons": reasons,
     }  # fmt: skip
     environment.globals |= {"packed": escapes.packed, "shipped_style": _shipped_style}
     return environment
@@ -117,7 +120,7 @@ def _shipped_style(package: str, path: str) -> Markup:
 
 def _has(page: Page, section: str) -> bool:
     """Return whether a section has content."""
-    content = {"browser": page.examples, "provenance": True}
+    content = {"short": page.answers, "browser": page.examples, "provenance": True}
     return bool(content.get(section) or getattr(page, section, ()))
 
 
@@ -128,6 +131,23 @@ def verdict(text: str | None) -> tuple[str, str, str]:
         if said.lower().startswith(begins):
             return said, sign, style
     return said, "·", "none"
+
+
+def tally(claim: ClaimView, columns: Sequence[str]) -> list[tuple[str, str | None, int]]:
+    """A claim's verdicts in one line: the paper's own by its column, the others by their number."""
+    first, *others = columns
+    counts = Counter(claim.verdicts.get(column) for column in others)
+    return [(first, claim.verdicts.get(first), 1), *(("", v, n) for v, n in counts.most_common())]
+
+
+def reasons(claim: ClaimView, columns: Sequence[str]) -> list[tuple[str, str | None, str]]:
+    """A claim's verdicts and why; columns that have both in common share a line."""
+    found: dict[tuple[str | None, str], list[str]] = {}
+    for column in columns:
+        if column in claim.why:
+            key = (claim.verdicts.get(column), claim.why[column])
+            found.setdefault(key, []).append(column)
+    return [(" / ".join(those), *key) for key, those in found.items()]
 
 
 def grid(table: HtmlTable) -> Grid:
