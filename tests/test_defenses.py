@@ -25,6 +25,7 @@ from agr.models.defended import DefendedNetwork, content_keys
 from agr.models.defenses import (
     BitDepth,
     Defense,
+    Deflection,
     Ending,
     Jpeg,
     Median,
@@ -214,7 +215,7 @@ def test_draws_depend_on_seed_key_and_number_only() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("defense", [BitDepth(3), Median(2), Jpeg(50), PAD])
+@pytest.mark.parametrize("defense", [BitDepth(3), Median(2), Jpeg(50), PAD, Deflection(20_000)])
 def test_image_does_not_feel_its_batch(defense: Defense | RandomResizePad) -> None:
     x = images(6)
     together = apply(defense, x)
@@ -425,6 +426,7 @@ SHIPPED: dict[str, list[Defense | Ending]] = {
     "smooth025": [Smoothing(sigma=0.25, draws=100, alpha=0.001, seed=0)],
     "smooth050": [Smoothing(sigma=0.5, draws=100, alpha=0.001, seed=0)],
     "smooth100": [Smoothing(sigma=1.0, draws=100, alpha=0.001, seed=0)],
+    "deflect": [Deflection(deflections=200, window=10, sigma=0.04, seed=0)],
 }
 
 

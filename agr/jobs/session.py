@@ -227,7 +227,7 @@ def _unusual_settings(cell: Cell) -> str:
     settings = ["targeted: success is the wanted label"] if c.attack.targeted else []
     settings += [f"mean of {c.ensemble}"] if len(cell.sources) > 1 else []
     settings += [o for o in cell.attack_overrides if not o.startswith("attack.targeted=")]
-    keys = ("select", "split", "seed", "shard", "success", "quantize", "denominator")
+    keys = ("eot", "select", "split", "seed", "shard", "success", "quantize", "denominator")
     settings += [f"{k}={getattr(c, k)}" for k in keys if getattr(c, k) != getattr(default, k)]
     return ", ".join(settings)
 

@@ -10,6 +10,7 @@ Named defenses are parts, alone or one after the other (conf/defense/standard.ya
 | squeeze | BitDepth(5), Median(2) | Xu et al. 2018, two of its squeezers in a row |
 | randpad | RandomResizePad() | Xie et al. 2018 |
 | smooth025 | Smoothing(0.25) | Cohen et al. 2019 |
+| deflect | Deflection() | Prakash et al. 2018 |
 | purify:FILE | Purify(FILE) | a network of yours |
 
 A defended target measures the transfer of attacks that don't know of the defense. A defended
@@ -23,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+from agr.models.defenses.deflection import Deflection
 from agr.models.defenses.purify import Purify
 from agr.models.defenses.smoothing import Smoothing
 from agr.models.defenses.transforms import (
@@ -38,6 +40,7 @@ from agr.models.defenses.transforms import (
 __all__ = [
     "BitDepth",
     "Defense",
+    "Deflection",
     "Ending",
     "Jpeg",
     "Median",
