@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,6 @@ from agr.attacks import Pool
 from agr.attacks.engine import craft
 from agr.config.cell import Cell
 from agr.config.compose import compose_cells, expand
-from agr.config.cost import TooDear
 from agr.config.schema import conf_dir
 from agr.evaluation.runner import run_cell
 from agr.records.audit import check_records
@@ -130,8 +130,9 @@ FORGED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
 
 @pytest.mark.parametrize("kind", FORGED)
 def test_forged_iterates_are_found(kind: str, scored: Records, tmp_path: Path) -> None:
-    cell = cell_of(tmp_path, "attack=agr", "score_steps=[1,2,5,10]")
-    records = run_quietly(cell)
+    cell = cell_of(tmp_path, "attack=agr")
+    shutil.copytree(scored.folder, cell.folder)
+    records = Records(cell.folder)
     assert check_records(records).problems == []
     (part,) = records.part_files("steps")
     table = pq.read_table(part.path)
@@ -171,15 +172,11 @@ def test_what_cannot_be_is_said(words: str) -> None:
 # ---- gradients -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("budget", [45, 210])
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_budget_of_gradients_is_used_and_kept(name: str, budget: int) -> None:
+def test_a_budget_of_gradients_is_used_and_kept(name: str) -> None:
     """Counted by the engine, for every attack that there is: within a step of the budget."""
-    try:
-        cell = expand([f"attack={name}", f"gradients={budget}"])[0]
-    except TooDear:
-        assert load_attack(name).gradients > budget
-        return
+    budget = 45
+    cell = expand([f"attack={name}", f"gradients={budget}"])[0]
     single = load_attack(name).steps == 1
     attack = replace(load_attack(name, steps=cell.config.steps), stop=None)
     for part in attack.views:
