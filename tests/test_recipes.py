@@ -155,8 +155,9 @@ def test_duckdb_has_the_numbers_of_the_table(here: Path, tmp_path: Path) -> None
         (frame["source"] == "inc_v3") & frame["target"].isin(["inc_v3", "inc_v4", "ir_v2"])
     ]
     expected = table.set_index(["attack", "target"])["asr"].round(1)
-    assert found.to_dict() == expected.to_dict()
-    assert len(found) == 9
+    assert len(expected) == 9
+    # Other recipes may have scored these cells on more targets.
+    assert found[expected.index].to_dict() == expected.to_dict()
 
 
 def test_images_go_out_and_come_back(tmp_path: Path) -> None:
