@@ -41,6 +41,7 @@ LONG, N = 168, 64  # images of a run, and 8 of them in a part
 WORDS = [
     *("source=vgg16", "targets=[vgg16,vgg19]", "attack=mifgsm", f"n_images={N}", "slots=8"),
     *("threads=1", "part_seconds=0", "trace=true", "save_adversarials=true"),
+    "score_steps=[2]",
 ]
 MANY = f"n_images={LONG}"
 Frames = dict[str, pd.DataFrame]
@@ -391,7 +392,7 @@ def finished_outputs(tmp_path_factory: pytest.TempPathFactory, whole: Frames) ->
 
 
 @pytest.mark.parametrize("damage", [cut, flip])
-@pytest.mark.parametrize("kind", ["rows", "trace", "adversarials"])
+@pytest.mark.parametrize("kind", ["rows", "trace", "steps", "adversarials"])
 def test_a_damaged_part(
     kind: str,
     damage: Callable[[bytes], bytes],
