@@ -74,7 +74,7 @@ WRONG = {
     "source=[inc_v3,inc_v3]": "an ensemble is a list of different networks",
     "source=[]": "an ensemble is a list of different networks",
     "source=[inc_v3,inc_v5]": "source=inc_v5 is unknown: did you mean inc_v",
-    "source=vgg16/jpeg75": "defenses are for targets",
+    "source=vgg16/jpeg75": "needs eot=1",
     "targets=[resnet18]": "different numbers of classes",
     "targets=[vgg16/jpg75]": "jpg75 is no defense: did you mean jpeg75",
     "suite.groups.inception.geometry.mode=fit": "geometry.mode=fit is unknown",
