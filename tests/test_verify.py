@@ -247,7 +247,7 @@ FORGED: dict[str, tuple[str, Callable[[pd.DataFrame], Any]]] = {
         for name, value in [
             ("linf", np.nan), ("linf", -0.01), ("linf", 256.0), ("l2", np.inf), ("mean_abs", 300.0),
             ("cosine", np.inf), ("cosine", 1.1), ("rel_l2", np.nan), ("eps", np.nan),
-            ("clean_conf", 7.0), ("adv_conf", -0.5), ("adv_pred", -2), ("clean_pred", 10),
+            ("clean_conf", 7.0), ("adv_conf", -0.5), ("adv_pred", -3), ("clean_pred", 10),
             ("label", -1), ("label", 10), ("position", -1), ("position", 10**6), ("forwards", -1),
             ("steps_used", -3), ("seed", pd.NA), ("label", pd.NA), ("adv_pred", pd.NA),
             ("image_id", None), ("target", None), ("adv_sha256", None),
@@ -263,6 +263,7 @@ FORGED: dict[str, tuple[str, Callable[[pd.DataFrame], Any]]] = {
     "a saved image's size": ("adversarials", assign(width=63)),
     "a saved image without pixels": ("adversarials", assign(pixels=None)),
     "a saved image that is cut": ("adversarials", assign(pixels=lambda p: p[:-1])),
+    "an abstention where nobody votes": ("rows", assign(adv_pred=-2, success=False)),
     "a measure of a saved image": ("rows", lambda f: f.assign(mean_abs=f["mean_abs"] * 1.01)),
     "a cosine of a saved image": ("rows", lambda f: f.assign(cosine=f["cosine"] - 1e-6)),
 }  # fmt: skip

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
 from agr.records.agreement import (
+    abstaining,
     agreeing,
     iterated,
     of_the_source,
@@ -91,6 +92,7 @@ def _check(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> No
     report.add(_constant(cell, run, rows))
     report.add(agreeing(cell, rows))
     report.add(successful(cell, rows))
+    report.add(abstaining(cell, rows))
     report.add(of_the_source(cell, run, rows))
     report.add(traced(cell, run, rows, trace))
     report.add(iterated(cell, rows, steps))

@@ -18,7 +18,8 @@ NULLABLE = {"target_label", "first_success_step", "steps_used", "forwards", "bac
 NULLABLE |= {"found_linf", "found_l2", *PERCEPTUAL}
 SLACK = 1e-6  # of ranges: values are rounded
 # Inclusive ranges by column; others that are numbers are finite and 0 or more.
-CLASS = (-2, 2**31 - 1)  # -1: the logits were not finite; -2: an abstention
+ABSTAINED = -2  # in place of a class; -1: the logits were not finite
+CLASS = (ABSTAINED, 2**31 - 1)
 CLASSES = (
     *("label", "target_label", "clean_pred", "adv_pred"),
     *("source_clean_pred", "source_adv_pred"),

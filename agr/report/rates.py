@@ -16,6 +16,7 @@ from agr.config.schema import PACKAGE
 from agr.records.progress import Wanted
 from agr.records.schema import PERCEPTUAL
 from agr.records.store import Records
+from agr.records.values import ABSTAINED
 from agr.report.statistics import wilson
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
@@ -154,9 +155,10 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
     n, successes = len(counted), int(counted["success"].sum())
     if n:
         low, high = wilson(successes, n)
-        adv, clean = counted["adv_pred"], counted["clean_pred"]  # -1: not finite; -2: an abstention
+        adv, clean = counted["adv_pred"], counted["clean_pred"]
         row |= {"n": n, "successes": successes, "silent": int((adv == -1).sum())}
-        row |= {"abstained": int((adv == -2).sum()), "abstained_clean": int((clean == -2).sum())}
+        row["abstained"] = int((adv == ABSTAINED).sum())
+        row["abstained_clean"] = int((clean == ABSTAINED).sum())
         row |= {"asr": 100 * successes / n, "low": 100 * low, "high": 100 * high}
         row["clean"] = 100 * float((counted["clean_pred"] == counted["label"]).mean())
     return row
