@@ -17,8 +17,8 @@ from agr.report.claims.spec import PAPER
 from agr.report.claims.wording import UNDECIDED, Compared, interval_words, p_words
 from agr.report.outcomes import Outcomes, Place
 from agr.report.rates import NAN, budget_title
-from agr.report.statistics import LEVEL, effective_number, wilson
-from agr.report.transfer import success_shares
+from agr.report.statistics import LEVEL
+from agr.report.transfer import success_shares, white_box_rate
 from agr.utils.text import plural
 
 MOST_NAMED = 3  # attacks in one list
@@ -105,18 +105,14 @@ def _field(outcomes: Outcomes, norm: str, compared: Sequence[Compared]) -> Field
 
 def _standing(outcomes: Outcomes, places: Sequence[Place], title: str) -> Standing:
     cells = [(outcomes.cell(place), outcomes.frame(place)) for place in places]
-    transfer, white_box = (
-        pd.concat([success_shares(*each, white_box=white) for each in cells])
-        for white in (False, True)
-    )
-    n = effective_number(white_box.index)
-    low, high = wilson(white_box.mean() * n, n) if n else (NAN, NAN)
+    transfer = pd.concat([success_shares(*each, white_box=False) for each in cells])
+    white_box, low, high = white_box_rate(cells)
     spent = pd.concat([frame.drop_duplicates("image_id")["backwards"] for _, frame in cells])
     gradients, c = float(spent.astype(float).mean()), cells[0][0].config
     return Standing(
         title,
         c.attack.name,
-        100 * float(white_box.mean()),
+        100 * white_box,
         (100 * low, 100 * high),
         100 * float(transfer.mean()),
         gradients,

@@ -46,14 +46,11 @@ def mean_rates(
         finished: cells with their `selected` rows.
         family: of the targets; None: all of them.
     """
-    transfer, white_box = (
-        pd.concat([success_shares(*each, white_box=white, family=family) for each in finished])
-        for white in (False, True)
-    )
-    n = effective_number(white_box.index)
+    shares = [success_shares(*each, white_box=False, family=family) for each in finished]
+    transfer = pd.concat(shares)
     rates = {
         "transfer": (transfer.mean(), *bootstrap(transfer, transfer.index)[:2]),
-        "white_box": (white_box.mean(), *(wilson(white_box.mean() * n, n) if n else (NAN, NAN))),
+        "white_box": white_box_rate(finished, family),
     }
     counts = {"images": transfer.index.nunique(), "n": len(transfer)}
     return counts | {
@@ -61,6 +58,16 @@ def mean_rates(
         for name, values in rates.items()
         for end, value in zip(ENDS, values, strict=True)
     }
+
+
+def white_box_rate(
+    finished: Sequence[tuple[Cell, pd.DataFrame]], family: str | None = None
+) -> tuple[float, float, float]:
+    """Return the mean white-box ASR, 0 to 1, and the ends of its interval, as `mean_rates` does."""
+    shares = [success_shares(*each, white_box=True, family=family) for each in finished]
+    white_box = pd.concat(shares)
+    n, mean = effective_number(white_box.index), float(white_box.mean())
+    return mean, *(wilson(mean * n, n) if n else (NAN, NAN))
 
 
 def spread_over_seeds(finished: Sequence[tuple[Cell, pd.DataFrame]]) -> tuple[float, float, float]:
