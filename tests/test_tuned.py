@@ -22,7 +22,7 @@ from agr.jobs.search_space import leaves, load_space
 from agr.jobs.trials import Options, Trial, draw_trials, parse_options, searched
 from agr.jobs.tuned import Result, _winners, tuned_ranking
 from agr.records.store import Records
-from agr.report.hyperparameters import whose, whose_note
+from agr.report.hyperparameters import AS_SHIPPED, whose, whose_note
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from tests.conftest import demo_cell
@@ -228,10 +228,7 @@ def test_whose() -> None:
     ] * 2
     assert whose(cell_of("agr")) == "the authors'"
     authors = "the authors'"
-    assert (
-        whose_note({"A": authors, "B": authors})
-        == f"hyperparameters: {authors} (conf/attack as shipped)"
-    )
+    assert whose_note({"A": authors, "B": authors}) == f"hyperparameters: {authors}{AS_SHIPPED}"
     assert (
         whose_note({"A": authors, "B": "x", "C": authors})
         == f"hyperparameters: {authors}, but x: B"

@@ -9,6 +9,7 @@ from agr.config.cell import Cell
 from agr.config.schema import conf_dir
 
 AUTHORS = "the authors'"
+AS_SHIPPED = " (conf/attack as shipped; of attacks without a paper, this project's)"
 TUNED = "tuned: "  # before what was found
 # Overrides of an attack that are no hyperparameters.
 SETTINGS = tuple(f"attack.{key}=" for key in ("targeted", "target", "label", "quantize", "title"))
@@ -21,10 +22,11 @@ def whose(cell: Cell) -> str:
         return "unknown: images of another program"
     words = [w.partition("=")[2] for w in cell.overrides if w.startswith("attack=")]
     ours = all(Path(conf_dir(), "attack", f"{word}.yaml").is_file() for word in words)
+    owner = AUTHORS if ours else "its own file's"
+    if ours and any(word.startswith("field/") for word in words):
+        owner = "as surveys run them"
     changed = [w for w in cell.attack_overrides if not w.lstrip("+~").startswith(SETTINGS)]
-    return (AUTHORS if ours else "its own file's") + (
-        f", changed by the user: {' '.join(changed)}" if changed else ""
-    )
+    return owner + (f", changed by the user: {' '.join(changed)}" if changed else "")
 
 
 def whose_note(kinds: Mapping[str, str]) -> str:
@@ -39,6 +41,6 @@ def whose_note(kinds: Mapping[str, str]) -> str:
         titles.setdefault(kind, []).append(title)
     if len(titles) == 1:
         (kind,) = titles
-        return f"hyperparameters: {kind}{' (conf/attack as shipped)' * (kind == AUTHORS)}"
+        return f"hyperparameters: {kind}{AS_SHIPPED * (kind == AUTHORS)}"
     others = [f"{kind}: {', '.join(of)}" for kind, of in titles.items() if kind != AUTHORS]
     return f"hyperparameters: the authors', but {'; '.join(others)}"
