@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from agr.config.compose import expand
+from agr.config.compose import compose_cells
 from agr.config.overrides import with_experiment
 from agr.jobs.console import script
 from agr.utils.text import plural
@@ -27,18 +27,20 @@ WIDTH = 110  # of the page, characters
 
 def main(arguments: Sequence[str]) -> bool:
     """Print the page, and return whether all is well."""
-    cells = expand(with_experiment(arguments, "experiment=paper"))
+    cells, _, left_out = compose_cells(with_experiment(arguments, "experiment=paper"))
     sources = ", ".join(dict.fromkeys(c.title(c.source) for c in cells))
     print(
         f"{plural(len(cells), 'cell')} of suite={cells[0].suite.name} on {sources}, "
         f"{cells[0].config.n_images:,} images each\n"
     )
+    for line in left_out:
+        print(f"left out: {line}")
     from agr.evaluation.preflight import lines  # torch, which takes seconds
 
     good = True
-    for line in lines(cells):
-        good &= line.fine
-        print(_folded(line), flush=True)
+    for found in lines(cells):
+        good &= found.fine
+        print(_folded(found), flush=True)
     print("\nall is well" if good else "\nnot ready: see the problems above")
     if cells[0].suite.notice:
         print(cells[0].suite.notice)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from agr.config.compose import expand
+from agr.config.compose import compose_cells
 from agr.config.overrides import sweep_overrides
 from agr.evaluation.estimate import at_most, duration, seconds_per_step
 from agr.jobs.console import script
@@ -26,7 +26,7 @@ HEADER = ["attack", "norm, eps", "source", "seed", "state", "at most"]
 
 def main(arguments: Sequence[str]) -> None:
     """Print one line per cell, and the sum."""
-    cells = expand(sweep_overrides(arguments))
+    cells, _, left_out = compose_cells(sweep_overrides(arguments))
     costs: dict[tuple[str, ...], float | ConfigError] = {}
     rows, total, done, foreign = [], 0.0, 0, 0
     for cell in cells:
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str]) -> None:
     print(tabulate(rows, HEADER, tablefmt="simple", disable_numparse=True))
     rest = f"; the others take at most about {duration(total)} here, and some seconds each to start"
     print(f"\n{len(cells)} cells, {done} done{rest if total else ''}")
+    for line in left_out:
+        print(f"left out: {line}")
     errors = [e for e in costs.values() if isinstance(e, ConfigError)]
     if errors:
         more = f" ({len(errors)} such)" if len(errors) > 1 else ""

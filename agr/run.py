@@ -40,7 +40,7 @@ def _main() -> None:
     flags = {word.partition("=")[0] for word in arguments if word.startswith("-")}
     if not flags <= {*RUNNING_FLAGS}:  # help, or a config that is shown
         check_overrides(arguments)
-        sys.argv[1:] = without_shards(arguments)  # no key of the config
+        sys.argv[1:] = [w for w in without_shards(arguments) if not w.startswith("seeds=")]
         _show()
         return
     named = check_submitit(arguments)

@@ -124,7 +124,8 @@ def saved_cells(
             n_images=max(saved) + 1,  # scoring is for all that is saved
             **changes,
         )
-        cells.append(Cell(replace(cell.config, save_adversarials=False, trace=False)))
+        alone = replace(cell.config, save_adversarials=False, trace=False, score_steps=None)
+        cells.append(Cell(alone))
     if not cells:
         raise ConfigError(
             f"outputs={outputs} has no saved adversarial images below SUITE/CELL: give the root of "

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from agr.config.cell import Cell
-from agr.config.compose import expand
+from agr.config.compose import compose_cells
 from agr.config.overrides import shell_command, sweep_overrides, without_shards
 from agr.jobs.console import script
 from agr.records.folders import failure_file
@@ -43,7 +43,8 @@ class CellStatus(NamedTuple):
 def main(arguments: Sequence[str]) -> None:
     """Print one line per cell, the sum, and the command that fills the gaps."""
     overrides = without_shards(sweep_overrides(arguments))
-    cells = list({cell.folder: cell for cell in expand(overrides)}.values())
+    found, _, left_out = compose_cells(overrides)
+    cells = list({cell.folder: cell for cell in found}.values())
     running = alive([path for cell in cells for path in Records(cell.folder).lock_files()])
     statuses = [status_of(cell, running) for cell in cells]
     rows = [_row(cell, status) for cell, status in zip(cells, statuses, strict=True)]
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str]) -> None:
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
     count = Counter(status.word for status in statuses)
     print(f"\n{len(cells)} cells: {', '.join(f'{n} {word}' for word, n in count.items())}")
+    for line in left_out:
+        print(f"left out: {line}")
     for cell, status in zip(cells, statuses, strict=True):
         if status.word == "failed":
             print(f"failed: {failure_file(cell.folder, '*')} has it whole; alone: {cell.command()}")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from agr.config.cell import Cell
-from agr.config.compose import expand
+from agr.config.compose import compose_cells
 from agr.config.overrides import with_experiment, without_flags
 from agr.jobs.console import script
 from agr.jobs.request import RUN_FLAG
@@ -33,7 +33,7 @@ def main() -> None:
     asked = without_flags(with_experiment(given, "experiment=leaderboard"))
     named = any(word.startswith("denominator=") for word in asked)
     counted = [] if named else ["denominator=target-correct"]  # clean errors are no transfer
-    cells = expand([*asked, *counted])
+    cells, _, left_out = compose_cells([*asked, *counted])
     untargeted = check_leaderboard(cells)
     folder = output_folder(cells, [*asked, *(options.words if options else ())], "tables")
     ranking = Ranking(cells)
@@ -42,7 +42,8 @@ def main() -> None:
         ranking.cells += [cell for cell in cells if cell.config.attack.targeted]  # to be named
     elif running:
         run(asked, untargeted)
-    paths = write_leaderboards(ranking.cells, folder, ranking.tuned, ranking.notes)
+    notes = [*ranking.notes, *(f"left out: {line}" for line in left_out)]
+    paths = write_leaderboards(ranking.cells, folder, ranking.tuned, notes)
     if options:
         paths += write_texts({"tuning.csv": csv_text(ranking.trials)}, folder)
     for path in paths:

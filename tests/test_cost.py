@@ -23,6 +23,7 @@ from agr.attacks.engine import craft
 from agr.config.cell import Cell
 from agr.config.compose import compose_cells, expand
 from agr.config.schema import conf_dir
+from agr.evaluation.replay import recraft
 from agr.evaluation.runner import run_cell
 from agr.records.audit import check_records
 from agr.records.progress import finished
@@ -36,6 +37,7 @@ from agr.report.rates import selected
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_named
 from tests.conftest import CLASSES, images
+from tests.forked import run as score
 from tests.madeup import record
 from tests.test_engine import run, small_items, small_network
 
@@ -128,21 +130,26 @@ FORGED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", FORGED)
-def test_forged_iterates_are_found(kind: str, scored: Records, tmp_path: Path) -> None:
-    cell = cell_of(tmp_path, "attack=agr")
-    shutil.copytree(scored.folder, cell.folder)
-    records = Records(cell.folder)
-    assert check_records(records).problems == []
+def forge(records: Records, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Change the table of iterates, under a hash that is right."""
     (part,) = records.part_files("steps")
     table = pq.read_table(part.path)
-    changed = FORGED[kind][0](table.to_pandas())
+    changed = change(table.to_pandas())
     forged = pa.Table.from_pandas(changed, table.schema, preserve_index=False)
     part.path.unlink()
     sink = pa.BufferOutputStream()
     pq.write_table(forged, sink)
     stem = part.path.name.rpartition("-")[0]
     write_named(part.path.parent, stem, ".parquet", sink.getvalue().to_pybytes())
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_forged_iterates_are_found(kind: str, scored: Records, tmp_path: Path) -> None:
+    cell = cell_of(tmp_path, "attack=agr")
+    shutil.copytree(scored.folder, cell.folder)
+    records = Records(cell.folder)
+    assert check_records(records).problems == []
+    forge(records, FORGED[kind][0])
     assert re.search(FORGED[kind][1], " ".join(check_records(records).problems))
 
 
@@ -153,6 +160,7 @@ REFUSED = {
     "score_steps=[11]": "the attack takes 10 steps",
     "attack=library/fmn_linf score_steps=[1]": "another program's",
     "gradients=70 steps=5": "follow from the gradients",
+    "gradients=70 attack.steps=5": "follow from the gradients",
     "attack=library/fmn_linf gradients=70": "another program takes it",
     "attack=vmifgsm gradients=20": "takes 21 gradients for one step",
     "gradients=0": "takes 1 gradients for one step",
@@ -167,6 +175,42 @@ REFUSED = {
 def test_what_cannot_be_is_said(words: str) -> None:
     with pytest.raises(ConfigError, match=REFUSED[words]):
         expand(words.split())
+
+
+def test_attacks_of_one_step_have_no_later_iterates() -> None:
+    """In a sweep, they keep the others from nothing."""
+    cells = expand(["attack=fgsm,ifgsm", "gradients=10", "score_steps=[2,5]"])
+    assert [cell.score_steps for cell in cells] == [[], [2, 5]]
+
+
+def test_iterates_are_made_again(scored: Records, tmp_path: Path) -> None:
+    """A forged one that agrees with itself is found by crafting once more, and by nothing else."""
+    assert recraft(scored, 6, 0, ()) == (6, [])
+    cell = cell_of(tmp_path, "attack=agr")
+    shutil.copytree(scored.folder, cell.folder)
+    records = Records(cell.folder)
+
+    def lied(frame: pd.DataFrame) -> pd.DataFrame:
+        first = (frame["step"] == 1) & (frame["target"] == "ir_v2")
+        return frame.assign(adv_conf=frame["adv_conf"].mask(first, 0.125))
+
+    forge(records, lied)
+    early = records.read("steps").query("step == 1 and target == 'ir_v2'")
+    rows = records.read().query("target == 'ir_v2'").set_index("position")
+    assert (rows.loc[early["position"], "steps_used"] > 1).any()
+    again, problems = recraft(records, 6, 0, ())
+    assert again == 6
+    assert problems
+    assert all("on ir_v2, step 1 is" in problem for problem in problems)
+
+
+def test_new_targets_are_scored_from_saved_images(tmp_path: Path) -> None:
+    cell = cell_of(tmp_path, "attack=mifgsm", "save_adversarials=true", "score_steps=[2]")
+    run_quietly(cell)
+    done = score(["targets=[vgg16]", str(cell.folder)], module="agr.score")
+    assert done.returncode == 0, done.stderr
+    rows = Records(cell.folder).read()
+    assert (rows["target"] == "vgg16").sum() == 6
 
 
 # ---- gradients -----------------------------------------------------------------------------------
@@ -273,3 +317,5 @@ def test_transfer_by_step_by_hand(tmp_path: Path) -> None:
     assert one is not None
     fewer = one[one["position"] < 2]
     assert after_steps([(cells[0], fewer)])["transfer"].tolist() == [0.0, 100.0]
+    more = pd.concat([one, one.assign(position=one["position"] + 4)])  # that no step was scored of
+    assert after_steps([(cells[0], more)]).empty

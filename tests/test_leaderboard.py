@@ -181,6 +181,14 @@ def test_seeds_by_hand(tmp_path: Path) -> None:
     assert "| [0.0, 100.0] |" in text
 
 
+def test_an_abstention_is_no_clean_error(tmp_path: Path) -> None:
+    """Of four images one is wrong, one abstained from, and one without an answer: 25 %."""
+    (cell,) = cells_of(tmp_path, "attack=agr", THREE, "source=inc_v3")
+    predictions = {"inc_v3": [0] * 4, "inc_v4": [5, -2, -1, 0], "vgg16": [5, -2, -1, 0]}
+    fill(cell, {}, clean_pred=predictions)
+    assert no_attack([cell])["transfer"] == 25
+
+
 # ---- numbers -------------------------------------------------------------------------------------
 
 

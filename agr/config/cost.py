@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,17 +27,18 @@ def gradients_of(views: Iterable[Any], chain: Iterable[Any], *, charged: bool = 
     return points * math.prod(copies)
 
 
-def set_steps(config: DictConfig) -> None:
-    """Set `steps` to what `gradients` allows, T = floor(gradients / gradients per step).
+def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """Set `steps` of a config, composed from `overrides`, to what its `gradients` allow.
 
-    An attack of one step keeps to it. An ensemble's gradients are those of its members, and `eot`
-    multiplies them.
+    T = floor(gradients / gradients per step). An attack of one step keeps to it. An ensemble's
+    gradients are those of its members, and `eot` multiplies them.
     Raises TooDear, and ConfigError where the cost can't be known or `steps` is given too.
     """
     if (budget := config.gradients) is None:
         return
     name = config.attack.name
-    if not OmegaConf.is_interpolation(config, "steps"):
+    given = not OmegaConf.is_interpolation(config, "steps")
+    if given or any(word.startswith("attack.steps=") for word in overrides):
         raise ConfigError(
             f"gradients={budget} and steps={config.steps}: the steps follow from the gradients, "
             "give one of them"

@@ -40,7 +40,7 @@ def to_cell(config: DictConfig, overrides: Iterable[str] = ()) -> Cell:
         )
     if config.allow:
         register_networks(config)
-    set_steps(config)
+    set_steps(config, overrides)
     check_library_steps(config)
     return _checked(config, overrides)
 

@@ -47,6 +47,8 @@ def numbers_of(network: NetworkConfig) -> dict[str, Any]:
 
 def without_place(defense: Any) -> Any:
     """Return the config of a defense without the place of its file, whose hash counts."""
+    if isinstance(defense, list):
+        return [*map(without_place, defense)]
     if isinstance(defense, dict) and "sha256" in defense:
         return {k: v for k, v in defense.items() if k != "file"}
     return defense

@@ -178,7 +178,7 @@ def _check_score_steps(c: Config) -> None:
         raise ConfigError(
             f"score_steps={steps} is no list of steps: give different numbers from 1 to {c.steps}"
         )
-    if min(steps) > c.steps:
+    if min(steps) > c.steps and c.attack.steps > 1 and c.gradients is None:
         raise ConfigError(
             f"score_steps={steps}: the attack takes {c.steps} steps: give some up to {c.steps}"
         )
@@ -210,7 +210,10 @@ def _check_library(c: Config) -> None:
     if a.size != "even":
         filled.append("attack.size")
     if c.eot:
-        filled.append(f"eot={c.eot}")
+        raise ConfigError(
+            f"eot={c.eot}: attack={a.name} is another library's and can't know a defense: attack "
+            "the network without it, and name the defended one among the targets"
+        )
     if filled:
         raise ConfigError(
             f"{filled[0]} has no effect on attack={a.name}, which another library runs: leave it "

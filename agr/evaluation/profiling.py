@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from agr.models.sources import Source
+from agr.models.sources import Source, one_draw
 from agr.models.tuning import gradient_seconds
 
 # Peak memory over what a forward pass keeps for its gradient: 0.97 to 1.0 on the paper's six
@@ -49,7 +49,8 @@ def _kept(network: Source, size: int, images: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        out = network(_images(network, size, images))  # held, so that no place is used twice
+        # Held, so that no place is used twice. An attack's gradient goes through one draw.
+        out = network(_images(network, size, images), **one_draw(network, images))
         total = sum(kept.values())
         del out
     return total
@@ -73,7 +74,8 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _step(network: Source, size: int, batch: int) -> float:
-    return gradient_seconds(network, _images(network, size, batch))
+    draw = one_draw(network, batch)
+    return gradient_seconds(lambda x: network(x, **draw), _images(network, size, batch))
 
 
 def _images(network: Source, size: int, batch: int) -> Tensor:

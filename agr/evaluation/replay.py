@@ -35,8 +35,9 @@ def recraft(
 ) -> tuple[int, list[str]]:
     """Do random images of a finished cell again; return their number and what differs.
 
-    `images` are drawn by `seed`; all their rows are compared, of every target, each with the slots
-    that it was made with. Nothing that an earlier run kept is used, and nothing is written.
+    `images` are drawn by `seed`; all their rows are compared, of every target and scored step, each
+    with the slots that it was made with. Nothing that an earlier run kept is used, and nothing is
+    written.
     """
     again, problems = 0, []
     try:
@@ -51,13 +52,15 @@ def recraft(
                 f"its attack has parts of {', '.join(foreign)}, whose code would be run: "
                 f"add allow=[{','.join(foreign)}] if you trust it"
             )
+        steps = records.read("steps")
         known = sorted({*rows["position"].tolist()})
         drawn = random.Random(seed).sample(known, min(images, len(known)))
         for n, about in enumerate(abouts):
             mine = rows[(rows["about"] == n) & rows["position"].isin(drawn)]
             if len(mine):
                 before = mine.drop(columns="about").set_index(KEYS["rows"])
-                for key, was, found in _differences(cell, run, before, about):
+                its = steps[steps["position"].isin(mine["position"])].set_index(KEYS["steps"])
+                for key, was, found in _differences(cell, run, before, its, about):
                     problems.append(f"crafted again, {key} is {found}, recorded is {was}")
         again = len(drawn)
     except ConfigError as e:
@@ -82,31 +85,45 @@ def _recorded(records: Records) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
 
 
 def _differences(
-    cell: Cell, run: RunInfo, before: pd.DataFrame, about: dict[str, Any]
+    cell: Cell,
+    run: RunInfo,
+    before: pd.DataFrame,
+    steps: pd.DataFrame,
+    about: dict[str, Any],
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (what, recorded, now) of each value that differs in rows made with `about`."""
+    """Yield (what, recorded, now) of each value that differs in rows made with `about`.
+
+    `before` and `steps` are recorded rows by their keys.
+    """
     targets = list(dict.fromkeys(target for _, target in before.index))
     with TemporaryDirectory() as place:
         config = replace(
-            cell.config, outputs=place, progress=False, targets=targets, slots=None, width=None
-        )
-        made = _made_again(replace(cell, config=config), run, before, about)
-    now = pd.DataFrame(made, columns=TABLES["rows"].names).set_index(KEYS["rows"])
-    compared = [name for name in before.columns if looks(cell) or name not in OF_A_LOOK]
-    for key in before.index:
-        for name in compared:
-            was: Any = before.at[key, name]
-            found: Any = now.at[key, name] if key in now.index else None
-            unknown = pd.isna(was) + pd.isna(found)
-            if was != found and unknown < (1 if name in ASKED else 2):
-                image: Any = before.at[key, "image_id"]
-                yield f"{name} of {image} on {key[1]}", was, found
+            cell.config, outputs=place, progress=False, targets=targets, slots=None, width=None,
+            score_steps=sorted({step for *_, step in steps.index}) or None,
+        )  # fmt: skip
+        made = _made_again(replace(cell, config=config), run, before, steps, about)
+    for kind, recorded in (("rows", before), ("steps", steps)):
+        now = pd.DataFrame(made[kind], columns=TABLES[kind].names).set_index(KEYS[kind])
+        compared = [name for name in recorded.columns if looks(cell) or name not in OF_A_LOOK]
+        for key in recorded.index:
+            for name in compared:
+                was: Any = recorded.at[key, name]
+                found: Any = now.at[key, name] if key in now.index else None
+                unknown = pd.isna(was) + pd.isna(found)
+                if was != found and unknown < (1 if name in ASKED else 2):
+                    image: Any = recorded.at[key, "image_id"]
+                    at = "".join(f", step {step}" for step in key[2:])
+                    yield f"{name} of {image} on {key[1]}{at}", was, found
 
 
 def _made_again(
-    cell: Cell, run: RunInfo, before: pd.DataFrame, about: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Make the rows once more. Raises ConfigError."""
+    cell: Cell,
+    run: RunInfo,
+    before: pd.DataFrame,
+    steps: pd.DataFrame,
+    about: dict[str, Any],
+) -> dict[str, list[dict[str, Any]]]:
+    """Make the rows, and those of scored steps, once more. Raises ConfigError."""
     positions = {position for position, _ in before.index}
     inputs = check_inputs(cell)
     check_unchanged(cell, run, inputs)
@@ -117,9 +134,12 @@ def _made_again(
     selected = _selected(evaluator, before, positions)
     entries = [c.entry for c in whole_chunks(cell, selected, positions)]
     evaluator.ensure_clean_predictions(dict.fromkeys([cell.source, *cell.targets]), entries)
-    work = Todo(dict.fromkeys(cell.targets, positions), set(), set(), {}, positions, set())
+    at: dict[tuple[str, int], set[int]] = {}
+    for position, target, step in steps.index:
+        at.setdefault((target, step), set()).add(position)
+    work = Todo(dict.fromkeys(cell.targets, positions), set(), set(), at, positions, set())
     made = crafted(evaluator, attack_of(cell), selected, positions, Calls())
-    return scored(evaluator, work, list(made))["rows"]
+    return scored(evaluator, work, list(made))
 
 
 def _check_memory(evaluator: Evaluator) -> None:

@@ -19,11 +19,22 @@ def check_enough(ranked: Sequence[Cell], tuning: Sequence[Cell]) -> None:
     into it.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(_check_enough, _by_source(ranked), _by_source(tuning)).result()
+        error = pool.submit(_error, _by_source(ranked), _by_source(tuning)).result()
+    if error:
+        raise ConfigError(error)
 
 
 def _by_source(cells: Iterable[Cell]) -> list[Cell]:
     return list({cell.source: cell for cell in cells}.values())
+
+
+def _error(ranked: Sequence[Cell], tuning: Sequence[Cell]) -> str:
+    """Return what `_check_enough` finds, as text: not every error can go to another process."""
+    try:
+        _check_enough(ranked, tuning)
+    except ConfigError as e:
+        return str(e)
+    return ""
 
 
 def _check_enough(ranked: Sequence[Cell], tuning: Sequence[Cell]) -> None:

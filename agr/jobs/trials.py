@@ -15,7 +15,7 @@ import yaml
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.overrides import quoted
+from agr.config.overrides import MOST_VALUES, quoted
 from agr.jobs.search_space import SearchSpace, Values
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_all
@@ -25,8 +25,11 @@ TRIALS, IMAGES, SPACE = 8, 50, "standard"  # by default
 MODES = {"true": False, "both": True}  # whether the authors' values are ranked as well
 SEARCHED = "hydra.searchpath="
 # Of the ranked images only, or set by the trials.
-NOT_OF_TRIALS = ("attack=", "n_images=", SEARCHED, "save_adversarials=", "trace=")
-Setting = tuple[str, float]  # norm and eps
+NOT_OF_TRIALS = (
+    *("attack=", "n_images=", SEARCHED, "save_adversarials=", "trace=", "score_steps="),
+    *("perceptual=", "lpips="),
+)
+Setting = tuple[str, float, int | None]  # norm, eps, and the most gradients
 
 
 class Options(NamedTuple):
@@ -72,7 +75,7 @@ def _number(key: str, given: Mapping[str, str], default: int, low: int, high: in
 
 
 class Trial(NamedTuple):
-    """One setting of an attack under one norm and eps, from all sources."""
+    """One choice of an attack's values under one setting, from all sources."""
 
     attack: Cell  # with its own values
     setting: Setting
@@ -83,8 +86,8 @@ class Trial(NamedTuple):
 
 
 def setting_of(cell: Cell) -> Setting:
-    """Return a cell's norm and eps."""
-    return cell.config.norm.name, cell.config.eps
+    """Return a cell's norm, eps and budget of gradients."""
+    return cell.config.norm.name, cell.config.eps, cell.config.gradients
 
 
 def word_of(cell: Cell) -> str:
@@ -96,7 +99,11 @@ def word_of(cell: Cell) -> str:
 def draw_trials(
     options: Options, space: SearchSpace, words: Sequence[str], cells: Sequence[Cell]
 ) -> list[Trial]:
-    """Draw the trials of every attack that has something to tune, and compose their cells."""
+    """Draw the trials of every attack that has something to tune, and compose their cells.
+
+    Raises ConfigError for more of them than a sweep holds, and for one that `gradients` don't
+    suffice for.
+    """
     attacks = {word_of(cell): cell for cell in cells}
     drawn = {word: space.settings(cell, options.trials) for word, cell in attacks.items()}
     drawn = {word: settings for word, settings in drawn.items() if len(settings) > 1}
@@ -111,17 +118,26 @@ def draw_trials(
         for values in settings:
             name = _variant(attacks[word], word, values, files) if values else word
             names.setdefault(word, []).append((name, values))
-    write_all(files)
     tried = [name for of_attack in names.values() for name, _ in of_attack]
+    if len(tried) > MOST_VALUES:
+        raise ConfigError(
+            f"trials={options.trials} of {len(names)} attacks are {len(tried):,} settings, and a "
+            f"sweep holds {MOST_VALUES:,}: give fewer trials, or fewer attacks at once"
+        )
+    write_all(files)
     found: dict[tuple[Setting, str], list[Cell]] = {}
     for cell in expand(trial_words(options, words, cells, tried)):
         found.setdefault((setting_of(cell), word_of(cell)), []).append(cell)
-    return [
-        Trial(attacks[word], setting, i, values, name, found[setting, name])
-        for setting in dict.fromkeys(map(setting_of, cells))
-        for word, of_attack in names.items()
-        for i, (name, values) in enumerate(of_attack, 1)
-    ]
+    trials = []
+    for setting, word in dict.fromkeys((setting_of(cell), word_of(cell)) for cell in cells):
+        for i, (name, values) in enumerate(names.get(word, ()), 1):
+            if (setting, name) not in found:
+                raise ConfigError(
+                    f"gradients={setting[2]} don't suffice for a step of {word} with "
+                    f"{shown(values)}: give more, or leave that key out of tuning={options.space}"
+                )
+            trials.append(Trial(attacks[word], setting, i, values, name, found[setting, name]))
+    return trials
 
 
 def trial_words(

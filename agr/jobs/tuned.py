@@ -74,6 +74,11 @@ def tuned_ranking(
 
     Raises ConfigError, also where images don't suffice or no target tells of transfer.
     """
+    if len(seeds := {cell.config.seed for cell in cells}) > 1:
+        raise ConfigError(
+            f"tuned=… goes with one seed, and there are {len(seeds)}: which images are tuned on "
+            "depends on it, so that one seed's would be ranked under another"
+        )
     space = load_space(options.space, cells)
     if all(cell.white_box(target) for cell in cells for target in cell.targets):
         raise ConfigError(
@@ -144,7 +149,7 @@ def _winners(results: Sequence[Result]) -> dict[tuple[Setting, str], Trial]:
 def _ranked(
     options: Options, cells: Sequence[Cell], winners: Mapping[tuple[Setting, str], Trial]
 ) -> tuple[list[str], dict[str, tuple[str, str]]]:
-    """Return the sweep that is ranked under one norm and eps, given by its untuned `cells`.
+    """Return the sweep that is ranked under one setting, given by its untuned `cells`.
 
     Returns:
         Its overrides, and the title and hyperparameters of what stands behind attack=.
@@ -176,18 +181,18 @@ def _ranked(
 
 
 def _frame(results: Sequence[Result], winners: Mapping[tuple[Setting, str], Trial]) -> pd.DataFrame:
-    """Return a row per trial: norm, eps, attack, trial, name, values, transfer, counts, best."""
+    """Return a row per trial: its setting, attack, values, transfer and counts, and if it won."""
     rows = []
     for trial, transfer, images, n in results:
-        norm, eps = trial.setting
+        norm, eps, gradients = trial.setting
         attack = trial.attack.config.attack.name
         best = winners[trial.setting, word_of(trial.attack)].number == trial.number
         values = json.dumps(trial.values)
         name = trial.cells[0].config.attack.name
-        row = (norm, eps, attack, trial.number, name, values, transfer, images, n, best)
+        row = (norm, eps, gradients, attack, trial.number, name, values, transfer, images, n, best)
         rows.append(row)
-    names = ("norm", "eps", "attack", "trial", "name", "values", "transfer", "images", "n", "best")
-    return pd.DataFrame(rows, columns=names)
+    names = ("norm", "eps", "gradients", "attack", "trial", "name", "values", "transfer")
+    return pd.DataFrame(rows, columns=[*names, "images", "n", "best"])
 
 
 def _notes(

@@ -135,10 +135,16 @@ def defenses_of(cell: Cell) -> dict[str, list[Defense | Ending]]:
             in_order(found[name], cell.suite.networks[bare].size)
             for part in found[name]:
                 if isinstance(part, Purify):
-                    part.trial(cell.geometry.size)
+                    _tried(part, cell.geometry.size)
         except ValueError as e:
             raise ConfigError(f"{role} {name}: {e}") from e
     return found
+
+
+@cache
+def _tried(part: Purify, side: int) -> None:
+    """Try a purifier once; errors aren't remembered."""
+    part.trial(side)
 
 
 @cache

@@ -42,3 +42,13 @@ class Ensemble(nn.Module):
 
 
 Source = Network | DefendedNetwork | Ensemble  # what an attack is crafted on
+
+
+def one_draw(network: Source, images: int) -> dict[str, Tensor]:
+    """Return the argument with which a network is asked as an attack's gradient asks it.
+
+    That is for one draw of its random defenses, where it has some.
+    """
+    if not getattr(network, "takes_draw", False):
+        return {}
+    return {"draw": torch.zeros(images, dtype=torch.int64, device=network.device)}

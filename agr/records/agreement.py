@@ -74,7 +74,10 @@ def successful(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
 def abstaining(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
     """Find abstentions of networks that no vote stands before."""
     for name in rows["target"].unique():
-        parts = [cell.config.defenses[d] for d in undefended(name, cell.config.defenses)[1]]
+        bare, defenses = undefended(name, cell.config.defenses)
+        if bare not in cell.suite.networks:  # behind a defense that an earlier session named
+            continue
+        parts = [cell.config.defenses[d] for d in defenses]
         if not any(part.endswith(".Smoothing") for part in targets_of(parts)):
             said = rows.loc[rows["target"] == name, ["clean_pred", "adv_pred"]]
             if wrong := int((said == ABSTAINED).any(axis=1).sum()):

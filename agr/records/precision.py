@@ -21,9 +21,8 @@ def twin(cell: Cell) -> Cell | None:
     if c.precision not in LOWER or n == 0:
         return None
     place = str(cell.suite_folder / "fp32")
-    config = replace(
-        c, outputs=place, precision="fp32", n_images=n, trace=False, save_adversarials=False
-    )
+    alone = replace(c, trace=False, score_steps=None, save_adversarials=False)
+    config = replace(alone, outputs=place, precision="fp32", n_images=n)
     return replace(cell, config=config)
 
 

@@ -225,8 +225,12 @@ def _of_all(cell: Cell) -> Cell:
 
 
 def _clean_errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return rows in which every clean error is a success, to be counted for all images."""
-    return frame.assign(success=frame["clean_pred"] != frame["label"])
+    """Return rows in which every clean error is a success, to be counted for all images.
+
+    Of an attack no answer and an abstention aren't one either.
+    """
+    answered = frame["clean_pred"] >= 0
+    return frame.assign(success=answered & (frame["clean_pred"] != frame["label"]))
 
 
 def _images_per_second(cells: Sequence[Cell]) -> float:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 import torch
+from scipy.special import bdtr
 from torch import Tensor
 
 from agr.models.draws import fold, key_of, normal
@@ -82,6 +83,4 @@ class Smoothing(Checked):
 @lru_cache(maxsize=4096)
 def p_value(a: int, b: int) -> float:
     """Return the two-sided p-value of a binomial test of `a` against `b` for the chance 1/2."""
-    n = a + b
-    tail = sum(math.comb(n, k) for k in range(max(a, b), n + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * float(bdtr(min(a, b), a + b, 0.5)))

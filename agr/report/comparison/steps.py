@@ -25,7 +25,8 @@ WIDE = 20  # ratio of the most gradients to the fewest from which their axis is 
 def after_steps(cells: Sequence[tuple[Cell, pd.DataFrame]]) -> pd.DataFrame:
     """Return the mean transfer after each scored step, of some cells as one (COLUMNS, percent).
 
-    Only steps that all cells scored count. An image whose attack stopped before stays as it is.
+    Only steps count that all cells scored, on all their images and targets. An image whose attack
+    stopped before stays as it is.
 
     Args:
         cells: cells with their `selected` rows, which say what images count.
@@ -35,7 +36,8 @@ def after_steps(cells: Sequence[tuple[Cell, pd.DataFrame]]) -> pd.DataFrame:
         steps = Records(cell.folder).read("steps")
         mine = steps["position"].isin(frame["position"]) & steps["target"].isin(cell.targets)
         for step, rows in steps[mine].groupby("step"):
-            found.setdefault(int(str(step)), []).append((cell, rows))
+            if len(rows) == len(frame):  # else a run that scored it had fewer images or targets
+                found.setdefault(int(str(step)), []).append((cell, rows))
     measured = []
     for step in sorted(step for step, there in found.items() if len(there) == len(cells)):
         images = pd.concat([rows.drop_duplicates("image_id") for _, rows in found[step]])
