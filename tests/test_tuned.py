@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import agr.jobs.trials
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.evaluation.images import Images, in_tuning_split
@@ -103,6 +104,36 @@ def test_records_that_share_an_image_are_refused(tmp_path: Path) -> None:
         record(cell, {"vgg16": [1, 0]})
     with pytest.raises(ConfigError, match="2 ranked images were tuned on, such as image0"):
         check_apart([ranked], [tuning])
+
+
+OPTIONS = Options(False, 4, 2, "standard", ())
+
+
+def test_several_seeds_are_refused_before_anything_is_run(tmp_path: Path) -> None:
+    words = ["attack=mifgsm", "seeds=2", f"outputs={tmp_path}"]
+    with pytest.raises(ConfigError, match="goes with one seed, and there are 2"):
+        tuned_ranking(OPTIONS, words, expand(words), run=True)
+
+
+def test_budgets_of_gradients_are_settings_of_their_own(tmp_path: Path) -> None:
+    words = ["attack=sinifgsm,mifgsm", "gradients=10,70", f"outputs={tmp_path}"]
+    cells = expand(words)
+    space = load_space(space_file(tmp_path, "chain.momentum.decay: [0.5, 1.0]"), cells)
+    trials = draw_trials(OPTIONS, space, words, cells)
+    assert {trial.setting for trial in trials} == {("linf", 10.0, 10), ("linf", 10.0, 70)}
+    assert {len(trial.cells) for trial in trials} == {1}
+    dear = load_space(space_file(tmp_path, "views.scale.copies: [5, 20]"), cells)
+    with pytest.raises(ConfigError, match="gradients=10 don't suffice for a step of sinifgsm"):
+        draw_trials(OPTIONS, dear, words, cells)
+
+
+def test_more_settings_than_a_sweep_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agr.jobs.trials, "MOST_VALUES", 5)
+    words = ["attack=sinifgsm,mifgsm", f"outputs={tmp_path}"]
+    cells = expand(words)
+    space = load_space(space_file(tmp_path, "chain.momentum.decay: [0.5, 0.7, 1.0]"), cells)
+    with pytest.raises(ConfigError, match="trials=4 of 2 attacks are 6 settings"):
+        draw_trials(OPTIONS, space, words, cells)
 
 
 # ---- the search space ----------------------------------------------------------------------------

@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from agr.config.compose import expand
 from agr.evaluation.runner import run_cell
+from agr.records.agreement import abstaining
 from agr.records.audit import check_records
 from agr.records.part_files import PartFile
 from agr.records.progress import Wanted, finished, progress
@@ -267,6 +269,16 @@ FORGED: dict[str, tuple[str, Callable[[pd.DataFrame], Any]]] = {
     "a measure of a saved image": ("rows", lambda f: f.assign(mean_abs=f["mean_abs"] * 1.01)),
     "a cosine of a saved image": ("rows", lambda f: f.assign(cosine=f["cosine"] - 1e-6)),
 }  # fmt: skip
+
+
+def test_abstentions_behind_defenses() -> None:
+    """A vote may abstain, and so may what this config doesn't know: an earlier session's."""
+    (cell,) = expand(["source=vgg16"])
+    names = ["vgg16", "vgg16/smooth025", "vgg16/jpeg75", "vgg16/own"]
+    rows = pd.DataFrame({"target": names, "clean_pred": 1, "adv_pred": -2})
+    assert [*abstaining(cell, rows)] == [
+        f"1 rows of {name} abstain, which it never does" for name in ("vgg16", "vgg16/jpeg75")
+    ]
 
 
 @pytest.mark.parametrize("name", FORGED)
