@@ -29,6 +29,7 @@ from agr.utils.hashing import draw
 from tests.conftest import demo_cell
 from tests.madeup import record
 
+pytestmark = pytest.mark.xdist_group("tuned")  # one whole run for all of them
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_leaderboard.py"
 BOARD = ("experiment=leaderboard", "n_images=6", "steps=2")
 
