@@ -524,7 +524,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Frames:
     return recorded(outputs, "slots=4")
 
 
-CHUNKS = ["attack=library/ddn", "norm=l2", "trace=false"]
+CHUNKS = ["attack=library/ddn", "norm=l2", "trace=false", "score_steps=null"]
 
 
 @pytest.mark.parametrize(
