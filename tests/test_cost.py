@@ -158,6 +158,7 @@ REFUSED = {
     "score_steps=[2,2]": "different numbers",
     "score_steps=[]": "different numbers",
     "score_steps=[11]": "the attack takes 10 steps",
+    f"steps=60 score_steps=[{','.join(map(str, range(1, 52)))}]": "at most 50 are scored",
     "attack=library/fmn_linf score_steps=[1]": "another program's",
     "gradients=70 steps=5": "follow from the gradients",
     "gradients=70 attack.steps=5": "follow from the gradients",

@@ -40,6 +40,7 @@ RANGES = {
 }
 DEVICE = re.compile(r"auto|cpu|mps|xpu|cuda(:\d{1,3})?", re.ASCII)
 SMALLEST_OF_LPIPS = 32  # pixels: below 31 its AlexNet has nothing left
+MOST_SCORED = 50  # steps whose iterates are scored
 LONGEST_PART = 255  # bytes, of a path: more is refused by file systems
 LONGEST_NAME = 100  # bytes, of what is the name of a folder
 SHARD = re.compile(r"\d{1,9}/\d{1,9}", re.ASCII)
@@ -173,6 +174,11 @@ def _check_score_steps(c: Config) -> None:
         raise ConfigError(
             f"score_steps={steps}: attack={c.attack.name} is another program's and shows no steps: "
             "leave it out"
+        )
+    if len(steps) > MOST_SCORED:  # each keeps an image of every image in flight
+        raise ConfigError(
+            f"score_steps lists {len(steps)} steps, and at most {MOST_SCORED} are scored: leave "
+            "some out"
         )
     if not steps or len({*steps}) < len(steps) or min(steps) < 1:
         raise ConfigError(

@@ -11,12 +11,14 @@ PROBE_SECONDS = 5.0  # per source
 def at_most(cell: Cell, missing: int, step: float) -> float:
     """Bound the seconds for `missing` images of a cell, at `step` seconds per image and step.
 
-    Scoring and clean predictions are at most two passes per target, each no dearer than a step.
+    Scoring and clean predictions are at most two passes per target, and one for each scored step,
+    each no dearer than a step.
     """
     from agr.attacks.build import build_attack
 
     steps = cell.config.steps * build_attack(cell.config).gradients
-    return missing * (steps + 1 + 2 * len(cell.targets)) * step
+    scored = (2 + len(cell.score_steps)) * len(cell.targets)
+    return missing * (steps + 1 + scored) * step
 
 
 def seconds_per_step(
