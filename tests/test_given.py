@@ -83,6 +83,18 @@ def test_a_round_trip_gives_the_same_rows(ours: Cell, exported: Path, tmp_path: 
     assert theirs["backwards"].isna().all()
 
 
+def test_a_defended_source_needs_no_draws(ours: Cell, exported: Path, tmp_path: Path) -> None:
+    """Their gradients were taken elsewhere: eot would be part of nothing."""
+    name = f"{ours.source}/jpeg75"
+    targets = f"targets=[vgg16,{name}]"
+    rows = score(exported, exported / "clean", tmp_path / "o", f"source={name}", targets)
+    white = rows.reset_index().groupby("target")["white_box"].all()
+    assert white[name]
+    assert not white[ours.source]
+    with pytest.raises(ConfigError, match="was made elsewhere: leave it out"):
+        score(exported, exported / "clean", tmp_path / "p", f"source={name}", "eot=2")
+
+
 def test_the_original_images_serve_as_well(ours: Cell, exported: Path, tmp_path: Path) -> None:
     """The clean ones need not be exported: in the cell's geometry they are the same pixels."""
     root = str(ours.config.data.root)

@@ -250,7 +250,7 @@ class Cell:
         defenses = {n: parts for n in names_of if (parts := self._parts_of(n)[1])}
         ensemble = {"ensemble": self.config.ensemble} if len(self.sources) > 1 else {}
         split = {"split": self.config.split} if self.config.split != "all" else {}
-        eot = {"eot": self.config.eot, "defenses": defenses} if self.config.eot else {}
+        eot = {"eot": self.config.eot, "defenses": defenses} if defenses else {}
         names = ("eps", "seed", "select", "quantize")
         return digest(
             {

@@ -146,7 +146,8 @@ def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
         raise ConfigError(f"source={source}: an ensemble is a list of different networks")
     for name in sources:
         bare, defenses = undefended(name, config.defenses)
-        if defenses and not config.eot and name not in config.suite.networks:
+        knowing = config.eot or config.attack.images  # images that were made elsewhere need none
+        if defenses and not knowing and name not in config.suite.networks:
             raise ConfigError(
                 f"source={name}: an attack that knows the defense needs eot=1 (more for a random "
                 f"one: the draws that its gradient is averaged over); for one that doesn't, attack "

@@ -129,10 +129,11 @@ def _check_names(cell: Cell) -> None:
     for a, b in combinations(cell.sources, 2):
         if cell.same(a, b):
             raise ConfigError(f"source={c.source}: {a} and {b} are one network: name others")
-    if c.eot and cell.bare_sources == cell.sources:
+    given = c.attack.images is not None
+    if c.eot and (given or cell.bare_sources == cell.sources):
+        why = f"attack={c.attack.name} was made elsewhere" if given else f"{cell.source} has none"
         raise ConfigError(
-            f"eot={c.eot} draws from the defenses of the source, and {cell.source} has none: leave "
-            f"it out, or attack {cell.sources[0]}/randpad"
+            f"eot={c.eot} draws from the defenses of the source, and {why}: leave it out"
         )
     if c.targets is not None and not c.targets:
         raise ConfigError("targets=[] names no network: leave it out for the source's group")
