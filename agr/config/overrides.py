@@ -106,12 +106,7 @@ def shards_of(overrides: Sequence[str]) -> int:
     one = next((word for word in overrides if word.startswith("shard=")), None)
     if one:
         raise ConfigError(f"{given[0]} and {one}: give one, shards=K for all or shard=i/K for some")
-    number = given[0].partition("=")[2]
-    if len(given) > 1 or not re.fullmatch("[1-9][0-9]*", number) or int(number) > MOST_SHARDS:
-        raise ConfigError(
-            f"{' '.join(given)} is no number of shards: give shards=K, K from 1 to {MOST_SHARDS}"
-        )
-    return int(number)
+    return _number_of(given, "shards=K", MOST_SHARDS)
 
 
 def with_seeds(overrides: Sequence[str]) -> list[str]:
@@ -119,15 +114,21 @@ def with_seeds(overrides: Sequence[str]) -> list[str]:
     given = [word for word in overrides if word.startswith("seeds=")]
     if not given:
         return list(overrides)
-    number = given[0].partition("=")[2]
-    if len(given) > 1 or not re.fullmatch("[1-9][0-9]*", number) or int(number) > MOST_SEEDS:
-        raise ConfigError(
-            f"{' '.join(given)} is no number of seeds: give seeds=N, N from 1 to {MOST_SEEDS}"
-        )
+    number = _number_of(given, "seeds=N", MOST_SEEDS)
     if one := next((word for word in overrides if word.startswith("seed=")), None):
         raise ConfigError(f"{given[0]} and {one}: give one, seeds=N for seed=0,1,… or your own")
-    seeds = f"seed={','.join(map(str, range(int(number))))}"
+    seeds = f"seed={','.join(map(str, range(number)))}"
     return [seeds if word == given[0] else word for word in overrides]
+
+
+def _number_of(given: Sequence[str], form: str, most: int) -> int:
+    """Return the number of the one word in `given`, whose form is like "shards=K"."""
+    (key, _, letter), number = form.partition("="), given[0].partition("=")[2]
+    if len(given) > 1 or not re.fullmatch("[1-9][0-9]*", number) or int(number) > most:
+        raise ConfigError(
+            f"{' '.join(given)} is no number of {key}: give {form}, {letter} from 1 to {most}"
+        )
+    return int(number)
 
 
 def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:

@@ -31,12 +31,17 @@ def todo(cell: Cell, records: Records, wanted: set[int]) -> Todo:
     saved = records.positions("adversarials")
     trace = wanted - records.positions("trace") if c.trace else set()
     adversarials = {p for p in wanted - saved if p < cell.saves}
-    known = records.scored("steps") if cell.score_steps else {}
-    at = [(target, step) for target in cell.targets for step in cell.score_steps]
-    steps = {place: wanted - known.get(place, set()) for place in at}
+    steps = {place: wanted - done for place, done in _stepped(cell, records).items()}
     lacking = set().union(*rows.values())
     to_craft = set().union(trace, adversarials, lacking - saved, *steps.values())
     return Todo(rows, trace, adversarials, steps, to_craft, lacking - to_craft)
+
+
+def _stepped(cell: Cell, records: Records) -> dict[tuple[str, int], set[int]]:
+    """Return the positions that have a scored iterate, by each target and step asked for."""
+    known = records.scored("steps") if cell.score_steps else {}
+    at = [(target, step) for target in cell.targets for step in cell.score_steps]
+    return {place: known.get(place, set()) for place in at}
 
 
 class Wanted:
@@ -88,10 +93,7 @@ def complete(cell: Cell, records: Records) -> set[int] | None:
         done = set.intersection(*(scored.get(target, set()) for target in cell.targets))
         if c.trace:
             done &= records.positions("trace")
-        if cell.score_steps:
-            known = records.scored("steps")
-            at = [(target, step) for target in cell.targets for step in cell.score_steps]
-            done = done.intersection(*(known.get(place, set()) for place in at))
+        done = done.intersection(*_stepped(cell, records).values())
         if cell.saves:
             saved = records.positions("adversarials")
             done = {p for p in done if p >= cell.saves or p in saved}

@@ -50,9 +50,8 @@ def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
         eps source attack seed table target white_box run command n successes silent abstained
         abstained_clean asr low high clean paper difference. asr, low, high, clean, paper and
         difference are percent; clean is the target's clean accuracy on the images counted, silent
-        the number of adversarial images
-        for which it gave no finite answer, abstained those that its vote was too close for
-        (abstained_clean: of the clean ones).
+        the number of adversarial images for which it gave no finite answer, abstained those that
+        its vote was too close for (abstained_clean: of the clean ones).
         Sizes, one row per norm, source, attack and seed.
 
     Raises:

@@ -27,37 +27,28 @@ def write_comparison(comparison: Comparison, folder: Path, command: str) -> list
     Where iterates were scored, compare.steps.* have their transfer by step and by gradients.
     """
     sheet = comparison_sheet(comparison)
-    contents = {
-        "md": markdown(sheet).encode(),
-        "tex": latex(sheet).encode(),
-        "csv": csv_text(sheet.frame).encode(),
-    }
+    shown = [("", sheet, draw_comparison(comparison) if sheet.frame["asr"].notna().any() else None)]
+    if len(steps := by_steps(comparison)):
+        shown.append(("steps.", steps_sheet(steps), draw_steps(comparison, steps)))
+    contents: dict[str, bytes] = {}
     figures = []
-    if sheet.frame["asr"].notna().any():
-        drawn, caption = draw_comparison(comparison)
-        contents |= {kind: encoded(drawn, kind) for kind in ("png", "pdf")}
-        figures.append(Figure(NAME, sheet.caption, caption, contents["png"], command))
-    tables = tables_of(sheet)
-    steps = by_steps(comparison)
-    if len(steps):
-        stepped = steps_sheet(steps)
-        tables += tables_of(stepped)
-        drawn, caption = draw_steps(comparison, steps)
-        png = encoded(drawn, "png")
+    for prefix, each, drawing in shown:
         contents |= {
-            "steps.md": markdown(stepped).encode(),
-            "steps.tex": latex(stepped).encode(),
-            "steps.csv": csv_text(steps).encode(),
-            "steps.png": png,
-            "steps.pdf": encoded(drawn, "pdf"),
+            f"{prefix}md": markdown(each).encode(),
+            f"{prefix}tex": latex(each).encode(),
+            f"{prefix}csv": csv_text(each.frame).encode(),
         }
-        figures.append(Figure(stepped.name, stepped.caption, caption, png, command))
+        if drawing:
+            drawn, caption = drawing
+            contents |= {f"{prefix}{kind}": encoded(drawn, kind) for kind in ("png", "pdf")}
+            png = contents[f"{prefix}png"]
+            figures.append(Figure(each.name, each.caption, caption, png, command))
     runs = [run for cell in comparison.cells if (run := Records(cell.folder).run())]
     page = Page(
         title=sheet.caption,
         notice=comparison.cells[0].suite.notice or "",
         summary=list(_answers(comparison)),
-        tables=tables,
+        tables=[table for _, each, _ in shown for table in tables_of(each)],
         provenance=provenance(runs),
         cells=cells_table(comparison.cells, runs, ()),
         figures=figures,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -46,6 +47,7 @@ def after_steps(cells: Sequence[tuple[Cell, pd.DataFrame]]) -> pd.DataFrame:
     return pd.DataFrame(measured, columns=list(COLUMNS))
 
 
+@cache  # a command prints it and writes it, and its intervals take time
 def by_steps(comparison: Comparison) -> pd.DataFrame:
     """Return `after_steps` of every line of a comparison: over all its sources and seeds.
 
