@@ -20,7 +20,7 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import Geometry, conf_dir
 from tests.conftest import CLASSES, images
-from tests.oracles import AnySize, Draws, _find
+from tests.oracles.base import AnySize, Draws, find
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def test_attacks_by_hand(name: str) -> None:
     model, x = AnySize(), images(3, seed=4, size=side)
     y = (model(x).argmax(1) + targeted) % CLASSES
     draws = Draws(attack, x, y)
-    at, view = _find(attack.views, Diverse)
+    at, view = find(attack.views, Diverse)
     loss = {
         "logit": lambda z, y: -z[0, y],
         "margin": lambda z, y: margin(z, y[None])[0],

@@ -12,7 +12,8 @@ from torch import Tensor
 from agr import load_attack
 from tests.attacks_page import PAGE, build_page
 from tests.conftest import CLASSES
-from tests.oracles import L2_EPS, ORACLES, UNSEEN, composed, configs, ours
+from tests.oracles import ORACLES, UNSEEN
+from tests.oracles.base import L2_EPS, composed, configs, ours
 
 pytestmark = pytest.mark.xdist_group("oracles")  # the attacks are composed once
 
@@ -62,14 +63,11 @@ def test_every_parameter_of_an_attack_is_seen_by_an_oracle(name: str) -> None:
 
 def _parameters(config: Any) -> Iterator[str]:
     """Yield the keys of an attack's parameters, and of parts that have none."""
-    a = config.attack
-    nodes = {"start": a.start, "step": a.step, "stop": a.stop}
-    nodes |= {f"views.{name}": node for name, node in a.views.items()}
-    nodes |= {f"chain.{name}": node for name, node in a.chain.items()}
+    nodes = config.attack.parts()
     for slot, node in nodes.items():
-        names = [key for key in node or {} if key != "_target_"]
+        names = [key for key in node if key != "_target_"]
         yield from (f"attack.{slot}.{name}" for name in names)
-        if node and not names:
+        if not names and slot != "loss":
             yield f"attack.{slot}"
 
 

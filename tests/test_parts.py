@@ -22,11 +22,14 @@ from agr.attacks.ball import L2, Ball, Linf
 from agr.attacks.draws import fold, integers, normal, symmetric, uniform
 from agr.attacks.parts import Context, Pool, Seen
 from agr.attacks.stages import Enhance, MeanNormalize, Momentum, Smooth, Variance
+from agr.attacks.stages.points import around
 from agr.attacks.start import Uniform
 from agr.attacks.step import AdaGrad, Adam, Overwrite, Plain, RMSProp, Tanh
-from agr.attacks.views import LEVEL, Admix, Diverse, Scale, Spectrum, _dct
+from agr.attacks.views import Admix, Diverse, Scale, Spectrum
+from agr.attacks.views.copies import LEVEL
+from agr.attacks.views.spectrum import dct_matrix
 from tests.conftest import CLASSES, EPS, images, small_model
-from tests.oracles import a_pool, composed, ours
+from tests.oracles.base import a_pool, composed, ours
 
 BALLS = {"linf": Linf(EPS), "l2": L2(1.0)}
 ALPHA = 1e-4  # of tests of random draws, whose keys are fixed: they don't fail by chance
@@ -260,7 +263,7 @@ def test_spectrum_without_noise_and_mask_is_the_identity() -> None:
 def test_spectrum_is_scipys_dct(zero: Any) -> None:
     x, view = images(2), Spectrum(3, zero=zero)
     c = a_context(x)
-    dct = _dct(12, torch.float64, torch.device("cpu"))
+    dct = dct_matrix(12, torch.float64, torch.device("cpu"))
     assert close(dct @ dct.T, torch.eye(12).double())
     for i in range(3):
         spectrum = fft.dctn(
@@ -320,7 +323,7 @@ def test_neighbours_and_points_ahead_scale_with_the_norm(ball: Ball) -> None:
     unit = 1.0 if isinstance(ball, Linf) else math.sqrt(3 * 20 * 20)
     image = (x * 255).round() / 255 + 1e-3
     c = a_context(x, ball, image=image)
-    near = (Variance(3, beta=1.5).neighbour(1, c) - image) * unit / (1.5 * ball.eps)
+    near = (around(c, 1.5, 1) - image) * unit / (1.5 * ball.eps)
     assert stats.kstest(near.flatten(), stats.uniform(-1, 2).cdf).pvalue > ALPHA
     m = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
     ahead = Momentum(0.8, look_ahead=True).point({"m": m}, c)

@@ -12,10 +12,12 @@ from agr.attacks.library import Library
 from agr.attacks.views import Draws
 from agr.config.compose import expand
 from agr.config.instantiate import METHODS, make_part
-from agr.config.schema import Config
+from agr.config.schema import SLOTS, Config
 from agr.config.validation import check_eps
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
+
+NEEDED = ("loss", "step", "library")  # slots that can't be empty
 
 
 def build_attack(c: Config, scale: float = 1.0) -> Attack:
@@ -31,12 +33,15 @@ def build_attack(c: Config, scale: float = 1.0) -> Attack:
             ball=BALLS[c.norm.name](c.eps * scale / LEVELS),
             steps=c.steps,
             size=a.size if isinstance(a.size, str) else a.size * scale / LEVELS,
-            start=None if a.start is None else _attack_part(c, "start", "start", a.start),
-            loss=_attack_part(c, "loss", "loss", a.loss),
-            views=_attack_parts(c, "views", "views", a.views) + ((Draws(c.eot),) if c.eot else ()),
-            chain=_attack_parts(c, "chain", "stages", a.chain),
-            step=_attack_part(c, "step", "step", a.step),
-            stop=None if a.stop is None else _attack_part(c, "stop", "stop", a.stop),
+            start=_attack_part(c, "start"),
+            loss=_attack_part(c, "loss"),
+            objective=_attack_part(c, "objective"),
+            views=_attack_parts(c, "views") + ((Draws(c.eot),) if c.eot else ()),
+            surrogate=_attack_parts(c, "surrogate"),
+            ensemble=_attack_part(c, "ensemble"),
+            chain=_attack_parts(c, "chain"),
+            step=_attack_part(c, "step"),
+            stop=_attack_part(c, "stop"),
             targeted=a.targeted,
             quantize=c.quantize,  # type: ignore[arg-type]
         )
@@ -48,7 +53,7 @@ def build_attack(c: Config, scale: float = 1.0) -> Attack:
 
 def build_library(c: Config) -> Library:
     """Build the other library's attack that a config names. Raises ConfigError."""
-    return _attack_part(c, "library", "library", c.attack.library)
+    return _attack_part(c, "library")
 
 
 def load_attack(
@@ -87,16 +92,20 @@ def load_attack(
     return build_attack(config if eps is None else replace(config, eps=eps))
 
 
-def _attack_parts(c: Config, slot: str, module: str, nodes: dict[str, Any]) -> tuple[Any, ...]:
+def _attack_parts(c: Config, slot: str) -> tuple[Any, ...]:
     """Build the parts of the slots that are filled, in their order."""
-    return tuple(
-        _attack_part(c, f"{slot}.{name}", module, node)
-        for name, node in nodes.items()
-        if node is not None
-    )
+    nodes = getattr(c.attack, slot)
+    return tuple(_part(c, f"{slot}.{name}", node) for name, node in nodes.items() if node)
 
 
-def _attack_part(c: Config, slot: str, module: str, node: Any) -> Any:
+def _attack_part(c: Config, slot: str) -> Any:
+    """Build the part of a slot that holds one; None where it is empty and may be."""
+    node = getattr(c.attack, slot)
+    return None if node is None and slot not in NEEDED else _part(c, slot, node)
+
+
+def _part(c: Config, slot: str, node: Any) -> Any:
+    module = SLOTS[slot.partition(".")[0]]
     part = make_part(f"attack.{slot}", f"agr.attacks.{module}", node, c.allow)
     lacking = [name for name in METHODS[module] if not hasattr(part, name)]
     if lacking:

@@ -120,7 +120,7 @@ def craft(
         keep: steps whose iterates are kept; of an image that is done before, its last one.
         calls: counts whole passes over all slots, padding included.
     """
-    calls, items = calls or Calls(), iter(items)
+    calls, items, source = calls or Calls(), iter(items), attack.bind(network)
     state: State = {}
     held: dict[int, Item[Tag]] = {}  # by row
     traces: dict[int, list[Point]] = defaultdict(list)
@@ -142,13 +142,13 @@ def craft(
         # With a gradient that takes 1.2 times as long as a forward, that is less for k < 2.2, and
         # with more gradients per step for more steps.
         expected = sum(ended[steps[row]] / max(looked[steps[row]], 1) for row in unseen)
-        alone = watched and expected > slots / (2.2 * attack.gradients)
+        alone = watched and expected > slots / (2.2 * attack.gradients())
         before, seen = state, None
         with calls.attach(network):  # not while others use the network
             if alone or (watched and unseen and not attack.direct):
-                seen, state = attack.observe(network, state)
+                seen, state = attack.observe(source, state)
             if not alone:
-                ticked, state = attack.tick(network, state)
+                ticked, state = attack.tick(source, state)
                 seen = seen or ticked
         more = (seen.more if seen else state["live"]).tolist()
         if not watched:  # nobody asks what the last iterate does
@@ -189,7 +189,8 @@ def _filled(
     y, label, key = torch.tensor(numbers, device=device).unbind(1)
     rows = torch.tensor([*fresh], device=device)
     begun = attack.begin(x0, y, key, label)
-    return leafwise(lambda new, old: old.index_put((rows,), new.to(old.dtype)), begun, state)
+    filled = leafwise(lambda new, old: old.index_put((rows,), new.to(old.dtype)), begun, state)
+    return filled | {"made": state["made"]}  # of new rows it is made before their first step
 
 
 def _points(state: State, observed: Observation) -> list[Point]:
@@ -208,7 +209,8 @@ def _iterates(attack: Attack, network: Source, state: State, rows: list[int]) ->
     images = attack.final({k: state[k][rows] for k in ("x", "x0")})
     if attack.quantize != "off":
         images = to_levels(images).to(torch.uint8)
-    members = len(getattr(network, "members", [network]))
+    # A strategy counts passes of single members.
+    members = 1 if attack.ensemble else len(getattr(network, "members", [network]))
     costs = ((members * state[k][rows]).tolist() for k in ("forwards", "backwards"))
     return [*map(Iterate, images.cpu().contiguous().numpy(), *costs)]
 

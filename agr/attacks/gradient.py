@@ -1,27 +1,32 @@
-"""The gradient of an attack's loss, at the iterate or through its views."""
+"""The gradient of an attack: of its loss or objective, through its views, on its surrogate."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from agr.attacks.ball import per_image
-from agr.attacks.parts import Context, Loss, Model, View
+from agr.attacks.parts import AskMember, Context, Loss, Objective, State, View
+from agr.attacks.surrogate import Features, Surrogate
 from agr.utils.errors import first_line
 
 
-class Objective(NamedTuple):
+class Goal(NamedTuple):
     """The loss that an attack climbs, or descends when targeted, and the views it is taken over."""
 
     loss: Loss
+    objective: Objective | None
     views: tuple[View, ...]
     targeted: bool
 
-    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
+    def losses(self, logits: Tensor, y: Tensor, features: Features, made: State) -> Tensor:
         """Return the loss of each image, (B,); over an ensemble's members their mean."""
+        if self.objective:
+            return self.objective(logits, y, features, made["objective"])
         if logits.dim() == 2:
             return self.loss(logits, y)
         return torch.stack([self.loss(own, y) for own in logits.unbind(1)]).mean(0)
@@ -32,36 +37,131 @@ class Objective(NamedTuple):
         (g,) = torch.autograd.grad(-loss if self.targeted else loss, point)
         return g
 
-    def through_views(
-        self, model: Model, y: Tensor, live: Tensor, c: Context, spent: Tensor
-    ) -> Tensor:
+
+class Taker(NamedTuple):
+    """The gradients of a step, taken and counted."""
+
+    goal: Goal
+    source: Surrogate
+    made: State  # by `Maker`, for each image
+    y: Tensor  # (B,): labels, or target labels
+    live: Tensor  # (B,) bool: rows that count
+    spent: Tensor  # (B,): passes of each row, added to in place
+
+    def through_views(self, c: Context, member: int | None = None) -> Tensor:
         """Return the gradient at `c.point` (B, 3, H, W), over all copies by their shares.
 
-        Copies without a share in a `live` row (B,) are skipped. `spent` (B,), the passes of each
-        row, is added to in place.
+        Copies without a share in a living row are skipped. `member` is that of an ensemble.
         """
         total = torch.zeros_like(c.point)
-        for copy in itertools.product(*(range(view.copies) for view in self.views)):
+        views = self.goal.views
+        for copy in itertools.product(*(range(view.copies) for view in views)):
             leaf = c.point.detach().requires_grad_()
+            own = c.at(*copy)  # of the draws of rules
             with torch.enable_grad():
                 image, share, draw = leaf, cast(Tensor | float, 1.0), cast(Tensor | None, None)
-                for j, view in enumerate(self.views):
+                for j, view in enumerate(views):
                     # All copies of a view share a key; of those before it each has its own.
-                    made = view(image, copy[j], c.at(j, *copy[:j]))
+                    at = c.at(j, *copy[:j])
+                    if getattr(view, "asks", 0):
+                        at = at._replace(losses=self._asked(leaf, own, member, draw))
+                    made = view(image, copy[j], at)
                     image, share = made.image, share * made.share
                     draw = draw if made.draw is None else made.draw
-                takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(live)
-                if isinstance(share, Tensor) and not bool((live & takes).any()):
+                takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(self.live)
+                if isinstance(share, Tensor) and not bool((self.live & takes).any()):
                     continue
-                losses = self.losses(_logits(model, image, leaf, draw), y) * share
-                g = self.gradient(torch.where(takes, losses, 0.0), leaf)
+                losses = self._losses(image, leaf, own, member, draw) * share
+                g = self.goal.gradient(torch.where(takes, losses, 0.0), leaf)
             # Rows without a share are left out, since 0 times a NaN is no 0.
             total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
-            spent += live & takes
+            self.spent.add_(self.live & takes)
         return total
 
+    def of_members(self, c: Context) -> AskMember:
+        """Return what a strategy calls for gradients of an ensemble's members."""
 
-def _logits(model: Model, image: Tensor, own: Tensor, draw: Tensor | None) -> Tensor:
+        def ask(point: Tensor, member: Tensor | int, use: int) -> Tensor:
+            at = c._replace(point=point).at(use)
+            if isinstance(member, int):
+                return self.through_views(at, member)
+            total = torch.zeros_like(point)
+            for own in range(len(self.source.members)):
+                rows = member == own
+                if bool((rows & self.live).any()):  # in a batch of its own shape, as ever
+                    g = self._replace(live=self.live & rows).through_views(at, own)
+                    total = torch.where(per_image(rows, g), g, total)
+            return total
+
+        return ask
+
+    def _losses(
+        self, image: Tensor, leaf: Tensor, c: Context, member: int | None, draw: Tensor | None
+    ) -> Tensor:
+        model = self.source if member is None else self.source.members[member]
+        with self.source.ruled(c, self.made, member) as features:
+            logits = _logits(model, image, leaf, draw)
+        return self.goal.losses(logits, self.y, features, self.made)
+
+    def _asked(
+        self, leaf: Tensor, c: Context, member: int | None, draw: Tensor | None
+    ) -> Callable[[Tensor], Tensor]:
+        """Return what a view calls for losses (B,) of a copy of its own, towards the goal."""
+
+        def losses(image: Tensor) -> Tensor:
+            self.spent.add_(self.live)
+            found = self._losses(image, leaf, c, member, draw)
+            return -found if self.goal.targeted else found
+
+        return losses
+
+
+class Maker:
+    """The state that an attack makes of each image before its first step, and its passes."""
+
+    def __init__(self, goal: Goal, source: Surrogate, y: Tensor, c: Context):
+        self.goal, self.source, self.y, self.c = goal, source, y, c
+        self.forwards = self.backwards = 0
+
+    def make(self) -> State:
+        """Return features of the clean images, and what the objective keeps."""
+        self.source.prepare()
+        self.recorded = made = self.source.record(self.c.x0)
+        self.forwards += bool(made)
+        if self.goal.objective:
+            made = made | {"objective": self.goal.objective.make(self, self.y, self.c)}
+        return made
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Features:
+        """Return the features (B, ...) at each of the objective's layers."""
+        with self.source.ruled(self.c, self.recorded) as features:
+            self.source(images)
+        self.forwards += 1
+        return features
+
+    def gradients(
+        self, images: Tensor, loss: Callable[[Tensor, Features], Tensor]
+    ) -> tuple[Tensor, Features]:
+        """Return gradients of `loss(logits, features)` (B,): at the images, and at the features."""
+        leaf = images.detach().requires_grad_()
+        with torch.enable_grad(), self.source.ruled(self.c, self.recorded) as features:
+            logits = self.source(leaf)
+        with torch.enable_grad():
+            found = torch.autograd.grad(
+                loss(logits, features).sum(), [leaf, *features], allow_unused=True
+            )
+        self.forwards, self.backwards = self.forwards + 1, self.backwards + 1
+        at, *others = (
+            torch.zeros_like(t) if g is None else g
+            for g, t in zip(found, [leaf, *features], strict=True)
+        )
+        return at, others
+
+
+def _logits(
+    model: Surrogate | Callable[..., Tensor], image: Tensor, own: Tensor, draw: Tensor | None
+) -> Tensor:
     """Return the logits for copies of the images `own`; ValueError if it can't take their size.
 
     A model that is defended makes its draws with the keys `draw`, if there are some.

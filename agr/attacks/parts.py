@@ -1,4 +1,4 @@
-"""Parts of an attack: their contracts, and the data that they and an attack get.
+"""Parts of an attack: their contracts, and the data that they get.
 
 conf/attack has the known attacks, docs/attacks.md lists them by their parts.
 
@@ -9,7 +9,7 @@ comes from a key per row (`agr.attacks.draws`), so that no image depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,10 +17,7 @@ from torch import Tensor, nn
 
 from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import fold
-from agr.models.logits import logits_of
-from agr.utils.pixels import is_8bit
 
-ROUNDING = 1e-6  # of images that should lie in [0, 1]
 # Images (B, 3, H, W) in [0, 1] -> logits (B, classes), or (B, members, classes): see `joint`.
 Model = Callable[..., Tensor]
 State = dict[str, Any]  # str -> Tensor (B, ...) | State
@@ -69,6 +66,8 @@ class Context(NamedTuple):
     path: tuple[int | Tensor, ...]  # numbers that it is folded with: step, use, …
     grad: Callable[[Tensor, int], Tensor]  # (point, use) -> gradient there, through the views
     pool: Pool | None
+    # Of a view that asks: images -> losses (B,), which it may climb.
+    losses: Callable[[Tensor], Tensor] | None = None
 
     @property
     def key(self) -> Tensor:
@@ -86,6 +85,16 @@ class Copy(NamedTuple):
     image: Tensor  # (B, 3, h, w), differentiable in what it was made from
     share: Tensor | float  # (B,) or one for all: weight of its gradient; 1 over all copies
     draw: Tensor | None = None  # (B,) int64: keys with which a random defense draws for it
+
+
+class Pass(NamedTuple):
+    """Data that a rule may use about a module, in one pass of the source."""
+
+    c: Context  # its key is for this pass and module
+    name: str
+    module: nn.Module
+    clean: Tensor | None  # what the module makes of the clean images, (B, ...); see `Rule`
+    benign: Tensor | None  # and of the images of the pool, (K, ...)
 
 
 class Seen(NamedTuple):
@@ -108,10 +117,87 @@ class Observation(NamedTuple):
     more: Tensor  # (B,) bool: rows that were alive and go on
 
 
+class Rule(Protocol):
+    """A change to modules of the source, while gradients are taken.
+
+    Answers and scores are those of the network without it. A rule finds its modules by their role
+    (`agr.models.roles`) and says by name which role a network lacks. No row may depend on another.
+
+    Optional attributes: `clean`, true if it needs what its modules make of the clean images;
+    `pool`, the number of images that it mixes in; `unfused`, true if it needs attention maps.
+    """
+
+    def find(self, network: nn.Module) -> dict[str, nn.Module]:
+        """Return the modules that it changes, by name. Raises ValueError where there are none."""
+        ...
+
+    def forward(self, own: Callable[..., Any], p: Pass) -> Callable[..., Any]:
+        """Return the forward pass that stands for that of the module of `p`, `own`."""
+        ...
+
+
+class Ask(Protocol):
+    """Passes of the source that an objective asks for before an image's first step."""
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return the features (B, ...) at each of the objective's layers."""
+        ...
+
+    def gradients(
+        self, images: Tensor, loss: Callable[[Tensor, list[Tensor]], Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return gradients of `loss(logits, features)` (B,): at the images, and at the features."""
+        ...
+
+
+class Objective(Protocol):
+    """A loss over features, logits and a state that is made once for each image.
+
+    `once` is the number of gradients that `make` takes; `targeted` false says that nothing can be
+    aimed at.
+    """
+
+    once: int
+    targeted: bool
+
+    @property
+    def layers(self) -> Sequence[str | float]:
+        """Layers of the features: names of modules, or depths from 0 to 1."""
+        ...
+
+    def make(self, ask: Ask, y: Tensor, c: Context) -> State:
+        """Make what the loss needs for the images of `c`, whose iterate is the clean image."""
+        ...
+
+    def __call__(self, logits: Tensor, y: Tensor, features: list[Tensor], s: State) -> Tensor:
+        """Return losses (B,), which an attack climbs, or descends if targeted."""
+        ...
+
+
+# Point (B, 3, H, W), member of each row (B,) or one for all, use -> gradients of these members.
+AskMember = Callable[[Tensor, Tensor | int, int], Tensor]
+
+
+class Strategy(Protocol):
+    """A way to make one gradient of those of an ensemble's members."""
+
+    def gradients(self, members: int) -> int:
+        """Return how many gradients of a single member a step takes."""
+        ...
+
+    def init(self, x: Tensor) -> State: ...
+
+    def update(
+        self, ask: AskMember, members: int, s: State, c: Context
+    ) -> tuple[Tensor, State]: ...
+
+
 class View(Protocol):
     """Copies of an image, whose gradients are averaged by their shares.
 
-    Copies are made one at a time and have one shape, so memory doesn't grow with their number.
+    Copies are made one at a time and have one shape, so memory doesn't grow with their number. A
+    view whose attribute `asks` is n calls `c.losses` n times for a copy, for gradients of its own
+    parameters; each is a pass, in which later views take no part.
     """
 
     @property
@@ -129,7 +215,8 @@ class Stage(Protocol):
 
     A stage whose attribute `look_ahead` is true also has `point(s, c)`, which returns the point
     where the gradient is taken; an attack has at most one of these. A stage that calls `c.grad` has
-    an attribute `extra`, the number of its calls in a step.
+    an attribute `extra`, the number of its calls in a step. The first one may have a true
+    `replaces`: it needs no gradient at the iterate, and gets zeros.
     """
 
     def init(self, x: Tensor) -> State: ...
@@ -154,125 +241,3 @@ class Stateless:
 
     def init(self, x: Tensor) -> State:
         return {}
-
-
-def check_images(model: Model, x: Tensor, *, on_grid: bool = False, least_bytes: int = 2) -> None:
-    """Raise ValueError unless the model is in eval mode and `x` (B, 3, H, W) are images in [0, 1].
-
-    With `on_grid` they must be 8-bit, k/255. `least_bytes` is per floating-point number.
-    """
-    if not callable(model) or isinstance(model, nn.ModuleList | nn.ModuleDict):
-        raise ValueError(f"model is a {type(model).__name__}: give one network, or a function")
-    network = _behind(model)
-    modules = network.named_modules() if isinstance(network, nn.Module) else ()
-    if training := next((name or "itself" for name, part in modules if part.training), None):
-        raise ValueError(f"the model is in training mode ({training}): call model.eval() first")
-    if isinstance(network, nn.Module) and any(p.is_inference() for p in network.parameters()):
-        raise ValueError(
-            "the model was made in inference mode, which no gradient goes through: "
-            "agr.tune(model, x) makes a copy that can be attacked"
-        )
-    if not isinstance(x, Tensor):
-        raise ValueError(f"x is a {type(x).__name__}: give a tensor, as torch.from_numpy(x)")
-    if x.dim() != 4 or not x.is_floating_point() or x.element_size() < least_bytes:
-        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}: give float images (B, 3, H, W)")
-    if x.numel() and not (x.min() >= -ROUNDING and x.max() <= 1 + ROUNDING):
-        raise ValueError(f"x spans [{x.min():.3g}, {x.max():.3g}]: give images in [0, 1]")
-    if on_grid and x.numel() and not is_8bit(x):
-        raise ValueError('x is not on the 8-bit grid k/255: round it, or use quantize="off"')
-
-
-def _behind(model: Any) -> Any:
-    """Return what a method or a functools.partial calls, which may be a network."""
-    for _ in range(10):
-        inner = getattr(model, "func", None) or getattr(model, "__self__", None)
-        if isinstance(model, nn.Module) or not callable(inner):
-            return model
-        model = inner
-    return model
-
-
-def check_labels(x: Tensor, y: Tensor, lowest: int = 0) -> None:
-    """Raise ValueError unless `y` holds an int64 label for each image of `x`, `lowest` or above."""
-    if not isinstance(y, Tensor):
-        raise ValueError(f"y is a {type(y).__name__}: give int64 labels, as torch.tensor(y)")
-    if y.shape != x.shape[:1] or y.dtype != torch.int64:
-        raise ValueError(f"y is {y.dtype} {tuple(y.shape)}: give int64 labels ({len(x)},)")
-    if len(y) and int(y.min()) < lowest:
-        raise ValueError(
-            f"y has the label {int(y.min())}: give classes from 0 on, and leave out images of none"
-        )
-
-
-def usable(value: Any) -> Any:
-    """Return a tensor that gradients can be taken through, though it is made in inference mode."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-
-class CheckedModel:
-    """A model whose output is looked at when it is first called.
-
-    Raises ValueError then unless that is logits, of two classes or more and of every label in `y`.
-    """
-
-    def __init__(self, model: Model, y: Tensor | None):
-        self._model, self._y, self._checked = model, y, False
-        self.takes_side = getattr(model, "takes_side", False)
-        self.takes_draw = getattr(model, "takes_draw", False)
-
-    def __call__(self, *inputs: Any, **keys: Tensor) -> Tensor:
-        """Return the logits of the model, for a copy of the images: it may change them in place."""
-        images, *side = inputs
-        logits = logits_of(self._model(images.clone(), *side, **keys))
-        if images.requires_grad and not logits.requires_grad:
-            raise ValueError(
-                "the model gives no gradient: it works under no_grad or inference_mode, or leaves "
-                "torch (NumPy, detach); attack one that doesn't"
-            )
-        if not self._checked:
-            self._check(logits, inputs[0])
-            self._checked = True
-        return logits
-
-    def _check(self, logits: Tensor, x: Tensor) -> None:
-        columns = logits.dim() == 3 and logits.shape[2] == 1 < logits.shape[1]
-        if logits.dim() not in (2, 3) or len(logits) != len(x) or columns:
-            raise ValueError(
-                f"the model makes {tuple(logits.shape)} of {tuple(x.shape)}: it must return "
-                f"logits ({len(x)}, classes)"
-            )
-        classes = logits.shape[-1]
-        if classes < 2:
-            raise ValueError(
-                "the model returns one number for each image: wrap it so that it returns logits "
-                "of two classes, as torch.cat([-z, z], 1) / 2"
-            )
-        if self._y is not None and len(self._y) and int(self._y.max()) >= classes:
-            raise ValueError(
-                f"y has the label {int(self._y.max())}, the model knows 0 to {classes - 1}"
-            )
-
-
-def check_pool(pool: Pool | None, size: int, x: Tensor) -> None:
-    """Raise ValueError unless the pool has images like `x`, of several classes, if it is needed.
-
-    `size` is the number of images that the views need.
-    """
-    if pool is None and size:
-        raise ValueError(
-            "a view mixes in other images: dataclasses.replace(attack, pool=Pool(images, labels))"
-        )
-    if pool is None:
-        return
-    if not isinstance(pool, Pool):
-        raise ValueError(f"pool is a {type(pool).__name__}: give a Pool(images, labels)")
-    try:
-        check_images(usable, pool.images)
-        check_labels(pool.images, pool.labels)
-    except ValueError as e:
-        raise ValueError(f"pool: {e}") from e
-    if len(pool.labels.unique()) < 2:
-        raise ValueError("the images of the pool have one class: give images of several")
-    if pool.images.shape[1:] != x.shape[1:]:
-        shapes = f"{tuple(pool.images.shape[1:])} and {tuple(x.shape[1:])}"
-        raise ValueError(f"images of the pool and x have different shapes: {shapes}")

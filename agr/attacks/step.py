@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agr.attacks.ball import Ball, per_image
 from agr.attacks.parts import Context, State, Stateless
-from agr.attacks.stages import mean_normalized
+from agr.attacks.stages.basic import mean_normalized
 from agr.config.schema import STEP_FRACTION
 from agr.utils.checks import Checked, number, one_of
 

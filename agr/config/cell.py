@@ -15,7 +15,7 @@ from typing import Any
 
 from agr.config.networks import numbers_of, same_network, undefended, without_place
 from agr.config.overrides import shell_command
-from agr.config.schema import CHUNK, Config, Geometry, Group, Suite
+from agr.config.schema import CHUNK, GROUPS, Config, Geometry, Group, Suite
 from agr.config.security import code_of, targets_of
 from agr.utils.files import same_place
 from agr.utils.hashing import digest, slug
@@ -227,7 +227,7 @@ class Cell:
     def attack_hash(self) -> str:
         """Hash of the attack's parts and parameters (not of names, the budget or empty slots)."""
         parts = asdict(self.config.attack) | {"steps": self.config.steps}
-        for name in ("views", "chain"):  # their order counts
+        for name in GROUPS:  # their order counts
             parts[name] = [[k, part] for k, part in parts[name].items() if part is not None]
         if given := self.config.attack.images:
             parts["images"] = given.sha256  # wherever they are

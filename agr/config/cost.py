@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from agr.config.instantiate import make_part
+from agr.config.schema import GROUPS, SLOTS
 from agr.utils.errors import ConfigError
 
 
@@ -16,15 +17,28 @@ class TooDear(ConfigError):
     """Error of an attack that one step takes more gradients than `gradients` allows."""
 
 
-def gradients_of(views: Iterable[Any], chain: Iterable[Any], *, charged: bool = True) -> int:
-    """Return the gradients of a step: one for every copy, at every point.
+def gradients_of(
+    views: Iterable[Any],
+    chain: Iterable[Any],
+    ensemble: Any = None,
+    members: int = 1,
+    *,
+    charged: bool = True,
+) -> int:
+    """Return the gradients of a step: one for every copy, at every point, of every member.
 
     A view may make more copies than an image needs, as DI does, and says of how many it is
-    `charged`. Without that, all are counted that a batch computes.
+    `charged`. Without that, all are counted that a batch computes. One that `asks` for gradients
+    of its own takes these for each copy, and a strategy for ensembles says what it takes.
     """
-    points = 1 + sum(getattr(stage, "extra", 0) for stage in chain)
-    copies = (getattr(v, "charged", v.copies) if charged else v.copies for v in views)
-    return points * math.prod(copies)
+    chain = list(chain)
+    own = not any(getattr(stage, "replaces", False) for stage in chain)
+    points = own + sum(getattr(stage, "extra", 0) for stage in chain)
+    copies = math.prod(
+        (getattr(v, "charged", v.copies) if charged else v.copies) * (1 + getattr(v, "asks", 0))
+        for v in views
+    )
+    return points * copies * (ensemble.gradients(members) if ensemble else members)
 
 
 def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
@@ -48,20 +62,31 @@ def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
             f"gradients={budget}: nothing says what a step of attack={name} costs, since another "
             "program takes it: leave gradients out, and compare the gradients that it took"
         )
-    views, chain = (
+    attack = OmegaConf.to_container(config.attack, resolve=True)
+    assert isinstance(attack, dict)
+    views, chain, ensemble, objective = (
         [
-            make_part(f"attack.{slot}.{key!s}", f"agr.attacks.{module}", node, config.allow)
-            for key, node in nodes.items()
-            if node is not None
+            make_part(f"attack.{key}", f"agr.attacks.{SLOTS[slot]}", node, config.allow)
+            for key, node in _nodes(attack, slot)
         ]
-        for slot, module in (("views", "views"), ("chain", "stages"))
-        if isinstance(nodes := OmegaConf.to_container(config.attack[slot], resolve=True), dict)
+        for slot in ("views", "chain", "ensemble", "objective")
     )
     members = 1 if isinstance(config.source, str) else len(config.source)
-    each = gradients_of(views, chain) * members * max(1, config.eot)
-    if each > budget:
+    joined = ensemble[0] if ensemble else None
+    each = gradients_of(views, chain, joined, members) * max(1, config.eot)
+    once = sum(part.once for part in objective)
+    if once + each > budget:
+        before = f" after {once} before the first" if once else ""
         raise TooDear(
-            f"attack={name} takes {each} gradients for one step, and gradients={budget} allows "
-            "fewer: give more"
+            f"attack={name} takes {each} gradients for one step{before}, and gradients={budget} "
+            "allows fewer: give more"
         )
-    config.steps = 1 if config.attack.steps == 1 else budget // each
+    config.steps = 1 if config.attack.steps == 1 else (budget - once) // each
+
+
+def _nodes(attack: dict[Any, Any], slot: str) -> list[tuple[str, Any]]:
+    """Return the nodes of the filled parts of a slot, with their keys."""
+    found = {slot: attack[slot]}
+    if slot in GROUPS:
+        found = {f"{slot}.{name}": node for name, node in attack[slot].items()}
+    return [(key, node) for key, node in found.items() if node is not None]

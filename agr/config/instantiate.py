@@ -13,7 +13,10 @@ from agr.utils.errors import ConfigError, first_line, nearest
 METHODS = {
     "start": ["__call__"],
     "loss": ["__call__"],
+    "objectives": ["__call__", "make", "layers", "once", "targeted"],
     "views": ["__call__", "copies"],
+    "rules": ["find", "forward"],
+    "ensembles": ["gradients", "init", "update"],
     "stages": ["init", "update"],
     "step": ["init", "update"],
     "stop": ["init", "update"],

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
 
-from agr.config.schema import Config, conf_dir
+from agr.config.schema import GROUPS, Config, conf_dir
 from agr.config.security import read_yaml, yaml_problem
 from agr.utils.errors import ConfigError, bare, first_line, nearest
 
@@ -204,7 +204,7 @@ def moved(key: str) -> str | None:
 def _slots() -> list[str]:
     """Return the keys of the slots that attacks have."""
     base = read_yaml(Path(conf_dir(), "attack", "_base.yaml"))
-    return [f"attack.{group}.{name}" for group in ("views", "chain") for name in base[group]]
+    return [f"attack.{group}.{name}" for group in GROUPS for name in base[group]]
 
 
 def _with_place(e: BaseException, key: str | None, text: str) -> str:

@@ -13,6 +13,21 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 PACKAGE = Path(__file__).resolve().parent.parent
+# The slots of an attack and the modules of agr.attacks that have their parts; those of GROUPS hold
+# several, by name.
+SLOTS = {
+    "start": "start",
+    "loss": "loss",
+    "objective": "objectives",
+    "views": "views",
+    "surrogate": "rules",
+    "ensemble": "ensembles",
+    "chain": "stages",
+    "step": "step",
+    "stop": "stop",
+    "library": "library",
+}
+GROUPS = ("views", "surrogate", "chain")
 CHUNK = 32  # images that another library's attack gets at once, unless its config says otherwise
 
 
@@ -118,12 +133,22 @@ class AttackConfig:
     quantize: str = "always"  # the default of the config's own key
     start: Any = None
     loss: Any = None
+    objective: Any = None
     views: dict[str, Any] = field(default_factory=dict)
+    surrogate: dict[str, Any] = field(default_factory=dict)
+    ensemble: Any = None
     chain: dict[str, Any] = field(default_factory=dict)
     step: Any = None
     stop: Any = None
     library: Any = None  # another library's attack (agr.attacks.library), in place of all parts
     images: GivenConfig | None = None  # or images that another program made
+
+    def parts(self) -> dict[str, Any]:
+        """Return the nodes of the filled slots by their keys, such as "step" and "views.scale"."""
+        found = {slot: getattr(self, slot) for slot in SLOTS if slot not in GROUPS}
+        for group in GROUPS:
+            found |= {f"{group}.{name}": node for name, node in getattr(self, group).items()}
+        return {key: node for key, node in found.items() if node is not None}
 
 
 @dataclass

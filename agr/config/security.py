@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from agr.config.schema import Config
+from agr.config.schema import SLOTS, Config
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.hashing import digest
 
@@ -64,12 +64,8 @@ def check_target(key: str, target: str, module: str, allow: Container[str]) -> N
 
 def check_parts(c: Config) -> None:
     """Raise ConfigError for parts of packages that the user hasn't allowed; nothing is loaded."""
-    a = c.attack
-    parts = {name: getattr(a, name) for name in ("start", "loss", "step", "stop", "library")}
-    parts |= {f"views.{name}": part for name, part in a.views.items()}
-    parts |= {f"chain.{name}": part for name, part in a.chain.items()}
-    for slot, node in parts.items():
-        module = slot.partition(".")[0].replace("chain", "stages")
+    for slot, node in c.attack.parts().items():
+        module = SLOTS[slot.partition(".")[0]]
         for target in targets_of(node):
             check_target(f"attack.{slot}", target, f"agr.attacks.{module}", c.allow)
     for name, node in c.defenses.items():

@@ -211,9 +211,7 @@ def _check_lpips(cell: Cell) -> None:
 def _check_library(c: Config) -> None:
     """Raise ConfigError for what has no effect on another library's attack."""
     a = c.attack
-    filled = [f"attack.{name}" for name in ("start", "loss", "step", "stop") if getattr(a, name)]
-    for group in ("views", "chain"):
-        filled += [f"attack.{group}.{name}" for name, part in getattr(a, group).items() if part]
+    filled = [f"attack.{slot}" for slot in a.parts() if slot != "library"]
     if a.size != "even":
         filled.append("attack.size")
     if c.eot:

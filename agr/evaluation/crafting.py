@@ -21,6 +21,7 @@ from agr.evaluation.given import GivenImages, images_in
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.selection import Chosen
 from agr.models.defended import defenses_of
+from agr.models.sources import Source
 from agr.records.store import Records, image_of
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
@@ -62,6 +63,17 @@ def attack_of(cell: Cell) -> AnyAttack:
                 "which resizes them back"
             )
     return attack
+
+
+def found_by(cell: Cell, attack: AnyAttack | None, source: Source) -> list[str]:
+    """Describe what an attack's rules and objective find in its source, a line each.
+
+    Raises ConfigError where they don't find it.
+    """
+    try:
+        return attack.bind(source).described() if isinstance(attack, Attack) else []
+    except ValueError as e:
+        raise ConfigError(f"attack={cell.config.attack.name} on {cell.source}: {e}") from e
 
 
 def _library_attack(cell: Cell) -> LibraryAttack:

@@ -16,7 +16,9 @@ def at_most(cell: Cell, missing: int, step: float) -> float:
     """
     from agr.attacks.build import build_attack
 
-    steps = cell.config.steps * build_attack(cell.config).gradients
+    attack, members = build_attack(cell.config), len(cell.sources)
+    once = attack.objective.once if attack.objective else 0
+    steps = once + cell.config.steps * attack.gradients(members) / members
     scored = (2 + len(cell.score_steps)) * len(cell.targets)
     return missing * (steps + 1 + scored) * step
 

@@ -14,11 +14,13 @@ from agr.data.decode import BadImage, load_image, stream
 from agr.data.entries import Manifest
 from agr.data.manifest import check_labels
 from agr.evaluation.capacity import Line, Loaded, check_disk, check_memory, check_time
+from agr.evaluation.crafting import attack_of, found_by
 from agr.evaluation.determinism import device_of, load_bare, settle
 from agr.evaluation.inputs import find_images
 from agr.evaluation.predictions import predict_batched, source_and_slots
 from agr.models.lpips import load_lpips
 from agr.models.network import Network
+from agr.models.sources import Source
 from agr.models.weights import check_weights, lpips_files, weights_file
 from agr.records.run_info import NumericIdentity
 from agr.report.statistics import clopper_pearson
@@ -53,6 +55,8 @@ def lines(cells: Sequence[Cell]) -> Iterator[Line]:
             yield from _accuracies(cells[0], networks, images, numeric.width)
     known = {c.source: c for c in cells if set(c.bare_sources) <= set(networks)}
     sources = [Loaded(cell, *source_and_slots(cell)) for cell in known.values()]
+    for loaded in sources:
+        yield from _attacks([c for c in cells if c.source == loaded.cell.source], loaded.network)
     if sources:
         yield check_memory(sources)
     yield check_disk(cells, images)
@@ -122,6 +126,16 @@ def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
             )
         else:
             yield ok("labels", f"{other.source} agrees on {other.compared:,}")
+
+
+def _attacks(cells: Sequence[Cell], source: Source) -> Iterator[Line]:
+    """Check that the rules of attacks find the modules of a source that they change."""
+    for cell in {c.attack_hash: c for c in cells}.values():
+        try:
+            for text in found_by(cell, attack_of(cell), source):
+                yield ok("attack", f"{cell.config.attack.name} on {cell.source}: {text}")
+        except ConfigError as e:
+            yield problem("attack", str(e))
 
 
 def _label(name: str, config: NetworkConfig) -> str:

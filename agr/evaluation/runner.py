@@ -15,7 +15,7 @@ from agr.attacks.engine import Calls
 from agr.attacks.idle import idle_parts
 from agr.config.cell import Cell
 from agr.config.networks import undefended
-from agr.evaluation.crafting import AnyAttack, CraftedImage, crafted, prepare, saved
+from agr.evaluation.crafting import AnyAttack, CraftedImage, crafted, found_by, prepare, saved
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.provenance import check_same_images, note_run, open_evaluator
 from agr.evaluation.scoring import adversarial_rows, scored, trace_rows
@@ -88,6 +88,8 @@ def _run(evaluator: Evaluator, records: Records, attack: AnyAttack | None, say: 
     for name in [cell.source, *cell.targets]:
         evaluator.network(name)  # a file that holds something else shows before the long work
     _ = evaluator.lpips  # likewise
+    for line in found_by(cell, attack, evaluator.source):
+        say(line)
     # Of a library's attack the last chunk is crafted as a whole, with images that aren't recorded.
     n = cell.config.n_images
     selection = select(evaluator, -(-n // cell.chunk) * cell.chunk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,36 @@ class Ensemble(nn.Module):
 
 
 Source = Network | DefendedNetwork | Ensemble  # what an attack is crafted on
+
+
+def bodies_of(model: Any) -> list[nn.Module]:
+    """Return the networks, as timm made them, that answer when `model` is asked.
+
+    Raises ValueError where there is none to be seen.
+    """
+    model = behind(model)
+    if members := getattr(model, "members", None):
+        return [body for member in members for body in bodies_of(member)]
+    if isinstance(model, DefendedNetwork):
+        model = model.network
+    if isinstance(model, Network):
+        return [model.body]
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            "the attack changes or reads modules of the network, and the model is a "
+            f"{type(model).__name__}: give the nn.Module itself"
+        )
+    return [model]
+
+
+def behind(model: Any) -> Any:
+    """Return what a method or a functools.partial calls, which may be a network."""
+    for _ in range(10):
+        inner = getattr(model, "func", None) or getattr(model, "__self__", None)
+        if isinstance(model, nn.Module) or not callable(inner):
+            return model
+        model = inner
+    return model
 
 
 def one_draw(network: Source, images: int) -> dict[str, Tensor]:

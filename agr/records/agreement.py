@@ -216,7 +216,8 @@ def looks(cell: Cell) -> bool:
     a = cell.config.attack
     ahead = any(part.get("look_ahead") for part in a.chain.values() if part)
     copies = cell.config.eot or any(a.views.values())
-    return a.stop is not None or not (ahead or cell.foreign or copies)
+    elsewhere = ahead or cell.foreign or copies or any(a.surrogate.values()) or a.ensemble
+    return a.stop is not None or not elsewhere
 
 
 def _last_is_seen(cell: Cell, run: RunInfo) -> bool:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from agr.attacks.ball import Ball, per_image
+from agr.attacks.calls import check_images, check_labels
 from agr.attacks.library.isolation import Face, isolated
 from agr.attacks.library.sources import parameters
-from agr.attacks.parts import check_images, check_labels
 from agr.config.schema import CHUNK
 from agr.models.logits import NO_ANSWER, is_fooled, joint, predict
 from agr.utils.checks import Checked, one_of, whole

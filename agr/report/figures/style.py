@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from agr.config.cell import Cell
+from agr.config.schema import SLOTS
 from agr.utils.hashing import digest
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -72,7 +73,8 @@ def attack_styles(cells: Sequence[Cell], names: Mapping[str, str]) -> dict[str, 
         a = cell.config.attack
         # What an attack is apart from its stop.
         given = a.images and a.images.sha256
-        rest = digest([a.size, a.start, a.loss, a.views, a.chain, a.step, a.library, given])
+        parts = [getattr(a, slot) for slot in SLOTS if slot != "stop"]
+        rest = digest([a.size, *parts, given])
         kind = kinds.setdefault(rest, len(kinds))
         colour, marker = COLOURS[kind % len(COLOURS)], MARKERS[kind % len(MARKERS)]
         found.setdefault(a.name, AttackStyle(names[a.name], colour, marker, a.stop is not None))

@@ -1,84 +1,17 @@
-"""Views: differentiable copies of an image whose gradients are averaged, for transfer.
-
-Zero isn't the same everywhere: scaling, padding and mixing go towards grey where authors work in
-[-1, 1], and towards black in ports that work in [0, 1]. `zero` chooses; each view's default is its
-authors' own.
-"""
+"""DI: an image resized to a random size, and padded."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from agr.attacks.ball import per_image
-from agr.attacks.draws import fold, integers, normal, symmetric, uniform
+from agr.attacks.draws import fold, integers, uniform
 from agr.attacks.parts import Context, Copy
-from agr.utils.checks import Checked, flag, number, one_of, whole
-
-LEVEL = {"grey": 0.5, "black": 0.0}
-MOST_COPIES = 10_000  # each costs a pass
-
-
-@dataclass(frozen=True)
-class Scale(Checked):
-    """SI: copy i is the image over 2^i, i = 0, 1, ... (Lin et al., arXiv:1908.06281).
-
-    The gradient goes through the scaling. The authors scale towards grey.
-    """
-
-    copies: int = whole(5, 1, 64)  # the next is a level over 2^64
-    zero: str = one_of("grey", LEVEL)
-
-    def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
-        level = LEVEL[self.zero]
-        return Copy(x if i == 0 else (x - level) / 2**i + level, 1 / self.copies)
-
-
-@dataclass(frozen=True)
-class Draws(Checked):
-    """EOT: the image itself, each copy before a new draw of a random defense of the source.
-
-    Expectation over transformation (Athalye et al., ICML 2018, arXiv:1802.00420, section 4.2; its
-    name and first use: arXiv:1707.07397). Draws are new for each image, step and copy. Without
-    such a source (`eot` puts this view before one) all copies are alike.
-    """
-
-    copies: int = whole(10, 1, MOST_COPIES)
-
-    def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
-        return Copy(x, 1 / self.copies, fold(c.key, i))
-
-
-@dataclass(frozen=True)
-class Admix(Checked):
-    """Copies with a fraction of another image mixed in: x + eta * x'.
-
-    Admix (Wang et al., arXiv:2102.00436). Partners come from the attack's fixed pool of `pool`
-    images: a new one for each image, step and copy, never of the image's own class. The authors
-    apply `Scale` afterwards, and mix relative to grey.
-    """
-
-    copies: int = whole(3, 1, MOST_COPIES)
-    eta: float = number(0.2, 0)
-    zero: str = one_of("grey", LEVEL)
-    pool: int = whole(64, 2)
-
-    def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
-        partner = self.partner(i, c)
-        if partner.shape != x.shape:
-            raise ValueError(f"Admix of {x.shape[-1]} px: put it before what resizes images")
-        return Copy(x + self.eta * (partner - LEVEL[self.zero]), 1 / self.copies)
-
-    def partner(self, i: int, c: Context) -> Tensor:
-        """Draw the images (B, 3, H, W) that are mixed into copy `i`."""
-        assert c.pool is not None  # `Attack` checks it
-        others = c.pool.labels != c.label[:, None]
-        rank = integers(fold(c.key, i), 0, others.sum(1)) + 1
-        return c.pool.images[((others.cumsum(1) == rank[:, None]) & others).int().argmax(1)]
+from agr.attacks.views.copies import LEVEL, check_square
+from agr.utils.checks import Checked, flag, number, one_of
 
 
 @dataclass(frozen=True)
@@ -127,7 +60,7 @@ class Diverse(Checked):
         return min(side, other), max(side, other)
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
-        _check_square(x)
+        check_square(x)
         coin = self.coin(c)
         if i == 1 or self.prob == 0:
             return Copy(x, 1.0 if self.prob == 0 else (~coin).to(x.dtype))
@@ -164,49 +97,6 @@ class Diverse(Checked):
         return made
 
 
-@dataclass(frozen=True)
-class Spectrum(Checked):
-    """SSA: noise, and a random mask in the frequency domain (Long et al., arXiv:2207.05382, Eq. 6).
-
-    idct(dct(x + n) * m) with n normal of `sigma` (0-255 scale) and m uniform in [1 - rho, 1 + rho].
-    The equation's gradient goes through the transform (`through`); the authors' code takes it at
-    the copy, and they found little difference. Their code works in [0, 1], so the mask scales
-    towards black.
-    """
-
-    copies: int = whole(20, 1, MOST_COPIES)
-    rho: float = number(0.5, 0)
-    sigma: float = number(16.0, 0)
-    through: bool = flag(False)
-    zero: str = one_of("black", LEVEL)
-
-    def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
-        _check_square(x)
-        base = x if self.through else x.detach()
-        level = LEVEL[self.zero]
-        dct = _dct(x.shape[-1], x.dtype, x.device)
-        copy = base + self.noise(x, i, c) - level
-        copy = dct.T @ ((dct @ copy @ dct.T) * self.mask(x, i, c)) @ dct + level
-        if not self.through:
-            copy = copy + (x - x.detach())  # adds 0, and lets the gradient pass unchanged
-        return Copy(copy, 1 / self.copies)
-
-    def noise(self, x: Tensor, i: int, c: Context) -> Tensor:
-        """Draw the noise of copy `i`, like `x`."""
-        return normal(fold(c.key, i, 0), x.shape[1:], x.dtype).mul_(self.sigma / 255)
-
-    def mask(self, x: Tensor, i: int, c: Context) -> Tensor:
-        """Draw the mask of copy `i`, like `x`: factors of its frequencies."""
-        return symmetric(fold(c.key, i, 1), x.shape[1:], x.dtype).mul_(self.rho).add_(1)
-
-
-def _check_square(x: Tensor) -> None:
-    if x.shape[-1] != x.shape[-2]:
-        raise ValueError(
-            f"images are {x.shape[-2]} x {x.shape[-1]} px: this view takes square ones"
-        )
-
-
 def _between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:
     """Resize `x` (B, 3, h, w) by `down` (B, H, h) along its columns and `right` (B, W, w)."""
     return down[:, None] @ x @ right[:, None].transpose(2, 3)
@@ -230,12 +120,3 @@ def _resizing(x: Tensor, size: Tensor, offset: Tensor, canvas: int, mode: str) -
         source = ((at + 0.5) * ratio - 0.5).clamp_(0, side - 1)
         weights = (1 - (source[..., None] - pixels).abs()).clamp_min_(0).to(x.dtype)
     return weights * inside[..., None]
-
-
-@lru_cache(maxsize=8)
-def _dct(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the orthonormal DCT-II of n points, (n, n); its transpose is the inverse."""
-    k = torch.arange(n, dtype=torch.float64)
-    rows = torch.cos(math.pi / n * (k + 0.5) * k[:, None]) * math.sqrt(2 / n)
-    rows[0] /= math.sqrt(2)
-    return rows.to(dtype).to(device)

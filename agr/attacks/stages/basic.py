@@ -1,4 +1,4 @@
-"""Stages: transformations of the gradient before the step."""
+"""Stages that take no further gradient: normalising, momentum, smoothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agr.attacks.ball import per_image, within
-from agr.attacks.draws import fold, symmetric
 from agr.attacks.parts import Context, State, Stateless
 from agr.utils.checks import Checked, flag, number, one_of, whole
 
@@ -114,82 +113,3 @@ class Smooth(Checked, Stateless):
 @lru_cache(maxsize=8)  # every step asks, and on a GPU a copy would wait
 def _tensor_of(stage: Smooth, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(stage.line(), dtype=dtype, device=device)
-
-
-@dataclass(frozen=True)
-class Variance(Checked):
-    """VMI: adds the variance of the gradient around the last iterate (Wang & He, arXiv:2103.15571).
-
-    Algorithm 1: g + v, and then v <- mean of the gradients at `samples` neighbours - g. Neighbours
-    are uniform within `beta` times the budget around the iterate, with a look-ahead (VNI) too, as
-    in the authors' code. For L2, which the paper doesn't cover, a pixel's bound is that of a
-    perturbation with the same amount everywhere.
-    """
-
-    samples: int = whole(20, 1)
-    beta: float = number(1.5, 0)
-
-    @property
-    def extra(self) -> int:
-        """Number of further gradients per step."""
-        return self.samples
-
-    @property
-    def idle(self) -> bool:
-        """True if it changes nothing: its neighbours are the iterate itself."""
-        return self.beta == 0
-
-    def init(self, x: Tensor) -> State:
-        return {"v": torch.zeros_like(x)}
-
-    def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        total = torch.zeros_like(g)
-        for i in range(self.samples):
-            total += c.grad(self.neighbour(i, c), i)
-        return g + s["v"], {"v": total.div_(self.samples).sub_(g)}
-
-    def neighbour(self, i: int, c: Context) -> Tensor:
-        """Draw neighbour `i` of the iterate, (B, 3, H, W)."""
-        bound = self.beta * c.ball.eps / c.ball.ones(c.x)
-        return symmetric(fold(c.key, i), c.x.shape[1:], c.x.dtype).mul_(bound).add_(c.image)
-
-
-@dataclass(frozen=True)
-class Enhance(Checked):
-    """EMI: the mean gradient along the last mean gradient (Wang et al., arXiv:2103.10609).
-
-    Gradients are taken at `samples` points, evenly spaced from -`reach` to `reach` steps along the
-    last mean, which is divided by its mean absolute value. The middle point has a gradient anyway,
-    so their number is odd.
-    """
-
-    samples: int = whole(11, 1)
-    reach: float = number(7.0, 0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.samples % 2 == 0:
-            raise ValueError(f"samples={self.samples} leave out the iterate: give an odd number")
-
-    @property
-    def extra(self) -> int:
-        """Number of further gradients per step."""
-        return self.samples - 1
-
-    @property
-    def idle(self) -> bool:
-        """True if it changes nothing: all its points are the iterate."""
-        return self.samples == 1 or self.reach == 0
-
-    def init(self, x: Tensor) -> State:
-        return {"last": torch.zeros_like(x)}
-
-    def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        size, half = c.size / c.ball.ones(c.x), self.samples // 2
-        total = g.clone()
-        for i in range(-half, half + 1):
-            if i:
-                along = self.reach * i / half * size
-                total += c.grad(torch.add(c.point, s["last"], alpha=along), i + half)
-        mean = total.div_(self.samples)
-        return mean, {"last": mean_normalized(mean)}

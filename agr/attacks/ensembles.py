@@ -1,0 +1,1 @@
+"""Strategies: ways to join the gradients of an ensemble."""

@@ -1,0 +1,274 @@
+"""The iteration of an attack: its parts put together, and the steps of rows that share a batch.
+
+`begin` makes the rows of a run, `observe` finds those that are done, `tick` moves every living row
+by a step; the plain call and the engine with its slots share these. Nothing here holds a state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from agr.attacks import composition, parts
+from agr.attacks.ball import Ball, per_image
+from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
+from agr.attacks.gradient import Goal, Maker, Taker, no_gradient
+from agr.attacks.loss import CrossEntropy
+from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose
+from agr.attacks.step import Plain, step_size
+from agr.attacks.surrogate import Surrogate
+from agr.config.cost import gradients_of
+from agr.models.logits import confidence, is_fooled, joint, predict
+
+Quantize = Literal["always", "end", "off"]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """The parts of a gradient attack, and what it does with a batch of rows: see `Attack`."""
+
+    ball: Ball
+    steps: int = 10
+    size: str | float = "even"
+    start: parts.Start | None = None
+    loss: parts.Loss = field(default_factory=CrossEntropy)
+    objective: parts.Objective | None = None
+    views: tuple[parts.View, ...] = ()
+    surrogate: tuple[parts.Rule, ...] = ()
+    ensemble: parts.Strategy | None = None
+    chain: tuple[parts.Stage, ...] = ()
+    step: parts.Step = field(default_factory=Plain)
+    stop: parts.Stop | None = None
+    targeted: bool = False
+    quantize: Quantize = "always"
+    pool: Pool | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        composition.check(self)
+
+    @property
+    def direct(self) -> bool:
+        """True if the gradient is taken at the iterate, whose forward is an observation too."""
+        elsewhere = composition.look_aheads(self.chain) or composition.replaces(self.chain)
+        return not (elsewhere or self.views or self.surrogate or self.ensemble)
+
+    def gradients(self, members: int = 1) -> int:
+        """Return the most gradients that a step takes: one for every copy, at every point.
+
+        Of an ensemble of `members` networks each has its own.
+        """
+        return gradients_of(self.views, self.chain, self.ensemble, members, charged=False)
+
+    @property
+    def pool_size(self) -> int:
+        """Number of images that views and rules need in the pool; 0 for none."""
+        return max((getattr(p, "pool", 0) for p in (*self.views, *self.surrogate)), default=0)
+
+    def side(self, side: int) -> int:
+        """Return the side of the largest copies that the model sees, for images of `side` px."""
+        for view in self.views:
+            if hasattr(view, "side"):
+                side = max(side, view.side(side))
+        return side
+
+    def bind(self, model: Model) -> Surrogate:
+        """Find what the attack changes and reads in a model; a bound one is returned as it is.
+
+        Raises ValueError where something isn't there.
+        """
+        if isinstance(model, Surrogate):
+            return model
+        source = Surrogate(model, self.surrogate, self.objective, self.pool)
+        if self.ensemble and len(source.members) < 2:
+            raise ValueError(f"{self.ensemble} needs a source of several networks, as source=[A,B]")
+        return source
+
+    def begin(
+        self, x0: Tensor, y: Tensor, key: Tensor | None = None, label: Tensor | None = None
+    ) -> State:
+        """Make the rows of a run.
+
+        Args:
+            x0: clean images (B, 3, H, W) in [0, 1].
+            y: labels (B,), or target labels; -1 can't be attacked.
+            key: randomness of each image, (B,) int64; by default its place in the batch.
+            label: true classes (B,) where `y` is something else.
+        """
+        rows = torch.zeros(len(x0), dtype=torch.int64, device=x0.device)
+        key = torch.arange(len(x0), device=x0.device) if key is None else key
+        x = x0.clone()
+        if self.start:
+            started = self.ball.project(self.start(x0, self.ball, fold(key, START)), x0)
+            x = torch.where(per_image(y >= 0, x), started, x)  # an image without a label stays
+        return {
+            "x": x,
+            "x0": x0,
+            "y": y,
+            "label": y if label is None else label,
+            "key": key,
+            "t": rows,
+            "first": rows - 1,  # step of the first success, -1 while there is none
+            "live": y >= 0,  # NO_ANSWER can't be attacked
+            "seen": rows > 0,  # the iterate has been observed
+            "flat": rows == 0,  # every gradient so far was zero
+            "forwards": rows,  # passes for the image: its observations and gradients
+            "backwards": rows,
+            "made": {},  # before the first step of each row, by `_prepared`
+            "ensemble": self.ensemble.init(x0) if self.ensemble else {},
+            "chain": {str(i): stage.init(x0) for i, stage in enumerate(self.chain)},
+            "step": self.step.init(x0),
+            "stop": self.stop.init(x0) if self.stop else {},
+        }
+
+    def tick(self, model: Model, s: State) -> tuple[Observation | None, State]:
+        """Take one step with all rows that are not done.
+
+        Where the gradient is that of the iterate (`direct`), its forward is an observation too:
+        T steps cost T+1 forwards and T gradients, stop and trace included. Elsewhere there is
+        none; call `observe` where it is wanted.
+        """
+        source = self.bind(model)
+        s = self._prepared(source, s)
+        if not self.direct:
+            return None, self._step(source, None, self._shown(s), s)
+        point = self._shown(s).detach().requires_grad_()
+        with torch.enable_grad():
+            with source.ruled(self.context(s, point), s["made"]) as features:
+                logits = source(point)
+            seen, s = self._observe(joint(logits.detach()), point.detach(), s)
+            if not bool(seen.more.any()):
+                return seen, s
+            losses = self._goal.losses(logits, s["y"].clamp_min(0), features, s["made"])
+            g = self._goal.gradient(losses, point)
+        return seen, self._step(source, g, point.detach(), s)
+
+    @torch.no_grad()
+    def observe(self, model: Model, s: State) -> tuple[Observation, State]:
+        """Find the rows that are done, by a forward pass that the next tick doesn't repeat.
+
+        It pays where most rows are done: their gradients would be computed for nothing.
+        """
+        shown = self._shown(s)
+        passes = len(self.bind(model).members) if self.ensemble else 1
+        return self._observe(joint(model(shown)), shown, s, passes)
+
+    def final(self, s: State) -> Tensor:
+        """Return the adversarial images of the rows of `s`, (B, 3, H, W), as they are scored."""
+        return s["x"] if self.quantize == "off" else self.ball.round(s["x"], s["x0"])
+
+    def context(self, s: State, image: Tensor) -> Context:
+        """Return what the parts of a step get to know."""
+        size = step_size(self.size, self.ball.eps, self.steps) if self.ball.eps > 0 else 0.0
+        return Context(
+            x=s["x"],
+            x0=s["x0"],
+            image=image,
+            point=image,
+            label=s["label"],
+            t=s["t"],
+            steps=self.steps,
+            size=size,
+            ball=self.ball,
+            root=s["key"],
+            path=(STEPS, s["t"]),
+            grad=no_gradient,
+            pool=self.pool,
+        )
+
+    @property
+    def _goal(self) -> Goal:
+        return Goal(self.loss, self.objective, self.views, self.targeted)
+
+    def _shown(self, s: State) -> Tensor:
+        return self.ball.round(s["x"], s["x0"]) if self.quantize == "always" else s["x"]
+
+    def _prepared(self, source: Surrogate, s: State) -> State:
+        """Make what rows need before their first step; each row is charged for its own only."""
+        if not (self.objective or self.surrogate):
+            return s
+        fresh = s["live"] & (s["t"] == 0)
+        if not bool(fresh.any()):
+            return s
+        clean = s | {"x": s["x0"]}
+        c = self.context(clean, self._shown(clean)).at(OWN)
+        maker = Maker(self._goal, source, s["y"].clamp_min(0), c)
+        made = maker.make()
+        return s | {
+            "made": choose(fresh, made, s["made"]) if s["made"] else made,
+            "forwards": s["forwards"] + fresh * maker.forwards,
+            "backwards": s["backwards"] + fresh * maker.backwards,
+        }
+
+    def _observe(
+        self, logits: Tensor, image: Tensor, s: State, passes: int = 1
+    ) -> tuple[Observation, State]:
+        pred, new = predict(logits), ~s["seen"]
+        fooled = is_fooled(pred, s["y"], targeted=self.targeted)
+        done, stop = s["t"] >= self.steps, s["stop"]
+        if self.stop:
+            seen = Seen(logits, fooled, s["y"], s["t"], self.targeted)
+            stopped, after = self.stop.update(seen, stop)
+            done, stop = done | stopped, choose(new, after, stop)
+        more = s["live"] & ~(done & new)
+        changed = {
+            "first": torch.where((s["first"] < 0) & fooled & s["live"], s["t"], s["first"]),
+            "live": more,
+            "stop": stop,
+            "seen": torch.ones_like(new),
+            "forwards": s["forwards"] + new * passes,
+        }
+        return Observation(pred, confidence(logits), fooled, image, more), s | changed
+
+    def _step(self, source: Surrogate, g: Tensor | None, image: Tensor, s: State) -> State:
+        """Take one step with the living rows; `g` is the gradient at `image` if it is known."""
+        more = s["live"] & (s["t"] < self.steps)
+        if g is None and not bool(more.any()):
+            return s
+        known, replaced = int(g is not None), composition.replaces(self.chain)
+        spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
+        taker = Taker(self._goal, source, s["made"], s["y"].clamp_min(0), more, spent)
+        context, ensemble = self.context(s, image), s["ensemble"]
+
+        def of_stage(i: int) -> Context:
+            """Return the context of stage i, or for -1 of the gradient itself."""
+
+            def grad(point: Tensor, use: int) -> Tensor:
+                c = context._replace(point=point).at(i + 1, GRADIENT, use)
+                return taker.through_views(c)
+
+            return context._replace(grad=grad).at(i + 1, OWN)
+
+        if g is None:
+            for i in composition.look_aheads(self.chain):
+                ahead = self.chain[i].point(s["chain"][str(i)], context)  # type: ignore[attr-defined]
+                context = context._replace(point=ahead)
+            if self.ensemble:
+                c = context.at(0, GRADIENT)
+                count = len(source.members)
+                g, ensemble = self.ensemble.update(taker.of_members(c), count, ensemble, c)
+            elif replaced:
+                g = torch.zeros_like(context.point)
+            else:
+                g = of_stage(-1).grad(context.point, 0)
+        chain, first = {}, g
+        for i, stage in enumerate(self.chain):
+            g, chain[str(i)] = stage.update(g, s["chain"][str(i)], of_stage(i))
+            first = g if replaced and i == 0 else first
+        flat = s["flat"] & ~(first != 0).flatten(1).any(1)
+        x, step = self.step.update(g, s["step"], of_stage(len(self.chain)))
+        if not bool(x.sum().isfinite()):  # one pass where nothing is wrong
+            x = torch.where(x.isfinite(), x, s["x0"])
+        # Of rows that are done only the image and the counts still matter.
+        moved = {
+            "x": self.ball.project(x, s["x0"]),
+            "t": s["t"] + 1,
+            "flat": flat,
+            "seen": torch.zeros_like(s["seen"]),
+            "forwards": s["forwards"] + spent,
+            "backwards": s["backwards"] + spent + known,
+        }
+        inner = {"chain": chain, "step": step, "ensemble": ensemble}
+        return s | inner | choose(more, moved, s)

@@ -1,0 +1,1 @@
+"""Objectives: losses over features of the source."""

@@ -1,0 +1,10 @@
+"""Stages: transformations of the gradient before the step."""
+
+from agr.attacks.stages.basic import MeanNormalize as MeanNormalize
+from agr.attacks.stages.basic import Momentum as Momentum
+from agr.attacks.stages.basic import Smooth as Smooth
+from agr.attacks.stages.basic import mean_normalized as mean_normalized
+from agr.attacks.stages.points import Enhance as Enhance
+from agr.attacks.stages.points import Penalize as Penalize
+from agr.attacks.stages.points import Relate as Relate
+from agr.attacks.stages.points import Variance as Variance
