@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
+from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -129,7 +130,7 @@ def parse_run(value: Any, kind: Any = RunInfo) -> Any:
     if kind is Any:
         return value
     if is_dataclass(kind) and isinstance(value, Mapping):
-        kinds = get_type_hints(kind)
+        kinds = _hints(kind)
         # Of a config, keys that are none any more are for `stored_cell` to name.
         known = {k: v for k, v in value.items() if k in kinds or kind.__module__ == __name__}
         made: Any = kind  # a key too many or too few is a TypeError
@@ -151,6 +152,9 @@ def parse_run(value: Any, kind: Any = RunInfo) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{value!r:.50} is no {kind}")
     return value
+
+
+_hints = cache(get_type_hints)  # a report parses thousands of these
 
 
 def check_range(name: str, value: int | None) -> None:

@@ -7,6 +7,7 @@ in, and a cell counts once it is finished.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ import pandas as pd
 from agr.config.cell import Cell
 from agr.config.schema import PACKAGE
 from agr.records.progress import Wanted
+from agr.records.run_info import RunInfo
 from agr.records.schema import PERCEPTUAL
 from agr.records.store import Records
 from agr.records.values import ABSTAINED
@@ -22,6 +24,7 @@ from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
 
 NAN = float("nan")
+ROWS_KEPT = 2_000_000  # in memory, of cells that tables have read: some 200 bytes each
 NORM_TITLES = {"linf": "L∞", "l2": "L2"}
 TABLE_NUMBERS = {"linf": 1, "l2": 2}  # the paper's tables of rates
 PAPER_EPS = {"linf": 10, "l2": 1500}
@@ -38,6 +41,8 @@ APPEARANCE = {  # of perceptual sizes: heading and format
     "ciede2000": ("CIEDE2000", ".3f"),
     "lpips": ("LPIPS", ".4f"),
 }
+
+_kept: dict[tuple[Any, ...], tuple[RunInfo | None, pd.DataFrame]] = {}
 
 
 def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -111,12 +116,10 @@ def selected(cell: Cell) -> pd.DataFrame | None:
 
     Raises ConfigError for damaged records.
     """
-    records = Records(cell.folder)
-    run = records.run()
+    run, rows = _read(cell.folder)
     if run is None:
         return None
     wanted = Wanted(cell, run)
-    rows = records.read("rows", COLUMNS)
     mine = wanted.of(rows["position"].unique().tolist())
     rows = rows[rows["position"].isin(mine) & rows["target"].isin(cell.targets)]
     lost = wanted.of(run.lost)
@@ -124,6 +127,20 @@ def selected(cell: Cell) -> pd.DataFrame | None:
         if len(lost.union(rows["position"][rows["target"] == target])) < len(wanted):
             return None
     return rows
+
+
+def _read(folder: Path) -> tuple[RunInfo | None, pd.DataFrame]:
+    """Return run.json and the rows of a folder, kept until a file changes: tables share them."""
+    records = Records(folder)
+    files = [records.run_file, *(part.path for part in records.part_files("rows"))]
+    stats = [path.stat() for path in files if path.exists()]
+    state = str(folder), *((s.st_ino, s.st_mtime_ns, s.st_size) for s in stats)
+    if state not in _kept:
+        run = records.run()
+        _kept[state] = run, records.read("rows", COLUMNS) if run else pd.DataFrame()
+        while len(_kept) > 1 and sum(len(rows) for _, rows in _kept.values()) > ROWS_KEPT:
+            del _kept[next(iter(_kept))]  # the oldest
+    return _kept[state]
 
 
 def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
