@@ -176,7 +176,11 @@ def build_page() -> str:
         "Losses": loss,
     }
     tables = {title: (m.__name__, parts_table(m)) for title, m in modules.items()}
-    lists = [f"### {title}, `{name}`\n\n{table}" for title, (name, table) in tables.items()]
+    lists = [
+        f"### {title}, `{name}`\n\n{table}"
+        for title, (name, table) in tables.items()
+        if table.count("\n") > 2
+    ]
     columns = ["attack", "title", "paper", "parts", "checked against", "differs by at most"]
     attacks = markdown_table(columns, [attack_row(name) for name in composed()])
     library = markdown_table(["attack", "title", "paper", "of"], list(library_rows()))

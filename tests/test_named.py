@@ -88,6 +88,7 @@ def check_bitwise(cell: Cell, slots: int, n: int, *, watched: bool) -> list[Craf
 FAST = ("pgd", "difgsm", "vnifgsm", "admix", "ssa", "ai_fgtm", "agr+mi")  # all parts, but few times
 # Fewer copies and samples, so that each attack takes a second; `test_every_attack_in_full` has all.
 FEWER = {"spectrum.copies": 2, "scale.copies": 2, "variance.samples": 2, "enhance.samples": 3}
+FEWER |= {"penalize.samples": 1, "relate.samples": 2}
 
 
 @pytest.mark.slow
@@ -110,7 +111,17 @@ def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
 
 
 # Of many gradients per step: with fewer of them above, and here two of them with all.
-COSTLY = ("vnifgsm", "emifgsm", "agr+vmi", "admix", "sinifgsm", "si_ni_di_ti")
+COSTLY = (
+    "vnifgsm",
+    "emifgsm",
+    "agr+vmi",
+    "admix",
+    "sinifgsm",
+    "si_ni_di_ti",
+    "gra",
+    "pgn",
+    "agr+pgn",
+)
 FULL_IN_LINF = ("vmifgsm", "ssa")
 
 

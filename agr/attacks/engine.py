@@ -92,8 +92,8 @@ class Calls:
 
     def _forward(self, module: torch.nn.Module, args: Any, out: Tensor) -> None:
         self.forwards += 1
-        if out.requires_grad:
-            out.register_hook(self._backward)
+        if out.requires_grad and args[0].requires_grad:  # a loss over features leaves `out` alone
+            args[0].register_hook(self._backward)
 
     def _backward(self, gradient: Tensor) -> None:
         self.backwards += 1

@@ -132,6 +132,11 @@ class Maker:
             made = made | {"objective": self.goal.objective.make(self, self.y, self.c)}
         return made
 
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
+        found = self.goal._replace(objective=None).losses(logits, self.y, [], {})
+        return -found if self.goal.targeted else found
+
     @torch.no_grad()
     def features(self, images: Tensor) -> Features:
         """Return the features (B, ...) at each of the objective's layers."""

@@ -1,1 +1,1 @@
-"""Objectives: losses over features of the source."""
+"""Objectives: losses over features of the source (`agr.attacks.parts.Objective`)."""

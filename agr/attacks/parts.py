@@ -139,6 +139,10 @@ class Rule(Protocol):
 class Ask(Protocol):
     """Passes of the source that an objective asks for before an image's first step."""
 
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
+        ...
+
     def features(self, images: Tensor) -> list[Tensor]:
         """Return the features (B, ...) at each of the objective's layers."""
         ...

@@ -187,6 +187,27 @@ class Tanh(Checked):
 
 
 @dataclass(frozen=True)
+class Turning(Checked):
+    """x + size * M * direction(g), with M lowered wherever the sign of g turns: GRA's step.
+
+    M <- M * `decay` where sign(g) is not that of the step before (Zhu et al., ICCV 2023, section
+    3.3). The first step compares with 0 and brings M to 1. Authors: 0.94, on the momentum's sign.
+    """
+
+    decay: float = number(0.94, 1e-3, 1)
+    direction: str = one_of("ball", DIRECTIONS)
+
+    def init(self, x: Tensor) -> State:
+        return {"sign": torch.zeros_like(x), "M": torch.full_like(x, 1 / self.decay)}
+
+    def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
+        sign = g.sign()
+        M = torch.where(sign == s["sign"], s["M"], s["M"] * self.decay)
+        x = torch.addcmul(c.x, M, unit(c.ball, g, self.direction), value=c.size)
+        return x, {"sign": sign, "M": M}
+
+
+@dataclass(frozen=True)
 class Overwrite(Checked, Stateless):
     """x0 + size * sign(g) / (phi * sqrt(sign(g)^2 + delta)): Algorithm 1 and Eq. 11 as printed.
 

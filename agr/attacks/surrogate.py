@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agr.attacks.parts import Context, Model, Objective, Pass, Pool, Rule, State
 from agr.models.roles import fused_attentions, layer_of, unfused
-from agr.models.sources import bodies_of
+from agr.models.sources import behind, bodies_of
 from agr.utils.text import plural
 
 RULES = 1 << 20  # use of a key: the draws of rules, apart from those of views
@@ -38,7 +38,7 @@ class Surrogate:
         self.model, self.rules, self.pool = model, rules, pool
         self.takes_side = getattr(model, "takes_side", False)
         self.takes_draw = getattr(model, "takes_draw", False)
-        self.members: list[Model] = list(getattr(model, "members", [model]))
+        self.members: list[Model] = list(getattr(behind(model), "members", [model]))
         bodies = bodies_of(model) if rules or objective else []
         self.found = [[rule.find(body) for rule in rules] for body in bodies]
         self.layers: dict[str, nn.Module] = {}

@@ -33,6 +33,7 @@ OF_AN_IMAGE = [
 OF_A_LOOK = {"first_success_step", "forwards"}  # other ones where nobody looked at the iterates
 ASKED = {*PERCEPTUAL}  # null where a run wasn't asked for them
 ONCE_FOOLED = "agr.attacks.stop.OnceFooled"
+REPLACING = ("agr.attacks.stages.Penalize",)  # stages that take no gradient at the iterate
 # A trace is of images in float32: so far are they from levels, per value, and their cosines.
 FLOAT32, COSINE = 3e-5, 1e-6
 
@@ -214,7 +215,8 @@ def pictured(records: Records, rows: pd.DataFrame) -> Iterator[str]:
 def looks(cell: Cell) -> bool:
     """Return whether the attack looks at its iterates in every run, not for a trace alone."""
     a = cell.config.attack
-    ahead = any(part.get("look_ahead") for part in a.chain.values() if part)
+    stages = [part for part in a.chain.values() if part]
+    ahead = any(s.get("look_ahead") or s.get("_target_") in REPLACING for s in stages)
     copies = cell.config.eot or any(a.views.values())
     elsewhere = ahead or cell.foreign or copies or any(a.surrogate.values()) or a.ensemble
     return a.stop is not None or not elsewhere

@@ -130,7 +130,7 @@ def parse_run(value: Any, kind: Any = RunInfo) -> Any:
     if kind is Any:
         return value
     if is_dataclass(kind) and isinstance(value, Mapping):
-        kinds = _hints(kind)
+        kinds = _hints(kind)  # type: ignore[arg-type]  # a dataclass can be hashed
         # Of a config, keys that are none any more are for `stored_cell` to name.
         known = {k: v for k, v in value.items() if k in kinds or kind.__module__ == __name__}
         made: Any = kind  # a key too many or too few is a TypeError
@@ -154,7 +154,9 @@ def parse_run(value: Any, kind: Any = RunInfo) -> Any:
     return value
 
 
-_hints = cache(get_type_hints)  # a report parses thousands of these
+@cache  # a report parses thousands of these
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def check_range(name: str, value: int | None) -> None:

@@ -59,6 +59,7 @@ class Outcomes:
         """Raises ConfigError if two cells have the same norm, source and attack."""
         self.cells: dict[tuple[str, str, str], Cell] = {}
         self._frame = cache(lambda key: selected(self.cells[key]))
+        self.values = cache(self._values)  # claims and figures ask for the same ones again
         for cell in cells:
             key = (cell.config.norm.name, cell.source, cell.config.attack.name)
             if key in self.cells:
@@ -102,7 +103,7 @@ class Outcomes:
         """Return the `places` of finished cells."""
         return [place for place in self.places(targets) if self.is_finished(place)]
 
-    def values(self, place: Place, measure: str) -> pd.Series[float]:
+    def _values(self, place: Place, measure: str) -> pd.Series[float]:
         """Return a measure of every image, in its unit, by image id.
 
         For "asr" that is 100 for a success and else 0, of the images that the denominator counts.

@@ -7,7 +7,6 @@ in, and a cell counts once it is finished.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,7 +14,6 @@ import pandas as pd
 from agr.config.cell import Cell
 from agr.config.schema import PACKAGE
 from agr.records.progress import Wanted
-from agr.records.run_info import RunInfo
 from agr.records.schema import PERCEPTUAL
 from agr.records.store import Records
 from agr.records.values import ABSTAINED
@@ -24,6 +22,7 @@ from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
 
 NAN = float("nan")
+COUNTS_KEPT = 2_000  # of targets' rows
 ROWS_KEPT = 2_000_000  # in memory, of cells that tables have read: some 200 bytes each
 NORM_TITLES = {"linf": "L∞", "l2": "L2"}
 TABLE_NUMBERS = {"linf": 1, "l2": 2}  # the paper's tables of rates
@@ -42,7 +41,10 @@ APPEARANCE = {  # of perceptual sizes: heading and format
     "lpips": ("LPIPS", ".4f"),
 }
 
-_kept: dict[tuple[Any, ...], tuple[RunInfo | None, pd.DataFrame]] = {}
+_kept: dict[tuple[Any, ...], pd.DataFrame | None] = {}
+
+# By frame, which is held, so that no other can have its id.
+_counted: dict[tuple[int, str, str], tuple[pd.DataFrame, pd.DataFrame]] = {}
 
 
 def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -114,12 +116,27 @@ def unlike_paper(cell: Cell) -> list[str]:
 def selected(cell: Cell) -> pd.DataFrame | None:
     """Return the rows (COLUMNS) that a finished cell's config selects; None if it isn't finished.
 
+    Not to be changed: it is kept, as tables and figures share it, until a file of the cell changes.
     Raises ConfigError for damaged records.
     """
-    run, rows = _read(cell.folder)
+    records = Records(cell.folder)
+    files = [records.run_file, *(part.path for part in records.part_files("rows"))]
+    stats = [path.stat() for path in files if path.exists()]
+    asked = cell.config.n_images, cell.shard, cell.chunk, *cell.targets
+    key = str(cell.folder), asked, *((s.st_ino, s.st_mtime_ns, s.st_size) for s in stats)
+    if key not in _kept:
+        _kept[key] = _selected(cell, records)
+        while len(_kept) > 1 and sum(len(f) for f in _kept.values() if f is not None) > ROWS_KEPT:
+            del _kept[next(iter(_kept))]  # the oldest
+    return _kept[key]
+
+
+def _selected(cell: Cell, records: Records) -> pd.DataFrame | None:
+    run = records.run()
     if run is None:
         return None
     wanted = Wanted(cell, run)
+    rows = records.read("rows", COLUMNS)
     mine = wanted.of(rows["position"].unique().tolist())
     rows = rows[rows["position"].isin(mine) & rows["target"].isin(cell.targets)]
     lost = wanted.of(run.lost)
@@ -127,20 +144,6 @@ def selected(cell: Cell) -> pd.DataFrame | None:
         if len(lost.union(rows["position"][rows["target"] == target])) < len(wanted):
             return None
     return rows
-
-
-def _read(folder: Path) -> tuple[RunInfo | None, pd.DataFrame]:
-    """Return run.json and the rows of a folder, kept until a file changes: tables share them."""
-    records = Records(folder)
-    files = [records.run_file, *(part.path for part in records.part_files("rows"))]
-    stats = [path.stat() for path in files if path.exists()]
-    state = str(folder), *((s.st_ino, s.st_mtime_ns, s.st_size) for s in stats)
-    if state not in _kept:
-        run = records.run()
-        _kept[state] = run, records.read("rows", COLUMNS) if run else pd.DataFrame()
-        while len(_kept) > 1 and sum(len(rows) for _, rows in _kept.values()) > ROWS_KEPT:
-            del _kept[next(iter(_kept))]  # the oldest
-    return _kept[state]
 
 
 def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
@@ -212,11 +215,20 @@ def identity(cell: Cell) -> dict[str, Any]:
 
 
 def counted_rows(frame: pd.DataFrame, target: str, denominator: str) -> pd.DataFrame:
-    """Return the rows of a target that a denominator counts.
+    """Return the rows of a target that a denominator counts; not to be changed.
 
     "all": every image. "target-correct": those that the target classifies correctly when clean.
     "all-correct": those that the source and all targets of the frame classify correctly.
     """
+    key = id(frame), target, denominator
+    if key not in _counted or _counted[key][0] is not frame:
+        if len(_counted) >= COUNTS_KEPT:
+            _counted.clear()
+        _counted[key] = frame, _counted_rows(frame, target, denominator)
+    return _counted[key][1]
+
+
+def _counted_rows(frame: pd.DataFrame, target: str, denominator: str) -> pd.DataFrame:
     rows = frame[frame["target"] == target]
     if denominator == "target-correct":
         return rows[rows["clean_pred"] == rows["label"]]

@@ -115,7 +115,7 @@ def bootstrap(
     return Bootstrap(min(mean, float(low)), max(mean, float(high)), min(1.0, p))
 
 
-@lru_cache(maxsize=1)  # a file of claims needs the same draws a thousand times
+@lru_cache(maxsize=4)  # a file of claims needs the same draws a thousand times
 def _draws(n: int, resamples: int) -> tuple[NDArray[np.float64], ...]:
     """Return how often each of n clusters is drawn, (draws, n), in parts of DRAWS_AT_ONCE draws."""
     rng = np.random.default_rng(SEED)

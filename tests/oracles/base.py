@@ -93,7 +93,7 @@ def ours(name: str, norm: str = "linf", *overrides: str) -> Attack:
 class AnySize(nn.Module):
     """A smooth classifier of images of any size, curved enough that momentum turns."""
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, seed: int = 0, gain: float = 3):
         super().__init__()
         torch.manual_seed(seed)
         self.body = nn.Sequential(
@@ -102,7 +102,7 @@ class AnySize(nn.Module):
         self.head = nn.Linear(8, CLASSES)
         with torch.no_grad():
             for p in self.body.parameters():
-                p *= 3
+                p *= gain
             self.head.weight *= 40
         self.double().eval().requires_grad_(False)
 

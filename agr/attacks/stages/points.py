@@ -93,10 +93,9 @@ class Enhance(Checked):
 class Penalize(Checked):
     """PGN: gradients at neighbours, and a step down from them (Ge et al., arXiv:2306.05225).
 
-    Algorithm 1: the mean over `samples` neighbours x' of (1 - delta) g' + delta g*, with g* the
-    gradient at x' - size * g' / mean|g'|. Neighbours are uniform within `reach` times the budget;
-    no gradient is taken at the iterate. Authors: 20, 3, 0.5, and the mean in place of the printed
-    L1 norm.
+    As in the authors' program, the mean over `samples` neighbours x' of (1 - delta) g' + delta g*,
+    with g* the gradient at x' - size * g' / mean|g'|. Neighbours are uniform within `reach` times
+    the budget; no gradient is taken at the iterate. Authors: 20, 3 and 0.5.
     """
 
     samples: int = whole(20, 1)
@@ -126,8 +125,8 @@ class Penalize(Checked):
 class Relate(Checked):
     """GRA: the gradient and the mean of its neighbours', by their cosine (Zhu et al., ICCV 2023).
 
-    Eqs. 4-6: s * g + (1 - s) * mean, with s = cos(g, mean) of each image. Neighbours are uniform
-    within `reach` times the budget. Authors: 20 and 3.5.
+    s * g + (1 - s) * mean, with s = cos(g, mean) over the image. Neighbours are uniform within
+    `reach` times the budget. Authors: 20 and 3.5.
     """
 
     samples: int = whole(20, 1)

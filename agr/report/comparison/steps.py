@@ -51,6 +51,7 @@ def after_steps(cells: Sequence[tuple[Cell, pd.DataFrame]]) -> pd.DataFrame:
 def by_steps(comparison: Comparison) -> pd.DataFrame:
     """Return `after_steps` of every line of a comparison: over all its sources and seeds.
 
+    Only cells count that were asked for it: records may hold the steps of another comparison.
     The columns before COLUMNS are the keys that vary and "line", their titles.
     """
     keys = [key for key in comparison.axes if key not in POOLED] or ["attack"]
@@ -61,9 +62,9 @@ def by_steps(comparison: Comparison) -> pd.DataFrame:
     for titles, cells in lines.items():
         known = [(cell, comparison.frame_of(cell)) for cell in cells]
         finished = [(cell, frame) for cell, frame in known if frame is not None]
-        if len(finished) == len(known):
+        asked = all(cell.score_steps for cell in cells)
+        if asked and len(finished) == len(known) and len(frame := after_steps(finished)):
             named = dict(zip(keys, titles, strict=True)) | {"line": ", ".join(titles)}
-            frame = after_steps(finished)
             frames.append(pd.DataFrame(named, index=frame.index).join(frame))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 

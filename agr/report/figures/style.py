@@ -74,7 +74,7 @@ def attack_styles(cells: Sequence[Cell], names: Mapping[str, str]) -> dict[str, 
         # What an attack is apart from its stop.
         given = a.images and a.images.sha256
         parts = [getattr(a, slot) for slot in SLOTS if slot != "stop"]
-        rest = digest([a.size, *parts, given])
+        rest = digest([a.steps, a.size, *parts, given])
         kind = kinds.setdefault(rest, len(kinds))
         colour, marker = COLOURS[kind % len(COLOURS)], MARKERS[kind % len(MARKERS)]
         found.setdefault(a.name, AttackStyle(names[a.name], colour, marker, a.stop is not None))
