@@ -336,8 +336,8 @@ def test_a_real_report_shows_the_images_of_its_records(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (html,) = tmp_path.glob("demo/report/*/report.html")
     assert (
-        len(list(tmp_path.glob("demo/*/_about/run.json"))) == 2 * 2 * 6
-    )  # eps 10, and five others
+        len(list(tmp_path.glob("demo/*/_about/run.json"))) == 2 * 2 * 5
+    )  # eps 10, and four others
     with chromium() as browser, opened(browser, html) as tab:
         for source in ("VGG16", "VGG19"):
             for attack in ("I-FGSM", "AGR"):

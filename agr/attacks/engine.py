@@ -128,9 +128,12 @@ def craft(
     # Images observed at each step so far, and those of them that were done: after T steps, all.
     looked, ended = Counter({attack.steps: 1}), Counter({attack.steps: 1})
     watched = attack.direct or attack.stop is not None or trace
+    # What is made before a first step takes passes of all slots, however many images are new.
+    least = slots // 2 if attack.objective or attack.surrogate else 1
     while True:
         free = [row for row in range(slots) if row not in held]
-        if fresh := dict(zip(free, items, strict=False)):
+        waiting = len(free) < least
+        if fresh := {} if waiting else dict(zip(free, items, strict=False)):
             state = _filled(attack, network, state, slots, fresh)
             held |= fresh
         if not held:
