@@ -16,7 +16,7 @@ from agr.attacks import Attack
 from agr.attacks.ball import Linf
 from agr.attacks.draws import GRADIENT, STEPS, fold
 from agr.attacks.engine import Calls, Item, craft
-from agr.attacks.gradient import Objective
+from agr.attacks.gradient import Goal, Taker
 from agr.attacks.idle import idle_parts
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.views import Diverse, Draws
@@ -71,7 +71,8 @@ def through(model: Any, x: Tensor, y: Tensor, *views: Any) -> Tensor:
     key = torch.arange(len(x)) * 7
     c = attack.context(attack.begin(x, y, key), x).at(0, GRADIENT, 0)
     live, spent = torch.ones(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.int64)
-    g = Objective(CrossEntropy(), views, False).through_views(model, y, live, c, spent)
+    goal = Goal(CrossEntropy(), None, views, targeted=False)
+    g = Taker(goal, attack.bind(model), {}, y, live, spent).through_views(c)
     assert spent.tolist() == [math.prod(view.copies for view in views)] * len(x)
     return g
 

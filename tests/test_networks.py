@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from agr.attacks import Attack
 from agr.attacks.ball import Linf
 from agr.attacks.engine import Calls, Item, craft
-from agr.attacks.gradient import Objective
+from agr.attacks.gradient import Goal
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.stop import OnceFooled
 from agr.config.cell import Cell
@@ -517,7 +517,7 @@ def test_losses_of_members_are_averaged(x: torch.Tensor, y: torch.Tensor) -> Non
     """The mean, not the sum, whatever a step makes of it afterwards."""
     logits = torch.stack([small_model(0)(x), small_model(1)(x)], 1)
     each = [F.cross_entropy(logits[:, i], y, reduction="none") for i in (0, 1)]
-    mine = Objective(CrossEntropy(), views=(), targeted=False).losses(logits, y)
+    mine = Goal(CrossEntropy(), None, views=(), targeted=False).losses(logits, y, [], {})
     assert torch.allclose(mine, (each[0] + each[1]) / 2, rtol=0, atol=1e-12)
 
 
