@@ -16,12 +16,12 @@ from agr.evaluation.provenance import open_evaluator
 from agr.evaluation.runner import run_cell
 from agr.records.store import Records
 
-WORDS = ["norm=linf", "n_images=100", "progress=false"]
+WORDS = ["norm=linf", "n_images=60", "progress=false"]
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """I-FGSM and MI-FGSM at L-inf 10 from every source on its group, 100 images each."""
+    """I-FGSM and MI-FGSM at L-inf 10 from every source on its group, 60 images each."""
     outputs = f"outputs={tmp_path_factory.mktemp('demo')}"
     words = ["experiment=paper", "attack=ifgsm,mifgsm", outputs, *WORDS]
     return pd.concat([run_cell(cell).read("rows") for cell in expand(words)])
