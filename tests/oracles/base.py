@@ -27,7 +27,8 @@ from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
 from agr.attacks.parts import Context, Pool
 from agr.attacks.stages import Penalize, Relate, Variance
 from agr.attacks.stages.points import around
-from agr.attacks.views import Admix, Diverse, Spectrum
+from agr.attacks.views import Admix, Diverse, Shuffle, Spectrum, Structure, Warp
+from agr.attacks.views.blocks import OPERATIONS
 from agr.config.cell import Config
 from agr.config.compose import expand
 from agr.config.schema import conf_dir
@@ -171,6 +172,36 @@ class Draws:
         at, view = find(self.attack.views, Spectrum)
         c = self._context(b, self._view(b, t, at))
         return replace(view, rho=1.0).mask(c.x, i, c)[0] - 1
+
+    def mix(self, b: int, t: int, i: int) -> tuple[Any, ...]:
+        """The cuts, orders and angles of copy i of blocks."""
+        at, view = find(self.attack.views, Shuffle)
+        mix = view.mix(i, self._context(b, self._view(b, t, at)))
+        rows, columns = (tuple(order[0].tolist()) for order in (mix.rows, mix.columns))
+        return mix.heights[0], mix.widths[0], rows, columns, mix.turns[0]
+
+    def plan(self, b: int, t: int, i: int) -> tuple[Any, ...]:
+        """The cuts of copy i, and the operation of each block with its number."""
+        at, view = find(self.attack.views, Structure)
+        height, width = self.x.shape[2:]
+        p = view.plan(height, width, i, self._context(b, self._view(b, t, at)))
+        down, right = [0, *p.rows[0].tolist()], [0, *p.columns[0].tolist()]
+
+        def block(r: int, c: int) -> tuple[str, Any]:
+            name, drop = OPERATIONS[int(p.operation[0, r, c])], p.kept[0, :, r, c]
+            sides = {"roll down": down[r + 1] - down[r], "roll right": right[c + 1] - right[c]}
+            own = p.noise[0, :, down[r] : down[r + 1], right[c] : right[c + 1]]
+            numbers = {"scale": p.scale[0, r, c], "noise": own, "drop": drop.double()}
+            return name, numbers.get(name, int(p.roll[0, r, c] * sides.get(name, 0)))
+
+        k = range(view.blocks)
+        return tuple(down[1:-1]), tuple(right[1:-1]), [[block(r, c) for c in k] for r in k]
+
+    def moves(self, b: int, t: int, i: int) -> Tensor:
+        """How far warp i moves the inner points, at most 1."""
+        at, view = find(self.attack.views, Warp)
+        context = self._context(b, self._view(b, t, at))
+        return replace(view, reach=1.0).moves(i, context)[0]
 
     def _view(self, b: int, t: int, at: int, *before: int) -> Tensor:
         """The key of a view where the step's own gradient is taken."""

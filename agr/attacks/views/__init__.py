@@ -5,8 +5,11 @@ Zero isn't the same everywhere: scaling, padding and mixing go towards grey wher
 authors' own.
 """
 
+from agr.attacks.views.blocks import Shuffle as Shuffle
+from agr.attacks.views.blocks import Structure as Structure
 from agr.attacks.views.copies import Admix as Admix
 from agr.attacks.views.copies import Draws as Draws
 from agr.attacks.views.copies import Scale as Scale
 from agr.attacks.views.resized import Diverse as Diverse
 from agr.attacks.views.spectrum import Spectrum as Spectrum
+from agr.attacks.views.warp import Warp as Warp
