@@ -16,6 +16,9 @@ def set_up_process() -> None:
     # OpenMP's threads wait by spinning, by default for so long that a busy machine runs many
     # times slower. A short spin costs an idle machine nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    # Without it MKL's products depend on where in memory an image lies, on some processors (AMD's
+    # Zen 4), so that its bits would depend on its place in the batch.
+    os.environ.setdefault("MKL_CBWR", "AUTO")
     # Without it matrix products on a GPU are not deterministic.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
