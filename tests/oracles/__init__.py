@@ -13,3 +13,6 @@ UNSEEN = {
     "attack.step.direction": "only L2 tells; fgsm, ifgsm, mifgsm, pgd, agr and agr_literal do",
     "attack.views.admix.pool": "how many images the engine brings along",
 }
+
+# Attacks with other numbers in a dear view than those of the one whose oracles see all parameters.
+VARIANTS = {"ops": "ops_3x3", "ops_5x5": "ops_3x3"}

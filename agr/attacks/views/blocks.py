@@ -73,7 +73,7 @@ class Shuffle(Checked):
 
 
 def _lengths(shares: Tensor, n: int) -> Tensor:
-    """Return lengths (B, k) in proportion to `shares` that sum to `n`; the longest takes the rest."""
+    """Return lengths (B, k) in proportion to `shares`; the longest takes what lacks to `n`."""
     lengths = (shares * n / shares.sum(1, keepdim=True)).round().long()
     rest = n - lengths.sum(1, keepdim=True)
     return lengths.scatter_add(1, lengths.argmax(1, keepdim=True), rest)
@@ -124,8 +124,9 @@ class Structure(Checked):
 
     `blocks` x `blocks` blocks between random cuts, each under one of the ten operations of the
     authors' program: resized to 0.8 of its side and back, rolled down or right, flipped by rows or
-    columns, turned by 180 degrees, scaled towards black by a factor from [0, 1), noise up to `noise`
-    (0-255 scale), its upper 40 % of frequencies removed, channels dropped with probability 0.1.
+    columns, turned by 180 degrees, scaled towards black by a factor from [0, 1), noise up to
+    `noise` (0-255 scale), the upper 40 % of its frequencies removed, channels dropped with
+    probability 0.1.
     Authors: 20 copies, 3 blocks, noise 16.
     """
 
@@ -207,7 +208,7 @@ def _between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:
 
 
 def _resized(line: Strips, dtype: torch.dtype) -> Tensor:
-    """Return matrices (B, n, n) that shrink each strip of a line bilinearly and enlarge it again."""
+    """Return matrices (B, n, n) that shrink each strip bilinearly and enlarge it again."""
     inner = (line.length * SHRUNK).long() + 1
     same = line.index[:, :, None] == line.index[:, None, :]
 
