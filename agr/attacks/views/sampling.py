@@ -20,7 +20,7 @@ class Box(NamedTuple):
 class Strips(NamedTuple):
     """A line of n pixels cut into strips: for each pixel, where it is in its strip; (B, n) each."""
 
-    index: Tensor  # of the strip
+    strip: Tensor  # its number
     start: Tensor  # its first pixel
     length: Tensor
     offset: Tensor  # of the pixel in it
