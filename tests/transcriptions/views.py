@@ -15,9 +15,7 @@ from torch import Tensor
 Model = Callable[[Tensor], Tensor]
 View = Callable[[Tensor], Tensor]
 """(1, 3, H, W) -> (1, 3, H, W), differentiable."""
-Shuffle = Callable[
-    [int, int, int], tuple[Tensor, Tensor, tuple[int, ...], tuple[int, ...], Tensor]
-]
+Shuffle = Callable[[int, int, int], tuple[Tensor, Tensor, tuple[int, ...], tuple[int, ...], Tensor]]
 """(b, t, copy) -> (row lengths, column lengths, row order, column order, angles); see `bsr`."""
 Blocks = Callable[
     [int, int, int], tuple[tuple[int, ...], tuple[int, ...], list[list[tuple[str, Tensor]]]]
