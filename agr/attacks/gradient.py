@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from agr.attacks.ball import per_image
+from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import AskMember, Context, Loss, Objective, State, View
 from agr.attacks.surrogate import Features, Surrogate
 from agr.utils.errors import first_line
@@ -31,11 +32,31 @@ class Goal(NamedTuple):
             return self.loss(logits, y)
         return torch.stack([self.loss(own, y) for own in logits.unbind(1)]).mean(0)
 
+    @property
+    def joint(self) -> bool:
+        """True if the loss is that of the mean of the copies' logits."""
+        return any(getattr(view, "joint", False) for view in self.views)
+
+    def bare(self) -> Goal:
+        """Return the goal of the plain loss, without views."""
+        return Goal(CrossEntropy(), None, (), self.targeted)
+
     def gradient(self, losses: Tensor, point: Tensor) -> Tensor:
         """Return the gradient of the sum of `losses` (B,) at `point`, towards the attack's goal."""
         loss = losses.sum()
         (g,) = torch.autograd.grad(-loss if self.targeted else loss, point)
         return g
+
+
+class Made(NamedTuple):
+    """One copy of a point, made by the views."""
+
+    leaf: Tensor  # the point
+    image: Tensor  # made of it
+    share: Tensor | float
+    takes: Tensor  # (B,) bool: rows that have a share
+    draw: Tensor | None
+    own: Context  # of the draws of rules
 
 
 class Taker(NamedTuple):
@@ -47,19 +68,51 @@ class Taker(NamedTuple):
     y: Tensor  # (B,): labels, or target labels
     live: Tensor  # (B,) bool: rows that count
     spent: Tensor  # (B,): passes of each row, added to in place
+    looked: Tensor  # (B,): forward passes alone, likewise
+
+    def of(self, rows: Tensor | None, bare: bool) -> Taker:
+        """Return the taker of gradients of some rows, or of bare ones: see `Slope`."""
+        live = self.live if rows is None else self.live & rows
+        return self._replace(live=live, goal=self.goal.bare() if bare else self.goal)
 
     def through_views(self, c: Context, member: int | None = None) -> Tensor:
         """Return the gradient at `c.point` (B, 3, H, W), over all copies by their shares.
 
         Copies without a share in a living row are skipped. `member` is that of an ensemble.
         """
+        return self.slope(c, member)[1]
+
+    def slope(
+        self, c: Context, member: int | None = None, make: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return losses (B,) at `c.point` and the gradient there: see `Slope`."""
         total = torch.zeros_like(c.point)
+        value, weights = total.new_zeros(len(total)), None
+        if self.goal.joint:
+            value, weights = self._joined(c, member, make)
+        for copy in self._copies(c, member, make):
+            leaf, image, share, takes, draw, own = copy
+            with torch.enable_grad():
+                losses = self._losses(image, leaf, own, member, draw, weights) * share
+                losses = torch.where(takes, losses, 0.0)
+                g = self.goal.gradient(losses, leaf)
+            # Rows without a share are left out, since 0 times a NaN is no 0.
+            total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
+            value = value if self.goal.joint else value + losses.detach()
+            self.spent.add_(self.live & takes)
+        return -value if self.goal.targeted else value, total
+
+    def _copies(
+        self, c: Context, member: int | None, make: Callable[[Tensor], Tensor] | None
+    ) -> Iterator[Made]:
+        """Make the copies of `c.point` that have a share in a living row."""
         views = self.goal.views
         for copy in itertools.product(*(range(view.copies) for view in views)):
             leaf = c.point.detach().requires_grad_()
-            own = c.at(*copy)  # of the draws of rules
+            own = c.at(*copy)
             with torch.enable_grad():
-                image, share, draw = leaf, cast(Tensor | float, 1.0), cast(Tensor | None, None)
+                image, share = make(leaf) if make else leaf, cast(Tensor | float, 1.0)
+                draw = cast(Tensor | None, None)
                 for j, view in enumerate(views):
                     # All copies of a view share a key; of those before it each has its own.
                     at = c.at(j, *copy[:j])
@@ -68,15 +121,31 @@ class Taker(NamedTuple):
                     made = view(image, copy[j], at)
                     image, share = made.image, share * made.share
                     draw = draw if made.draw is None else made.draw
-                takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(self.live)
-                if isinstance(share, Tensor) and not bool((self.live & takes).any()):
-                    continue
-                losses = self._losses(image, leaf, own, member, draw) * share
-                g = self.goal.gradient(torch.where(takes, losses, 0.0), leaf)
-            # Rows without a share are left out, since 0 times a NaN is no 0.
-            total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
-            self.spent.add_(self.live & takes)
-        return total
+            takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(self.live)
+            if isinstance(share, Tensor) and not bool((self.live & takes).any()):
+                continue
+            yield Made(leaf, image, share, takes, draw, own)
+
+    def _joined(
+        self, c: Context, member: int | None, make: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return losses (B,) of the mean of the copies' logits, and their gradients there.
+
+        The loss of a copy is then the product of its logits with these: one at a time again.
+        """
+        mean = torch.zeros((), dtype=c.point.dtype, device=c.point.device)
+        for leaf, image, share, takes, draw, own in self._copies(c, member, make):
+            with torch.no_grad():
+                logits, _ = self._passed(image.detach(), leaf, own, member, draw)
+            shares = torch.as_tensor(share, dtype=logits.dtype, device=logits.device)
+            part = logits * (per_image(shares, logits) if shares.dim() else shares)
+            mean = mean + torch.where(per_image(takes, part), part, 0.0)
+            self.looked.add_(self.live & takes)
+        with torch.enable_grad():
+            mean.requires_grad_()
+            losses = self.goal.losses(mean, self.y, [], self.made)
+            (weights,) = torch.autograd.grad(losses.sum(), mean)
+        return losses.detach(), weights
 
     def of_members(self, c: Context) -> AskMember:
         """Return what a strategy calls for gradients of an ensemble's members."""
@@ -89,18 +158,32 @@ class Taker(NamedTuple):
             for own in range(len(self.source.members)):
                 rows = member == own
                 if bool((rows & self.live).any()):  # in a batch of its own shape, as ever
-                    g = self._replace(live=self.live & rows).through_views(at, own)
+                    g = self.of(rows, bare=False).through_views(at, own)
                     total = torch.where(per_image(rows, g), g, total)
             return total
 
         return ask
 
-    def _losses(
+    def _passed(
         self, image: Tensor, leaf: Tensor, c: Context, member: int | None, draw: Tensor | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Features]:
         model = self.source if member is None else self.source.members[member]
         with self.source.ruled(c, self.made, member) as features:
             logits = _logits(model, image, leaf, draw)
+        return logits, features
+
+    def _losses(
+        self,
+        image: Tensor,
+        leaf: Tensor,
+        c: Context,
+        member: int | None,
+        draw: Tensor | None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        logits, features = self._passed(image, leaf, c, member, draw)
+        if weights is not None:
+            return (logits * weights).flatten(1).sum(1)
         return self.goal.losses(logits, self.y, features, self.made)
 
     def _asked(
@@ -185,8 +268,3 @@ def _logits(
             f"{own.shape[-1]} px ({first_line(e)[:200]}): Diverse(back=True), "
             "attack.views.diverse.back=true, resizes them back"
         ) from e
-
-
-def no_gradient(point: Tensor, use: int) -> Tensor:
-    """Refuse a gradient to the parts that it is made through. Raises RuntimeError."""
-    raise RuntimeError("a view or a look-ahead asked for a gradient, of which it is a part")

@@ -6,6 +6,7 @@ by a step; the plain call and the engine with its slots share these. Nothing her
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,9 +16,9 @@ from torch import Tensor
 from agr.attacks import composition, parts
 from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
-from agr.attacks.gradient import Goal, Maker, Taker, no_gradient
+from agr.attacks.gradient import Goal, Maker, Taker
 from agr.attacks.loss import CrossEntropy
-from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose
+from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose, no_gradient
 from agr.attacks.step import Plain, step_size
 from agr.attacks.surrogate import Surrogate
 from agr.config.cost import gradients_of
@@ -228,18 +229,31 @@ class Iteration:
         if g is None and not bool(more.any()):
             return s
         known, replaced = int(g is not None), composition.replaces(self.chain)
-        spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
-        taker = Taker(self._goal, source, s["made"], s["y"].clamp_min(0), more, spent)
+        # Gradients of each row, beyond a `g` that is known, and forward passes alone.
+        spent, looked = torch.zeros_like(s["t"]), torch.zeros_like(s["t"])
+        taker = Taker(self._goal, source, s["made"], s["y"].clamp_min(0), more, spent, looked)
         context, ensemble = self.context(s, image), s["ensemble"]
 
         def of_stage(i: int) -> Context:
             """Return the context of stage i, or for -1 of the gradient itself."""
 
-            def grad(point: Tensor, use: int) -> Tensor:
+            def slope(
+                point: Tensor,
+                use: int,
+                make: Callable[[Tensor], Tensor] | None = None,
+                *,
+                rows: Tensor | None = None,
+                bare: bool = False,
+            ) -> tuple[Tensor, Tensor]:
+                if rows is not None and not bool((more & rows).any()):
+                    return torch.zeros_like(more, dtype=point.dtype), torch.zeros_like(point)
                 c = context._replace(point=point).at(i + 1, GRADIENT, use)
-                return taker.through_views(c)
+                return taker.of(rows, bare).slope(c, make=make)
 
-            return context._replace(grad=grad).at(i + 1, OWN)
+            def grad(point: Tensor, use: int) -> Tensor:
+                return slope(point, use)[1]
+
+            return context._replace(grad=grad, slope=slope).at(i + 1, OWN)
 
         if g is None:
             for i in composition.look_aheads(self.chain):
@@ -267,7 +281,7 @@ class Iteration:
             "t": s["t"] + 1,
             "flat": flat,
             "seen": torch.zeros_like(s["seen"]),
-            "forwards": s["forwards"] + spent,
+            "forwards": s["forwards"] + spent + looked,
             "backwards": s["backwards"] + spent + known,
         }
         inner = {"chain": chain, "step": step, "ensemble": ensemble}

@@ -27,6 +27,30 @@ Start = Callable[[Tensor, Ball, Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
+class Slope(Protocol):
+    """Losses (B,) at a point, towards the attack's goal, and their gradient there (B, 3, H, W).
+
+    They are taken through the views, of what `make` makes of the point, if there is one. With
+    `rows` (B,) bool, others don't count: without a living one no pass is made, and all is 0. `bare`
+    ones are of the cross-entropy, without views.
+    """
+
+    def __call__(
+        self,
+        point: Tensor,
+        use: int,
+        make: Callable[[Tensor], Tensor] | None = None,
+        *,
+        rows: Tensor | None = None,
+        bare: bool = False,
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def no_gradient(*_: Any, **__: Any) -> Any:
+    """Refuse a gradient to the parts that it is made through. Raises RuntimeError."""
+    raise RuntimeError("a view or a look-ahead asked for a gradient, of which it is a part")
+
+
 def leafwise(f: Callable[[Tensor, Tensor], Tensor], new: State, old: State) -> State:
     """Combine two states of one form, leaf by leaf, with ``f(new, old)``."""
     return {
@@ -68,6 +92,7 @@ class Context(NamedTuple):
     pool: Pool | None
     # Of a view that asks: images -> losses (B,), which it may climb.
     losses: Callable[[Tensor], Tensor] | None = None
+    slope: Slope = no_gradient  # `grad`, with losses and options
 
     @property
     def key(self) -> Tensor:
@@ -201,7 +226,8 @@ class View(Protocol):
 
     Copies are made one at a time and have one shape, so memory doesn't grow with their number. A
     view whose attribute `asks` is n calls `c.losses` n times for a copy, for gradients of its own
-    parameters; each is a pass, in which later views take no part.
+    parameters; each is a pass, in which later views take no part. With a true `joint` the loss is
+    that of the mean of all copies' logits, for which they are passed forward once more before.
     """
 
     @property
@@ -218,9 +244,10 @@ class Stage(Protocol):
     """A transformation of the gradient before the step: normalising, momentum, smoothing.
 
     A stage whose attribute `look_ahead` is true also has `point(s, c)`, which returns the point
-    where the gradient is taken; an attack has at most one of these. A stage that calls `c.grad` has
-    an attribute `extra`, the number of its calls in a step. The first one may have a true
-    `replaces`: it needs no gradient at the iterate, and gets zeros.
+    where the gradient is taken; an attack has at most one of these. A stage that calls `c.grad` or
+    `c.slope` has an attribute `extra`, the number of its calls in a step, and `bare`, that of its
+    bare ones on top. The first one may have a true `replaces`: it needs no gradient at the iterate,
+    and gets zeros.
     """
 
     def init(self, x: Tensor) -> State: ...

@@ -29,16 +29,18 @@ def gradients_of(
 
     A view may make more copies than an image needs, as DI does, and says of how many it is
     `charged`. Without that, all are counted that a batch computes. One that `asks` for gradients
-    of its own takes these for each copy, and a strategy for ensembles says what it takes.
+    of its own takes these for each copy, and a strategy for ensembles says what it takes. Those
+    that a stage says are `bare` see no copies.
     """
     chain = list(chain)
     own = not any(getattr(stage, "replaces", False) for stage in chain)
     points = own + sum(getattr(stage, "extra", 0) for stage in chain)
+    bare = sum(getattr(stage, "bare", 0) for stage in chain)
     copies = math.prod(
         (getattr(v, "charged", v.copies) if charged else v.copies) * (1 + getattr(v, "asks", 0))
         for v in views
     )
-    return points * copies * (ensemble.gradients(members) if ensemble else members)
+    return (points * copies + bare) * (ensemble.gradients(members) if ensemble else members)
 
 
 def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:

@@ -12,5 +12,6 @@ from agr.attacks.views.copies import Draws as Draws
 from agr.attacks.views.copies import Scale as Scale
 from agr.attacks.views.operators import Operators as Operators
 from agr.attacks.views.resized import Diverse as Diverse
+from agr.attacks.views.resized import DiversityEnsemble as DiversityEnsemble
 from agr.attacks.views.spectrum import Spectrum as Spectrum
 from agr.attacks.views.warp import Warp as Warp
