@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from agr.attacks.ball import per_image
-from agr.attacks.parts import AskMember, Context, Loss, Objective, State, View
+from agr.attacks.parts import Context, Loss, Objective, State, View
 from agr.attacks.surrogate import Features, Surrogate
 from agr.utils.errors import first_line
+
+Mix = dict[int, Tensor | float]  # members of an ensemble, and the weights of their logits
 
 
 class Goal(NamedTuple):
@@ -31,6 +33,11 @@ class Goal(NamedTuple):
             return self.loss(logits, y)
         return torch.stack([self.loss(own, y) for own in logits.unbind(1)]).mean(0)
 
+    def climbed(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
+        found = self._replace(objective=None).losses(logits, y, [], {})
+        return -found if self.targeted else found
+
     def gradient(self, losses: Tensor, point: Tensor) -> Tensor:
         """Return the gradient of the sum of `losses` (B,) at `point`, towards the attack's goal."""
         loss = losses.sum()
@@ -48,10 +55,11 @@ class Taker(NamedTuple):
     live: Tensor  # (B,) bool: rows that count
     spent: Tensor  # (B,): passes of each row, added to in place
 
-    def through_views(self, c: Context, member: int | None = None) -> Tensor:
+    def through_views(self, c: Context, mix: Mix | None = None) -> Tensor:
         """Return the gradient at `c.point` (B, 3, H, W), over all copies by their shares.
 
-        Copies without a share in a living row are skipped. `member` is that of an ensemble.
+        Copies without a share in a living row are skipped. With a `mix` it is that of an ensemble's
+        members, and each of their passes counts.
         """
         total = torch.zeros_like(c.point)
         views = self.goal.views
@@ -64,56 +72,82 @@ class Taker(NamedTuple):
                     # All copies of a view share a key; of those before it each has its own.
                     at = c.at(j, *copy[:j])
                     if getattr(view, "asks", 0):
-                        at = at._replace(losses=self._asked(leaf, own, member, draw))
+                        at = at._replace(losses=self._asked(leaf, own, mix, draw))
                     made = view(image, copy[j], at)
                     image, share = made.image, share * made.share
                     draw = draw if made.draw is None else made.draw
                 takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(self.live)
                 if isinstance(share, Tensor) and not bool((self.live & takes).any()):
                     continue
-                losses = self._losses(image, leaf, own, member, draw) * share
+                losses = self._losses(image, leaf, own, mix, draw) * share
                 g = self.goal.gradient(torch.where(takes, losses, 0.0), leaf)
             # Rows without a share are left out, since 0 times a NaN is no 0.
             total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
-            self.spent.add_(self.live & takes)
+            self.spent.add_(self.live & takes, alpha=len(mix or [0]))
         return total
 
-    def of_members(self, c: Context) -> AskMember:
-        """Return what a strategy calls for gradients of an ensemble's members."""
-
-        def ask(point: Tensor, member: Tensor | int, use: int) -> Tensor:
-            at = c._replace(point=point).at(use)
-            if isinstance(member, int):
-                return self.through_views(at, member)
-            total = torch.zeros_like(point)
-            for own in range(len(self.source.members)):
-                rows = member == own
-                if bool((rows & self.live).any()):  # in a batch of its own shape, as ever
-                    g = self._replace(live=self.live & rows).through_views(at, own)
-                    total = torch.where(per_image(rows, g), g, total)
-            return total
-
-        return ask
-
     def _losses(
-        self, image: Tensor, leaf: Tensor, c: Context, member: int | None, draw: Tensor | None
+        self, image: Tensor, leaf: Tensor, c: Context, mix: Mix | None, draw: Tensor | None
     ) -> Tensor:
-        model = self.source if member is None else self.source.members[member]
-        with self.source.ruled(c, self.made, member) as features:
-            logits = _logits(model, image, leaf, draw)
+        only = next(iter(mix)) if mix and len(mix) == 1 else None
+        with self.source.ruled(c, self.made, only) as features:
+            if mix is None:
+                logits = _logits(self.source, image, leaf, draw)
+            else:
+                own = {i: _logits(self.source.members[i], image, leaf, draw) for i in mix}
+                logits = cast(Tensor, sum(_times(mix[i], z) for i, z in own.items()))
         return self.goal.losses(logits, self.y, features, self.made)
 
     def _asked(
-        self, leaf: Tensor, c: Context, member: int | None, draw: Tensor | None
+        self, leaf: Tensor, c: Context, mix: Mix | None, draw: Tensor | None
     ) -> Callable[[Tensor], Tensor]:
         """Return what a view calls for losses (B,) of a copy of its own, towards the goal."""
 
         def losses(image: Tensor) -> Tensor:
-            self.spent.add_(self.live)
-            found = self._losses(image, leaf, c, member, draw)
+            self.spent.add_(self.live, alpha=len(mix or [0]))
+            found = self._losses(image, leaf, c, mix, draw)
             return -found if self.goal.targeted else found
 
         return losses
+
+
+class Members:
+    """Passes of an ensemble's members that a strategy asks for in a step: see `AskMembers`."""
+
+    def __init__(self, taker: Taker, c: Context):
+        self.taker, self.c, self.targeted = taker, c, taker.goal.targeted
+        self.forwards = torch.zeros_like(taker.spent)  # of each row, those of gradients left out
+
+    def gradient(
+        self, point: Tensor, member: Tensor | int, use: int, weight: Tensor | float = 1.0
+    ) -> Tensor:
+        """Return the gradient of the loss of a member's logits, times `weight`."""
+        at = self.c._replace(point=point).at(use)
+        if isinstance(member, int):
+            return self.taker.through_views(at, {member: weight})
+        total = torch.zeros_like(point)
+        for own in range(len(self.taker.source.members)):
+            rows = self.taker.live & (member == own)
+            if bool(rows.any()):  # in a batch of its own shape, as ever
+                g = self.taker._replace(live=rows).through_views(at, {own: weight})
+                total = torch.where(per_image(rows, g), g, total)
+        return total
+
+    def blended(self, point: Tensor, weights: Tensor, use: int) -> Tensor:
+        """Return the gradient of the loss of the logits' sum, by `weights` (B, members)."""
+        at = self.c._replace(point=point).at(use)
+        return self.taker.through_views(at, dict(enumerate(weights.unbind(1))))
+
+    @torch.no_grad()
+    def logits(self, point: Tensor) -> Tensor:
+        """Return all members' logits (B, members, classes), without a gradient, views or rules."""
+        members = self.taker.source.members
+        self.forwards.add_(self.taker.live, alpha=len(members))
+        return torch.stack([member(point) for member in members], 1)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
+        return self.taker.goal.climbed(logits, self.taker.y)
 
 
 class Maker:
@@ -134,8 +168,7 @@ class Maker:
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
-        found = self.goal._replace(objective=None).losses(logits, self.y, [], {})
-        return -found if self.goal.targeted else found
+        return self.goal.climbed(logits, self.y)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Features:
@@ -185,6 +218,11 @@ def _logits(
             f"{own.shape[-1]} px ({first_line(e)[:200]}): Diverse(back=True), "
             "attack.views.diverse.back=true, resizes them back"
         ) from e
+
+
+def _times(weight: Tensor | float, logits: Tensor) -> Tensor:
+    """Multiply logits (B, classes) by one weight for all rows, or one of each."""
+    return logits * (per_image(weight, logits) if isinstance(weight, Tensor) else weight)
 
 
 def no_gradient(point: Tensor, use: int) -> Tensor:

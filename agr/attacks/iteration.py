@@ -15,7 +15,7 @@ from torch import Tensor
 from agr.attacks import composition, parts
 from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
-from agr.attacks.gradient import Goal, Maker, Taker, no_gradient
+from agr.attacks.gradient import Goal, Maker, Members, Taker, no_gradient
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose
 from agr.attacks.step import Plain, step_size
@@ -83,7 +83,10 @@ class Iteration:
             return model
         source = Surrogate(model, self.surrogate, self.objective, self.pool)
         if self.ensemble and len(source.members) < 2:
-            raise ValueError(f"{self.ensemble} needs a source of several networks, as source=[A,B]")
+            raise ValueError(
+                f"{type(self.ensemble).__name__} needs a source of several networks: source=[A,B], "
+                "or in Python a module whose `members` they are"
+            )
         return source
 
     def begin(
@@ -230,7 +233,7 @@ class Iteration:
         known, replaced = int(g is not None), composition.replaces(self.chain)
         spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
         taker = Taker(self._goal, source, s["made"], s["y"].clamp_min(0), more, spent)
-        context, ensemble = self.context(s, image), s["ensemble"]
+        context, ensemble, looks = self.context(s, image), s["ensemble"], torch.zeros_like(spent)
 
         def of_stage(i: int) -> Context:
             """Return the context of stage i, or for -1 of the gradient itself."""
@@ -246,9 +249,9 @@ class Iteration:
                 ahead = self.chain[i].point(s["chain"][str(i)], context)  # type: ignore[attr-defined]
                 context = context._replace(point=ahead)
             if self.ensemble:
-                c = context.at(0, GRADIENT)
-                count = len(source.members)
-                g, ensemble = self.ensemble.update(taker.of_members(c), count, ensemble, c)
+                ask, own = Members(taker, context.at(0, GRADIENT)), context.at(0, OWN)
+                g, ensemble = self.ensemble.update(ask, len(source.members), ensemble, own)
+                looks = ask.forwards
             elif replaced:
                 g = torch.zeros_like(context.point)
             else:
@@ -267,7 +270,7 @@ class Iteration:
             "t": s["t"] + 1,
             "flat": flat,
             "seen": torch.zeros_like(s["seen"]),
-            "forwards": s["forwards"] + spent,
+            "forwards": s["forwards"] + spent + looks,
             "backwards": s["backwards"] + spent + known,
         }
         inner = {"chain": chain, "step": step, "ensemble": ensemble}
