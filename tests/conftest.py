@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from agr.attacks import Attack
 from agr.attacks.draws import key_of
 from agr.attacks.engine import Item
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.data.decode import load_image
 from agr.evaluation.inputs import find_images
-from agr.models.network import Network, load_network
+from agr.models.network import load_network
+from agr.models.sources import Ensemble, Source
 from agr.utils.hashing import draw
 
 EPS = 10 / 255
@@ -84,9 +86,25 @@ def demo_items(cell: Cell, n: int) -> list[Item]:
     ]
 
 
-def demo_network(cell: Cell) -> Network:
-    """The source of a demo cell, as its file has it."""
-    config = cell.suite.networks[cell.source]
-    return load_network(
-        cell.source, config, memory_format="channels_last", precision="fp32", device="cpu"
-    )
+def demo_network(cell: Cell) -> Source:
+    """The source of a demo cell, as its file has it, or its files."""
+    how = {"memory_format": "channels_last", "precision": "fp32", "device": "cpu"}
+    members = [load_network(name, cell.suite.networks[name], **how) for name in cell.sources]
+    return members[0] if len(members) == 1 else Ensemble(members, "logits")
+
+
+class Several(nn.Module):
+    """Networks as one source, by the mean of their logits."""
+
+    def __init__(self, *members: nn.Module):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([member(x) for member in self.members]).mean(0)
+
+
+def as_source(attack: Attack, model: nn.Module) -> nn.Module:
+    """The model, or twice the model for an attack on several networks."""
+    return Several(model, model) if attack.ensemble else model

@@ -25,6 +25,7 @@ from agr.config.compose import compose_cells, expand
 from agr.config.schema import conf_dir
 from agr.evaluation.replay import recraft
 from agr.evaluation.runner import run_cell
+from agr.models.sources import Ensemble
 from agr.records.audit import check_records
 from agr.records.progress import finished
 from agr.records.store import Records
@@ -221,7 +222,8 @@ def test_new_targets_are_scored_from_saved_images(tmp_path: Path) -> None:
 def test_a_budget_of_gradients_is_used_and_kept(name: str) -> None:
     """Counted by the engine, for every attack that there is: within a step of the budget."""
     budget = 45
-    cell = expand([f"attack={name}", f"gradients={budget}"])[0]
+    several = ["source=[inc_v3,inc_v4]"] if load_attack(name).ensemble else []
+    cell = expand([f"attack={name}", f"gradients={budget}", *several])[0]
     single = load_attack(name).steps == 1
     attack = replace(load_attack(name, steps=cell.config.steps), stop=None)
     for part in attack.views:
@@ -231,7 +233,8 @@ def test_a_budget_of_gradients_is_used_and_kept(name: str) -> None:
     network = small_network()
     layers = nn.Conv2d(3, 8, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     network.body = nn.Sequential(*layers, nn.Linear(8, CLASSES)).double()  # takes any size
-    made = list(craft(attack, network, small_items(2), 2))
+    source = Ensemble([network, network], "logits") if attack.ensemble else network
+    made = list(craft(attack, source, small_items(2), 2))
     spent = {m.backwards for m in made}
     assert len(spent) == 1
     each = spent.pop() / cell.config.steps

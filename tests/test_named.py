@@ -31,7 +31,7 @@ from agr.evaluation.crafting import attack_of
 from agr.evaluation.inputs import find_images
 from agr.evaluation.runner import run_cell
 from agr.evaluation.scoring import image_hash, succeeded
-from agr.models.network import Network
+from agr.models.sources import Source
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from tests.conftest import demo_cell, demo_items, demo_network
@@ -42,7 +42,7 @@ NAMES = [path.stem for path in FILES if not path.stem.startswith("_")]
 
 
 # Sources of attacks that change or read what VGG16 hasn't, or that take several networks.
-SOURCES: dict[str, str] = {}
+SOURCES: dict[str, str] = dict.fromkeys(("svre", "adaea", "cwa", "smer"), "[vgg16,vgg19]")
 
 
 @cache
@@ -64,7 +64,7 @@ def cell_in(norm: str, name: str) -> Cell:
     return Cell(replace(config, attack=deepcopy(config.attack)))
 
 
-def with_pool(attack: Attack, network: Network, items: list[Item]) -> Attack:
+def with_pool(attack: Attack, network: Source, items: list[Item]) -> Attack:
     labels = torch.tensor([i.label for i in items])
     return replace(attack, pool=Pool(network.as_input([i.pixels for i in items]), labels))
 
@@ -119,7 +119,7 @@ def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
 # Of many gradients per step: with fewer of them above, and here two of them with all.
 COSTLY = (
     *("vnifgsm", "emifgsm", "agr+vmi", "admix", "sinifgsm", "si_ni_di_ti", "gra", "pgn", "agr+pgn"),
-    *("bsr", "sia", "decowa", "agr+bsr", "ops", "ops_3x3", "ops_5x5"),
+    *("bsr", "sia", "decowa", "agr+bsr", "ops", "ops_3x3", "ops_5x5", "svre", "smer"),
 )
 FULL_IN_LINF = ("vmifgsm", "ssa")
 

@@ -28,7 +28,7 @@ from agr.attacks.step import AdaGrad, Adam, Overwrite, Plain, RMSProp, Tanh
 from agr.attacks.views import Admix, Diverse, Scale, Spectrum
 from agr.attacks.views.copies import LEVEL
 from agr.attacks.views.spectrum import dct_matrix
-from tests.conftest import CLASSES, EPS, images, small_model
+from tests.conftest import CLASSES, EPS, as_source, images, small_model
 from tests.oracles.base import a_pool, composed, ours
 
 BALLS = {"linf": Linf(EPS), "l2": L2(1.0)}
@@ -682,7 +682,7 @@ def test_gradients_of_nought_or_nan_leave_finite_images(name: str, norm: str) ->
     attack = replace(ours(name, norm, "steps=2"), pool=a_pool(12))
     x, y = images(3), torch.zeros(3).long()
     for model in (Flat().eval(), OneBad().eval()):
-        adv = attack(model, x, y)
+        adv = attack(as_source(attack, model), x, y)
         if attack.start:
             start = attack.ball.project(attack.start(x, attack.ball, keys(3, 0)), x)
             assert torch.equal(adv, start)
@@ -697,7 +697,7 @@ def test_nan_of_one_image_stays_there(name: str, norm: str) -> None:
     attack = replace(ours(name, norm, "steps=2"), pool=a_pool(12))
     model, x = Pattern().eval(), images(3)
     y = model(x).argmax(1)
-    bad, good = attack(OneBad(model).eval(), x, y), attack(model, x, y)
+    bad, good = (attack(as_source(attack, m), x, y) for m in (OneBad(model).eval(), model))
     assert torch.equal(bad[1:], good[1:])
     assert bad.isfinite().all()
 

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from agr.attacks.ball import per_image
 from agr.attacks.loss import CrossEntropy
-from agr.attacks.parts import AskMember, Context, Loss, Objective, State, View
+from agr.attacks.parts import Context, Loss, Objective, State, View
 from agr.attacks.surrogate import Features, Surrogate
 from agr.utils.errors import first_line
+
+Mix = dict[int, Tensor | float]  # members of an ensemble, and the weights of their logits
 
 
 class Goal(NamedTuple):
@@ -40,6 +42,11 @@ class Goal(NamedTuple):
     def bare(self) -> Goal:
         """Return the goal of the plain loss, without views."""
         return Goal(CrossEntropy(), None, (), self.targeted)
+
+    def climbed(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
+        found = self._replace(objective=None).losses(logits, y, [], {})
+        return -found if self.targeted else found
 
     def gradient(self, losses: Tensor, point: Tensor) -> Tensor:
         """Return the gradient of the sum of `losses` (B,) at `point`, towards the attack's goal."""
@@ -70,40 +77,41 @@ class Taker(NamedTuple):
     spent: Tensor  # (B,): passes of each row, added to in place
     looked: Tensor  # (B,): forward passes alone, likewise
 
-    def of(self, rows: Tensor | None, bare: bool) -> Taker:
+    def of(self, rows: Tensor | None, bare: bool = False) -> Taker:
         """Return the taker of gradients of some rows, or of bare ones: see `Slope`."""
         live = self.live if rows is None else self.live & rows
         return self._replace(live=live, goal=self.goal.bare() if bare else self.goal)
 
-    def through_views(self, c: Context, member: int | None = None) -> Tensor:
+    def through_views(self, c: Context, mix: Mix | None = None) -> Tensor:
         """Return the gradient at `c.point` (B, 3, H, W), over all copies by their shares.
 
-        Copies without a share in a living row are skipped. `member` is that of an ensemble.
+        Copies without a share in a living row are skipped. With a `mix` it is that of an ensemble's
+        members, and each of their passes counts.
         """
-        return self.slope(c, member)[1]
+        return self.slope(c, mix)[1]
 
     def slope(
-        self, c: Context, member: int | None = None, make: Callable[[Tensor], Tensor] | None = None
+        self, c: Context, mix: Mix | None = None, make: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return losses (B,) at `c.point` and the gradient there: see `Slope`."""
         total = torch.zeros_like(c.point)
         value, weights = total.new_zeros(len(total)), None
         if self.goal.joint:
-            value, weights = self._joined(c, member, make)
-        for copy in self._copies(c, member, make):
+            value, weights = self._joined(c, mix, make)
+        for copy in self._copies(c, mix, make):
             leaf, image, share, takes, draw, own = copy
             with torch.enable_grad():
-                losses = self._losses(image, leaf, own, member, draw, weights) * share
+                losses = self._losses(image, leaf, own, mix, draw, weights) * share
                 losses = torch.where(takes, losses, 0.0)
                 g = self.goal.gradient(losses, leaf)
             # Rows without a share are left out, since 0 times a NaN is no 0.
             total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
             value = value if self.goal.joint else value + losses.detach()
-            self.spent.add_(self.live & takes)
+            self.spent.add_(self.live & takes, alpha=len(mix or [0]))
         return -value if self.goal.targeted else value, total
 
     def _copies(
-        self, c: Context, member: int | None, make: Callable[[Tensor], Tensor] | None
+        self, c: Context, mix: Mix | None, make: Callable[[Tensor], Tensor] | None
     ) -> Iterator[Made]:
         """Make the copies of `c.point` that have a share in a living row."""
         views = self.goal.views
@@ -117,7 +125,7 @@ class Taker(NamedTuple):
                     # All copies of a view share a key; of those before it each has its own.
                     at = c.at(j, *copy[:j])
                     if getattr(view, "asks", 0):
-                        at = at._replace(losses=self._asked(leaf, own, member, draw))
+                        at = at._replace(losses=self._asked(leaf, own, mix, draw))
                     made = view(image, copy[j], at)
                     image, share = made.image, share * made.share
                     draw = draw if made.draw is None else made.draw
@@ -127,73 +135,57 @@ class Taker(NamedTuple):
             yield Made(leaf, image, share, takes, draw, own)
 
     def _joined(
-        self, c: Context, member: int | None, make: Callable[[Tensor], Tensor] | None
+        self, c: Context, mix: Mix | None, make: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """Return losses (B,) of the mean of the copies' logits, and their gradients there.
 
         The loss of a copy is then the product of its logits with these: one at a time again.
         """
         mean = torch.zeros((), dtype=c.point.dtype, device=c.point.device)
-        for leaf, image, share, takes, draw, own in self._copies(c, member, make):
+        for leaf, image, share, takes, draw, own in self._copies(c, mix, make):
             with torch.no_grad():
-                logits, _ = self._passed(image.detach(), leaf, own, member, draw)
+                logits, _ = self._passed(image.detach(), leaf, own, mix, draw)
             shares = torch.as_tensor(share, dtype=logits.dtype, device=logits.device)
-            part = logits * (per_image(shares, logits) if shares.dim() else shares)
-            mean = mean + torch.where(per_image(takes, part), part, 0.0)
-            self.looked.add_(self.live & takes)
+            mean = mean + torch.where(per_image(takes, logits), _times(shares, logits), 0.0)
+            self.looked.add_(self.live & takes, alpha=len(mix or [0]))
         with torch.enable_grad():
             mean.requires_grad_()
             losses = self.goal.losses(mean, self.y, [], self.made)
             (weights,) = torch.autograd.grad(losses.sum(), mean)
         return losses.detach(), weights
 
-    def of_members(self, c: Context) -> AskMember:
-        """Return what a strategy calls for gradients of an ensemble's members."""
-
-        def ask(point: Tensor, member: Tensor | int, use: int) -> Tensor:
-            at = c._replace(point=point).at(use)
-            if isinstance(member, int):
-                return self.through_views(at, member)
-            total = torch.zeros_like(point)
-            for own in range(len(self.source.members)):
-                rows = member == own
-                if bool((rows & self.live).any()):  # in a batch of its own shape, as ever
-                    g = self.of(rows, bare=False).through_views(at, own)
-                    total = torch.where(per_image(rows, g), g, total)
-            return total
-
-        return ask
-
     def _passed(
-        self, image: Tensor, leaf: Tensor, c: Context, member: int | None, draw: Tensor | None
+        self, image: Tensor, leaf: Tensor, c: Context, mix: Mix | None, draw: Tensor | None
     ) -> tuple[Tensor, Features]:
-        model = self.source if member is None else self.source.members[member]
-        with self.source.ruled(c, self.made, member) as features:
-            logits = _logits(model, image, leaf, draw)
-        return logits, features
+        only = next(iter(mix)) if mix and len(mix) == 1 else None
+        with self.source.ruled(c, self.made, only) as features:
+            if mix is None:
+                return _logits(self.source, image, leaf, draw), features
+            own = {i: _logits(self.source.members[i], image, leaf, draw) for i in mix}
+            return cast(Tensor, sum(_times(mix[i], z) for i, z in own.items())), features
 
     def _losses(
         self,
         image: Tensor,
         leaf: Tensor,
         c: Context,
-        member: int | None,
+        mix: Mix | None,
         draw: Tensor | None,
         weights: Tensor | None = None,
     ) -> Tensor:
-        logits, features = self._passed(image, leaf, c, member, draw)
+        logits, features = self._passed(image, leaf, c, mix, draw)
         if weights is not None:
             return (logits * weights).flatten(1).sum(1)
         return self.goal.losses(logits, self.y, features, self.made)
 
     def _asked(
-        self, leaf: Tensor, c: Context, member: int | None, draw: Tensor | None
+        self, leaf: Tensor, c: Context, mix: Mix | None, draw: Tensor | None
     ) -> Callable[[Tensor], Tensor]:
         """Return what a view calls for losses (B,) of a copy of its own, towards the goal."""
 
         def losses(image: Tensor) -> Tensor:
-            self.spent.add_(self.live)
-            found = self._losses(image, leaf, c, member, draw)
+            self.spent.add_(self.live, alpha=len(mix or [0]))
+            found = self._losses(image, leaf, c, mix, draw)
             return -found if self.goal.targeted else found
 
         return losses
@@ -217,8 +209,7 @@ class Maker:
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
-        found = self.goal._replace(objective=None).losses(logits, self.y, [], {})
-        return -found if self.goal.targeted else found
+        return self.goal.climbed(logits, self.y)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Features:
@@ -268,3 +259,9 @@ def _logits(
             f"{own.shape[-1]} px ({first_line(e)[:200]}): Diverse(back=True), "
             "attack.views.diverse.back=true, resizes them back"
         ) from e
+
+
+def _times(weight: Tensor | float, logits: Tensor) -> Tensor:
+    """Multiply logits (B, classes) by one weight for all rows, or one of each."""
+    each = isinstance(weight, Tensor) and weight.dim() > 0
+    return logits * (per_image(cast(Tensor, weight), logits) if each else weight)

@@ -18,6 +18,7 @@ from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
 from agr.attacks.gradient import Goal, Maker, Taker
 from agr.attacks.loss import CrossEntropy
+from agr.attacks.members import Members
 from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose, no_gradient
 from agr.attacks.step import Plain, step_size
 from agr.attacks.surrogate import Surrogate
@@ -84,7 +85,10 @@ class Iteration:
             return model
         source = Surrogate(model, self.surrogate, self.objective, self.pool)
         if self.ensemble and len(source.members) < 2:
-            raise ValueError(f"{self.ensemble} needs a source of several networks, as source=[A,B]")
+            raise ValueError(
+                f"{type(self.ensemble).__name__} needs a source of several networks: source=[A,B], "
+                "or in Python a module whose `members` they are"
+            )
         return source
 
     def begin(
@@ -260,9 +264,8 @@ class Iteration:
                 ahead = self.chain[i].point(s["chain"][str(i)], context)  # type: ignore[attr-defined]
                 context = context._replace(point=ahead)
             if self.ensemble:
-                c = context.at(0, GRADIENT)
-                count = len(source.members)
-                g, ensemble = self.ensemble.update(taker.of_members(c), count, ensemble, c)
+                ask, own = Members(taker, context.at(0, GRADIENT)), context.at(0, OWN)
+                g, ensemble = self.ensemble.update(ask, len(source.members), ensemble, own)
             elif replaced:
                 g = torch.zeros_like(context.point)
             else:

@@ -203,21 +203,52 @@ class Objective(Protocol):
         ...
 
 
-# Point (B, 3, H, W), member of each row (B,) or one for all, use -> gradients of these members.
-AskMember = Callable[[Tensor, Tensor | int, int], Tensor]
+class AskMembers(Protocol):
+    """Passes of an ensemble's members, each charged to the rows that it is for.
+
+    Gradients are taken towards the attack's goal at points (B, 3, H, W), through views whose draws
+    are those of `use`.
+    """
+
+    targeted: bool
+
+    def gradient(
+        self, point: Tensor, member: Tensor | int, use: int, weight: Tensor | float = 1.0
+    ) -> Tensor:
+        """Return the gradient of the loss of a member's logits, times `weight`.
+
+        `member` and `weight` are those of each row, (B,), or one for all.
+        """
+        ...
+
+    def blended(self, point: Tensor, weights: Tensor, use: int) -> Tensor:
+        """Return the gradient of the loss of the logits' sum, by `weights` (B, members)."""
+        ...
+
+    def logits(self, point: Tensor) -> Tensor:
+        """Return all members' logits (B, members, classes), without a gradient, views or rules."""
+        ...
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
+        ...
 
 
 class Strategy(Protocol):
-    """A way to make one gradient of those of an ensemble's members."""
+    """A way to make one gradient of those of an ensemble's members.
+
+    One that takes further passes has a method `computed(members)`: how many a batch computes in a
+    step, forwards alone and the members that not all rows take included.
+    """
 
     def gradients(self, members: int) -> int:
-        """Return how many gradients of a single member a step takes."""
+        """Return how many gradients of a single member a step takes for an image."""
         ...
 
     def init(self, x: Tensor) -> State: ...
 
     def update(
-        self, ask: AskMember, members: int, s: State, c: Context
+        self, ask: AskMembers, members: int, s: State, c: Context
     ) -> tuple[Tensor, State]: ...
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from agr.attacks.ball import Ball
+from agr.attacks.draws import normal
 from agr.utils.checks import Checked, number
+from agr.utils.pixels import LEVELS
 
 
 @dataclass(frozen=True)
@@ -21,3 +23,13 @@ class Uniform(Checked):
 
     def __call__(self, x0: Tensor, ball: Ball, key: Tensor) -> Tensor:
         return ball.sample(key, x0).mul_(self.radius).add_(x0)
+
+
+@dataclass(frozen=True)
+class Normal(Checked):
+    """Normal noise of `deviation`, on the 0-255 scale (AdaEA; Chen et al., arXiv:2308.02897)."""
+
+    deviation: float = number(0.255, 0)
+
+    def __call__(self, x0: Tensor, ball: Ball, key: Tensor) -> Tensor:
+        return normal(key, x0.shape[1:], x0.dtype).mul_(self.deviation / LEVELS).add_(x0)

@@ -29,8 +29,8 @@ def gradients_of(
 
     A view may make more copies than an image needs, as DI does, and says of how many it is
     `charged`. Without that, all are counted that a batch computes. One that `asks` for gradients
-    of its own takes these for each copy, and a strategy for ensembles says what it takes. Those
-    that a stage says are `bare` see no copies.
+    of its own takes these for each copy, and a strategy for ensembles says what it takes for an
+    image, or what a batch computes. Gradients that a stage says are `bare` see no copies.
     """
     chain = list(chain)
     own = not any(getattr(stage, "replaces", False) for stage in chain)
@@ -40,7 +40,10 @@ def gradients_of(
         (getattr(v, "charged", v.copies) if charged else v.copies) * (1 + getattr(v, "asks", 0))
         for v in views
     )
-    return (points * copies + bare) * (ensemble.gradients(members) if ensemble else members)
+    if ensemble:
+        own = ensemble.gradients
+        members = (own if charged else getattr(ensemble, "computed", own))(members)
+    return (points * copies + bare) * members
 
 
 def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
