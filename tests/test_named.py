@@ -119,7 +119,7 @@ def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
 # Of many gradients per step: with fewer of them above, and here two of them with all.
 COSTLY = (
     *("vnifgsm", "emifgsm", "agr+vmi", "admix", "sinifgsm", "si_ni_di_ti", "gra", "pgn", "agr+pgn"),
-    *("bsr", "sia", "decowa", "agr+bsr", "ops", "ops_3x3", "ops_5x5", "svre", "smer"),
+    *("bsr", "sia", "decowa", "agr+bsr", "ops", "ops_3x3", "ops_5x5", "l2t", "svre", "smer"),
 )
 FULL_IN_LINF = ("vmifgsm", "ssa")
 

@@ -67,7 +67,8 @@ class Iteration:
     @property
     def pool_size(self) -> int:
         """Number of images that views and rules need in the pool; 0 for none."""
-        return max((getattr(p, "pool", 0) for p in (*self.views, *self.surrogate)), default=0)
+        parts = (*self.views, *self.surrogate, *self.chain)
+        return max((getattr(part, "pool", 0) for part in parts), default=0)
 
     def side(self, side: int) -> int:
         """Return the side of the largest copies that the model sees, for images of `side` px."""

@@ -34,7 +34,8 @@ def gradients_of(
     """
     chain = list(chain)
     own = not any(getattr(stage, "replaces", False) for stage in chain)
-    points = own + sum(getattr(stage, "extra", 0) for stage in chain)
+    each = [getattr(stage, "charged", 0) * charged or getattr(stage, "extra", 0) for stage in chain]
+    points = own + sum(each)
     bare = sum(getattr(stage, "bare", 0) for stage in chain)
     copies = math.prod(
         (getattr(v, "charged", v.copies) if charged else v.copies) * (1 + getattr(v, "asks", 0))

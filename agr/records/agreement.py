@@ -35,7 +35,7 @@ ASKED = {*PERCEPTUAL}  # null where a run wasn't asked for them
 ONCE_FOOLED = "agr.attacks.stop.OnceFooled"
 REPLACING = tuple(  # stages that take no gradient at the iterate
     f"agr.attacks.stages.{name}"
-    for name in ("Penalize", "Flatten", "Reverse", "Integrate", "Collect")
+    for name in ("Penalize", "Flatten", "Reverse", "Integrate", "Collect", "Learn")
 )
 # A trace is of images in float32: so far are they from levels, per value, and their cosines.
 FLOAT32, COSINE = 3e-5, 1e-6

@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from tests.oracles import around, classic, ensembles, neighbours, views
+from tests.oracles import around, classic, ensembles, learned, neighbours, views
 from tests.oracles.base import Oracle
 
-FAMILIES: list[Any] = [classic, neighbours, views, around, ensembles]
+FAMILIES: list[Any] = [classic, neighbours, views, around, learned, ensembles]
 ORACLES: dict[str, Oracle] = {o.name: o for family in FAMILIES for o in family.ORACLES}
 
 # What no oracle can see, and why.
 UNSEEN = {
     "attack.step.direction": "only L2 tells; fgsm, ifgsm, mifgsm, pgd, agr and agr_literal do",
+    "attack.chain.policy.pool": "how many images the engine brings along",
     "attack.views.admix.pool": "how many images the engine brings along",
 }
 

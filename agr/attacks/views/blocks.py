@@ -72,7 +72,7 @@ class Shuffle(Checked):
         )
 
 
-def _lengths(shares: Tensor, n: int) -> Tensor:
+def lengths_of(shares: Tensor, n: int) -> Tensor:
     """Return lengths (B, k) in proportion to `shares`; the longest takes what lacks to `n`."""
     lengths = (shares * n / shares.sum(1, keepdim=True)).round().long()
     rest = n - lengths.sum(1, keepdim=True)
@@ -81,7 +81,7 @@ def _lengths(shares: Tensor, n: int) -> Tensor:
 
 def _reordered(shares: Tensor, order: Tensor, n: int) -> Strips:
     """Return the strips of a line of `n` pixels in a new `order` (B, k): what each was before."""
-    lengths = _lengths(shares, n)
+    lengths = lengths_of(shares, n)
     starts = lengths.cumsum(1) - lengths
     new = strips(lengths.gather(1, order).cumsum(1), n)
     old = order.gather(1, new.strip)
@@ -214,7 +214,7 @@ def _resized(line: Strips, dtype: torch.dtype) -> Tensor:
 
     def tents(to: Tensor, of: Tensor) -> Tensor:
         """Return weights of pixels of a strip of length `of` in one of length `to`."""
-        ratio = (of / to)[:, :, None]
+        ratio = (of.double() / to)[:, :, None]
         at = ((line.offset[:, :, None] + 0.5) * ratio - 0.5).clamp_min(0)
         at = torch.minimum(at, (of - 1)[:, :, None].double())
         weights = (1 - (at - line.offset[:, None, :]).abs()).clamp_min(0)

@@ -101,7 +101,7 @@ def applied(x: Tensor, operator: Tensor, numbers: Tensor) -> Tensor:
 def _moved(x: Tensor, operator: Tensor, numbers: Tensor) -> Tensor:
     """Flip, roll, rotate or divide each image."""
     side, n = x.shape[-1], operator[:, None, None]
-    row, column = _rotated(side, _of(ROTATIONS, operator - ROTATE, 0.0))
+    row, column = rotated(side, _of(ROTATIONS, operator - ROTATE, 0.0))
     shift = (numbers[:, :1, None] * side).long()
     row = torch.where(n == 1, side - 1 - row, torch.where(n == 3, (row - shift) % side, row))
     column = torch.where(n == 2, side - 1 - column, column)
@@ -112,7 +112,7 @@ def _moved(x: Tensor, operator: Tensor, numbers: Tensor) -> Tensor:
     return made * share.to(x.dtype)[:, None]
 
 
-def _rotated(side: int, degrees: Tensor) -> tuple[Tensor, Tensor]:
+def rotated(side: int, degrees: Tensor) -> tuple[Tensor, Tensor]:
     """Return the nearest row and column (B, side, side) that each pixel has after a rotation."""
     at = torch.arange(side, dtype=torch.float64, device=degrees.device) - (side - 1) / 2
     v, u = at[None, :, None], at[None, None, :]
@@ -130,11 +130,11 @@ def _resized(x: Tensor, operator: Tensor, numbers: Tensor) -> Tensor:
     full = (side * _of(RATES, operator - RESIZE, RATES[0])).long()
     size = side + (numbers[:, 0] * (full - side)).long()
     top, left = ((numbers[:, k] * (full - size)).long() for k in (1, 2))
-    down, right = (_padded(side, full, size, at, x.dtype) for at in (top, left))
+    down, right = (padded(side, full, size, at, x.dtype) for at in (top, left))
     return down[:, None] @ x @ right[:, None].transpose(2, 3)
 
 
-def _padded(side: int, full: Tensor, size: Tensor, offset: Tensor, dtype: torch.dtype) -> Tensor:
+def padded(side: int, full: Tensor, size: Tensor, offset: Tensor, dtype: torch.dtype) -> Tensor:
     """Return matrices (B, side, side) of `_resized` for a line, of each image's numbers (B,)."""
     pixels = torch.arange(side, dtype=torch.float64, device=full.device)
     full, size, offset = (t[:, None].double() for t in (full, size, offset))
