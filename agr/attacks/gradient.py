@@ -12,6 +12,7 @@ from torch import Tensor
 from agr.attacks.ball import per_image
 from agr.attacks.parts import AskMember, Context, Loss, Objective, State, View
 from agr.attacks.surrogate import Features, Surrogate
+from agr.models.logits import is_fooled, joint, predict
 from agr.utils.errors import first_line
 
 
@@ -47,6 +48,7 @@ class Taker(NamedTuple):
     y: Tensor  # (B,): labels, or target labels
     live: Tensor  # (B,) bool: rows that count
     spent: Tensor  # (B,): passes of each row, added to in place
+    fooled: Tensor | None = None  # (B,) bool: rows that fooled the source in one; added to in place
 
     def through_views(self, c: Context, member: int | None = None) -> Tensor:
         """Return the gradient at `c.point` (B, 3, H, W), over all copies by their shares.
@@ -71,7 +73,8 @@ class Taker(NamedTuple):
                 takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(self.live)
                 if isinstance(share, Tensor) and not bool((self.live & takes).any()):
                     continue
-                losses = self._losses(image, leaf, own, member, draw) * share
+                rows = self.live & takes
+                losses = self._losses(image, leaf, own, member, draw, rows) * share
                 g = self.goal.gradient(torch.where(takes, losses, 0.0), leaf)
             # Rows without a share are left out, since 0 times a NaN is no 0.
             total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
@@ -96,11 +99,21 @@ class Taker(NamedTuple):
         return ask
 
     def _losses(
-        self, image: Tensor, leaf: Tensor, c: Context, member: int | None, draw: Tensor | None
+        self,
+        image: Tensor,
+        leaf: Tensor,
+        c: Context,
+        member: int | None,
+        draw: Tensor | None,
+        rows: Tensor | None = None,
     ) -> Tensor:
+        """Return the losses (B,) of copies; `rows` (B,) bool are those that may have fooled."""
         model = self.source if member is None else self.source.members[member]
         with self.source.ruled(c, self.made, member) as features:
             logits = _logits(model, image, leaf, draw)
+        if self.fooled is not None and rows is not None:
+            pred = predict(joint(logits.detach()))
+            self.fooled.logical_or_(rows & is_fooled(pred, self.y, targeted=self.goal.targeted))
         return self.goal.losses(logits, self.y, features, self.made)
 
     def _asked(
@@ -142,7 +155,7 @@ class Maker:
         """Return the features (B, ...) at each of the objective's layers."""
         with self.source.ruled(self.c, self.recorded) as features:
             self.source(images)
-        self.forwards += 1
+        self.forwards += self.source.passes
         return features
 
     def gradients(
@@ -156,7 +169,8 @@ class Maker:
             found = torch.autograd.grad(
                 loss(logits, features).sum(), [leaf, *features], allow_unused=True
             )
-        self.forwards, self.backwards = self.forwards + 1, self.backwards + 1
+        self.forwards += self.source.passes
+        self.backwards += 1
         at, *others = (
             torch.zeros_like(t) if g is None else g
             for g, t in zip(found, [leaf, *features], strict=True)
