@@ -13,6 +13,7 @@ from agr.attacks.ball import per_image
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import Context, Loss, Objective, State, View
 from agr.attacks.surrogate import Features, Surrogate
+from agr.models.logits import is_fooled, joint, predict
 from agr.utils.errors import first_line
 
 Mix = dict[int, Tensor | float]  # members of an ensemble, and the weights of their logits
@@ -76,6 +77,7 @@ class Taker(NamedTuple):
     live: Tensor  # (B,) bool: rows that count
     spent: Tensor  # (B,): passes of each row, added to in place
     looked: Tensor  # (B,): forward passes alone, likewise
+    fooled: Tensor | None = None  # (B,) bool: rows that fooled the source in one; added to in place
 
     def of(self, rows: Tensor | None, bare: bool = False) -> Taker:
         """Return the taker of gradients of some rows, or of bare ones: see `Slope`."""
@@ -101,7 +103,8 @@ class Taker(NamedTuple):
         for copy in self._copies(c, mix, make):
             leaf, image, share, takes, draw, own = copy
             with torch.enable_grad():
-                losses = self._losses(image, leaf, own, mix, draw, weights) * share
+                rows = self.live & takes
+                losses = self._losses(image, leaf, own, mix, draw, weights, rows) * share
                 losses = torch.where(takes, losses, 0.0)
                 g = self.goal.gradient(losses, leaf)
             # Rows without a share are left out, since 0 times a NaN is no 0.
@@ -147,7 +150,7 @@ class Taker(NamedTuple):
                 logits, _ = self._passed(image.detach(), leaf, own, mix, draw)
             shares = torch.as_tensor(share, dtype=logits.dtype, device=logits.device)
             mean = mean + torch.where(per_image(takes, logits), _times(shares, logits), 0.0)
-            self.looked.add_(self.live & takes, alpha=len(mix or [0]))
+            self.looked.add_(self.live & takes, alpha=len(mix or [0]) * self.source.passes)
         with torch.enable_grad():
             mean.requires_grad_()
             losses = self.goal.losses(mean, self.y, [], self.made)
@@ -172,8 +175,16 @@ class Taker(NamedTuple):
         mix: Mix | None,
         draw: Tensor | None,
         weights: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
+        """Return the losses (B,) of copies; `rows` (B,) bool are those that may have fooled.
+
+        With `weights` like the logits they are the logits' products with these.
+        """
         logits, features = self._passed(image, leaf, c, mix, draw)
+        if self.fooled is not None and rows is not None:
+            pred = predict(joint(logits.detach()))
+            self.fooled.logical_or_(rows & is_fooled(pred, self.y, targeted=self.goal.targeted))
         if weights is not None:
             return (logits * weights).flatten(1).sum(1)
         return self.goal.losses(logits, self.y, features, self.made)
@@ -216,7 +227,7 @@ class Maker:
         """Return the features (B, ...) at each of the objective's layers."""
         with self.source.ruled(self.c, self.recorded) as features:
             self.source(images)
-        self.forwards += 1
+        self.forwards += self.source.passes
         return features
 
     def gradients(
@@ -230,7 +241,8 @@ class Maker:
             found = torch.autograd.grad(
                 loss(logits, features).sum(), [leaf, *features], allow_unused=True
             )
-        self.forwards, self.backwards = self.forwards + 1, self.backwards + 1
+        self.forwards += self.source.passes
+        self.backwards += 1
         at, *others = (
             torch.zeros_like(t) if g is None else g
             for g, t in zip(found, [leaf, *features], strict=True)

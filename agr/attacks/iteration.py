@@ -120,6 +120,7 @@ class Iteration:
             "live": y >= 0,  # NO_ANSWER can't be attacked
             "seen": rows > 0,  # the iterate has been observed
             "flat": rows == 0,  # every gradient so far was zero
+            "fooled": rows > 0,  # it has fooled the source in a gradient's pass, if a rule watches
             "forwards": rows,  # passes for the image: its observations and gradients
             "backwards": rows,
             "made": {},  # before the first step of each row, by `_prepared`
@@ -182,6 +183,7 @@ class Iteration:
             path=(STEPS, s["t"]),
             grad=no_gradient,
             pool=self.pool,
+            fooled=s["fooled"],
         )
 
     @property
@@ -235,8 +237,9 @@ class Iteration:
             return s
         known, replaced = int(g is not None), composition.replaces(self.chain)
         # Gradients of each row, beyond a `g` that is known, and forward passes alone.
-        spent, looked = torch.zeros_like(s["t"]), torch.zeros_like(s["t"])
-        taker = Taker(self._goal, source, s["made"], s["y"].clamp_min(0), more, spent, looked)
+        spent, looked, fooled = s["t"] * 0, s["t"] * 0, s["fooled"].clone()
+        counts = (more, spent, looked, fooled if source.watches else None)
+        taker = Taker(self._goal, source, s["made"], s["y"].clamp_min(0), *counts)
         context, ensemble = self.context(s, image), s["ensemble"]
 
         def of_stage(i: int) -> Context:
@@ -284,8 +287,9 @@ class Iteration:
             "x": self.ball.project(x, s["x0"]),
             "t": s["t"] + 1,
             "flat": flat,
+            "fooled": fooled,
             "seen": torch.zeros_like(s["seen"]),
-            "forwards": s["forwards"] + spent + looked,
+            "forwards": s["forwards"] + spent * source.passes + looked,
             "backwards": s["backwards"] + spent + known,
         }
         inner = {"chain": chain, "step": step, "ensemble": ensemble}

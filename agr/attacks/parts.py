@@ -93,6 +93,8 @@ class Context(NamedTuple):
     # Of a view that asks: images -> losses (B,), which it may climb.
     losses: Callable[[Tensor], Tensor] | None = None
     slope: Slope = no_gradient  # `grad`, with losses and options
+    # Of a rule that watches: images that fooled the source in a gradient's pass before this step.
+    fooled: Tensor | None = None  # (B,) bool
 
     @property
     def key(self) -> Tensor:
@@ -120,6 +122,7 @@ class Pass(NamedTuple):
     module: nn.Module
     clean: Tensor | None  # what the module makes of the clean images, (B, ...); see `Rule`
     benign: Tensor | None  # and of the images of the pool, (K, ...)
+    reference: Tensor | None  # and of the images that the rule's `reference` makes, (B, ...)
 
 
 class Seen(NamedTuple):
@@ -149,7 +152,9 @@ class Rule(Protocol):
     (`agr.models.roles`) and says by name which role a network lacks. No row may depend on another.
 
     Optional attributes: `clean`, true if it needs what its modules make of the clean images;
-    `pool`, the number of images that it mixes in; `unfused`, true if it needs attention maps.
+    `pool`, the number of images that it mixes in; `unfused`, true if it needs attention maps;
+    `watches`, true if it needs `c.fooled`; `reference`, a method that makes images of a context,
+    which go through the source before each pass, without rules: one more forward.
     """
 
     def find(self, network: nn.Module) -> dict[str, nn.Module]:

@@ -52,6 +52,9 @@ class Surrogate:
         wanted = any(getattr(rule, "unfused", False) for rule in rules)
         self.fused = [m for body in bodies for m in fused_attentions(body)] if wanted else []
         self.clean = [i for i, rule in enumerate(rules) if getattr(rule, "clean", False)]
+        self.watches = any(getattr(rule, "watches", False) for rule in rules)
+        # Passes for each that is asked: itself, and the references of rules.
+        self.passes = 1 + sum(hasattr(rule, "reference") for rule in rules)
         self._benign: dict[tuple[int, int], dict[str, Tensor]] = {}
 
     def described(self) -> list[str]:
@@ -77,6 +80,7 @@ class Surrogate:
         features: Features = []
         with ExitStack() as undo:
             undo.enter_context(unfused(self.fused))
+            changes: list[tuple[dict[str, nn.Module], Make]] = []
             for b, rules in enumerate(self.found):
                 if member is not None and b != member:
                     continue
@@ -84,12 +88,17 @@ class Surrogate:
                     clean = made.get("clean", {}).get(f"{b} {i}", {})
                     benign = self._benign.get((b, i), {})
                     own = c.at(RULES, b, i)
-                    undo.enter_context(replaced(modules, _with(rule, own, clean, benign)))
+                    reference = {}
+                    if hasattr(rule, "reference"):
+                        reference = self._made(b, modules, rule.reference(own))
+                    make = _with(rule, own, clean, benign, reference)
+                    changes.append((modules, make))
+            for changed, make in changes:
+                undo.enter_context(replaced(changed, make))
             undo.enter_context(recorded(self.layers, found))
             yield features
             features.extend(found[name] for name in self.layers)
 
-    @torch.no_grad()
     def record(self, x0: Tensor) -> State:
         """Return what the modules of rules make of clean images, where rules need it."""
         made: State = {}
@@ -98,7 +107,6 @@ class Surrogate:
                 made[f"{b} {i}"] = self._made(b, rules[i], x0)
         return {"clean": made} if made else {}
 
-    @torch.no_grad()
     def prepare(self) -> None:
         """Run the pool's images once, where rules mix them in."""
         for b, rules in enumerate(self.found):
@@ -108,6 +116,7 @@ class Surrogate:
                     images = self.pool.images[:size]
                     self._benign[b, i] = self._made(b, rules[i], images)
 
+    @torch.no_grad()
     def _made(self, b: int, modules: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         with unfused(self.fused), recorded(modules, found):
@@ -116,10 +125,15 @@ class Surrogate:
 
 
 def _with(
-    rule: Rule, c: Context, clean: Mapping[str, Tensor], benign: Mapping[str, Tensor]
+    rule: Rule,
+    c: Context,
+    clean: Mapping[str, Tensor],
+    benign: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
 ) -> Make:
     def make(i: int, name: str, module: nn.Module) -> Forward:
-        p = Pass(c.at(i), name, module, clean.get(name), benign.get(name))
+        made = clean.get(name), benign.get(name), reference.get(name)
+        p = Pass(c.at(i), name, module, *made)
         return rule.forward(module.forward, p)
 
     return make

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tests.oracles import around, classic, ensembles, learned, neighbours, views
+from tests.oracles import around, classic, ensembles, learned, neighbours, surrogates, views
 from tests.oracles.base import Oracle
 
-FAMILIES: list[Any] = [classic, neighbours, views, around, learned, ensembles]
+FAMILIES: list[Any] = [classic, neighbours, views, around, learned, surrogates, ensembles]
 ORACLES: dict[str, Oracle] = {o.name: o for family in FAMILIES for o in family.ORACLES}
 
 # What no oracle can see, and why.
