@@ -9,7 +9,7 @@ comes from a key per row (`agr.attacks.draws`), so that no image depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -68,6 +68,7 @@ class Context(NamedTuple):
     pool: Pool | None
     # Of a view that asks: images -> losses (B,), which it may climb.
     losses: Callable[[Tensor], Tensor] | None = None
+    made: State | None = None  # of a view with `once`: what it made before the first step
 
     @property
     def key(self) -> Tensor:
@@ -95,6 +96,7 @@ class Pass(NamedTuple):
     module: nn.Module
     clean: Tensor | None  # what the module makes of the clean images, (B, ...); see `Rule`
     benign: Tensor | None  # and of the images of the pool, (K, ...)
+    shared: dict[str, Any]  # empty at first: what a rule's modules tell each other in this pass
 
 
 class Seen(NamedTuple):
@@ -137,14 +139,16 @@ class Rule(Protocol):
 
 
 class Ask(Protocol):
-    """Passes of the source that an objective asks for before an image's first step."""
+    """Passes of the source that a part asks for before an image's first step."""
+
+    layers: Mapping[str, nn.Module]  # of its features
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
         ...
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Return the features (B, ...) at each of the objective's layers."""
+        """Return the features (B, ...) at each of the layers."""
         ...
 
     def gradients(
@@ -202,6 +206,10 @@ class View(Protocol):
     Copies are made one at a time and have one shape, so memory doesn't grow with their number. A
     view whose attribute `asks` is n calls `c.losses` n times for a copy, for gradients of its own
     parameters; each is a pass, in which later views take no part.
+
+    A view whose attribute `once` is n takes n gradients before an image's first step. It has
+    `find(network)`, which returns the one module that it reads, by name, and `make(ask, y, c)`, as
+    an objective; `c.made` is what this returned.
     """
 
     @property
