@@ -9,7 +9,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from agr.attacks.draws import uniform
 from agr.attacks.parts import Context
 from agr.attacks.views import PatchOut, SelfPaced
 from tests.conftest import CLASSES, EPS
@@ -61,9 +60,9 @@ def timms() -> nn.Module:
         num_heads=3,
         mlp_ratio=2,
         num_classes=CLASSES,
-    )
+    ).double()
     net.load_state_dict(by_hand().state_dict())
-    return net.double().eval().requires_grad_(False)
+    return net.eval().requires_grad_(False)
 
 
 def at_patches(g: Given, kind: type, b: int, t: int) -> tuple[Any, Context]:

@@ -95,7 +95,8 @@ class SelfPaced(Checked):
         assert c.made is not None
         lowest = self.offset + self.scale * c.made["importance"]
         past = ((c.t + 1) / c.steps).to(lowest.dtype)[:, None, None]
-        kept = self.uniform(x, c) <= self.start - (self.start - lowest) * past
+        # Not <=: what has no importance is kept, so that its gradient tells that it isn't finite.
+        kept = ~(self.uniform(x, c) > self.start - (self.start - lowest) * past)
         return Copy(_patched(x, c, kept, self.crop), 1.0)
 
     def uniform(self, x: Tensor, c: Context) -> Tensor:
