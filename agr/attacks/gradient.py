@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agr.attacks.ball import per_image
 from agr.attacks.loss import CrossEntropy
@@ -129,6 +129,8 @@ class Taker(NamedTuple):
                     at = c.at(j, *copy[:j])
                     if getattr(view, "asks", 0):
                         at = at._replace(losses=self._asked(leaf, own, mix, draw))
+                    if getattr(view, "once", 0):
+                        at = at._replace(made=self.made[f"view {j}"])
                     made = view(image, copy[j], at)
                     image, share = made.image, share * made.share
                     draw = draw if made.draw is None else made.draw
@@ -207,15 +209,19 @@ class Maker:
 
     def __init__(self, goal: Goal, source: Surrogate, y: Tensor, c: Context):
         self.goal, self.source, self.y, self.c = goal, source, y, c
+        self.layers: Mapping[str, nn.Module] = source.layers  # of the part that asks
         self.forwards = self.backwards = 0
 
     def make(self) -> State:
-        """Return features of the clean images, and what the objective keeps."""
+        """Return features of the clean images, and what the objective and views keep."""
         self.source.prepare()
         self.recorded = made = self.source.record(self.c.x0)
         self.forwards += bool(made)
         if self.goal.objective:
             made = made | {"objective": self.goal.objective.make(self, self.y, self.c)}
+        for j, (view, layers) in self.source.reading.items():
+            self.layers = layers
+            made = made | {f"view {j}": view.make(self, self.y, self.c)}
         return made
 
     def loss(self, logits: Tensor) -> Tensor:
@@ -224,8 +230,8 @@ class Maker:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Features:
-        """Return the features (B, ...) at each of the objective's layers."""
-        with self.source.ruled(self.c, self.recorded) as features:
+        """Return the features (B, ...) at each of the layers."""
+        with self.source.ruled(self.c, self.recorded, layers=self.layers) as features:
             self.source(images)
         self.forwards += self.source.passes
         return features
@@ -235,9 +241,9 @@ class Maker:
     ) -> tuple[Tensor, Features]:
         """Return gradients of `loss(logits, features)` (B,): at the images, and at the features."""
         leaf = images.detach().requires_grad_()
-        with torch.enable_grad(), self.source.ruled(self.c, self.recorded) as features:
-            logits = self.source(leaf)
         with torch.enable_grad():
+            with self.source.ruled(self.c, self.recorded, layers=self.layers) as features:
+                logits = self.source(leaf)
             found = torch.autograd.grad(
                 loss(logits, features).sum(), [leaf, *features], allow_unused=True
             )

@@ -65,6 +65,16 @@ class Iteration:
         return gradients_of(self.views, self.chain, self.ensemble, members, charged=False)
 
     @property
+    def once(self) -> int:
+        """Number of gradients that are taken before an image's first step."""
+        return sum(getattr(part, "once", 0) for part in (self.objective, *self.views))
+
+    @property
+    def prepares(self) -> bool:
+        """True if something is made of images before their first step."""
+        return bool(self.objective or self.surrogate or self.once)
+
+    @property
     def pool_size(self) -> int:
         """Number of images that views and rules need in the pool; 0 for none."""
         parts = (*self.views, *self.surrogate, *self.chain)
@@ -84,7 +94,7 @@ class Iteration:
         """
         if isinstance(model, Surrogate):
             return model
-        source = Surrogate(model, self.surrogate, self.objective, self.pool)
+        source = Surrogate(model, self.surrogate, self.objective, self.pool, self.views)
         if self.ensemble and len(source.members) < 2:
             raise ValueError(
                 f"{type(self.ensemble).__name__} needs a source of several networks: source=[A,B], "
@@ -195,7 +205,7 @@ class Iteration:
 
     def _prepared(self, source: Surrogate, s: State) -> State:
         """Make what rows need before their first step; each row is charged for its own only."""
-        if not (self.objective or self.surrogate):
+        if not self.prepares:
             return s
         fresh = s["live"] & (s["t"] == 0)
         if not bool(fresh.any()):

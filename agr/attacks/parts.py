@@ -9,7 +9,7 @@ comes from a key per row (`agr.attacks.draws`), so that no image depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -95,6 +95,7 @@ class Context(NamedTuple):
     slope: Slope = no_gradient  # `grad`, with losses and options
     # Of a rule that watches: images that fooled the source in a gradient's pass before this step.
     fooled: Tensor | None = None  # (B,) bool
+    made: State | None = None  # of a view with `once`: what it made before the first step
 
     @property
     def key(self) -> Tensor:
@@ -123,6 +124,7 @@ class Pass(NamedTuple):
     clean: Tensor | None  # what the module makes of the clean images, (B, ...); see `Rule`
     benign: Tensor | None  # and of the images of the pool, (K, ...)
     reference: Tensor | None  # and of the images that the rule's `reference` makes, (B, ...)
+    shared: dict[str, Any]  # empty at first: what a rule's modules tell each other in this pass
 
 
 class Seen(NamedTuple):
@@ -167,14 +169,16 @@ class Rule(Protocol):
 
 
 class Ask(Protocol):
-    """Passes of the source that an objective asks for before an image's first step."""
+    """Passes of the source that a part asks for before an image's first step."""
+
+    layers: Mapping[str, nn.Module]  # of its features
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
         ...
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Return the features (B, ...) at each of the objective's layers."""
+        """Return the features (B, ...) at each of the layers."""
         ...
 
     def gradients(
@@ -264,6 +268,10 @@ class View(Protocol):
     view whose attribute `asks` is n calls `c.losses` n times for a copy, for gradients of its own
     parameters; each is a pass, in which later views take no part. With a true `joint` the loss is
     that of the mean of all copies' logits, for which they are passed forward once more before.
+
+    A view whose attribute `once` is n takes n gradients before an image's first step. It has
+    `find(network)`, which returns the one module that it reads, by name, and `make(ask, y, c)`, as
+    an objective; `c.made` is what this returned.
     """
 
     @property

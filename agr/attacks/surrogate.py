@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agr.attacks.parts import Context, Model, Objective, Pass, Pool, Rule, State
+from agr.attacks.parts import Context, Model, Objective, Pass, Pool, Rule, State, View
 from agr.models.roles import fused_attentions, layer_of, unfused
 from agr.models.sources import behind, bodies_of
 from agr.utils.text import plural
@@ -34,21 +34,28 @@ class Surrogate:
         rules: Sequence[Rule] = (),
         objective: Objective | None = None,
         pool: Pool | None = None,
+        views: Sequence[View] = (),
     ):
         self.model, self.rules, self.pool = model, rules, pool
         self.takes_side = getattr(model, "takes_side", False)
         self.takes_draw = getattr(model, "takes_draw", False)
         self.members: list[Model] = list(getattr(behind(model), "members", [model]))
-        bodies = bodies_of(model) if rules or objective else []
+        reading = {j: view for j, view in enumerate(views) if getattr(view, "once", 0)}
+        bodies = bodies_of(model) if rules or objective or reading else []
         self.found = [[rule.find(body) for rule in rules] for body in bodies]
         self.layers: dict[str, nn.Module] = {}
-        if objective:
+        for reader in (*([objective] if objective else []), *reading.values()):
             if len(bodies) > 1:
                 raise ValueError(
-                    f"{type(objective).__name__} takes features of one network, and the source "
+                    f"{type(reader).__name__} takes features of one network, and the source "
                     f"has {len(bodies)}: attack one of them"
                 )
+        if objective:
             self.layers = dict(layer_of(bodies[0], layer) for layer in objective.layers)
+        self.reading: dict[int, tuple[Any, dict[str, nn.Module]]] = {
+            j: (view, view.find(bodies[0]))  # type: ignore[attr-defined]
+            for j, view in reading.items()
+        }
         wanted = any(getattr(rule, "unfused", False) for rule in rules)
         self.fused = [m for body in bodies for m in fused_attentions(body)] if wanted else []
         self.clean = [i for i, rule in enumerate(rules) if getattr(rule, "clean", False)]
@@ -64,18 +71,27 @@ class Surrogate:
             of = f" of network {b + 1}" if len(self.found) > 1 else ""
             for rule, modules in zip(self.rules, rules, strict=True):
                 lines.append(f"{type(rule).__name__} changes {_listed(modules)}{of}")
-        return [*lines, *([f"features of {_listed(self.layers)}"] if self.layers else [])]
+        read = [self.layers, *(modules for _, modules in self.reading.values())]
+        return [*lines, *(f"features of {_listed(modules)}" for modules in read if modules)]
 
     def __call__(self, *inputs: Any, **keys: Any) -> Tensor:
         """Return the model's own logits."""
         return self.model(*inputs, **keys)
 
     @contextmanager
-    def ruled(self, c: Context, made: State, member: int | None = None) -> Iterator[Features]:
+    def ruled(
+        self,
+        c: Context,
+        made: State,
+        member: int | None = None,
+        layers: Mapping[str, nn.Module] | None = None,
+    ) -> Iterator[Features]:
         """Put the rules on while a forward pass runs; features appear in the list that is yielded.
 
         `made` is what `record` returned; of an ensemble, `member` is the one that is asked.
+        Features are of `layers`, or those of the objective.
         """
+        layers = self.layers if layers is None else layers
         found: dict[str, Tensor] = {}
         features: Features = []
         with ExitStack() as undo:
@@ -95,9 +111,9 @@ class Surrogate:
                     changes.append((modules, make))
             for changed, make in changes:
                 undo.enter_context(replaced(changed, make))
-            undo.enter_context(recorded(self.layers, found))
+            undo.enter_context(recorded(layers, found))
             yield features
-            features.extend(found[name] for name in self.layers)
+            features.extend(found[name] for name in layers)
 
     def record(self, x0: Tensor) -> State:
         """Return what the modules of rules make of clean images, where rules need it."""
@@ -131,9 +147,11 @@ def _with(
     benign: Mapping[str, Tensor],
     reference: Mapping[str, Tensor],
 ) -> Make:
+    shared: dict[str, Any] = {}
+
     def make(i: int, name: str, module: nn.Module) -> Forward:
         made = clean.get(name), benign.get(name), reference.get(name)
-        p = Pass(c.at(i), name, module, *made)
+        p = Pass(c.at(i), name, module, *made, shared)
         return rule.forward(module.forward, p)
 
     return make

@@ -80,7 +80,7 @@ def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     members = 1 if isinstance(config.source, str) else len(config.source)
     joined = ensemble[0] if ensemble else None
     each = gradients_of(views, chain, joined, members) * max(1, config.eot)
-    once = sum(part.once for part in objective)
+    once = sum(getattr(part, "once", 0) for part in (*objective, *views))
     if once + each > budget:
         before = f" after {once} before the first" if once else ""
         raise TooDear(

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 Modules = dict[str, nn.Module]
 
@@ -146,16 +146,34 @@ def attention_maps(network: nn.Module) -> Modules:
 
 def children_of(owners: Modules, attribute: str, network: nn.Module) -> Modules:
     """Return the modules that each of `owners` has under a name: the qkv of attentions."""
-    lacking = [name for name, owner in owners.items() if not hasattr(owner, attribute)]
+    lacking = [n for n, owner in owners.items() if getattr(owner, attribute, None) is None]
     if lacking:
-        raise ValueError(f"{_title(network)} has no {attribute} in {', '.join(lacking[:3])}")
+        some = ", ".join(f"{name} ({type(owners[name]).__name__})" for name in lacking[:3])
+        raise ValueError(f"{_title(network)} has no {attribute} in {some}")
     return {f"{name}.{attribute}": getattr(owner, attribute) for name, owner in owners.items()}
 
 
 def mlps(network: nn.Module) -> Modules:
     """Return the MLPs of transformer blocks."""
-    owners = {n: m for n, m in network.named_modules() if hasattr(m, "attn") and hasattr(m, "mlp")}
-    return children_of(_some(owners, network, "transformer block"), "mlp", network)
+    return children_of(blocks(network), "mlp", network)
+
+
+def blocks(network: nn.Module) -> Modules:
+    """Return the transformer blocks: modules with an attention and an MLP."""
+
+    def fits(module: nn.Module) -> bool:
+        return all(getattr(module, name, None) is not None for name in ("attn", "mlp"))
+
+    return _of_kind(network, "transformer block", fits)
+
+
+def channels_at(module: nn.Module, value: Tensor) -> int:
+    """Return the dimension of channels in what a module of a transformer returns.
+
+    That is the last one, but for maps (B, channels, H, W) of modules with convolutions.
+    """
+    convolves = any(isinstance(inner, nn.Conv2d) for inner in module.modules())
+    return 1 if convolves and value.dim() == 4 else value.dim() - 1
 
 
 def layers(network: nn.Module) -> list[str]:

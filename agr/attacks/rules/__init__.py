@@ -8,3 +8,6 @@ from agr.attacks.rules.features import PerturbationDecay as PerturbationDecay
 from agr.attacks.rules.residual import DropoutErosion as DropoutErosion
 from agr.attacks.rules.residual import SkipErosion as SkipErosion
 from agr.attacks.rules.residual import SkipGradient as SkipGradient
+from agr.attacks.rules.transformers import ConstantAttention as ConstantAttention
+from agr.attacks.rules.transformers import Regularize as Regularize
+from agr.attacks.rules.transformers import Tune as Tune

@@ -52,11 +52,12 @@ class PerturbationDecay(Checked):
 class FeatureDiversity(Checked):
     """DHF: features mixed with the clean image's and with their mean (arXiv:2304.10136).
 
-    Wang et al. (BMVC 2023). As in the authors' program, every feature z of residual branches from depth `start` on, after
-    inner ReLUs and at the end, becomes most * u * c + (1 - most * u) * z with c that of the clean
-    image, and then, with probability 1 - `keep`, their mean over the image; u is uniform in [0, 1].
-    Only from the step on after a gradient's pass has seen the image fool the source, for good.
-    Authors: 0.2 and 0.9, in the last 5/6 of the blocks.
+    Wang et al. (BMVC 2023). As in the authors' program, every feature z of residual branches
+    from depth `start` on, after inner ReLUs and at the end, becomes most * u * c + (1 - most *
+    u) * z with c that of the clean image, and then, with probability 1 - `keep`, their mean
+    over the image; u is uniform in [0, 1]. Only from the step on after a gradient's pass has
+    seen the image fool the source, for good. Authors: 0.2 and 0.9, in the last 5/6 of the
+    blocks.
     """
 
     start: str | float = place(0.167)

@@ -1,5 +1,6 @@
 """Stages: transformations of the gradient before the step."""
 
+from agr.attacks.stages.basic import Distance as Distance
 from agr.attacks.stages.basic import MeanNormalize as MeanNormalize
 from agr.attacks.stages.basic import Momentum as Momentum
 from agr.attacks.stages.basic import Smooth as Smooth
