@@ -246,8 +246,8 @@ class Stage(Protocol):
     A stage whose attribute `look_ahead` is true also has `point(s, c)`, which returns the point
     where the gradient is taken; an attack has at most one of these. A stage that calls `c.grad` or
     `c.slope` has an attribute `extra`, the number of its calls in a step, and `bare`, that of its
-    bare ones on top. The first one may have a true `replaces`: it needs no gradient at the iterate,
-    and gets zeros.
+    bare ones on top; `left_out(steps)` is how many of these it doesn't take after all. The first one
+    may have a true `replaces`: it needs no gradient at the iterate, and gets zeros.
     """
 
     def init(self, x: Tensor) -> State: ...
