@@ -54,8 +54,8 @@ def left_out(chain: Iterable[Any], steps: int) -> int:
 def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Set `steps` of a config, composed from `overrides`, to what its `gradients` allow.
 
-    T = floor(gradients / gradients per step), or more where steps leave some out. An attack of one step keeps to it. An ensemble's
-    gradients are those of its members, and `eot` multiplies them.
+    T = floor(gradients / gradients per step), or more where steps leave some out. An attack of one
+    step keeps to it. An ensemble's gradients are those of its members, and `eot` multiplies them.
     Raises TooDear, and ConfigError where the cost can't be known or `steps` is given too.
     """
     if (budget := config.gradients) is None:

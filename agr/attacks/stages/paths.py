@@ -140,10 +140,11 @@ def _between(x: Tensor, *, move: Move | None, canvas: int, low: Tensor, place: f
 class Collect(Checked):
     """ANDA: the mean of all gradients so far, over shifts of the image (arXiv:2209.11964).
 
-    Fang et al. (CVPR 2024). As in the authors' program, every step takes the gradient of `side` x `side` shifts of the
-    image, evenly spaced within `reach` times half of it each way, bilinear and with black around.
-    None is normalised. With `sample` the last step is along a draw from the normal distribution
-    that has the mean and the covariance of all of them. No gradient is taken at the iterate.
+    Fang et al. (CVPR 2024). As in the authors' program, every step takes the gradient of
+    `side` x `side` shifts of the image, evenly spaced within `reach` times half of it each way,
+    bilinear and with black around. None is normalised. With `sample` the last step is along a draw
+    from the normal distribution that has the mean and the covariance of all of them. No gradient is
+    taken at the iterate.
     Authors: 5 and 0.3; their output a is the mean, b the draw.
     """
 
