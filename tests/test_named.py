@@ -99,7 +99,7 @@ def check_bitwise(cell: Cell, slots: int, n: int, *, watched: bool) -> list[Craf
 
 FAST = ("pgd", "difgsm", "vnifgsm", "admix", "ssa", "ai_fgtm", "agr+mi")  # all parts, but few times
 # Parameters that say how often something is done, of which fewer will do: `in_full` has all.
-MANY = ("copies", "samples", "neighbours", "chains", "inner", "rounds")
+MANY = ("copies", "samples", "neighbours", "chains", "inner", "rounds", "side")
 
 
 @pytest.mark.slow
@@ -123,6 +123,7 @@ def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
 COSTLY = (
     *("vnifgsm", "emifgsm", "agr+vmi", "admix", "sinifgsm", "si_ni_di_ti", "gra", "pgn", "agr+pgn"),
     *("bsr", "sia", "decowa", "agr+bsr", "ops", "ops_3x3", "ops_5x5", "l2t", "svre", "smer"),
+    *("mef", "ncs", "rap", "dem", "mumodig", "anda"),
 )
 FULL_IN_LINF = ("vmifgsm", "ssa")
 
@@ -187,7 +188,8 @@ def test_observing_changes_no_image() -> None:
     ("name", "gradients"),
     [("vmifgsm", 21), ("emifgsm", 11), ("admix", 15), ("sifgsm", 5), ("ssa", 20), ("difgsm", 1),
      ("si_ni_di_ti", 5), ("nifgsm", 1), ("tifgsm", 1), ("agr+vmi", 21), ("bsr", 20), ("decowa", 40),
-     ("ops_3x3", 10), ("pna", 1), ("tgr", 1), ("att", 1)],
+     ("ops_3x3", 10), ("pna", 1), ("tgr", 1), ("att", 1), ("mef", 20), ("rap", 9), ("mumodig", 7),
+     ("anda", 25)],
 )  # fmt: skip
 def test_gradients_are_counted(name: str, gradients: int) -> None:
     """An image's own count is that of hooks on the network if every slot is in use."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from agr.attacks import Attack, Linf
 from agr.attacks.engine import Calls, Item, craft
 from agr.attacks.parts import Ask, AskMember, Context, Pass, State
-from agr.attacks.stages import Penalize, Variance
+from agr.attacks.stages import Collect, Flatten, Integrate, Penalize, Reverse, Variance
+from agr.attacks.views import DiversityEnsemble, Scale
 from agr.config.cost import gradients_of
 from agr.config.schema import NetworkConfig
 from agr.models import roles
@@ -199,6 +200,12 @@ ATTACKS = {
     "both": (Attack(Linf(EPS), steps=3, objective=Along(), surrogate=(Mixed(),)), 1, 5, 4),
     "strategy": (Attack(Linf(EPS), steps=3, ensemble=InTurn()), 3, 9, 9),
     "replaces": (Attack(Linf(EPS), steps=3, chain=(Penalize(2),)), 1, 12, 12),
+    "flatten": (Attack(Linf(EPS), steps=3, chain=(Flatten(2, penalty=9),)), 1, 6, 6),
+    "late": (Attack(Linf(EPS), steps=3, chain=(Reverse(2, late=0.5),)), 1, 7, 7),
+    "bare": (Attack(Linf(EPS), steps=3, views=(Scale(2),), chain=(Reverse(2, late=0),)), 1, 12, 12),
+    "paths": (Attack(Linf(EPS), steps=3, chain=(Integrate(2),)), 1, 9, 9),
+    "sample": (Attack(Linf(EPS), steps=3, chain=(Collect(2, sample=True),)), 1, 12, 12),
+    "joint": (Attack(Linf(EPS), steps=3, views=(DiversityEnsemble(2), Scale(2))), 1, 24, 12),
 }
 
 

@@ -24,6 +24,7 @@ def gradients_of(
     members: int = 1,
     *,
     charged: bool = True,
+    eot: int = 0,
 ) -> int:
     """Return the gradients of a step: one for every copy, at every point, of every member.
 
@@ -42,16 +43,21 @@ def gradients_of(
         for v in views
     )
     if ensemble:
-        own = ensemble.gradients
-        members = (own if charged else getattr(ensemble, "computed", own))(members)
-    return (points * copies + bare) * members
+        own_share = ensemble.gradients
+        members = (own_share if charged else getattr(ensemble, "computed", own_share))(members)
+    return (points * copies * max(1, eot) + bare) * members
+
+
+def left_out(chain: Iterable[Any], steps: int) -> int:
+    """Return the bare gradients that stages leave out in T steps, as RAP does in the first ones."""
+    return sum(stage.left_out(steps) for stage in chain if hasattr(stage, "left_out"))
 
 
 def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Set `steps` of a config, composed from `overrides`, to what its `gradients` allow.
 
-    T = floor(gradients / gradients per step). An attack of one step keeps to it. An ensemble's
-    gradients are those of its members, and `eot` multiplies them.
+    T = floor(gradients / gradients per step), or more where steps leave some out. An attack of one
+    step keeps to it. An ensemble's gradients are those of its members, and `eot` multiplies them.
     Raises TooDear, and ConfigError where the cost can't be known or `steps` is given too.
     """
     if (budget := config.gradients) is None:
@@ -79,7 +85,7 @@ def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     )
     members = 1 if isinstance(config.source, str) else len(config.source)
     joined = ensemble[0] if ensemble else None
-    each = gradients_of(views, chain, joined, members) * max(1, config.eot)
+    each = gradients_of(views, chain, joined, members, eot=config.eot)
     once = sum(getattr(part, "once", 0) for part in (*objective, *views))
     if once + each > budget:
         before = f" after {once} before the first" if once else ""
@@ -87,7 +93,10 @@ def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
             f"attack={name} takes {each} gradients for one step{before}, and gradients={budget} "
             "allows fewer: give more"
         )
-    config.steps = 1 if config.attack.steps == 1 else (budget - once) // each
+    steps = (budget - once) // each
+    while once + (steps + 1) * each - left_out(chain, steps + 1) * members <= budget:
+        steps += 1
+    config.steps = 1 if config.attack.steps == 1 else steps
 
 
 def _nodes(attack: dict[Any, Any], slot: str) -> list[tuple[str, Any]]:

@@ -84,8 +84,15 @@ class Reverse(Checked, Stateless):
         """Number of gradients per step that no view takes part in."""
         return self.inner
 
+    def left_out(self, steps: int) -> int:
+        """Return how many of these the first of all `steps` do without."""
+        return self.inner * self._first(steps)
+
+    def _first(self, steps: int) -> int:
+        return math.floor(self.late * steps + 1e-9)
+
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        first = math.floor(self.late * c.steps + 1e-9)
+        first = self._first(c.steps)
         rows = c.t >= first if first else None  # others' points stay where they are
         ball = replace(c.ball, eps=self.reach * c.ball.eps)
         point = ball.project(ball.sample(fold(c.key, 0), c.x).add_(c.image), c.image)
