@@ -44,6 +44,7 @@ NAMES = [path.stem for path in FILES if not path.stem.startswith("_")]
 # Sources of attacks that change or read what VGG16 hasn't, or that take several networks.
 SOURCES: dict[str, str] = {
     **dict.fromkeys(("svre", "adaea", "cwa", "smer"), "[vgg16,vgg19]"),
+    **dict.fromkeys(("sgm", "linbp", "bpa", "ilpd", "ghost", "dhf"), "res152"),
     **dict.fromkeys(("pna", "tgr", "att"), "vit"),
 }
 
@@ -189,12 +190,12 @@ def test_observing_changes_no_image() -> None:
     [("vmifgsm", 21), ("emifgsm", 11), ("admix", 15), ("sifgsm", 5), ("ssa", 20), ("difgsm", 1),
      ("si_ni_di_ti", 5), ("nifgsm", 1), ("tifgsm", 1), ("agr+vmi", 21), ("bsr", 20), ("decowa", 40),
      ("ops_3x3", 10), ("pna", 1), ("tgr", 1), ("att", 1), ("mef", 20), ("rap", 9), ("mumodig", 7),
-     ("anda", 25)],
+     ("anda", 25), ("sgm", 1), ("linbp", 1), ("bpa", 1), ("ghost", 1)],
 )  # fmt: skip
 def test_gradients_are_counted(name: str, gradients: int) -> None:
     """An image's own count is that of hooks on the network if every slot is in use."""
-    source = f"source={SOURCES.get(name, 'vgg16')}"
-    cell = expand([f"attack={name}", source, "attack.steps=2", "attack.stop=null"])[0]
+    source = SOURCES.get(name, "vgg16")
+    cell = expand([f"attack={name}", f"source={source}", "attack.steps=2", "attack.stop=null"])[0]
     network, items, calls = demo_network(cell), demo_items(cell, 3), Calls()
     attack = with_pool(attack_of(cell), network, demo_items(cell, 20))
     made = list(craft(attack, network, items, 3, calls=calls))

@@ -30,12 +30,13 @@ def residual() -> Residual:
 
 
 def key(g: Given, b: int, t: int, name: str = "") -> Tensor:
-    """Key of the attack's only rule, at one of its modules; "downsample" may have none."""
+    """Key of the attack's only rule, at one of its modules, by the name in the transcriptions."""
     at = fold(_step(b, t), 0, GRADIENT, 0, RULES, 0, 0)
     if not name:
         return at
+    names = name, name.removesuffix(".downsample"), f"{name} (dropout)"
     places = [*g.draws.attack.surrogate[0].find(g.model)]
-    return fold(at, places.index(name if name in places else name.removesuffix(".downsample")))
+    return fold(at, next(places.index(each) for each in names if each in places))
 
 
 def noise(g: Given) -> list[Any]:
@@ -72,7 +73,7 @@ DHF = (
     "attack.surrogate.features=null", "attack.surrogate.features.start=0.3",
     "attack.surrogate.features.most=0.3", "attack.surrogate.features.keep=0.8",
 )  # fmt: skip
-DROPOUT = "attack.surrogate.noise={_target_: agr.attacks.rules.DropoutErosion, keep: 0.9}"
+DROPOUT = ("attack.surrogate.noise.spread=0", "attack.surrogate.noise.keep=0.9")
 EVERY = ("layer1.0", "layer1.1", "layer2.0", "layer2.1")
 ORACLES = [
     Oracle("sgm", PAPER, paper(papers.sgm, EPS / 8, 10),
@@ -90,11 +91,67 @@ ORACLES = [
            network=residual, overrides=("steps=10",)),
     Oracle("ghost", PAPER, drawn(papers.ghost, EPS / 8, 10, draws=factors),
            (*STEP, *MOMENTUM, AHEAD, "attack.surrogate.noise=null",
-            "attack.surrogate.noise.spread=0.1"),
+            "attack.surrogate.noise.spread=0.1", "attack.surrogate.noise.keep=0.95"),
            n=2, network=residual),
     Oracle("ghost", PAPER, drawn(papers.ghost, EPS / 8, 10, spread=0, keep=0.9, draws=chances),
-           ("attack.surrogate.noise.keep=0.95",), n=2, network=residual, overrides=(DROPOUT,)),
+           ("attack.surrogate.noise.keep=0.95",), n=2, network=residual, overrides=DROPOUT),
     Oracle("dhf", PAPER, drawn(papers.dhf, ALPHA, 10, places=EVERY, draws=shares),
            (*STEP, *MOMENTUM, AHEAD, *DHF), n=2, network=residual),
 ]  # fmt: skip
-DIFFERENCES: list[list[str]] = []
+DIFFERENCES = [
+    [
+        "SGM: where",
+        "once per residual branch, but in the first block of a stage; every other block",
+        "TransferAttack, torchattack: by names with `relu`, of which timm has none, so that nothing "
+        "is changed; the authors' test on names spares layer3.10 and layer3.20 too",
+        "`attack.surrogate.branches.first`",
+    ],
+    [
+        "SGM, LinBP, ILPD: momentum",
+        "none (I-FGSM)",
+        "TransferAttack, torchattack: MI-FGSM",
+        "`attack=mifgsm` with the rule, or `attack.chain`",
+    ],
+    [
+        "LinBP: norms",
+        "a branch's linear gradient is as long as its true one",
+        "the same, for blocks of three convolutions only",
+        "none: any residual block",
+    ],
+    [
+        "LinBP: targeted",
+        "(untargeted)",
+        "TransferAttack: climbs the target's loss, away from it",
+        "none: it is descended here",
+    ],
+    [
+        "BPA: exp(10 z) of poolings",
+        "as written: NaN in float32 above 8.87",
+        "the same",
+        "none: softmax here, without overflow",
+    ],
+    [
+        "ILPD: network, steps",
+        "any; 100 steps of eps/8",
+        "TransferAttack: ResNet-50 whatever is asked for; torchattack: 10 steps",
+        "`attack.steps`, `attack.size`",
+    ],
+    [
+        "Ghost: spread",
+        "0.22, 0.16, 0.12 by the depth of the ResNet; drawn for a batch",
+        "TransferAttack: parameters are ignored, one factor for a batch",
+        "`attack.surrogate.noise.spread`; each image has its own draws",
+    ],
+    [
+        "DHF: switch",
+        "on for good once the image has fooled the source",
+        "TransferAttack: as the last step alone says",
+        "none",
+    ],
+    [
+        "DHF: place",
+        "after the branch's inner ReLUs, and at its end",
+        "TransferAttack: before the ReLUs, after each batch norm",
+        "none",
+    ],
+]

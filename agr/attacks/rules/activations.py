@@ -45,7 +45,7 @@ class LinearReLU(Checked):
         if not bent:
             raise ValueError(
                 f"the residual branches of the network ({type(network).__name__}) have no ReLU "
-                f"from start={self.start} on: attack another source"
+                f"from start={self.start} on: take another"
             )
         return bent
 
@@ -184,7 +184,7 @@ class SoftMaxPool(Checked):
         try:
             return roles.max_pools(network)
         except ValueError as e:
-            raise ValueError(f"{e}: leave them as they are, attack.surrogate.pools=null") from e
+            raise ValueError(f"{e}, or leave the rule out: attack.surrogate.pools=null") from e
 
     def forward(self, own: Callable[..., Any], p: Pass) -> Callable[..., Any]:
         """Return the forward pass of a max-pooling."""

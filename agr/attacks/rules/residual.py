@@ -15,6 +15,7 @@ from agr.models import roles
 from agr.utils.checks import Checked, flag, number
 
 PROJECTIONS = ("downsample", "shortcut")  # of a block: what its shortcut goes through, if anything
+DROPPED = " (dropout)"
 
 
 @dataclass(frozen=True)
@@ -59,24 +60,37 @@ class SkipGradient(Checked):
 
 
 @dataclass(frozen=True)
-class SkipErosion(Checked):
-    """Ghost networks by erosion of shortcuts (Li et al., arXiv:1812.03413, section 3.2).
+class Ghost(Checked):
+    """Ghost networks: eroded shortcuts, or dropout (Li et al., arXiv:1812.03413, section 3).
 
-    Each shortcut, after its projection, times a number for every channel, uniform in [1 - spread,
-    1 + spread]: drawn anew for each image and gradient (the longitudinal ensemble). Authors: 0.22,
-    0.16 and 0.12 for ResNet-v2-50, -101 and -152, 0.08 for Inception-ResNet-v2.
+    Each shortcut, after its projection, is multiplied for every channel by a number uniform in
+    [1 - spread, 1 + spread]; and after each block, pooling and the like but the last
+    (`roles.units`) a share `keep` of the features is kept, and divided by it. Drawn anew for each
+    image and gradient (the longitudinal ensemble). Authors: spread 0.22, 0.16 and 0.12 for
+    ResNet-v2-50, -101 and -152, 0.08 for Inception-ResNet-v2, with keep 1; and spread 0 with keep
+    0.994 for Inception-v3, 0.988 for Inception-v4.
     """
 
     spread: float = number(0.22, 0)
+    keep: float = number(1.0, 1e-6, 1)
 
     def find(self, network: nn.Module) -> roles.Modules:
-        """Return the projections of shortcuts, and the blocks whose shortcut has none."""
+        """Return projections of shortcuts, blocks whose shortcut has none, and units to drop in."""
+        if self.spread == 0 and self.keep == 1:
+            raise ValueError("spread=0 and keep=1 leave the network as it is: change one of them")
+        found = self._shortcuts(network) if self.spread else {}
+        if self.keep < 1:  # which may be blocks as well
+            units = [*roles.units(network).items()][:-1]
+            found |= {name + DROPPED: unit for name, unit in units}
+        return found
+
+    def _shortcuts(self, network: nn.Module) -> roles.Modules:
         try:
             blocks = roles.residual_blocks(network)
         except ValueError as e:
             raise ValueError(
-                f"{e}: for such networks the authors take dropout, "
-                "attack.surrogate.noise={_target_:agr.attacks.rules.DropoutErosion,keep:0.994}"
+                f"{e}, or let this one drop features as the authors do, with "
+                "attack.surrogate.noise.spread=0 attack.surrogate.noise.keep=0.994"
             ) from e
         found: roles.Modules = {}
         for name, block in blocks.items():
@@ -85,15 +99,19 @@ class SkipErosion(Checked):
         return found
 
     def forward(self, own: Callable[..., Any], p: Pass) -> Callable[..., Any]:
-        """Return the forward pass of a projection or of a block."""
+        """Return the forward pass of a projection, of a block or of a unit."""
+        if p.name.endswith(DROPPED):
+            return lambda *inputs: self._dropped(own(*inputs), p.c)
         ends = roles.branch_ends(p.module)
         if not ends:
-            return lambda x: (z := own(x)) + self.change(z, p.c)
+            return lambda x: (z := own(x)) + self._change(z, p.c)
         scale = getattr(p.module, "scale", 1.0)  # of the branch, in Inception-ResNets
 
         def forward(x: Tensor) -> Tensor:
+            """Add to the branch what the shortcut should have more, for it can't be reached."""
+
             def make(_: int, name: str, module: nn.Module) -> Callable[..., Any]:
-                inner, change = module.forward, self.change(x, p.c) / scale
+                inner, change = module.forward, self._change(x, p.c) / scale
                 return lambda *inputs: inner(*inputs) + change
 
             with replaced({ends[0]: getattr(p.module, ends[0])}, make):
@@ -102,31 +120,8 @@ class SkipErosion(Checked):
 
         return forward
 
-    def change(self, x: Tensor, c: Context) -> Tensor:
-        """Draw what is added to a shortcut `x` (B, C, H, W)."""
+    def _change(self, x: Tensor, c: Context) -> Tensor:
         return x * symmetric(c.key, x.shape[1:2], x.dtype).mul_(self.spread)[:, :, None, None]
 
-
-@dataclass(frozen=True)
-class DropoutErosion(Checked):
-    """Ghost networks by dropout (Li et al., arXiv:1812.03413, section 3.1).
-
-    After each block, pooling and the like but the last (`roles.units`) a share `keep` of the
-    features is kept and divided by it: drawn anew for each image and gradient. Authors: 0.994 for
-    Inception-v3, 0.988 for Inception-v4.
-    """
-
-    keep: float = number(0.994, 1e-6, 1)
-
-    def find(self, network: nn.Module) -> roles.Modules:
-        """Return the units, but for the last."""
-        return dict([*roles.units(network).items()][:-1])
-
-    def forward(self, own: Callable[..., Any], p: Pass) -> Callable[..., Any]:
-        """Return the forward pass of a unit."""
-
-        def forward(*inputs: Any) -> Tensor:
-            z: Tensor = own(*inputs)
-            return z * (uniform(p.c.key, z.shape[1:], z.dtype) < self.keep) / self.keep
-
-        return forward
+    def _dropped(self, z: Tensor, c: Context) -> Tensor:
+        return z * (uniform(c.key, z.shape[1:], z.dtype) < self.keep) / self.keep

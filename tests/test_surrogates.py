@@ -1,0 +1,234 @@
+"""Rules on a network's own modules: by hand, and on the demo's networks, folded or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from agr import load_attack
+from agr.attacks import Attack, Linf
+from agr.attacks.engine import Calls, craft
+from agr.attacks.parts import Context, Pass
+from agr.attacks.rules import (
+    FeatureDiversity,
+    Ghost,
+    LinearReLU,
+    PerturbationDecay,
+    SkipGradient,
+    SmoothReLU,
+    SoftMaxPool,
+)
+from agr.attacks.surrogate import Surrogate
+from agr.attacks.views import Diverse, Draws
+from agr.config.compose import expand
+from agr.models import roles
+from agr.models.network import load_network
+from tests.conftest import CLASSES, EPS, demo_items, images
+from tests.oracles.surrogates import residual
+
+RULES = ("sgm", "linbp", "bpa", "ilpd", "ghost", "dhf")
+
+
+def context(x: Tensor, **changes: Any) -> Context:
+    rows = torch.arange(len(x))
+    given = {"x": x, "x0": x, "image": x, "point": x, "label": rows, "t": rows * 0, "steps": 2}
+    given |= {"size": 0.1, "ball": Linf(EPS), "root": rows, "path": (), "grad": None, "pool": None}
+    return Context(**given | {"fooled": rows < 0} | changes)  # type: ignore[arg-type]
+
+
+def ruled(rule: Any, module: nn.Module, x: Tensor, c: Context | None = None) -> Tensor:
+    """What a module makes of `x` under a rule."""
+    own = module.forward
+    p = Pass(c or context(x), "m", module, None, None, None)
+    made: Tensor = rule.forward(own, p)(x)
+    return made
+
+
+def slope(rule: Any, module: nn.Module, x: Tensor) -> Tensor:
+    """The gradient of the sum of a module's outputs under a rule; forwards it is as ever."""
+    leaf = x.clone().requires_grad_()
+    point = leaf * 1  # in-place modules refuse leaves
+    out = ruled(rule, module, point)
+    assert torch.equal(out, module(x.clone()))
+    return torch.autograd.grad(out.sum(), leaf)[0]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_relus_by_hand(inplace: bool) -> None:
+    x = torch.tensor([[-2.0, -0.5, 0.5, 7.0]], dtype=torch.float64)
+    for relu in (nn.ReLU(inplace), nn.ReLU6(inplace)):
+        assert slope(LinearReLU(), relu, x).tolist() == [[1, 1, 1, 1]]
+        leaf = x.clone().requires_grad_()
+        silu = torch.autograd.grad(nn.functional.silu(leaf).sum(), leaf)[0]
+        assert torch.allclose(slope(SmoothReLU(), relu, x), silu, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d(3, 2, ceil_mode=True),
+     nn.MaxPool2d((3, 2), (2, 1), (1, 0), dilation=(1, 2))],
+)  # fmt: skip
+def test_pools_share_gradients(pool: nn.MaxPool2d) -> None:
+    """Hot, it is the maximum's own gradient; cold, each of a window has an equal share."""
+    x = images(2, size=6) + 0.1 * torch.rand(2, 3, 6, 6, dtype=torch.float64) + 0.1
+    leaf = x.clone().requires_grad_()
+    true = torch.autograd.grad(pool(leaf).sum(), leaf)[0]
+    assert torch.allclose(slope(SoftMaxPool(1e7), pool, x), true, rtol=0, atol=1e-3)
+    flat = slope(SoftMaxPool(0), nn.MaxPool2d(2), x)
+    assert torch.equal(flat, torch.full_like(x, 1 / 4))
+
+
+def test_a_skip_factor_by_hand() -> None:
+    x = images(2)
+    assert torch.equal(slope(SkipGradient(0.2), nn.Identity(), x), torch.full_like(x, 0.2))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "seresnet18"])
+def test_linear_branches_keep_their_norm(name: str) -> None:
+    """A block's gradient is the shortcut's plus a branch gradient as long as the true one."""
+    torch.manual_seed(0)
+    body = timm.create_model(name, zero_init_last=False).double().eval().requires_grad_(False)
+    block = body.layer2[1]
+    x = torch.randn(2, block.conv1.in_channels, 5, 5, dtype=torch.float64)
+    got = slope(LinearReLU(), block, x)
+    assert not any("forward" in vars(module) for module in block.modules())
+    leaf = x.clone().requires_grad_()
+    (end,) = roles.branch_ends(block)
+    kept: list[Tensor] = []
+    handle = getattr(block, end).register_forward_hook(lambda m, a, out: kept.append(out.clone()))
+    plain = torch.autograd.grad(block(leaf * 1).sum(), leaf)[0]
+    handle.remove()
+    shortcut = (kept[0] + x > 0).double()  # through the last ReLU
+    assert not torch.allclose(got, plain)
+    true, linear = plain - shortcut, got - shortcut
+    lengths = (part.flatten(1).norm(dim=1) for part in (true, linear))
+    assert torch.allclose(*lengths, rtol=1e-9)
+
+
+def test_depths() -> None:
+    """0.5 is layer3.1 of a ResNet-50, as the authors of LinBP and BPA have it; 1/6 is DHF's."""
+    with torch.device("meta"):
+        bodies = {n: timm.create_model(f"resnet{n}") for n in (50, 101, 152)}
+        lite, vgg = timm.create_model("tf_efficientnet_lite0"), timm.create_model("vgg16")
+    assert next(iter(LinearReLU().find(bodies[50]))) == "layer3.1"
+    assert next(iter(SmoothReLU().find(bodies[50]))) == "layer3.1.act1"
+    assert LinearReLU("layer3.1").find(bodies[50]) == LinearReLU().find(bodies[50])
+    assert len(FeatureDiversity().find(bodies[101])) == 3 * (33 - 5)
+    assert len(FeatureDiversity().find(bodies[152])) == 3 * (50 - 8)
+    assert [*PerturbationDecay().find(bodies[50])] == ["layer2"]
+    assert len(SkipGradient().find(bodies[50])) == 16 - 4
+    assert len(SkipGradient(first=True).find(bodies[50])) == 16
+    assert [*Ghost().find(bodies[50])][:2] == ["layer1.0.downsample", "layer1.1"]
+    assert len(LinearReLU(0).find(vgg)) == 15
+    assert len(LinearReLU(0.5).find(vgg)) == 15 - 7
+    assert len(LinearReLU(0).find(lite)) == 9
+    assert len(Ghost(0, 0.9).find(vgg)) == 13 + 5 - 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "architecture", "message"),
+    [
+        (SkipGradient(), "vgg16", r"\(VGG\) has no residual branch.*take another"),
+        (FeatureDiversity(), "inception_v3", "no residual block.*take another"),
+        (Ghost(), "vgg16", r"no residual block.*attack.surrogate.noise.spread=0"),
+        (Ghost(0, 1), "resnet18", "leave the network as it is"),
+        (SoftMaxPool(), "tf_efficientnet_lite0", "no max-pool.*attack.surrogate.pools=null"),
+        (LinearReLU(), "vit_tiny_patch16_224", "no ReLU"),
+        (LinearReLU("layer9"), "resnet18", "no module layer9.*such as layer1.0, layer1.1"),
+        (SmoothReLU("fc"), "resnet18", "no such module from fc on"),
+        (PerturbationDecay("layer9"), "resnet18", "no layer layer9: use one of act1, layer1"),
+    ],
+)
+def test_what_a_network_lacks_is_named(rule: Any, architecture: str, message: str) -> None:
+    with torch.device("meta"):
+        body = timm.create_model(architecture)
+    with pytest.raises(ValueError, match=message):
+        rule.find(body)
+
+
+def test_places_are_checked() -> None:
+    for start in (1.5, -0.1, "", True, None):
+        with pytest.raises(ValueError, match="a depth from 0 to 1"):
+            LinearReLU(start)  # type: ignore[arg-type]
+
+
+def test_references_and_clean_features_are_counted() -> None:
+    """Forwards by hooks are those of records: ILPD two a gradient, DHF one more at the start."""
+    cell = expand(["attack=ifgsm", "source=res152"])[0]
+    config = cell.suite.networks["res152"]
+    network = load_network(
+        "res152", config, memory_format="channels_last", precision="fp32", device="cpu"
+    )
+    for rule, views, cost in (
+        (PerturbationDecay(), (), (4, 2)),
+        (PerturbationDecay(), (Draws(3),), (12, 6)),
+        (FeatureDiversity(), (), (3, 2)),
+        (Ghost(), (), (2, 2)),
+        (LinearReLU(0.9), (), (2, 2)),
+    ):
+        calls = Calls()
+        attack = Attack(Linf(EPS), steps=2, surrogate=(rule,), views=views)
+        made = list(craft(attack, network, demo_items(cell, 2), 2, calls=calls))
+        assert {(m.forwards, m.backwards) for m in made} == {cost}
+        assert (calls.forwards, calls.backwards) == cost
+
+
+def test_high_level_features_change_once_an_image_has_fooled_for_good() -> None:
+    rule, relu = FeatureDiversity(keep=0), nn.ReLU()
+    x = images(2)
+    p = Pass(context(x, fooled=torch.tensor([False, True])), "m", relu, x, None, None)
+    made = rule.forward(relu.forward, p)(x)
+    assert torch.equal(made[0], x[0])
+    assert torch.allclose(made[1], made[1].mean().expand_as(x[1]))
+    model = residual()
+    attack = Attack(Linf(EPS), steps=1, surrogate=(rule,))
+    y = model(x).argmax(1)
+    y[1] = (y[1] + 1) % CLASSES
+    s = attack.begin(x, y)
+    assert s["fooled"].tolist() == [False, False]
+    source: Surrogate = attack.bind(model)
+    _, s = attack.tick(source, s)
+    assert s["fooled"].tolist() == [False, True]
+    s |= {"y": model(s["x"]).argmax(1), "t": s["t"] * 0}  # not any more: it stays
+    _, s = attack.tick(source, s)
+    assert s["fooled"].tolist()[1]
+
+
+def test_copies_of_another_size_need_their_size_back() -> None:
+    model, x = residual(), images(2)
+    views = (Diverse(prob=1.0, ratio=1.5),)
+    for rule in (PerturbationDecay(), FeatureDiversity()):
+        attack = Attack(Linf(EPS), steps=1, surrogate=(rule,), views=views)
+        with pytest.raises(ValueError, match=r"attack.views.diverse.back=true"):
+            attack(model, x, model(x).argmax(1))
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["res152", "ir_v2"])
+@pytest.mark.parametrize("name", RULES)
+def test_folded_batch_norms_change_nothing(name: str, source: str) -> None:
+    cell = expand([f"attack={name}", f"source={source}"])[0]
+    network, folded = (
+        load_network(
+            source,
+            cell.suite.networks[source],
+            memory_format="channels_last",
+            precision="fp64",
+            device="cpu",
+            folded=fold,
+        )
+        for fold in (False, True)
+    )
+    items = demo_items(cell, 2)
+    x, y = network.as_input([i.pixels for i in items]), torch.tensor([i.y for i in items])
+    attack = load_attack(name, norm="l2", steps=2, quantize="off", overrides=["attack.size=eps/2"])
+    assert (
+        attack.bind(network).described()[0].split(" (")[0]
+        == (attack.bind(folded).described()[0].split(" (")[0])
+    )
+    assert torch.allclose(attack(network, x, y), attack(folded, x, y), rtol=0, atol=1e-9)
