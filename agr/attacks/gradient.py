@@ -43,7 +43,7 @@ class Taker(NamedTuple):
 
     goal: Goal
     source: Surrogate
-    made: State  # by `Maker`, for each image
+    made: State  # by `Maker`, for each image; what rules keep is replaced in place
     y: Tensor  # (B,): labels, or target labels
     live: Tensor  # (B,) bool: rows that count
     spent: Tensor  # (B,): passes of each row, added to in place
@@ -99,7 +99,7 @@ class Taker(NamedTuple):
         self, image: Tensor, leaf: Tensor, c: Context, member: int | None, draw: Tensor | None
     ) -> Tensor:
         model = self.source if member is None else self.source.members[member]
-        with self.source.ruled(c, self.made, member) as features:
+        with self.source.ruled(c, self.made, member, self.live) as features:
             logits = _logits(model, image, leaf, draw)
         return self.goal.losses(logits, self.y, features, self.made)
 
@@ -126,8 +126,8 @@ class Maker:
     def make(self) -> State:
         """Return features of the clean images, and what the objective keeps."""
         self.source.prepare()
-        self.recorded = made = self.source.record(self.c.x0)
-        self.forwards += bool(made)
+        self.recorded = made = self.source.record(self.c)
+        self.forwards += "clean" in made
         if self.goal.objective:
             made = made | {"objective": self.goal.objective.make(self, self.y, self.c)}
         return made

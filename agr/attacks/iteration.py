@@ -17,7 +17,7 @@ from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
 from agr.attacks.gradient import Goal, Maker, Taker, no_gradient
 from agr.attacks.loss import CrossEntropy
-from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose
+from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose, leafwise
 from agr.attacks.step import Plain, step_size
 from agr.attacks.surrogate import Surrogate
 from agr.config.cost import gradients_of
@@ -229,7 +229,8 @@ class Iteration:
             return s
         known, replaced = int(g is not None), composition.replaces(self.chain)
         spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
-        taker = Taker(self._goal, source, s["made"], s["y"].clamp_min(0), more, spent)
+        made = leafwise(lambda own, _: own, s["made"], s["made"])  # dicts of its own
+        taker = Taker(self._goal, source, made, s["y"].clamp_min(0), more, spent)
         context, ensemble = self.context(s, image), s["ensemble"]
 
         def of_stage(i: int) -> Context:
@@ -270,5 +271,5 @@ class Iteration:
             "forwards": s["forwards"] + spent,
             "backwards": s["backwards"] + spent + known,
         }
-        inner = {"chain": chain, "step": step, "ensemble": ensemble}
+        inner = {"chain": chain, "step": step, "ensemble": ensemble, "made": made}
         return s | inner | choose(more, moved, s)

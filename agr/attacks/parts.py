@@ -95,6 +95,8 @@ class Pass(NamedTuple):
     module: nn.Module
     clean: Tensor | None  # what the module makes of the clean images, (B, ...); see `Rule`
     benign: Tensor | None  # and of the images of the pool, (K, ...)
+    state: Tensor | None = None  # what the rule keeps of the module, (B, ...)
+    keep: Callable[[Tensor], None] | None = None  # replaces it, where this pass may
 
 
 class Seen(NamedTuple):
@@ -124,7 +126,10 @@ class Rule(Protocol):
     (`agr.models.roles`) and says by name which role a network lacks. No row may depend on another.
 
     Optional attributes: `clean`, true if it needs what its modules make of the clean images;
-    `pool`, the number of images that it mixes in; `unfused`, true if it needs attention maps.
+    `pool`, the number of images that it mixes in; `unfused`, true if it needs attention maps;
+    `unfolded`, true if it needs batch norms apart from convolutions; `optional`, true if modules
+    that the network never calls are left alone; and `init(p)`, which returns what it keeps of a
+    module from step to step, (B, ...), or None: `p.keep` replaces it, in a gradient's own pass.
     """
 
     def find(self, network: nn.Module) -> dict[str, nn.Module]:

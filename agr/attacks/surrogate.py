@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from agr.attacks.ball import per_image
 from agr.attacks.parts import Context, Model, Objective, Pass, Pool, Rule, State
 from agr.models.roles import fused_attentions, layer_of, unfused
 from agr.models.sources import behind, bodies_of
@@ -68,10 +69,13 @@ class Surrogate:
         return self.model(*inputs, **keys)
 
     @contextmanager
-    def ruled(self, c: Context, made: State, member: int | None = None) -> Iterator[Features]:
+    def ruled(
+        self, c: Context, made: State, member: int | None = None, live: Tensor | None = None
+    ) -> Iterator[Features]:
         """Put the rules on while a forward pass runs; features appear in the list that is yielded.
 
-        `made` is what `record` returned; of an ensemble, `member` is the one that is asked.
+        `made` is what `record` returned; of an ensemble, `member` is the one that is asked. Rules
+        replace what they keep in `made`, in the rows of `live` (B,), or in none.
         """
         found: dict[str, Tensor] = {}
         features: Features = []
@@ -83,54 +87,79 @@ class Surrogate:
                 for i, (rule, modules) in enumerate(zip(self.rules, rules, strict=True)):
                     clean = made.get("clean", {}).get(f"{b} {i}", {})
                     benign = self._benign.get((b, i), {})
+                    kept = made.get("kept", {}).get(f"{b} {i}", {})
                     own = c.at(RULES, b, i)
-                    undo.enter_context(replaced(modules, _with(rule, own, clean, benign)))
+                    own = own._replace(root=own.key, path=())  # once for all modules
+                    make = _with(rule, own, clean, benign, kept, live)
+                    undo.enter_context(replaced(modules, make, _some(rule)))
             undo.enter_context(recorded(self.layers, found))
             yield features
             features.extend(found[name] for name in self.layers)
 
     @torch.no_grad()
-    def record(self, x0: Tensor) -> State:
-        """Return what the modules of rules make of clean images, where rules need it."""
-        made: State = {}
+    def record(self, c: Context) -> State:
+        """Return what the modules of rules make of clean images, and what rules begin with."""
+        clean: State = {}
+        kept: State = {}
         for b, rules in enumerate(self.found):
-            for i in self.clean:
-                made[f"{b} {i}"] = self._made(b, rules[i], x0)
-        return {"clean": made} if made else {}
+            for i, rule in enumerate(self.rules):
+                if i in self.clean:
+                    clean[f"{b} {i}"] = self._made(b, i, c.x0)
+                if init := getattr(rule, "init", None):
+                    benign = self._benign.get((b, i), {})
+                    passes = {n: Pass(c, n, m, None, benign.get(n)) for n, m in rules[i].items()}
+                    first = {name: init(p) for name, p in passes.items()}
+                    kept[f"{b} {i}"] = {n: t for n, t in first.items() if t is not None}
+        return {k: v for k, v in {"clean": clean, "kept": kept}.items() if v}
 
     @torch.no_grad()
     def prepare(self) -> None:
         """Run the pool's images once, where rules mix them in."""
-        for b, rules in enumerate(self.found):
+        for b in range(len(self.found)):
             for i, rule in enumerate(self.rules):
                 size = getattr(rule, "pool", 0)
                 if size and self.pool and (b, i) not in self._benign:
                     images = self.pool.images[:size]
-                    self._benign[b, i] = self._made(b, rules[i], images)
+                    self._benign[b, i] = self._made(b, i, images)
 
-    def _made(self, b: int, modules: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+    def _made(self, b: int, i: int, x: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        with unfused(self.fused), recorded(modules, found):
+        with unfused(self.fused), recorded(self.found[b][i], found, _some(self.rules[i])):
             self.members[b](x)
         return {name: made.detach() for name, made in found.items()}
 
 
+def _some(rule: Rule) -> bool:
+    return getattr(rule, "optional", False)
+
+
 def _with(
-    rule: Rule, c: Context, clean: Mapping[str, Tensor], benign: Mapping[str, Tensor]
+    rule: Rule,
+    c: Context,
+    clean: Mapping[str, Tensor],
+    benign: Mapping[str, Tensor],
+    kept: dict[str, Tensor],
+    live: Tensor | None,
 ) -> Make:
     def make(i: int, name: str, module: nn.Module) -> Forward:
-        p = Pass(c.at(i), name, module, clean.get(name), benign.get(name))
+        def keep(new: Tensor) -> None:
+            assert live is not None
+            kept[name] = torch.where(per_image(live, new), new, kept[name])
+
+        state = kept.get(name)
+        own = None if state is None or live is None else keep
+        p = Pass(c.at(i), name, module, clean.get(name), benign.get(name), state, own)
         return rule.forward(module.forward, p)
 
     return make
 
 
 @contextmanager
-def replaced(modules: Mapping[str, nn.Module], make: Make) -> Iterator[None]:
+def replaced(modules: Mapping[str, nn.Module], make: Make, some: bool = False) -> Iterator[None]:
     """Replace the forward passes of modules by those that `make` returns, for a while.
 
-    Raises ValueError at the end if the network didn't call one of them: what a rule says about it
-    would silently not be so.
+    Raises ValueError at the end if the network didn't call one of them, or with `some` if it called
+    none: what a rule says about it would silently not be so.
     """
     called: Counter[str] = Counter()
 
@@ -146,7 +175,8 @@ def replaced(modules: Mapping[str, nn.Module], make: Make) -> Iterator[None]:
             undo.callback(_put_back, module, vars(module).get("forward"))
             module.forward = counted(name, make(i, name, module))
         yield
-    if missing := [name for name in modules if not called[name]]:
+    missing = [name for name in modules if not called[name]]
+    if missing and not (some and called):
         raise ValueError(
             f"the network never called {', '.join(missing[:5])}, which the attack changes or "
             "reads: its code takes another way there, so that the attack can't be run on it"
@@ -166,7 +196,7 @@ def _put_back(module: nn.Module, forward: Forward | None) -> None:
         module.forward = forward
 
 
-def recorded(modules: Mapping[str, nn.Module], found: dict[str, Tensor]) -> Any:
+def recorded(modules: Mapping[str, nn.Module], found: dict[str, Tensor], some: bool = False) -> Any:
     """Return a context in which `found` gets what each of `modules` returns last."""
 
     def make(_: int, name: str, module: nn.Module) -> Forward:
@@ -178,4 +208,4 @@ def recorded(modules: Mapping[str, nn.Module], found: dict[str, Tensor]) -> Any:
 
         return forward
 
-    return replaced(modules, make)
+    return replaced(modules, make, some)

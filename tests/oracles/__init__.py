@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from tests.oracles import classic, neighbours, views
+from tests.oracles import classic, neighbours, targeted, views
 from tests.oracles.base import Oracle
 
-FAMILIES: list[Any] = [classic, neighbours, views]
+FAMILIES: list[Any] = [classic, neighbours, views, targeted]
 ORACLES: dict[str, Oracle] = {o.name: o for family in FAMILIES for o in family.ORACLES}
 
 # What no oracle can see, and why.
 UNSEEN = {
     "attack.step.direction": "only L2 tells; fgsm, ifgsm, mifgsm, pgd, agr and agr_literal do",
     "attack.views.admix.pool": "how many images the engine brings along",
+    "attack.surrogate.features.pool": "likewise",
 }

@@ -27,7 +27,7 @@ class Diverse(Checked):
     With a ratio below 1 the image is shrunk to a size from [s * ratio, s) and padded to s, as in
     torchattacks with ratio 0.9, mode "bilinear" and zero "black". `back` resizes the enlarged image
     back to s (bilinear), as in TransferAttack with ratio 1.1 and mode "bilinear": for networks that
-    take one size only.
+    take one size only; `shrink` "nearest" does that as RDI's program does (Zou et al., ECCV 2020).
     """
 
     prob: float = number(0.5, 0, 1)
@@ -35,6 +35,7 @@ class Diverse(Checked):
     mode: str = one_of("nearest", ("nearest", "bilinear"))
     zero: str = one_of("grey", LEVEL)
     back: bool = flag(False)
+    shrink: str = one_of("bilinear", ("bilinear", "nearest"))
 
     @property
     def copies(self) -> int:
@@ -92,7 +93,7 @@ class Diverse(Checked):
         made = made + LEVEL[self.zero] * (1 - inside)
         if self.back and canvas != x.shape[-1]:
             whole_canvas, none = torch.full_like(size, x.shape[-1]), torch.zeros_like(size)
-            shrink = _resizing(made, whole_canvas, none, x.shape[-1], "bilinear")
+            shrink = _resizing(made, whole_canvas, none, x.shape[-1], self.shrink)
             made = _between(shrink, made, shrink)
         return made
 
