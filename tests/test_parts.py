@@ -680,6 +680,8 @@ class OneBad(nn.Module):
 @pytest.mark.parametrize("name", composed())
 def test_gradients_of_nought_or_nan_leave_finite_images(name: str, norm: str) -> None:
     attack = replace(ours(name, norm, "steps=2"), pool=a_pool(12))
+    if attack.surrogate:  # needs modules: see the tests of its rule
+        return
     x, y = images(3), torch.zeros(3).long()
     for model in (Flat().eval(), OneBad().eval()):
         adv = attack(model, x, y)
@@ -695,6 +697,8 @@ def test_gradients_of_nought_or_nan_leave_finite_images(name: str, norm: str) ->
 @pytest.mark.parametrize("name", composed())
 def test_nan_of_one_image_stays_there(name: str, norm: str) -> None:
     attack = replace(ours(name, norm, "steps=2"), pool=a_pool(12))
+    if attack.surrogate:
+        return
     model, x = Pattern().eval(), images(3)
     y = model(x).argmax(1)
     bad, good = attack(OneBad(model).eval(), x, y), attack(model, x, y)

@@ -22,7 +22,7 @@ class Mix(NamedTuple):
 
     coin: Tensor  # (B,) in [0, 1): mixed where it is at most `prob`
     donor: Tensor  # (B,) int64: an image of the pool
-    ratios: Tensor  # (B, r, channels) in [0, 1); r as in `Mixup.clean`
+    ratios: Tensor  # (B, r, channels) in [0, 1); r as in `Mixup.donated`
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Mixup(Checked):
         return weighted_layers(network)
 
     def forward(self, own: Callable[..., Any], p: Pass) -> Callable[..., Any]:
-        clean = self.clean(p)
+        clean = self.donated(p)
         if clean is None:
             return own
 
@@ -61,7 +61,7 @@ class Mixup(Checked):
 
         return forward
 
-    def clean(self, p: Pass) -> Tensor | None:
+    def donated(self, p: Pass) -> Tensor | None:
         """Return what the layer gives for the pool's images, (K, r, channels, ...).
 
         An image has r rows there, where attention has windows. None of a layer that is left alone:
@@ -115,7 +115,7 @@ class TunedMixup(Mixup):
 
     def init(self, p: Pass) -> Tensor | None:
         """Return the first D of a layer, (B, r, channels, ...)."""
-        clean = self.clean(p)
+        clean = self.donated(p)
         return None if clean is None else p.c.x.new_zeros(len(p.c.x), *clean.shape[1:])
 
     def mixed(self, f: Tensor, clean: Tensor, p: Pass) -> Tensor:
