@@ -24,7 +24,13 @@ from agr.config.overrides import MULTIRUN, shell_command, without_flags, without
 from agr.jobs.console import script
 from agr.jobs.request import RUN_FLAG
 from agr.jobs.session import run_first
-from agr.report.comparison.axes import Options, layout_of, output_folder, varying
+from agr.report.comparison.axes import (
+    Options,
+    check_success,
+    layout_of,
+    output_folder,
+    varying,
+)
 from agr.report.comparison.numbers import Comparison
 from agr.report.comparison.page import write_comparison
 from agr.report.comparison.sheet import comparison_sheet
@@ -40,6 +46,7 @@ def main() -> None:
     whole = without_shards(overrides)
     cells, _, left_out = compose_cells(whole)
     layout_of(varying(cells), options)  # an error shows before anything is run
+    check_success(cells)
     if RUN_FLAG in sys.argv[1:]:
         run_first(["-m", *overrides])
     comparison = Comparison(cells, options, left_out)

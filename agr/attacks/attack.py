@@ -51,7 +51,7 @@ class Attack(Iteration):
             Images like `x`, within the ball and [0, 1].
 
         Raises:
-            ValueError: what is given isn't as described, a view needs a pool, or the model doesn't
+            ValueError: what is given isn't as described, a part needs a pool, or the model doesn't
                 take the size of a view's images.
         """
         with torch.inference_mode(False), torch.no_grad():  # whatever the caller's modes are

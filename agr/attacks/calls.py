@@ -105,11 +105,12 @@ class CheckedModel:
 def check_pool(pool: Pool | None, size: int, x: Tensor) -> None:
     """Raise ValueError unless the pool has images like `x`, of several classes, if it is needed.
 
-    `size` is the number of images that the views need.
+    `size` is the number of images that views and rules need.
     """
     if pool is None and size:
         raise ValueError(
-            "a view mixes in other images: dataclasses.replace(attack, pool=Pool(images, labels))"
+            "the attack mixes in other images: "
+            "dataclasses.replace(attack, pool=Pool(images, labels))"
         )
     if pool is None:
         return

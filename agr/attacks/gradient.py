@@ -72,7 +72,7 @@ class Taker(NamedTuple):
 
     goal: Goal
     source: Surrogate
-    made: State  # by `Maker`, for each image
+    made: State  # by `Maker`, for each image; what rules keep is replaced in place
     y: Tensor  # (B,): labels, or target labels
     live: Tensor  # (B,) bool: rows that count
     spent: Tensor  # (B,): passes of each row, added to in place
@@ -163,7 +163,7 @@ class Taker(NamedTuple):
         self, image: Tensor, leaf: Tensor, c: Context, mix: Mix | None, draw: Tensor | None
     ) -> tuple[Tensor, Features]:
         only = next(iter(mix)) if mix and len(mix) == 1 else None
-        with self.source.ruled(c, self.made, only) as features:
+        with self.source.ruled(c, self.made, only, live=self.live) as features:
             if mix is None:
                 return _logits(self.source, image, leaf, draw), features
             own = {i: _logits(self.source.members[i], image, leaf, draw) for i in mix}
@@ -215,8 +215,8 @@ class Maker:
     def make(self) -> State:
         """Return features of the clean images, and what the objective and views keep."""
         self.source.prepare()
-        self.recorded = made = self.source.record(self.c.x0)
-        self.forwards += bool(made)
+        self.recorded = made = self.source.record(self.c)
+        self.forwards += "clean" in made
         if self.goal.objective:
             made = made | {"objective": self.goal.objective.make(self, self.y, self.c)}
         for j, (view, layers) in self.source.reading.items():

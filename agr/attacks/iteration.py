@@ -19,7 +19,17 @@ from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
 from agr.attacks.gradient import Goal, Maker, Taker
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.members import Members
-from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose, no_gradient
+from agr.attacks.parts import (
+    Context,
+    Model,
+    Observation,
+    Pool,
+    Seen,
+    State,
+    choose,
+    leafwise,
+    no_gradient,
+)
 from agr.attacks.step import Plain, step_size
 from agr.attacks.surrogate import Surrogate
 from agr.config.cost import gradients_of
@@ -249,7 +259,8 @@ class Iteration:
         # Gradients of each row, beyond a `g` that is known, and forward passes alone.
         spent, looked, fooled = s["t"] * 0, s["t"] * 0, s["fooled"].clone()
         counts = (more, spent, looked, fooled if source.watches else None)
-        taker = Taker(self._goal, source, s["made"], s["y"].clamp_min(0), *counts)
+        made = leafwise(lambda own, _: own, s["made"], s["made"])  # dicts of its own
+        taker = Taker(self._goal, source, made, s["y"].clamp_min(0), *counts)
         context, ensemble = self.context(s, image), s["ensemble"]
 
         def of_stage(i: int) -> Context:
@@ -302,5 +313,5 @@ class Iteration:
             "forwards": s["forwards"] + spent * source.passes + looked,
             "backwards": s["backwards"] + spent + known,
         }
-        inner = {"chain": chain, "step": step, "ensemble": ensemble}
+        inner = {"chain": chain, "step": step, "ensemble": ensemble, "made": made}
         return s | inner | choose(more, moved, s)

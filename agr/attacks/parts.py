@@ -125,6 +125,8 @@ class Pass(NamedTuple):
     benign: Tensor | None  # and of the images of the pool, (K, ...)
     reference: Tensor | None  # and of the images that the rule's `reference` makes, (B, ...)
     shared: dict[str, Any]  # empty at first: what a rule's modules tell each other in this pass
+    state: Tensor | None = None  # what the rule keeps of the module, (B, ...)
+    keep: Callable[[Tensor], None] | None = None  # replaces it, where this pass may
 
 
 class Seen(NamedTuple):
@@ -156,7 +158,10 @@ class Rule(Protocol):
     Optional attributes: `clean`, true if it needs what its modules make of the clean images;
     `pool`, the number of images that it mixes in; `unfused`, true if it needs attention maps;
     `watches`, true if it needs `c.fooled`; `reference`, a method that makes images of a context,
-    which go through the source before each pass, without rules: one more forward.
+    which go through the source before each pass, without rules: one more forward; `unfolded`, true
+    if it needs batch norms apart from convolutions; `optional`, true if modules that the network
+    never calls are left alone; and `init(p)`, which returns what it keeps of a module from step to
+    step, (B, ...), or None: `p.keep` replaces it, in a gradient's own pass.
     """
 
     def find(self, network: nn.Module) -> dict[str, nn.Module]:

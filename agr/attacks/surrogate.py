@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from agr.attacks.ball import per_image
 from agr.attacks.parts import Context, Model, Objective, Pass, Pool, Rule, State, View
 from agr.models.roles import fused_attentions, layer_of, unfused
 from agr.models.sources import behind, bodies_of
@@ -85,59 +86,76 @@ class Surrogate:
         made: State,
         member: int | None = None,
         layers: Mapping[str, nn.Module] | None = None,
+        live: Tensor | None = None,
     ) -> Iterator[Features]:
         """Put the rules on while a forward pass runs; features appear in the list that is yielded.
 
         `made` is what `record` returned; of an ensemble, `member` is the one that is asked.
-        Features are of `layers`, or those of the objective.
+        Features are of `layers`, or those of the objective. Rules replace what they keep in `made`,
+        in the rows of `live` (B,), or in none.
         """
         layers = self.layers if layers is None else layers
         found: dict[str, Tensor] = {}
         features: Features = []
         with ExitStack() as undo:
             undo.enter_context(unfused(self.fused))
-            changes: list[tuple[dict[str, nn.Module], Make]] = []
+            changes: list[tuple[dict[str, nn.Module], Make, bool]] = []
             for b, rules in enumerate(self.found):
                 if member is not None and b != member:
                     continue
                 for i, (rule, modules) in enumerate(zip(self.rules, rules, strict=True)):
                     clean = made.get("clean", {}).get(f"{b} {i}", {})
                     benign = self._benign.get((b, i), {})
+                    kept = made.get("kept", {}).get(f"{b} {i}", {})
                     own = c.at(RULES, b, i)
+                    own = own._replace(root=own.key, path=())  # once for all modules
                     reference = {}
                     if hasattr(rule, "reference"):
-                        reference = self._made(b, modules, rule.reference(own))
-                    make = _with(rule, own, clean, benign, reference)
-                    changes.append((modules, make))
-            for changed, make in changes:
-                undo.enter_context(replaced(changed, make))
+                        reference = self._made(b, i, rule.reference(own))
+                    make = _with(rule, own, clean, benign, reference, kept, live)
+                    changes.append((modules, make, _some(rule)))
+            for change in changes:
+                undo.enter_context(replaced(*change))
             undo.enter_context(recorded(layers, found))
             yield features
             features.extend(found[name] for name in layers)
 
-    def record(self, x0: Tensor) -> State:
-        """Return what the modules of rules make of clean images, where rules need it."""
-        made: State = {}
+    @torch.no_grad()
+    def record(self, c: Context) -> State:
+        """Return what the modules of rules make of clean images, and what rules begin with."""
+        clean: State = {}
+        kept: State = {}
         for b, rules in enumerate(self.found):
-            for i in self.clean:
-                made[f"{b} {i}"] = self._made(b, rules[i], x0)
-        return {"clean": made} if made else {}
+            for i, rule in enumerate(self.rules):
+                if i in self.clean:
+                    clean[f"{b} {i}"] = self._made(b, i, c.x0)
+                if init := getattr(rule, "init", None):
+                    benign = self._benign.get((b, i), {})
+                    passes = {
+                        n: Pass(c, n, m, None, benign.get(n), None, {}) for n, m in rules[i].items()
+                    }
+                    first = {name: init(p) for name, p in passes.items()}
+                    kept[f"{b} {i}"] = {n: t for n, t in first.items() if t is not None}
+        return {k: v for k, v in {"clean": clean, "kept": kept}.items() if v}
 
     def prepare(self) -> None:
         """Run the pool's images once, where rules mix them in."""
-        for b, rules in enumerate(self.found):
+        for b in range(len(self.found)):
             for i, rule in enumerate(self.rules):
                 size = getattr(rule, "pool", 0)
                 if size and self.pool and (b, i) not in self._benign:
-                    images = self.pool.images[:size]
-                    self._benign[b, i] = self._made(b, rules[i], images)
+                    self._benign[b, i] = self._made(b, i, self.pool.images[:size])
 
     @torch.no_grad()
-    def _made(self, b: int, modules: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+    def _made(self, b: int, i: int, x: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        with unfused(self.fused), recorded(modules, found):
+        with unfused(self.fused), recorded(self.found[b][i], found, _some(self.rules[i])):
             self.members[b](x)
         return {name: made.detach() for name, made in found.items()}
+
+
+def _some(rule: Rule) -> bool:
+    return getattr(rule, "optional", False)
 
 
 def _with(
@@ -146,23 +164,30 @@ def _with(
     clean: Mapping[str, Tensor],
     benign: Mapping[str, Tensor],
     reference: Mapping[str, Tensor],
+    kept: dict[str, Tensor],
+    live: Tensor | None,
 ) -> Make:
     shared: dict[str, Any] = {}
 
     def make(i: int, name: str, module: nn.Module) -> Forward:
+        def keep(new: Tensor) -> None:
+            assert live is not None
+            kept[name] = torch.where(per_image(live, new), new, kept[name])
+
+        state = kept.get(name)
+        own = None if state is None or live is None else keep
         made = clean.get(name), benign.get(name), reference.get(name)
-        p = Pass(c.at(i), name, module, *made, shared)
-        return rule.forward(module.forward, p)
+        return rule.forward(module.forward, Pass(c.at(i), name, module, *made, shared, state, own))
 
     return make
 
 
 @contextmanager
-def replaced(modules: Mapping[str, nn.Module], make: Make) -> Iterator[None]:
+def replaced(modules: Mapping[str, nn.Module], make: Make, some: bool = False) -> Iterator[None]:
     """Replace the forward passes of modules by those that `make` returns, for a while.
 
-    Raises ValueError at the end if the network didn't call one of them: what a rule says about it
-    would silently not be so.
+    Raises ValueError at the end if the network didn't call one of them, or with `some` if it called
+    none: what a rule says about it would silently not be so.
     """
     called: Counter[str] = Counter()
 
@@ -178,7 +203,8 @@ def replaced(modules: Mapping[str, nn.Module], make: Make) -> Iterator[None]:
             undo.callback(_put_back, module, vars(module).get("forward"))
             module.forward = counted(name, make(i, name, module))
         yield
-    if missing := [name for name in modules if not called[name]]:
+    missing = [name for name in modules if not called[name]]
+    if missing and not (some and called):
         raise ValueError(
             f"the network never called {', '.join(missing[:5])}, which the attack changes or "
             "reads: its code takes another way there, so that the attack can't be run on it"
@@ -198,7 +224,7 @@ def _put_back(module: nn.Module, forward: Forward | None) -> None:
         module.forward = forward
 
 
-def recorded(modules: Mapping[str, nn.Module], found: dict[str, Tensor]) -> Any:
+def recorded(modules: Mapping[str, nn.Module], found: dict[str, Tensor], some: bool = False) -> Any:
     """Return a context in which `found` gets what each of `modules` returns last."""
 
     def make(_: int, name: str, module: nn.Module) -> Forward:
@@ -210,4 +236,4 @@ def recorded(modules: Mapping[str, nn.Module], found: dict[str, Tensor]) -> Any:
 
         return forward
 
-    return replaced(modules, make)
+    return replaced(modules, make, some)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from agr.attacks.build import build_attack
 from agr.config.cell import Cell
 from agr.config.schema import Tuning
 from agr.evaluation.inputs import find_images, refuse
@@ -177,15 +178,22 @@ def load_bare(cell: Cell, name: str, numeric: NumericIdentity, device: str) -> N
 _tunings: dict[tuple[str, str], Tuning] = {}
 
 
+def _unfolded(cell: Cell) -> bool:
+    """Return whether the attack needs batch norms of its source apart from convolutions."""
+    rules = build_attack(cell.config).surrogate if cell.composed else ()
+    return any(getattr(rule, "unfolded", False) for rule in rules)
+
+
 def _tuning(cell: Cell, name: str, numeric: NumericIdentity) -> Tuning:
     """Return the tuning of a network: by rule, or by a trial once per outputs folder."""
     c, config = cell.config, cell.suite.networks[name]
+    fold = c.fold and not (name in cell.bare_sources and _unfolded(cell))
     choose = partial(
-        choose_tuning, name, config, fold=c.fold, precision=c.precision, device=device_of(cell)
+        choose_tuning, name, config, fold=fold, precision=c.precision, device=device_of(cell)
     )
     network = [cell.network_digest(name), check_weights(name, config)]
     machine = [numeric.threads, numeric.device, numeric.torch]
-    key = digest([network, c.fold, c.precision, machine])
+    key = digest([network, fold, c.precision, machine])
     memory_format = c.memory_format
     if memory_format == "try":  # two trials could end differently: the first one counts
         timed = partial(choose, memory_format="try")

@@ -144,6 +144,24 @@ def attention_maps(network: nn.Module) -> Modules:
     return {f"{name}.attn_drop": module.attn_drop for name, module in attentions(network).items()}  # type: ignore[misc]
 
 
+def weighted_layers(network: nn.Module) -> Modules:
+    """Return the convolutions of two dimensions and the linear layers, in the modules' order."""
+    kinds = (nn.Conv2d, nn.Linear)
+    return _of_kind(network, "convolution or linear layer", lambda m: isinstance(m, kinds))
+
+
+def classifier(network: nn.Module) -> Modules:
+    """Return the linear layer that makes the logits: timm's classifier, or the last one."""
+    head = getattr(network, "get_classifier", lambda: network)()
+    if not isinstance(head, nn.Module):
+        raise ValueError(
+            f"{_title(network)} has several classifiers, of which the attack takes one"
+        )
+    own = {*head.modules()}
+    linear = _of_kind(network, "linear classifier", lambda m: isinstance(m, nn.Linear) and m in own)
+    return dict([*linear.items()][-1:])
+
+
 def children_of(owners: Modules, attribute: str, network: nn.Module) -> Modules:
     """Return the modules that each of `owners` has under a name: the qkv of attentions."""
     lacking = [n for n, owner in owners.items() if getattr(owner, attribute, None) is None]

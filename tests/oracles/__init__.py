@@ -11,6 +11,7 @@ from tests.oracles import (
     learned,
     neighbours,
     surrogates,
+    targeted,
     transformers,
     views,
 )
@@ -25,6 +26,7 @@ FAMILIES: list[Any] = [
     surrogates,
     transformers,
     ensembles,
+    targeted,
 ]
 ORACLES: dict[str, Oracle] = {o.name: o for family in FAMILIES for o in family.ORACLES}
 
@@ -44,6 +46,7 @@ UNSEEN = {
     "attack.step.direction": "only L2 tells; fgsm, ifgsm, mifgsm, pgd, agr and agr_literal do",
     "attack.chain.policy.pool": "how many images the engine brings along",
     "attack.views.admix.pool": "how many images the engine brings along",
+    "attack.surrogate.features.pool": "likewise",
 }
 
 # Attacks with other numbers in a dear view than those of the one whose oracles see all parameters.

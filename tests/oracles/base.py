@@ -37,6 +37,7 @@ from tests.conftest import CLASSES, EPS, images
 L2_EPS = 255.0  # on the 0-255 scale: 1 on that of images
 ALPHA = EPS / 10
 PAPER = "transcription"
+FOLDERS = ("", "targeted")  # of conf/attack, whose attacks all have oracles
 STEP = ("eps=11", "steps=7", "attack.size=eps/3")
 
 
@@ -44,8 +45,10 @@ STEP = ("eps=11", "steps=7", "attack.size=eps/3")
 
 
 def composed() -> list[str]:
-    """Return the named attacks of conf/attack that are made of parts."""
-    names = sorted(path.stem for path in Path(conf_dir(), "attack").glob("*.yaml"))
+    """Return the named attacks of conf/attack that are made of parts, those of FOLDERS too."""
+    top = Path(conf_dir(), "attack")
+    paths = [path for folder in FOLDERS for path in sorted((top / folder).glob("*.yaml"))]
+    names = [path.relative_to(top).with_suffix("").as_posix() for path in paths]
     return [name for name in names if not name.startswith("_")]
 
 
@@ -66,7 +69,8 @@ def changed(config: Config, *overrides: str) -> Config:
     config = replace(config, attack=deepcopy(config.attack))
     for override in overrides:
         key, _, text = override.partition("=")
-        value = OmegaConf.create(f"value: {text}").value
+        held: Any = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))
+        value = held["value"]
         *path, last = key.split(".")
         node: Any = config
         for name in path:

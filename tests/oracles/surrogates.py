@@ -102,8 +102,8 @@ DIFFERENCES = [
     [
         "SGM: where",
         "once per residual branch, but in the first block of a stage; every other block",
-        "TransferAttack, torchattack: by names with `relu`, of which timm has none, so that nothing "
-        "is changed; the authors' test on names spares layer3.10 and layer3.20 too",
+        "TransferAttack, torchattack: by names with `relu`, of which timm has none: nothing is "
+        "changed; the authors' test on names spares layer3.10 and layer3.20 too",
         "`attack.surrogate.branches.first`",
     ],
     [

@@ -5,6 +5,9 @@ from agr.attacks.rules.activations import SmoothReLU as SmoothReLU
 from agr.attacks.rules.activations import SoftMaxPool as SoftMaxPool
 from agr.attacks.rules.features import FeatureDiversity as FeatureDiversity
 from agr.attacks.rules.features import PerturbationDecay as PerturbationDecay
+from agr.attacks.rules.head import Angle as Angle
+from agr.attacks.rules.mixing import Mixup as Mixup
+from agr.attacks.rules.mixing import TunedMixup as TunedMixup
 from agr.attacks.rules.residual import Ghost as Ghost
 from agr.attacks.rules.residual import SkipGradient as SkipGradient
 from agr.attacks.rules.transformers import ConstantAttention as ConstantAttention

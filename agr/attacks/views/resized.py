@@ -27,7 +27,7 @@ class Diverse(Checked):
     With a ratio below 1 the image is shrunk to a size from [s * ratio, s) and padded to s, as in
     torchattacks with ratio 0.9, mode "bilinear" and zero "black". `back` resizes the enlarged image
     back to s (bilinear), as in TransferAttack with ratio 1.1 and mode "bilinear": for networks that
-    take one size only.
+    take one size only; `shrink` "nearest" does that as RDI's program does (Zou et al., ECCV 2020).
     """
 
     prob: float = number(0.5, 0, 1)
@@ -35,6 +35,7 @@ class Diverse(Checked):
     mode: str = one_of("nearest", ("nearest", "bilinear"))
     zero: str = one_of("grey", LEVEL)
     back: bool = flag(False)
+    shrink: str = one_of("bilinear", ("bilinear", "nearest"))
 
     @property
     def copies(self) -> int:
@@ -82,7 +83,7 @@ class Diverse(Checked):
         """Resize and pad each image."""
         place, canvas = self.place(x.shape[-1], c), self._sides(x.shape[-1])[1]
         made = placed(x, *place, canvas, self.mode, self.zero)
-        return resized(made, x.shape[-1], "bilinear") if self.back else made
+        return resized(made, x.shape[-1], self.shrink) if self.back else made
 
 
 @dataclass(frozen=True)

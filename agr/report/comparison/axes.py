@@ -65,6 +65,21 @@ def varying(cells: Sequence[Cell]) -> dict[str, Axis]:
     return {key: axis for key, axis in axes.items() if len(axis.titles) > 1}
 
 
+def check_success(cells: Sequence[Cell]) -> None:
+    """Raise ConfigError where some attacks aim at a label and others don't, by their own rules.
+
+    To reach a label and to leave one are two things; `success`, where it is given, is for both.
+    """
+    own = {cell.success: cell.config.attack.name for cell in cells if not cell.config.success}
+    if len(own) > 1:
+        raise ConfigError(
+            f"attack={own['targeted']} succeeds where it reaches its target label, and "
+            f"attack={own['label']} where it leaves the true one: compare them apart, or add "
+            "attack.targeted=true, which aims all of them, or success=label, which asks all of "
+            "them for any other label"
+        )
+
+
 def output_folder(cells: Sequence[Cell], overrides: Sequence[str], kind: str) -> Path:
     """Return the folder for what is made of some cells: outputs/SUITE/KIND/NAME.
 
