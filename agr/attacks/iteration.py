@@ -233,7 +233,7 @@ class Iteration:
         known, replaced = int(g is not None), composition.replaces(self.chain)
         spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
         taker = Taker(self._goal, source, s["made"], s["y"].clamp_min(0), more, spent)
-        context, ensemble, looks = self.context(s, image), s["ensemble"], torch.zeros_like(spent)
+        context, ensemble, ask = self.context(s, image), s["ensemble"], None
 
         def of_stage(i: int) -> Context:
             """Return the context of stage i, or for -1 of the gradient itself."""
@@ -251,7 +251,6 @@ class Iteration:
             if self.ensemble:
                 ask, own = Members(taker, context.at(0, GRADIENT)), context.at(0, OWN)
                 g, ensemble = self.ensemble.update(ask, len(source.members), ensemble, own)
-                looks = ask.forwards
             elif replaced:
                 g = torch.zeros_like(context.point)
             else:
@@ -260,7 +259,7 @@ class Iteration:
         for i, stage in enumerate(self.chain):
             g, chain[str(i)] = stage.update(g, s["chain"][str(i)], of_stage(i))
             first = g if replaced and i == 0 else first
-        flat = s["flat"] & ~(first != 0).flatten(1).any(1)
+        flat = s["flat"] & (ask.flat if ask else ~(first != 0).flatten(1).any(1))
         x, step = self.step.update(g, s["step"], of_stage(len(self.chain)))
         if not bool(x.sum().isfinite()):  # one pass where nothing is wrong
             x = torch.where(x.isfinite(), x, s["x0"])
@@ -270,7 +269,7 @@ class Iteration:
             "t": s["t"] + 1,
             "flat": flat,
             "seen": torch.zeros_like(s["seen"]),
-            "forwards": s["forwards"] + spent + looks,
+            "forwards": s["forwards"] + spent + (ask.forwards if ask else 0),
             "backwards": s["backwards"] + spent + known,
         }
         inner = {"chain": chain, "step": step, "ensemble": ensemble}
