@@ -72,7 +72,8 @@ def through(model: Any, x: Tensor, y: Tensor, *views: Any) -> Tensor:
     c = attack.context(attack.begin(x, y, key), x).at(0, GRADIENT, 0)
     live, spent = torch.ones(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.int64)
     goal = Goal(CrossEntropy(), None, views, targeted=False)
-    g = Taker(goal, attack.bind(model), {}, y, live, spent).through_views(c)
+    taker = Taker(goal, attack.bind(model), {}, y, live, spent, spent.clone())
+    g = taker.through_views(c)
     assert spent.tolist() == [math.prod(view.copies for view in views)] * len(x)
     return g
 

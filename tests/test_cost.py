@@ -40,6 +40,7 @@ from agr.utils.files import write_named
 from tests.conftest import CLASSES, images
 from tests.forked import run as score
 from tests.madeup import record
+from tests.oracles import network_for, side_for
 from tests.test_engine import run, small_items, small_network
 
 ATTACKS = sorted(p.stem for p in Path(conf_dir(), "attack").glob("*.yaml") if p.stem[0] != "_")
@@ -230,15 +231,19 @@ def test_a_budget_of_gradients_is_used_and_kept(name: str) -> None:
         if getattr(part, "pool", 0):
             x = images(part.pool)
             attack = replace(attack, pool=Pool(x, torch.arange(part.pool) % CLASSES))
-    network = small_network()
+    network, items = small_network(), small_items(2)
     layers = nn.Conv2d(3, 8, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     network.body = nn.Sequential(*layers, nn.Linear(8, CLASSES)).double()  # takes any size
+    if attack.surrogate:
+        network.body, side = network_for(name), side_for(name)
+        network.config = replace(network.config, size=side)
+        items = [item._replace(pixels=np.resize(item.pixels, (3, side, side))) for item in items]
     source = Ensemble([network, network], "logits") if attack.ensemble else network
-    made = list(craft(attack, source, small_items(2), 2))
+    made = list(craft(attack, source, items, 2))
     spent = {m.backwards for m in made}
     assert len(spent) == 1
-    each = spent.pop() / cell.config.steps
-    assert cell.config.steps == (1 if single else math.floor(budget / each))
+    each = (spent.pop() - attack.once) / cell.config.steps
+    assert cell.config.steps == (1 if single else math.floor((budget - attack.once) / each))
 
 
 def test_an_ensemble_pays_for_every_member() -> None:

@@ -42,7 +42,10 @@ NAMES = [path.stem for path in FILES if not path.stem.startswith("_")]
 
 
 # Sources of attacks that change or read what VGG16 hasn't, or that take several networks.
-SOURCES: dict[str, str] = dict.fromkeys(("svre", "adaea", "cwa", "smer"), "[vgg16,vgg19]")
+SOURCES: dict[str, str] = {
+    **dict.fromkeys(("svre", "adaea", "cwa", "smer"), "[vgg16,vgg19]"),
+    **dict.fromkeys(("pna", "tgr", "att"), "vit"),
+}
 
 
 @cache
@@ -96,7 +99,7 @@ def check_bitwise(cell: Cell, slots: int, n: int, *, watched: bool) -> list[Craf
 
 FAST = ("pgd", "difgsm", "vnifgsm", "admix", "ssa", "ai_fgtm", "agr+mi")  # all parts, but few times
 # Parameters that say how often something is done, of which fewer will do: `in_full` has all.
-MANY = ("copies", "samples", "inner", "rounds")
+MANY = ("copies", "samples", "neighbours", "chains", "inner", "rounds")
 
 
 @pytest.mark.slow
@@ -119,7 +122,7 @@ def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
 # Of many gradients per step: with fewer of them above, and here two of them with all.
 COSTLY = (
     *("vnifgsm", "emifgsm", "agr+vmi", "admix", "sinifgsm", "si_ni_di_ti", "gra", "pgn", "agr+pgn"),
-    *("bsr", "sia", "decowa", "agr+bsr", "svre", "smer"),
+    *("bsr", "sia", "decowa", "agr+bsr", "ops", "ops_3x3", "ops_5x5", "l2t", "svre", "smer"),
 )
 FULL_IN_LINF = ("vmifgsm", "ssa")
 
@@ -183,18 +186,21 @@ def test_observing_changes_no_image() -> None:
 @pytest.mark.parametrize(
     ("name", "gradients"),
     [("vmifgsm", 21), ("emifgsm", 11), ("admix", 15), ("sifgsm", 5), ("ssa", 20), ("difgsm", 1),
-     ("si_ni_di_ti", 5), ("nifgsm", 1), ("tifgsm", 1), ("agr+vmi", 21)],
+     ("si_ni_di_ti", 5), ("nifgsm", 1), ("tifgsm", 1), ("agr+vmi", 21), ("bsr", 20), ("decowa", 40),
+     ("ops_3x3", 10), ("pna", 1), ("tgr", 1), ("att", 1)],
 )  # fmt: skip
 def test_gradients_are_counted(name: str, gradients: int) -> None:
     """An image's own count is that of hooks on the network if every slot is in use."""
-    cell = expand([f"attack={name}", "source=vgg16", "attack.steps=2", "attack.stop=null"])[0]
+    source = f"source={SOURCES.get(name, 'vgg16')}"
+    cell = expand([f"attack={name}", source, "attack.steps=2", "attack.stop=null"])[0]
     network, items, calls = demo_network(cell), demo_items(cell, 3), Calls()
     attack = with_pool(attack_of(cell), network, demo_items(cell, 20))
     made = list(craft(attack, network, items, 3, calls=calls))
-    assert {m.backwards for m in made} == {2 * gradients}
-    assert {m.forwards for m in made} == {2 * gradients + (attack.direct)}
+    total = 2 * gradients + attack.once
+    assert {m.backwards for m in made} == {total}
+    assert {m.forwards for m in made} == {total + (attack.direct)}
     both = 2 if "di" in name else 1  # its copies of another size are passes of their own
-    assert 2 * gradients <= calls.backwards <= 2 * gradients * both
+    assert total <= calls.backwards <= total * both
 
 
 @pytest.mark.slow

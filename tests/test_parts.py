@@ -29,6 +29,7 @@ from agr.attacks.views import Admix, Diverse, Scale, Spectrum
 from agr.attacks.views.copies import LEVEL
 from agr.attacks.views.spectrum import dct_matrix
 from tests.conftest import CLASSES, EPS, as_source, images, small_model
+from tests.oracles import network_for, side_for
 from tests.oracles.base import a_pool, composed, ours
 
 BALLS = {"linf": Linf(EPS), "l2": L2(1.0)}
@@ -655,22 +656,32 @@ def test_bad_parameters_are_named(part: Callable[..., Any], name: str, values: l
 class Flat(nn.Module):
     """A model without a gradient."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sum((1, 2, 3))[:, None] * torch.zeros(1, CLASSES).to(x)
-
-
-class OneBad(nn.Module):
-    """NaN for images that are marked by their first pixel, or for all."""
-
     def __init__(self, model: nn.Module | None = None):
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.model is None:
-            return Flat()(x) + math.nan
+        logits = self.model(x) if self.model else x.sum((1, 2, 3))[:, None]
+        return logits * torch.zeros(1, CLASSES).to(x)
+
+
+class OneBad(nn.Module):
+    """NaN for the first image, or for all."""
+
+    def __init__(self, model: nn.Module, images: int | None = 1):
+        super().__init__()
+        self.model, self.images = model, images
+
+    def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(x)
-        return torch.cat([logits[:1] * math.nan, logits[1:]])
+        bad = slice(None, self.images)
+        return torch.cat([logits[bad] * math.nan, logits[len(logits[bad]) :]])
+
+
+def subject(name: str) -> tuple[nn.Module, int]:
+    """A small classifier that an attack can take, and the side of its images."""
+    special = bool(ours(name).surrogate)
+    return (network_for(name), side_for(name)) if special else (Pattern().eval(), 12)
 
 
 @pytest.mark.filterwarnings("ignore:.* logits are not finite", "ignore:.* came back unchanged")
@@ -679,10 +690,11 @@ class OneBad(nn.Module):
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("name", composed())
 def test_gradients_of_nought_or_nan_leave_finite_images(name: str, norm: str) -> None:
-    attack = replace(ours(name, norm, "steps=2"), pool=a_pool(12))
-    x, y = images(3), torch.zeros(3).long()
-    for model in (Flat().eval(), OneBad().eval()):
-        adv = attack(as_source(attack, model), x, y)
+    model, side = subject(name)
+    attack = replace(ours(name, norm, "steps=2"), pool=a_pool(side))
+    x, y = images(3, size=side), torch.zeros(3).long()
+    for broken in (Flat(model).eval(), OneBad(model, None).eval()):
+        adv = attack(as_source(attack, broken), x, y)
         if attack.start:
             start = attack.ball.project(attack.start(x, attack.ball, keys(3, 0)), x)
             assert torch.equal(adv, start)
@@ -694,8 +706,9 @@ def test_gradients_of_nought_or_nan_leave_finite_images(name: str, norm: str) ->
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("name", composed())
 def test_nan_of_one_image_stays_there(name: str, norm: str) -> None:
-    attack = replace(ours(name, norm, "steps=2"), pool=a_pool(12))
-    model, x = Pattern().eval(), images(3)
+    model, side = subject(name)
+    attack = replace(ours(name, norm, "steps=2"), pool=a_pool(side))
+    x = images(3, size=side)
     y = model(x).argmax(1)
     bad, good = (attack(as_source(attack, m), x, y) for m in (OneBad(model).eval(), model))
     assert torch.equal(bad[1:], good[1:])

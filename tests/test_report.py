@@ -20,6 +20,7 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.evaluation.provenance import class_names
 from agr.records.store import Records
+from agr.report import drawn
 from agr.report.answers import QUESTIONS
 from agr.report.html.contract import HtmlTable
 from agr.report.html.gallery import SAMPLE, examples_of
@@ -173,6 +174,17 @@ def test_the_page_says_everything(cells: list[Cell], tmp_path: Path) -> None:
     text = render(shown)
     assert "python scripts/make_report.py --run seed=0" in text
     assert len(text.encode()) < 20_000_000
+
+
+def test_figures_of_many_cells_are_drawn_by_another_process(
+    cells: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = gather(cells, [], "agr_paper", command).figures
+    monkeypatch.setattr(drawn, "MANY", 1)
+    monkeypatch.setattr(drawn.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(drawn, "figures_of", None)  # not in this process
+    there = gather(cells, [], "agr_paper", command).figures
+    assert [(f.name, f.png, f.plotly) for f in there] == [(f.name, f.png, f.plotly) for f in here]
 
 
 def test_classes_of_imagenet_have_names(tmp_path: Path) -> None:

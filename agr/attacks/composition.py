@@ -46,5 +46,12 @@ def check(attack: Any) -> None:
             f"{attack.ensemble} makes its gradient of the members' own, of which "
             f"{asking[0] if asking else attack.objective} can't ask for more: leave out one"
         )
+    joint = next((view for view in attack.views if getattr(view, "joint", False)), None)
+    other = next((view for view in attack.views if getattr(view, "asks", 0)), attack.objective)
+    if joint and other:
+        raise ValueError(
+            f"{joint} averages the logits of all copies, and {other} needs each copy's own: leave "
+            "out one"
+        )
     if attack.objective and attack.targeted and not attack.objective.targeted:
         raise ValueError(f"{attack.objective} has no target: leave out targeted=true")

@@ -129,7 +129,7 @@ def craft(
     looked, ended = Counter({attack.steps: 1}), Counter({attack.steps: 1})
     watched = attack.direct or attack.stop is not None or trace
     # What is made before a first step takes passes of all slots, however many images are new.
-    least = slots // 2 if attack.objective or attack.surrogate else 1
+    least = slots // 2 if attack.prepares else 1
     while True:
         free = [row for row in range(slots) if row not in held]
         waiting = len(free) < least

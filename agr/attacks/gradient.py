@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agr.attacks.ball import per_image
+from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import Context, Loss, Objective, State, View
 from agr.attacks.surrogate import Features, Surrogate
+from agr.models.logits import is_fooled, joint, predict
 from agr.utils.errors import first_line
 
 Mix = dict[int, Tensor | float]  # members of an ensemble, and the weights of their logits
@@ -33,6 +35,15 @@ class Goal(NamedTuple):
             return self.loss(logits, y)
         return torch.stack([self.loss(own, y) for own in logits.unbind(1)]).mean(0)
 
+    @property
+    def joint(self) -> bool:
+        """True if the loss is that of the mean of the copies' logits."""
+        return any(getattr(view, "joint", False) for view in self.views)
+
+    def bare(self) -> Goal:
+        """Return the goal of the plain loss, without views."""
+        return Goal(CrossEntropy(), None, (), self.targeted)
+
     def climbed(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
         found = self._replace(objective=None).losses(logits, y, [], {})
@@ -45,6 +56,17 @@ class Goal(NamedTuple):
         return g
 
 
+class Made(NamedTuple):
+    """One copy of a point, made by the views."""
+
+    leaf: Tensor  # the point
+    image: Tensor  # made of it
+    share: Tensor | float
+    takes: Tensor  # (B,) bool: rows that have a share
+    draw: Tensor | None
+    own: Context  # of the draws of rules
+
+
 class Taker(NamedTuple):
     """The gradients of a step, taken and counted."""
 
@@ -54,6 +76,13 @@ class Taker(NamedTuple):
     y: Tensor  # (B,): labels, or target labels
     live: Tensor  # (B,) bool: rows that count
     spent: Tensor  # (B,): passes of each row, added to in place
+    looked: Tensor  # (B,): forward passes alone, likewise
+    fooled: Tensor | None = None  # (B,) bool: rows that fooled the source in one; added to in place
+
+    def of(self, rows: Tensor | None, bare: bool = False) -> Taker:
+        """Return the taker of gradients of some rows, or of bare ones: see `Slope`."""
+        live = self.live if rows is None else self.live & rows
+        return self._replace(live=live, goal=self.goal.bare() if bare else self.goal)
 
     def through_views(self, c: Context, mix: Mix | None = None) -> Tensor:
         """Return the gradient at `c.point` (B, 3, H, W), over all copies by their shares.
@@ -61,41 +90,105 @@ class Taker(NamedTuple):
         Copies without a share in a living row are skipped. With a `mix` it is that of an ensemble's
         members, and each of their passes counts.
         """
+        return self.slope(c, mix)[1]
+
+    def slope(
+        self, c: Context, mix: Mix | None = None, make: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return losses (B,) at `c.point` and the gradient there: see `Slope`."""
         total = torch.zeros_like(c.point)
+        value, weights = total.new_zeros(len(total)), None
+        if self.goal.joint:
+            value, weights = self._joined(c, mix, make)
+        for copy in self._copies(c, mix, make):
+            leaf, image, share, takes, draw, own = copy
+            with torch.enable_grad():
+                rows = self.live & takes
+                losses = self._losses(image, leaf, own, mix, draw, weights, rows) * share
+                losses = torch.where(takes, losses, 0.0)
+                g = self.goal.gradient(losses, leaf)
+            # Rows without a share are left out, since 0 times a NaN is no 0.
+            total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
+            value = value if self.goal.joint else value + losses.detach()
+            self.spent.add_(self.live & takes, alpha=len(mix or [0]))
+        return -value if self.goal.targeted else value, total
+
+    def _copies(
+        self, c: Context, mix: Mix | None, make: Callable[[Tensor], Tensor] | None
+    ) -> Iterator[Made]:
+        """Make the copies of `c.point` that have a share in a living row."""
         views = self.goal.views
         for copy in itertools.product(*(range(view.copies) for view in views)):
             leaf = c.point.detach().requires_grad_()
-            own = c.at(*copy)  # of the draws of rules
+            own = c.at(*copy)
             with torch.enable_grad():
-                image, share, draw = leaf, cast(Tensor | float, 1.0), cast(Tensor | None, None)
+                image, share = make(leaf) if make else leaf, cast(Tensor | float, 1.0)
+                draw = cast(Tensor | None, None)
                 for j, view in enumerate(views):
                     # All copies of a view share a key; of those before it each has its own.
                     at = c.at(j, *copy[:j])
                     if getattr(view, "asks", 0):
                         at = at._replace(losses=self._asked(leaf, own, mix, draw))
+                    if getattr(view, "once", 0):
+                        at = at._replace(made=self.made[f"view {j}"])
                     made = view(image, copy[j], at)
                     image, share = made.image, share * made.share
                     draw = draw if made.draw is None else made.draw
-                takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(self.live)
-                if isinstance(share, Tensor) and not bool((self.live & takes).any()):
-                    continue
-                losses = self._losses(image, leaf, own, mix, draw) * share
-                g = self.goal.gradient(torch.where(takes, losses, 0.0), leaf)
-            # Rows without a share are left out, since 0 times a NaN is no 0.
-            total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
-            self.spent.add_(self.live & takes, alpha=len(mix or [0]))
-        return total
+            takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(self.live)
+            if isinstance(share, Tensor) and not bool((self.live & takes).any()):
+                continue
+            yield Made(leaf, image, share, takes, draw, own)
 
-    def _losses(
+    def _joined(
+        self, c: Context, mix: Mix | None, make: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return losses (B,) of the mean of the copies' logits, and their gradients there.
+
+        The loss of a copy is then the product of its logits with these: one at a time again.
+        """
+        mean = torch.zeros((), dtype=c.point.dtype, device=c.point.device)
+        for leaf, image, share, takes, draw, own in self._copies(c, mix, make):
+            with torch.no_grad():
+                logits, _ = self._passed(image.detach(), leaf, own, mix, draw)
+            shares = torch.as_tensor(share, dtype=logits.dtype, device=logits.device)
+            mean = mean + torch.where(per_image(takes, logits), _times(shares, logits), 0.0)
+            self.looked.add_(self.live & takes, alpha=len(mix or [0]) * self.source.passes)
+        with torch.enable_grad():
+            mean.requires_grad_()
+            losses = self.goal.losses(mean, self.y, [], self.made)
+            (weights,) = torch.autograd.grad(losses.sum(), mean)
+        return losses.detach(), weights
+
+    def _passed(
         self, image: Tensor, leaf: Tensor, c: Context, mix: Mix | None, draw: Tensor | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Features]:
         only = next(iter(mix)) if mix and len(mix) == 1 else None
         with self.source.ruled(c, self.made, only) as features:
             if mix is None:
-                logits = _logits(self.source, image, leaf, draw)
-            else:
-                own = {i: _logits(self.source.members[i], image, leaf, draw) for i in mix}
-                logits = cast(Tensor, sum(_times(mix[i], z) for i, z in own.items()))
+                return _logits(self.source, image, leaf, draw), features
+            own = {i: _logits(self.source.members[i], image, leaf, draw) for i in mix}
+            return cast(Tensor, sum(_times(mix[i], z) for i, z in own.items())), features
+
+    def _losses(
+        self,
+        image: Tensor,
+        leaf: Tensor,
+        c: Context,
+        mix: Mix | None,
+        draw: Tensor | None,
+        weights: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Return the losses (B,) of copies; `rows` (B,) bool are those that may have fooled.
+
+        With `weights` like the logits they are the logits' products with these.
+        """
+        logits, features = self._passed(image, leaf, c, mix, draw)
+        if self.fooled is not None and rows is not None:
+            pred = predict(joint(logits.detach()))
+            self.fooled.logical_or_(rows & is_fooled(pred, self.y, targeted=self.goal.targeted))
+        if weights is not None:
+            return (logits * weights).flatten(1).sum(1)
         return self.goal.losses(logits, self.y, features, self.made)
 
     def _asked(
@@ -111,64 +204,24 @@ class Taker(NamedTuple):
         return losses
 
 
-class Members:
-    """Passes of an ensemble's members that a strategy asks for in a step: see `AskMembers`."""
-
-    def __init__(self, taker: Taker, c: Context):
-        self.taker, self.c, self.targeted = taker, c, taker.goal.targeted
-        self.forwards = torch.zeros_like(taker.spent)  # of each row, those of gradients left out
-        self.flat = torch.ones_like(taker.live)  # every gradient so far was zero
-
-    def gradient(
-        self, point: Tensor, member: Tensor | int, use: int, weight: Tensor | float = 1.0
-    ) -> Tensor:
-        """Return the gradient of the loss of a member's logits, times `weight`."""
-        at = self.c._replace(point=point).at(use)
-        if isinstance(member, int):
-            return self._noted(self.taker.through_views(at, {member: weight}))
-        total = torch.zeros_like(point)
-        for own in range(len(self.taker.source.members)):
-            rows = self.taker.live & (member == own)
-            if bool(rows.any()):  # in a batch of its own shape, as ever
-                g = self.taker._replace(live=rows).through_views(at, {own: weight})
-                total = torch.where(per_image(rows, g), g, total)
-        return self._noted(total)
-
-    def blended(self, point: Tensor, weights: Tensor, use: int) -> Tensor:
-        """Return the gradient of the loss of the logits' sum, by `weights` (B, members)."""
-        at = self.c._replace(point=point).at(use)
-        return self._noted(self.taker.through_views(at, dict(enumerate(weights.unbind(1)))))
-
-    @torch.no_grad()
-    def logits(self, point: Tensor) -> Tensor:
-        """Return all members' logits (B, members, classes), without a gradient, views or rules."""
-        members = self.taker.source.members
-        self.forwards.add_(self.taker.live, alpha=len(members))
-        return torch.stack([member(point) for member in members], 1)
-
-    def loss(self, logits: Tensor) -> Tensor:
-        """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
-        return self.taker.goal.climbed(logits, self.taker.y)
-
-    def _noted(self, g: Tensor) -> Tensor:
-        self.flat &= ~(g != 0).flatten(1).any(1)
-        return g
-
-
 class Maker:
     """The state that an attack makes of each image before its first step, and its passes."""
 
     def __init__(self, goal: Goal, source: Surrogate, y: Tensor, c: Context):
         self.goal, self.source, self.y, self.c = goal, source, y, c
+        self.layers: Mapping[str, nn.Module] = source.layers  # of the part that asks
         self.forwards = self.backwards = 0
 
     def make(self) -> State:
-        """Return features of the clean images, and what the objective keeps."""
+        """Return features of the clean images, and what the objective and views keep."""
         self.source.prepare()
         self.recorded = made = self.source.record(self.c.x0)
         self.forwards += bool(made)
         if self.goal.objective:
             made = made | {"objective": self.goal.objective.make(self, self.y, self.c)}
+        for j, (view, layers) in self.source.reading.items():
+            self.layers = layers
+            made = made | {f"view {j}": view.make(self, self.y, self.c)}
         return made
 
     def loss(self, logits: Tensor) -> Tensor:
@@ -177,10 +230,10 @@ class Maker:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Features:
-        """Return the features (B, ...) at each of the objective's layers."""
-        with self.source.ruled(self.c, self.recorded) as features:
+        """Return the features (B, ...) at each of the layers."""
+        with self.source.ruled(self.c, self.recorded, layers=self.layers) as features:
             self.source(images)
-        self.forwards += 1
+        self.forwards += self.source.passes
         return features
 
     def gradients(
@@ -188,13 +241,14 @@ class Maker:
     ) -> tuple[Tensor, Features]:
         """Return gradients of `loss(logits, features)` (B,): at the images, and at the features."""
         leaf = images.detach().requires_grad_()
-        with torch.enable_grad(), self.source.ruled(self.c, self.recorded) as features:
-            logits = self.source(leaf)
         with torch.enable_grad():
+            with self.source.ruled(self.c, self.recorded, layers=self.layers) as features:
+                logits = self.source(leaf)
             found = torch.autograd.grad(
                 loss(logits, features).sum(), [leaf, *features], allow_unused=True
             )
-        self.forwards, self.backwards = self.forwards + 1, self.backwards + 1
+        self.forwards += self.source.passes
+        self.backwards += 1
         at, *others = (
             torch.zeros_like(t) if g is None else g
             for g, t in zip(found, [leaf, *features], strict=True)
@@ -227,9 +281,5 @@ def _logits(
 
 def _times(weight: Tensor | float, logits: Tensor) -> Tensor:
     """Multiply logits (B, classes) by one weight for all rows, or one of each."""
-    return logits * (per_image(weight, logits) if isinstance(weight, Tensor) else weight)
-
-
-def no_gradient(point: Tensor, use: int) -> Tensor:
-    """Refuse a gradient to the parts that it is made through. Raises RuntimeError."""
-    raise RuntimeError("a view or a look-ahead asked for a gradient, of which it is a part")
+    each = isinstance(weight, Tensor) and weight.dim() > 0
+    return logits * (per_image(cast(Tensor, weight), logits) if each else weight)

@@ -6,6 +6,7 @@ by a step; the plain call and the engine with its slots share these. Nothing her
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,9 +16,10 @@ from torch import Tensor
 from agr.attacks import composition, parts
 from agr.attacks.ball import Ball, per_image
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
-from agr.attacks.gradient import Goal, Maker, Members, Taker, no_gradient
+from agr.attacks.gradient import Goal, Maker, Taker
 from agr.attacks.loss import CrossEntropy
-from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose
+from agr.attacks.members import Members
+from agr.attacks.parts import Context, Model, Observation, Pool, Seen, State, choose, no_gradient
 from agr.attacks.step import Plain, step_size
 from agr.attacks.surrogate import Surrogate
 from agr.config.cost import gradients_of
@@ -63,9 +65,20 @@ class Iteration:
         return gradients_of(self.views, self.chain, self.ensemble, members, charged=False)
 
     @property
+    def once(self) -> int:
+        """Number of gradients that are taken before an image's first step."""
+        return sum(getattr(part, "once", 0) for part in (self.objective, *self.views))
+
+    @property
+    def prepares(self) -> bool:
+        """True if something is made of images before their first step."""
+        return bool(self.objective or self.surrogate or self.once)
+
+    @property
     def pool_size(self) -> int:
         """Number of images that views and rules need in the pool; 0 for none."""
-        return max((getattr(p, "pool", 0) for p in (*self.views, *self.surrogate)), default=0)
+        parts = (*self.views, *self.surrogate, *self.chain)
+        return max((getattr(part, "pool", 0) for part in parts), default=0)
 
     def side(self, side: int) -> int:
         """Return the side of the largest copies that the model sees, for images of `side` px."""
@@ -81,7 +94,7 @@ class Iteration:
         """
         if isinstance(model, Surrogate):
             return model
-        source = Surrogate(model, self.surrogate, self.objective, self.pool)
+        source = Surrogate(model, self.surrogate, self.objective, self.pool, self.views)
         if self.ensemble and len(source.members) < 2:
             raise ValueError(
                 f"{type(self.ensemble).__name__} needs a source of several networks: source=[A,B], "
@@ -117,6 +130,7 @@ class Iteration:
             "live": y >= 0,  # NO_ANSWER can't be attacked
             "seen": rows > 0,  # the iterate has been observed
             "flat": rows == 0,  # every gradient so far was zero
+            "fooled": rows > 0,  # it has fooled the source in a gradient's pass, if a rule watches
             "forwards": rows,  # passes for the image: its observations and gradients
             "backwards": rows,
             "made": {},  # before the first step of each row, by `_prepared`
@@ -179,6 +193,7 @@ class Iteration:
             path=(STEPS, s["t"]),
             grad=no_gradient,
             pool=self.pool,
+            fooled=s["fooled"],
         )
 
     @property
@@ -190,7 +205,7 @@ class Iteration:
 
     def _prepared(self, source: Surrogate, s: State) -> State:
         """Make what rows need before their first step; each row is charged for its own only."""
-        if not (self.objective or self.surrogate):
+        if not self.prepares:
             return s
         fresh = s["live"] & (s["t"] == 0)
         if not bool(fresh.any()):
@@ -231,18 +246,32 @@ class Iteration:
         if g is None and not bool(more.any()):
             return s
         known, replaced = int(g is not None), composition.replaces(self.chain)
-        spent = torch.zeros_like(s["t"])  # gradients of each row, beyond a `g` that is known
-        taker = Taker(self._goal, source, s["made"], s["y"].clamp_min(0), more, spent)
+        # Gradients of each row, beyond a `g` that is known, and forward passes alone.
+        spent, looked, fooled = s["t"] * 0, s["t"] * 0, s["fooled"].clone()
+        counts = (more, spent, looked, fooled if source.watches else None)
+        taker = Taker(self._goal, source, s["made"], s["y"].clamp_min(0), *counts)
         context, ensemble, ask = self.context(s, image), s["ensemble"], None
 
         def of_stage(i: int) -> Context:
             """Return the context of stage i, or for -1 of the gradient itself."""
 
-            def grad(point: Tensor, use: int) -> Tensor:
+            def slope(
+                point: Tensor,
+                use: int,
+                make: Callable[[Tensor], Tensor] | None = None,
+                *,
+                rows: Tensor | None = None,
+                bare: bool = False,
+            ) -> tuple[Tensor, Tensor]:
+                if rows is not None and not bool((more & rows).any()):
+                    return torch.zeros_like(more, dtype=point.dtype), torch.zeros_like(point)
                 c = context._replace(point=point).at(i + 1, GRADIENT, use)
-                return taker.through_views(c)
+                return taker.of(rows, bare).slope(c, make=make)
 
-            return context._replace(grad=grad).at(i + 1, OWN)
+            def grad(point: Tensor, use: int) -> Tensor:
+                return slope(point, use)[1]
+
+            return context._replace(grad=grad, slope=slope).at(i + 1, OWN)
 
         if g is None:
             for i in composition.look_aheads(self.chain):
@@ -268,8 +297,9 @@ class Iteration:
             "x": self.ball.project(x, s["x0"]),
             "t": s["t"] + 1,
             "flat": flat,
+            "fooled": fooled,
             "seen": torch.zeros_like(s["seen"]),
-            "forwards": s["forwards"] + spent + (ask.forwards if ask else 0),
+            "forwards": s["forwards"] + spent * source.passes + looked,
             "backwards": s["backwards"] + spent + known,
         }
         inner = {"chain": chain, "step": step, "ensemble": ensemble}

@@ -9,7 +9,7 @@ comes from a key per row (`agr.attacks.draws`), so that no image depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -25,6 +25,30 @@ State = dict[str, Any]  # str -> Tensor (B, ...) | State
 Start = Callable[[Tensor, Ball, Tensor], Tensor]
 # Logits (B, classes), labels (B,) -> losses (B,), which an attack climbs, or descends if targeted.
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Slope(Protocol):
+    """Losses (B,) at a point, towards the attack's goal, and their gradient there (B, 3, H, W).
+
+    They are taken through the views, of what `make` makes of the point, if there is one. With
+    `rows` (B,) bool, others don't count: without a living one no pass is made, and all is 0. `bare`
+    ones are of the cross-entropy, without views.
+    """
+
+    def __call__(
+        self,
+        point: Tensor,
+        use: int,
+        make: Callable[[Tensor], Tensor] | None = None,
+        *,
+        rows: Tensor | None = None,
+        bare: bool = False,
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def no_gradient(*_: Any, **__: Any) -> Any:
+    """Refuse a gradient to the parts that it is made through. Raises RuntimeError."""
+    raise RuntimeError("a view or a look-ahead asked for a gradient, of which it is a part")
 
 
 def leafwise(f: Callable[[Tensor, Tensor], Tensor], new: State, old: State) -> State:
@@ -68,6 +92,10 @@ class Context(NamedTuple):
     pool: Pool | None
     # Of a view that asks: images -> losses (B,), which it may climb.
     losses: Callable[[Tensor], Tensor] | None = None
+    slope: Slope = no_gradient  # `grad`, with losses and options
+    # Of a rule that watches: images that fooled the source in a gradient's pass before this step.
+    fooled: Tensor | None = None  # (B,) bool
+    made: State | None = None  # of a view with `once`: what it made before the first step
 
     @property
     def key(self) -> Tensor:
@@ -95,6 +123,8 @@ class Pass(NamedTuple):
     module: nn.Module
     clean: Tensor | None  # what the module makes of the clean images, (B, ...); see `Rule`
     benign: Tensor | None  # and of the images of the pool, (K, ...)
+    reference: Tensor | None  # and of the images that the rule's `reference` makes, (B, ...)
+    shared: dict[str, Any]  # empty at first: what a rule's modules tell each other in this pass
 
 
 class Seen(NamedTuple):
@@ -124,7 +154,9 @@ class Rule(Protocol):
     (`agr.models.roles`) and says by name which role a network lacks. No row may depend on another.
 
     Optional attributes: `clean`, true if it needs what its modules make of the clean images;
-    `pool`, the number of images that it mixes in; `unfused`, true if it needs attention maps.
+    `pool`, the number of images that it mixes in; `unfused`, true if it needs attention maps;
+    `watches`, true if it needs `c.fooled`; `reference`, a method that makes images of a context,
+    which go through the source before each pass, without rules: one more forward.
     """
 
     def find(self, network: nn.Module) -> dict[str, nn.Module]:
@@ -137,14 +169,16 @@ class Rule(Protocol):
 
 
 class Ask(Protocol):
-    """Passes of the source that an objective asks for before an image's first step."""
+    """Passes of the source that a part asks for before an image's first step."""
+
+    layers: Mapping[str, nn.Module]  # of its features
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
         ...
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Return the features (B, ...) at each of the objective's layers."""
+        """Return the features (B, ...) at each of the layers."""
         ...
 
     def gradients(
@@ -232,7 +266,12 @@ class View(Protocol):
 
     Copies are made one at a time and have one shape, so memory doesn't grow with their number. A
     view whose attribute `asks` is n calls `c.losses` n times for a copy, for gradients of its own
-    parameters; each is a pass, in which later views take no part.
+    parameters; each is a pass, in which later views take no part. With a true `joint` the loss is
+    that of the mean of all copies' logits, for which they are passed forward once more before.
+
+    A view whose attribute `once` is n takes n gradients before an image's first step. It has
+    `find(network)`, which returns the one module that it reads, by name, and `make(ask, y, c)`, as
+    an objective; `c.made` is what this returned.
     """
 
     @property
@@ -249,9 +288,11 @@ class Stage(Protocol):
     """A transformation of the gradient before the step: normalising, momentum, smoothing.
 
     A stage whose attribute `look_ahead` is true also has `point(s, c)`, which returns the point
-    where the gradient is taken; an attack has at most one of these. A stage that calls `c.grad` has
-    an attribute `extra`, the number of its calls in a step. The first one may have a true
-    `replaces`: it needs no gradient at the iterate, and gets zeros.
+    where the gradient is taken; an attack has at most one of these. A stage that calls `c.grad` or
+    `c.slope` has an attribute `extra`, the number of its calls in a step, and `bare`, that of its
+    bare ones on top; one that calls it less often on average says of how often it is `charged`. The
+    first one may have a true `replaces`: it needs no gradient at the iterate,
+    and gets zeros.
     """
 
     def init(self, x: Tensor) -> State: ...

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agr.attacks.parts import Context, Model, Objective, Pass, Pool, Rule, State
+from agr.attacks.parts import Context, Model, Objective, Pass, Pool, Rule, State, View
 from agr.models.roles import fused_attentions, layer_of, unfused
 from agr.models.sources import behind, bodies_of
 from agr.utils.text import plural
@@ -34,24 +34,34 @@ class Surrogate:
         rules: Sequence[Rule] = (),
         objective: Objective | None = None,
         pool: Pool | None = None,
+        views: Sequence[View] = (),
     ):
         self.model, self.rules, self.pool = model, rules, pool
         self.takes_side = getattr(model, "takes_side", False)
         self.takes_draw = getattr(model, "takes_draw", False)
         self.members: list[Model] = list(getattr(behind(model), "members", [model]))
-        bodies = bodies_of(model) if rules or objective else []
+        reading = {j: view for j, view in enumerate(views) if getattr(view, "once", 0)}
+        bodies = bodies_of(model) if rules or objective or reading else []
         self.found = [[rule.find(body) for rule in rules] for body in bodies]
         self.layers: dict[str, nn.Module] = {}
-        if objective:
+        for reader in (*([objective] if objective else []), *reading.values()):
             if len(bodies) > 1:
                 raise ValueError(
-                    f"{type(objective).__name__} takes features of one network, and the source "
+                    f"{type(reader).__name__} takes features of one network, and the source "
                     f"has {len(bodies)}: attack one of them"
                 )
+        if objective:
             self.layers = dict(layer_of(bodies[0], layer) for layer in objective.layers)
+        self.reading: dict[int, tuple[Any, dict[str, nn.Module]]] = {
+            j: (view, view.find(bodies[0]))  # type: ignore[attr-defined]
+            for j, view in reading.items()
+        }
         wanted = any(getattr(rule, "unfused", False) for rule in rules)
         self.fused = [m for body in bodies for m in fused_attentions(body)] if wanted else []
         self.clean = [i for i, rule in enumerate(rules) if getattr(rule, "clean", False)]
+        self.watches = any(getattr(rule, "watches", False) for rule in rules)
+        # Passes for each that is asked: itself, and the references of rules.
+        self.passes = 1 + sum(hasattr(rule, "reference") for rule in rules)
         self._benign: dict[tuple[int, int], dict[str, Tensor]] = {}
 
     def described(self) -> list[str]:
@@ -61,22 +71,32 @@ class Surrogate:
             of = f" of network {b + 1}" if len(self.found) > 1 else ""
             for rule, modules in zip(self.rules, rules, strict=True):
                 lines.append(f"{type(rule).__name__} changes {_listed(modules)}{of}")
-        return [*lines, *([f"features of {_listed(self.layers)}"] if self.layers else [])]
+        read = [self.layers, *(modules for _, modules in self.reading.values())]
+        return [*lines, *(f"features of {_listed(modules)}" for modules in read if modules)]
 
     def __call__(self, *inputs: Any, **keys: Any) -> Tensor:
         """Return the model's own logits."""
         return self.model(*inputs, **keys)
 
     @contextmanager
-    def ruled(self, c: Context, made: State, member: int | None = None) -> Iterator[Features]:
+    def ruled(
+        self,
+        c: Context,
+        made: State,
+        member: int | None = None,
+        layers: Mapping[str, nn.Module] | None = None,
+    ) -> Iterator[Features]:
         """Put the rules on while a forward pass runs; features appear in the list that is yielded.
 
         `made` is what `record` returned; of an ensemble, `member` is the one that is asked.
+        Features are of `layers`, or those of the objective.
         """
+        layers = self.layers if layers is None else layers
         found: dict[str, Tensor] = {}
         features: Features = []
         with ExitStack() as undo:
             undo.enter_context(unfused(self.fused))
+            changes: list[tuple[dict[str, nn.Module], Make]] = []
             for b, rules in enumerate(self.found):
                 if member is not None and b != member:
                     continue
@@ -84,12 +104,17 @@ class Surrogate:
                     clean = made.get("clean", {}).get(f"{b} {i}", {})
                     benign = self._benign.get((b, i), {})
                     own = c.at(RULES, b, i)
-                    undo.enter_context(replaced(modules, _with(rule, own, clean, benign)))
-            undo.enter_context(recorded(self.layers, found))
+                    reference = {}
+                    if hasattr(rule, "reference"):
+                        reference = self._made(b, modules, rule.reference(own))
+                    make = _with(rule, own, clean, benign, reference)
+                    changes.append((modules, make))
+            for changed, make in changes:
+                undo.enter_context(replaced(changed, make))
+            undo.enter_context(recorded(layers, found))
             yield features
-            features.extend(found[name] for name in self.layers)
+            features.extend(found[name] for name in layers)
 
-    @torch.no_grad()
     def record(self, x0: Tensor) -> State:
         """Return what the modules of rules make of clean images, where rules need it."""
         made: State = {}
@@ -98,7 +123,6 @@ class Surrogate:
                 made[f"{b} {i}"] = self._made(b, rules[i], x0)
         return {"clean": made} if made else {}
 
-    @torch.no_grad()
     def prepare(self) -> None:
         """Run the pool's images once, where rules mix them in."""
         for b, rules in enumerate(self.found):
@@ -108,6 +132,7 @@ class Surrogate:
                     images = self.pool.images[:size]
                     self._benign[b, i] = self._made(b, rules[i], images)
 
+    @torch.no_grad()
     def _made(self, b: int, modules: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         with unfused(self.fused), recorded(modules, found):
@@ -116,10 +141,17 @@ class Surrogate:
 
 
 def _with(
-    rule: Rule, c: Context, clean: Mapping[str, Tensor], benign: Mapping[str, Tensor]
+    rule: Rule,
+    c: Context,
+    clean: Mapping[str, Tensor],
+    benign: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
 ) -> Make:
+    shared: dict[str, Any] = {}
+
     def make(i: int, name: str, module: nn.Module) -> Forward:
-        p = Pass(c.at(i), name, module, clean.get(name), benign.get(name))
+        made = clean.get(name), benign.get(name), reference.get(name)
+        p = Pass(c.at(i), name, module, *made, shared)
         return rule.forward(module.forward, p)
 
     return make

@@ -30,11 +30,13 @@ def gradients_of(
     A view may make more copies than an image needs, as DI does, and says of how many it is
     `charged`. Without that, all are counted that a batch computes. One that `asks` for gradients
     of its own takes these for each copy, and a strategy for ensembles says what it takes for an
-    image, or what a batch computes.
+    image, or what a batch computes. Gradients that a stage says are `bare` see no copies.
     """
     chain = list(chain)
     own = not any(getattr(stage, "replaces", False) for stage in chain)
-    points = own + sum(getattr(stage, "extra", 0) for stage in chain)
+    each = [getattr(stage, "charged", 0) * charged or getattr(stage, "extra", 0) for stage in chain]
+    points = own + sum(each)
+    bare = sum(getattr(stage, "bare", 0) for stage in chain)
     copies = math.prod(
         (getattr(v, "charged", v.copies) if charged else v.copies) * (1 + getattr(v, "asks", 0))
         for v in views
@@ -42,7 +44,7 @@ def gradients_of(
     if ensemble:
         own = ensemble.gradients
         members = (own if charged else getattr(ensemble, "computed", own))(members)
-    return points * copies * members
+    return (points * copies + bare) * members
 
 
 def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
@@ -78,7 +80,7 @@ def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     members = 1 if isinstance(config.source, str) else len(config.source)
     joined = ensemble[0] if ensemble else None
     each = gradients_of(views, chain, joined, members) * max(1, config.eot)
-    once = sum(part.once for part in objective)
+    once = sum(getattr(part, "once", 0) for part in (*objective, *views))
     if once + each > budget:
         before = f" after {once} before the first" if once else ""
         raise TooDear(

@@ -17,8 +17,7 @@ def at_most(cell: Cell, missing: int, step: float) -> float:
     from agr.attacks.build import build_attack
 
     attack, members = build_attack(cell.config), len(cell.sources)
-    once = attack.objective.once if attack.objective else 0
-    steps = once + cell.config.steps * attack.gradients(members) / members
+    steps = attack.once + cell.config.steps * attack.gradients(members) / members
     scored = (2 + len(cell.score_steps)) * len(cell.targets)
     return missing * (steps + 1 + scored) * step
 

@@ -7,10 +7,11 @@ norms and loaded weights make no difference.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 Modules = dict[str, nn.Module]
 
@@ -32,24 +33,100 @@ BRANCHES: dict[str, tuple[tuple[str, ...], ...]] = {
     "SwinTransformerBlock": (("drop_path1",), ("drop_path2",)),
     "MixerBlock": (("mlp_tokens",), ("mlp_channels",)),
 }
+RELUS = nn.ReLU, nn.ReLU6
+HEADS = ("global_pool", "pre_logits", "head_drop", "head", "fc", "classifier")
 
 
-def residual_branches(network: nn.Module) -> Modules:
-    """Return the last module of each residual branch."""
-    found: Modules = {}
-    for name, block in network.named_modules():
-        if getattr(block, "has_skip", True) is False:
-            continue
-        for attributes in BRANCHES.get(type(block).__name__, ()):
-            last = next((a for a in attributes if getattr(block, a, None) is not None), None)
-            if last is not None:
-                found[f"{name}.{last}"] = getattr(block, last)
-    return _some(found, network, "residual branch")
+def residual_branches(network: nn.Module, start: str | float = 0.0) -> Modules:
+    """Return the last module of each residual branch from depth `start` on (see `from_depth`)."""
+    found = {
+        f"{name}.{last}": getattr(block, last)
+        for name, block in network.named_modules()
+        for last in branch_ends(block)
+    }
+    return from_depth(network, _some(found, network, "residual branch"), start)
 
 
-def relus(network: nn.Module, start: float = 0.0) -> Modules:
+def residual_blocks(network: nn.Module, start: str | float = 0.0) -> Modules:
+    """Return the blocks that add one residual branch to a shortcut, from depth `start` on.
+
+    Not those of DenseNets, whose layers add nothing, nor of transformers, which add two.
+    """
+    return from_depth(network, _some(_blocks(network), network, "residual block"), start)
+
+
+def branch_ends(block: nn.Module) -> list[str]:
+    """Return the attributes that are the last modules of a block's residual branches; or none."""
+    if getattr(block, "has_skip", True) is False:
+        return []
+    kinds = BRANCHES.get(type(block).__name__, ())
+    ends = (
+        next((a for a in names if getattr(block, a, None) is not None), None) for names in kinds
+    )
+    return [end for end in ends if end is not None]
+
+
+def opens_stage(name: str, block: nn.Module) -> bool:
+    """Return whether a residual block is the first of a ResNet's stage."""
+    return hasattr(block, "downsample") and name.rpartition(".")[2] == "0"
+
+
+def inner_relus(block: nn.Module) -> Modules:
+    """Return the ReLUs inside the branch of a residual block, not that after the addition."""
+    (end,) = branch_ends(block)
+    before = itertools.takewhile(lambda pair: pair[0] != end, block.named_modules())
+    return {name: module for name, module in before if isinstance(module, RELUS)}
+
+
+def relus(network: nn.Module, start: str | float = 0.0) -> Modules:
     """Return the ReLUs and ReLU6s from depth `start` on, in the order of the modules."""
-    return _of_kind(network, "ReLU", lambda m: isinstance(m, nn.ReLU | nn.ReLU6), start)
+    found = _of_kind(network, "ReLU", lambda m: isinstance(m, RELUS))
+    return from_depth(network, found, start)
+
+
+def from_depth(network: nn.Module, found: Modules, start: str | float) -> Modules:
+    """Return those of the modules `found` that come with a place in the network or after it.
+
+    `start` is the name of a module, or a fraction: the place is then the residual block that so
+    many come before, or the one of `found` if the network has no blocks. 0 is all of them.
+    """
+    if start == 0:
+        return found
+    order = {name: place for place, (name, _) in enumerate(network.named_modules())}
+    if isinstance(start, str):
+        if not start or start not in order:
+            some = ", ".join([*(_blocks(network) or found)][:3])
+            raise ValueError(
+                f"{_title(network)} has no module {start}: give a depth from 0 to 1, or a name "
+                f"such as {some}"
+            )
+        first = start
+    else:
+        names = [*(_blocks(network) or found)]
+        first = names[min(int(start * len(names)), len(names) - 1)]
+    late = {name: module for name, module in found.items() if order[name] >= order[first]}
+    return _some(late, network, f"such module from {first} on")
+
+
+def units(network: nn.Module) -> Modules:
+    """Return the modules that features go through one after the other: blocks, poolings, others.
+
+    Stages are taken apart, convolutions and norms go with what follows them, and the head is left
+    out.
+    """
+
+    def walk(parent: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+        for name, child in parent.named_children():
+            if name in HEADS:
+                return
+            if type(child) is nn.Sequential:
+                yield from walk(child, f"{prefix}{name}.")
+            elif (
+                not isinstance(child, nn.Conv2d | nn.Identity) and type(child) is not nn.BatchNorm2d
+            ):
+                yield f"{prefix}{name}", child
+
+    return _some(dict(walk(network, "")), network, "block")
 
 
 def max_pools(network: nn.Module) -> Modules:
@@ -69,16 +146,34 @@ def attention_maps(network: nn.Module) -> Modules:
 
 def children_of(owners: Modules, attribute: str, network: nn.Module) -> Modules:
     """Return the modules that each of `owners` has under a name: the qkv of attentions."""
-    lacking = [name for name, owner in owners.items() if not hasattr(owner, attribute)]
+    lacking = [n for n, owner in owners.items() if getattr(owner, attribute, None) is None]
     if lacking:
-        raise ValueError(f"{_title(network)} has no {attribute} in {', '.join(lacking[:3])}")
+        some = ", ".join(f"{name} ({type(owners[name]).__name__})" for name in lacking[:3])
+        raise ValueError(f"{_title(network)} has no {attribute} in {some}")
     return {f"{name}.{attribute}": getattr(owner, attribute) for name, owner in owners.items()}
 
 
 def mlps(network: nn.Module) -> Modules:
     """Return the MLPs of transformer blocks."""
-    owners = {n: m for n, m in network.named_modules() if hasattr(m, "attn") and hasattr(m, "mlp")}
-    return children_of(_some(owners, network, "transformer block"), "mlp", network)
+    return children_of(blocks(network), "mlp", network)
+
+
+def blocks(network: nn.Module) -> Modules:
+    """Return the transformer blocks: modules with an attention and an MLP."""
+
+    def fits(module: nn.Module) -> bool:
+        return all(getattr(module, name, None) is not None for name in ("attn", "mlp"))
+
+    return _of_kind(network, "transformer block", fits)
+
+
+def channels_at(module: nn.Module, value: Tensor) -> int:
+    """Return the dimension of channels in what a module of a transformer returns.
+
+    That is the last one, but for maps (B, channels, H, W) of modules with convolutions.
+    """
+    convolves = any(isinstance(inner, nn.Conv2d) for inner in module.modules())
+    return 1 if convolves and value.dim() == 4 else value.dim() - 1
 
 
 def layers(network: nn.Module) -> list[str]:
@@ -129,12 +224,17 @@ def unfused(modules: Sequence[nn.Module]) -> Iterator[None]:
         yield
 
 
-def _of_kind(
-    network: nn.Module, role: str, fits: Callable[[nn.Module], bool], start: float = 0.0
-) -> Modules:
+def _of_kind(network: nn.Module, role: str, fits: Callable[[nn.Module], bool]) -> Modules:
     found = {name: module for name, module in network.named_modules() if fits(module)}
-    some = list(_some(found, network, role).items())
-    return dict(some[int(start * len(some)) :])
+    return _some(found, network, role)
+
+
+def _blocks(network: nn.Module) -> Modules:
+    return {
+        name: block
+        for name, block in network.named_modules()
+        if len(branch_ends(block)) == 1 and type(block).__name__ != "DenseLayer"
+    }
 
 
 def _some(found: Modules, network: nn.Module, role: str) -> Modules:

@@ -33,7 +33,10 @@ OF_AN_IMAGE = [
 OF_A_LOOK = {"first_success_step", "forwards"}  # other ones where nobody looked at the iterates
 ASKED = {*PERCEPTUAL}  # null where a run wasn't asked for them
 ONCE_FOOLED = "agr.attacks.stop.OnceFooled"
-REPLACING = ("agr.attacks.stages.Penalize",)  # stages that take no gradient at the iterate
+REPLACING = tuple(  # stages that take no gradient at the iterate
+    f"agr.attacks.stages.{name}"
+    for name in ("Penalize", "Flatten", "Reverse", "Integrate", "Collect", "Learn")
+)
 # A trace is of images in float32: so far are they from levels, per value, and their cosines.
 FLOAT32, COSINE = 3e-5, 1e-6
 

@@ -13,14 +13,13 @@ from agr.report.answers import QUESTIONS, answers
 from agr.report.claims.judge import NOT_ASKED, NOT_RUN, Judgement
 from agr.report.claims.page import LEGEND, Verdicts, judge_claims
 from agr.report.claims.wording import Compared, described, measure_title
-from agr.report.figures import Drawing, encoded
+from agr.report.drawn import drawn_apart
 from agr.report.formats import Sheet
 from agr.report.html.contract import Answer, ClaimView, Figure, HtmlTable, Page
 from agr.report.html.gallery import examples_of
-from agr.report.html.plotly_data import charts_of
 from agr.report.leaderboard import leaderboard_sheets
 from agr.report.notes import setting_notes
-from agr.report.numbers import Number, TableCell
+from agr.report.numbers import TableCell
 from agr.report.outcomes import Outcomes, in_group
 from agr.report.page_tables import (
     GAP,
@@ -35,8 +34,6 @@ from agr.report.pairwise import pair_differences, transfer_differences
 from agr.report.tables import table_sheets
 
 SILENT = (NOT_ASKED, NOT_RUN)  # verdicts that need no sentence beside the grid
-READABLE = 400  # rows of a figure's data that are shown below it
-UNFOLDED = ("frontier", "transfer-linf")  # figures that are seen at once: they answer the question
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,6 @@ class Findings:
 
     cells: Sequence[Cell]
     command: Callable[[str], str]  # of a program of scripts/, by its name
-    drawing: Drawing
     outcomes: Outcomes
     verdicts: Verdicts
     tables: Sequence[Sheet]
@@ -53,6 +49,7 @@ class Findings:
     compared: dict[str, list[Compared]]  # every two attacks on each source and target, by norm
     transfers: dict[str, list[Compared]]  # every two attacks by their mean transfer, by norm
     runs: Sequence[RunInfo]  # run.json of the cells that have one
+    figures: Sequence[Figure]
 
 
 def gather(
@@ -60,21 +57,21 @@ def gather(
 ) -> Findings:
     """Read the records of cells and of sweeps over eps. Raises ConfigError."""
     outcomes = Outcomes(cells)
-    drawing = Drawing(outcomes, sweeps)
     untargeted = not all(cell.config.attack.targeted for cell in cells)
-    runs = [run for cell in cells if (run := Records(cell.folder).run())]
-    return Findings(
-        cells,
-        command,
-        drawing,
-        outcomes,
-        judge_claims(outcomes, claims),
-        table_sheets([in_group(cell) for cell in cells]),
-        leaderboard_sheets(cells) if untargeted else [],
-        {norm: pair_differences(outcomes, norm) for norm in drawing.norms},
-        {norm: transfer_differences(outcomes, norm) for norm in drawing.norms},
-        runs,
-    )
+    norms = list(dict.fromkeys(norm for norm, *_ in outcomes.cells))
+    with drawn_apart(outcomes, sweeps, command("make_figures")) as figures:
+        return Findings(
+            cells,
+            command,
+            outcomes,
+            judge_claims(outcomes, claims),
+            table_sheets([in_group(cell) for cell in cells]),
+            leaderboard_sheets(cells) if untargeted else [],
+            {norm: pair_differences(outcomes, norm) for norm in norms},
+            {norm: transfer_differences(outcomes, norm) for norm in norms},
+            [run for cell in cells if (run := Records(cell.folder).run())],
+            figures(),
+        )
 
 
 def summary(found: Findings) -> list[tuple[str, str]]:
@@ -133,7 +130,7 @@ def build_page(found: Findings) -> Page:
         tables=tables,
         claims=[claim_of(found, *each) for each in found.verdicts.claims],
         claims_about=[found.verdicts.paper, *LEGEND],
-        figures=figures_of(found),
+        figures=found.figures,
         examples=examples_of(found.outcomes),
         leaderboards=boards,
         further=differences,
@@ -182,27 +179,6 @@ def claim_of(found: Findings, claim: Any, judged: dict[str, Judgement]) -> Claim
         {column: j.why for column, j in judged.items() if j.verdict not in SILENT},
         details if rows else None,
     )
-
-
-def figures_of(found: Findings) -> list[Figure]:
-    """Return the figures as pictures, with their numbers where these are few, and as charts."""
-    figures, charts = [], charts_of(found.drawing)
-    for drawn in found.drawing.figures():
-        data = None
-        if len(drawn.data) <= READABLE:
-            rows = [[_cell(v) for v in row] for row in drawn.data.itertuples(index=False)]
-            data = HtmlTable(f"{drawn.name}-data", drawn.title, list(drawn.data.columns), rows)
-        png = encoded(drawn.figure, "png")
-        command = found.command("make_figures")
-        shown = (drawn.name, drawn.title, drawn.caption, png, command, data)
-        figures.append(Figure(*shown, charts.get(drawn.name), drawn.name in UNFOLDED))
-    return figures
-
-
-def _cell(value: Any) -> TableCell:
-    if isinstance(value, bool | str):
-        return str(value)
-    return Number(value, "d" if isinstance(value, int) else ".4g")
 
 
 def further(found: Findings) -> list[HtmlTable]:

@@ -27,7 +27,7 @@ from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
 from agr.attacks.parts import Context, Pool
 from agr.attacks.stages import Penalize, Relate, Variance
 from agr.attacks.stages.points import around
-from agr.attacks.views import Admix, Diverse, Shuffle, Spectrum, Structure, Warp
+from agr.attacks.views import Admix, Diverse, Operators, Shuffle, Spectrum, Structure, Warp
 from agr.attacks.views.blocks import OPERATIONS
 from agr.config.cell import Config
 from agr.config.compose import expand
@@ -202,6 +202,12 @@ class Draws:
         at, view = find(self.attack.views, Warp)
         context = self._context(b, self._view(b, t, at))
         return replace(view, reach=1.0).moves(i, context)[0]
+
+    def operators(self, b: int, t: int) -> tuple[Operators, Context]:
+        """The view of OPS, and what it draws from."""
+        at, view = find(self.attack.views, Operators)
+        path = (STEPS, torch.tensor([t]), 0, GRADIENT, 0, at)
+        return view, self._context(b, _key(b))._replace(path=path)
 
     def _view(self, b: int, t: int, at: int, *before: int) -> Tensor:
         """The key of a view where the step's own gradient is taken."""

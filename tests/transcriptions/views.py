@@ -15,9 +15,7 @@ from torch import Tensor
 Model = Callable[[Tensor], Tensor]
 View = Callable[[Tensor], Tensor]
 """(1, 3, H, W) -> (1, 3, H, W), differentiable."""
-Shuffle = Callable[
-    [int, int, int], tuple[Tensor, Tensor, tuple[int, ...], tuple[int, ...], Tensor]
-]
+Shuffle = Callable[[int, int, int], tuple[Tensor, Tensor, tuple[int, ...], tuple[int, ...], Tensor]]
 """(b, t, copy) -> (row lengths, column lengths, row order, column order, angles); see `bsr`."""
 Blocks = Callable[
     [int, int, int], tuple[tuple[int, ...], tuple[int, ...], list[list[tuple[str, Tensor]]]]
@@ -224,6 +222,21 @@ def sia_operation(name: str, value: Tensor, block: Tensor) -> Tensor:
     return block * (value >= 0.1).to(block.dtype)[None, :, None, None] / 0.9
 
 
+def sia_view(image: Tensor, drawn: tuple[Any, ...]) -> Tensor:
+    """One view of SIA; see `sia`."""
+    across, along, chosen = drawn
+    tall = [0, *sorted(across), image.shape[2]]
+    wide = [0, *sorted(along), image.shape[3]]
+    strips = []
+    for i in range(len(tall) - 1):
+        blocks = []
+        for j in range(len(wide) - 1):
+            block = image[:, :, tall[i] : tall[i + 1], wide[j] : wide[j + 1]]
+            blocks.append(sia_operation(*chosen[i][j], block))
+        strips.append(torch.cat(blocks, 3))
+    return torch.cat(strips, 2)
+
+
 def sia(
     model: Model,
     x: Tensor,
@@ -265,20 +278,7 @@ def sia(
     def gradient(b: int, t: int, adv: Tensor, label: Tensor) -> Tensor:
         total = torch.zeros_like(adv)
         for k in range(copies):
-            across, along, chosen = draw(b, t, k)
-
-            def view(image: Tensor) -> Tensor:
-                tall = [0, *sorted(across), image.shape[2]]
-                wide = [0, *sorted(along), image.shape[3]]
-                strips = []
-                for i in range(len(tall) - 1):
-                    blocks = []
-                    for j in range(len(wide) - 1):
-                        block = image[:, :, tall[i] : tall[i + 1], wide[j] : wide[j + 1]]
-                        blocks.append(sia_operation(*chosen[i][j], block))
-                    strips.append(torch.cat(blocks, 3))
-                return torch.cat(strips, 2)
-
+            view = partial(sia_view, drawn=draw(b, t, k))
             total = total + _slope(model, view, adv, label, targeted) / copies
         return total
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agr.attacks.ball import per_image, within
+from agr.attacks.ball import per_image, row_norm, within
 from agr.attacks.parts import Context, State, Stateless
 from agr.utils.checks import Checked, flag, number, one_of, whole
 
@@ -23,6 +23,27 @@ def mean_normalized(g: Tensor) -> Tensor:
     # momentum for good, which freezes L-inf attacks silently and ruins L2 images.
     quotient = g / per_image(torch.where(good, scale, torch.inf), g)
     return quotient.nan_to_num_(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Distance(Checked, Stateless):
+    """Term of PNA: g + weight * d / ||d||_2, d the perturbation (Wei et al., arXiv:2109.04176).
+
+    That is the gradient of weight * ||d||_2, of images in [0, 1], at the point of g; none at d = 0.
+    It is climbed by targeted attacks too. Authors: 0.1.
+    """
+
+    weight: float = number(0.1, 0)
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.weight == 0
+
+    def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
+        d = c.point - c.x0
+        length = row_norm(d)
+        return g + self.weight * d / per_image(torch.where(length > 0, length, 1.0), d), s
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Shuffle(Checked):
         mix, level = self.mix(i, c), LEVEL[self.zero]
         rows = _reordered(mix.heights, mix.rows, x.shape[2])
         columns = _reordered(mix.widths, mix.columns, x.shape[3])
-        angle = of_blocks(mix.turns * self.angle, rows.index, columns.index)
+        angle = of_blocks(mix.turns * self.angle, rows.strip, columns.strip)
         sin, cos = angle.sin().to(x.dtype), angle.cos().to(x.dtype)
         tall, wide = rows.length[:, :, None], columns.length[:, None, :]
         top, left = rows.start[:, :, None], columns.start[:, None, :]
@@ -72,8 +72,8 @@ class Shuffle(Checked):
         )
 
 
-def _lengths(shares: Tensor, n: int) -> Tensor:
-    """Return lengths (B, k) in proportion to `shares` that sum to `n`; the longest takes the rest."""
+def lengths_of(shares: Tensor, n: int) -> Tensor:
+    """Return lengths (B, k) in proportion to `shares`; the longest takes what lacks to `n`."""
     lengths = (shares * n / shares.sum(1, keepdim=True)).round().long()
     rest = n - lengths.sum(1, keepdim=True)
     return lengths.scatter_add(1, lengths.argmax(1, keepdim=True), rest)
@@ -81,11 +81,11 @@ def _lengths(shares: Tensor, n: int) -> Tensor:
 
 def _reordered(shares: Tensor, order: Tensor, n: int) -> Strips:
     """Return the strips of a line of `n` pixels in a new `order` (B, k): what each was before."""
-    lengths = _lengths(shares, n)
+    lengths = lengths_of(shares, n)
     starts = lengths.cumsum(1) - lengths
     new = strips(lengths.gather(1, order).cumsum(1), n)
-    old = order.gather(1, new.index)
-    return new._replace(index=old, start=starts.gather(1, old))
+    old = order.gather(1, new.strip)
+    return new._replace(strip=old, start=starts.gather(1, old))
 
 
 # What `Structure` may do to a block, in the authors' order.
@@ -124,8 +124,9 @@ class Structure(Checked):
 
     `blocks` x `blocks` blocks between random cuts, each under one of the ten operations of the
     authors' program: resized to 0.8 of its side and back, rolled down or right, flipped by rows or
-    columns, turned by 180 degrees, scaled towards black by a factor from [0, 1), noise up to `noise`
-    (0-255 scale), its upper 40 % of frequencies removed, channels dropped with probability 0.1.
+    columns, turned by 180 degrees, scaled towards black by a factor from [0, 1), noise up to
+    `noise` (0-255 scale), the upper 40 % of its frequencies removed, channels dropped with
+    probability 0.1.
     Authors: 20 copies, 3 blocks, noise 16.
     """
 
@@ -141,13 +142,13 @@ class Structure(Checked):
         rows, columns = strips(p.rows, height), strips(p.columns, width)
 
         def of(table: Tensor) -> Tensor:  # (B, k, k) -> (B, 1, H, W)
-            return of_blocks(table, rows.index, columns.index)[:, None]
+            return of_blocks(table, rows.strip, columns.strip)[:, None]
 
         does = of(p.operation)
         made = gathered(x, *_moved(p, rows, columns))
         noisy = (made + p.noise * (self.noise / 255)).clamp(0, 1)
         made = torch.where(_at(does, "scale"), made * of(p.scale).to(x.dtype), made)
-        kept = torch.stack([of_blocks(k, rows.index, columns.index) for k in p.kept.unbind(1)], 1)
+        kept = torch.stack([of_blocks(k, rows.strip, columns.strip) for k in p.kept.unbind(1)], 1)
         made = torch.where(_at(does, "drop"), made * kept / (1 - DROPPED), made)
         made = torch.where(_at(does, "noise"), noisy, made)
         small = _between(_resized(rows, x.dtype), x, _resized(columns, x.dtype)).clamp(0, 1)
@@ -187,8 +188,8 @@ def _at(does: Tensor, operation: str) -> Tensor:
 
 def _moved(p: Plan, rows: Strips, columns: Strips) -> tuple[Tensor, Tensor]:
     """Return the row and the column (B, H, W) that each pixel comes from."""
-    does = of_blocks(p.operation, rows.index, columns.index)
-    roll = of_blocks(p.roll, rows.index, columns.index)
+    does = of_blocks(p.operation, rows.strip, columns.strip)
+    roll = of_blocks(p.roll, rows.strip, columns.strip)
     tall, wide = rows.length[:, :, None], columns.length[:, None, :]
     row, column = rows.offset[:, :, None], columns.offset[:, None, :]
     down = (row - (roll * tall).long()) % tall
@@ -207,13 +208,13 @@ def _between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:
 
 
 def _resized(line: Strips, dtype: torch.dtype) -> Tensor:
-    """Return matrices (B, n, n) that shrink each strip of a line bilinearly and enlarge it again."""
+    """Return matrices (B, n, n) that shrink each strip bilinearly and enlarge it again."""
     inner = (line.length * SHRUNK).long() + 1
-    same = line.index[:, :, None] == line.index[:, None, :]
+    same = line.strip[:, :, None] == line.strip[:, None, :]
 
     def tents(to: Tensor, of: Tensor) -> Tensor:
         """Return weights of pixels of a strip of length `of` in one of length `to`."""
-        ratio = (of / to)[:, :, None]
+        ratio = (of.double() / to)[:, :, None]
         at = ((line.offset[:, :, None] + 0.5) * ratio - 0.5).clamp_min(0)
         at = torch.minimum(at, (of - 1)[:, :, None].double())
         weights = (1 - (at - line.offset[:, None, :]).abs()).clamp_min(0)
@@ -224,7 +225,7 @@ def _resized(line: Strips, dtype: torch.dtype) -> Tensor:
 
 def _low(line: Strips, dtype: torch.dtype) -> Tensor:
     """Return matrices (B, n, n) that keep the lower frequencies of each strip of a line."""
-    same = line.index[:, :, None] == line.index[:, None, :]
+    same = line.strip[:, :, None] == line.strip[:, None, :]
     length, k = line.length[:, :, None].double(), line.offset[:, :, None]
     waves = (math.pi / length * (line.offset[:, None, :] + 0.5) * k).cos() * same
     waves = waves * torch.where(k > 0, 2 / length, 1 / length).sqrt()

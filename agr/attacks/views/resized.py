@@ -1,4 +1,4 @@
-"""DI: an image resized to a random size, and padded."""
+"""DI and DEM: an image resized to a random size, and padded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, integers, uniform
 from agr.attacks.parts import Context, Copy
-from agr.attacks.views.copies import LEVEL, check_square
-from agr.utils.checks import Checked, flag, number, one_of
+from agr.attacks.views.copies import LEVEL, MOST_COPIES, check_square
+from agr.utils.checks import Checked, flag, number, one_of, whole
 
 
 @dataclass(frozen=True)
@@ -76,25 +76,72 @@ class Diverse(Checked):
     def place(self, side: int, c: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the size, top and left of each image within its padding, (B,) int64."""
         low, canvas = self._sides(side)
-        size = integers(fold(c.key, 1), low, max(canvas, low + 1))
-        room = (canvas - size).clamp_min(1)  # as in the authors' code, without the last offset
-        return size, integers(fold(c.key, 2), 0, room), integers(fold(c.key, 3), 0, room)
+        return drawn_place(c.key, low, canvas)
 
     def padded(self, x: Tensor, c: Context) -> Tensor:
         """Resize and pad each image."""
-        size, top, left = self.place(x.shape[-1], c)
-        canvas = self._sides(x.shape[-1])[1]
-        # Products with sparse matrices: every row of the batch has a size of its own.
-        down = _resizing(x, size, top, canvas, self.mode)
-        right = _resizing(x, size, left, canvas, self.mode)
-        made = _between(down, x, right)
-        inside = down.sum(2)[:, None, :, None] * right.sum(2)[:, None, None, :]
-        made = made + LEVEL[self.zero] * (1 - inside)
-        if self.back and canvas != x.shape[-1]:
-            whole_canvas, none = torch.full_like(size, x.shape[-1]), torch.zeros_like(size)
-            shrink = _resizing(made, whole_canvas, none, x.shape[-1], "bilinear")
-            made = _between(shrink, made, shrink)
-        return made
+        place, canvas = self.place(x.shape[-1], c), self._sides(x.shape[-1])[1]
+        made = placed(x, *place, canvas, self.mode, self.zero)
+        return resized(made, x.shape[-1], "bilinear") if self.back else made
+
+
+@dataclass(frozen=True)
+class DiversityEnsemble(Checked):
+    """DEM: copies enlarged up to a ratio each, whose logits are averaged (arXiv:2112.06011).
+
+    Zou et al. (ECCV 2020), as in the authors' program. Copy i is resized to a random size from
+    [s, L), padded at random to L = r_i * s, and resized back to s px; the ratios r_i are evenly
+    spaced from `most` to `least`. The loss is that of the mean of the copies' logits. Size and
+    place are drawn per image. Authors: 5 copies, 500/299 to 340/299, nearest both ways, grey.
+    """
+
+    copies: int = whole(5, 1, MOST_COPIES)
+    most: float = number(500 / 299, 1, 4)
+    least: float = number(340 / 299, 1, 4)
+    mode: str = one_of("nearest", ("nearest", "bilinear"))
+    zero: str = one_of("grey", LEVEL)
+    joint = True
+
+    def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
+        check_square(x)
+        side = x.shape[-1]
+        made = placed(x, *self.place(side, i, c), self.canvas(side, i), self.mode, self.zero)
+        return Copy(resized(made, side, self.mode), 1 / self.copies)
+
+    def canvas(self, side: int, i: int) -> int:
+        """Return the side of the padded copy `i` of an image of `side` px."""
+        return round(side * (self.most + (self.least - self.most) * i / max(self.copies - 1, 1)))
+
+    def place(self, side: int, i: int, c: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw the size, top and left of copy `i` of each image within its padding, (B,) int64."""
+        return drawn_place(fold(c.key, i), side, self.canvas(side, i))
+
+
+def drawn_place(key: Tensor, low: int, canvas: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw a size in [low, canvas), top and left in [0, canvas - size), (B,) int64 each."""
+    size = integers(fold(key, 1), low, max(canvas, low + 1))
+    room = (canvas - size).clamp_min(1)  # as in the authors' code, without the last offset
+    return size, integers(fold(key, 2), 0, room), integers(fold(key, 3), 0, room)
+
+
+def placed(
+    x: Tensor, size: Tensor, top: Tensor, left: Tensor, canvas: int, mode: str, zero: str
+) -> Tensor:
+    """Resize each image of `x` to its size (B,), at its place on a canvas of the level `zero`."""
+    # Products with sparse matrices: every row of the batch has a size of its own.
+    down = _resizing(x, size, top, canvas, mode)
+    right = _resizing(x, size, left, canvas, mode)
+    inside = down.sum(2)[:, None, :, None] * right.sum(2)[:, None, None, :]
+    return _between(down, x, right) + LEVEL[zero] * (1 - inside)
+
+
+def resized(x: Tensor, side: int, mode: str) -> Tensor:
+    """Resize all images of `x` (B, 3, h, h) to `side`."""
+    if side == x.shape[-1]:
+        return x
+    none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    line = _resizing(x, none + side, none, side, mode)
+    return _between(line, x, line)
 
 
 def _between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Box(NamedTuple):
 class Strips(NamedTuple):
     """A line of n pixels cut into strips: for each pixel, where it is in its strip; (B, n) each."""
 
-    index: Tensor  # of the strip
+    strip: Tensor  # its number
     start: Tensor  # its first pixel
     length: Tensor
     offset: Tensor  # of the pixel in it
@@ -49,9 +49,9 @@ def gathered(x: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def bilinear(x: Tensor, row: Tensor, column: Tensor, box: Box | None = None) -> Tensor:
-    """Interpolate `x` (B, C, H, W) at `row` and `column` (B, h, w), in pixels from the first's centre.
+    """Interpolate `x` (B, C, H, W) at `row` and `column` (B, h, w): pixels from the first's centre.
 
-    Pixels outside of `box`, or of the image, count as 0. Differentiable in the image and the places.
+    Pixels outside of `box`, or of the image, count as 0. Differentiable in image and places.
     """
     height, width = x.shape[2:]
     down, right = row.detach().floor(), column.detach().floor()

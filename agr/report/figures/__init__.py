@@ -26,6 +26,14 @@ ASR_FIGURE, COSINE_FIGURE = {"linf": 3, "l2": 5}, {"linf": 4, "l2": 6}
 MODELS = 2  # of Figures 4 and 6
 
 
+def check_finished(outcomes: Outcomes) -> None:
+    """Raise ConfigError if no cell is finished."""
+    if not series.with_images(outcomes):
+        raise ConfigError(
+            f"none of these {len(outcomes.cells)} cells is finished: run them first, or add --run"
+        )
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A figure, what is to be seen on it, and its numbers."""
@@ -42,12 +50,9 @@ class Drawing:
 
     def __init__(self, outcomes: Outcomes, sweeps: Sequence[Cell] = ()):
         """Raises ConfigError if no cell is finished."""
+        check_finished(outcomes)
         self.outcomes, self.sweeps = outcomes, list(sweeps)
         self.cells = list(outcomes.cells.values())
-        if not series.with_images(outcomes):
-            raise ConfigError(
-                f"none of these {len(self.cells)} cells is finished: run them first, or add --run"
-            )
         self.names = outcomes.titles()
         self.styles: Mapping[str, AttackStyle] = attack_styles(self.cells, self.names)
         self.norms = list(dict.fromkeys(norm for norm, *_ in outcomes.cells))

@@ -1,0 +1,132 @@
+"""Rules on the branches and shortcuts of residual networks: SGM and Ghost networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from agr.attacks.draws import symmetric, uniform
+from agr.attacks.parts import Context, Pass
+from agr.attacks.surrogate import replaced
+from agr.models import roles
+from agr.utils.checks import Checked, flag, number
+
+PROJECTIONS = ("downsample", "shortcut")  # of a block: what its shortcut goes through, if anything
+
+
+@dataclass(frozen=True)
+class SkipGradient(Checked):
+    """SGM: the gradient through residual branches times `gamma` (Wu et al., arXiv:2002.05990).
+
+    Eq. 5; shortcuts keep theirs, so that it counts for more. As in the authors' program, the first
+    block of a ResNet's stage is left alone, unless `first`. Authors: 0.2 for ResNets, 0.5 for
+    DenseNets.
+    """
+
+    gamma: float = number(0.2, 0, 1)
+    first: bool = flag(False)
+
+    def find(self, network: nn.Module) -> roles.Modules:
+        """Return the last module of each branch."""
+        found = roles.residual_branches(network)
+        own = dict(network.named_modules())
+        blocks = {name: name.rpartition(".")[0] for name in found}
+        kept = {
+            name: module
+            for name, module in found.items()
+            if self.first or not roles.opens_stage(blocks[name], own[blocks[name]])
+        }
+        if not kept:
+            raise ValueError(
+                f"the network ({type(network).__name__}) has one block a stage, which SGM leaves "
+                "alone: attack.surrogate.branches.first=true"
+            )
+        return kept
+
+    def forward(self, own: Callable[..., Any], p: Pass) -> Callable[..., Any]:
+        """Return the forward pass of a branch's last module."""
+
+        def forward(*inputs: Any, **keys: Any) -> Tensor:
+            z: Tensor = own(*inputs, **keys)
+            if z.requires_grad:
+                z.register_hook(lambda g: g * self.gamma)
+            return z
+
+        return forward
+
+
+@dataclass(frozen=True)
+class SkipErosion(Checked):
+    """Ghost networks by erosion of shortcuts (Li et al., arXiv:1812.03413, section 3.2).
+
+    Each shortcut, after its projection, times a number for every channel, uniform in [1 - spread,
+    1 + spread]: drawn anew for each image and gradient (the longitudinal ensemble). Authors: 0.22,
+    0.16 and 0.12 for ResNet-v2-50, -101 and -152, 0.08 for Inception-ResNet-v2.
+    """
+
+    spread: float = number(0.22, 0)
+
+    def find(self, network: nn.Module) -> roles.Modules:
+        """Return the projections of shortcuts, and the blocks whose shortcut has none."""
+        try:
+            blocks = roles.residual_blocks(network)
+        except ValueError as e:
+            raise ValueError(
+                f"{e}: for such networks the authors take dropout, "
+                "attack.surrogate.noise={_target_:agr.attacks.rules.DropoutErosion,keep:0.994}"
+            ) from e
+        found: roles.Modules = {}
+        for name, block in blocks.items():
+            on = next((a for a in PROJECTIONS if getattr(block, a, None) is not None), None)
+            found |= {f"{name}.{on}": getattr(block, on)} if on else {name: block}
+        return found
+
+    def forward(self, own: Callable[..., Any], p: Pass) -> Callable[..., Any]:
+        """Return the forward pass of a projection or of a block."""
+        ends = roles.branch_ends(p.module)
+        if not ends:
+            return lambda x: (z := own(x)) + self.change(z, p.c)
+        scale = getattr(p.module, "scale", 1.0)  # of the branch, in Inception-ResNets
+
+        def forward(x: Tensor) -> Tensor:
+            def make(_: int, name: str, module: nn.Module) -> Callable[..., Any]:
+                inner, change = module.forward, self.change(x, p.c) / scale
+                return lambda *inputs: inner(*inputs) + change
+
+            with replaced({ends[0]: getattr(p.module, ends[0])}, make):
+                made: Tensor = own(x)
+            return made
+
+        return forward
+
+    def change(self, x: Tensor, c: Context) -> Tensor:
+        """Draw what is added to a shortcut `x` (B, C, H, W)."""
+        return x * symmetric(c.key, x.shape[1:2], x.dtype).mul_(self.spread)[:, :, None, None]
+
+
+@dataclass(frozen=True)
+class DropoutErosion(Checked):
+    """Ghost networks by dropout (Li et al., arXiv:1812.03413, section 3.1).
+
+    After each block, pooling and the like but the last (`roles.units`) a share `keep` of the
+    features is kept and divided by it: drawn anew for each image and gradient. Authors: 0.994 for
+    Inception-v3, 0.988 for Inception-v4.
+    """
+
+    keep: float = number(0.994, 1e-6, 1)
+
+    def find(self, network: nn.Module) -> roles.Modules:
+        """Return the units, but for the last."""
+        return dict([*roles.units(network).items()][:-1])
+
+    def forward(self, own: Callable[..., Any], p: Pass) -> Callable[..., Any]:
+        """Return the forward pass of a unit."""
+
+        def forward(*inputs: Any) -> Tensor:
+            z: Tensor = own(*inputs)
+            return z * (uniform(p.c.key, z.shape[1:], z.dtype) < self.keep) / self.keep
+
+        return forward
