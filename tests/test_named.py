@@ -215,6 +215,24 @@ def test_gradients_are_counted(name: str, gradients: int) -> None:
     assert total <= calls.backwards <= total * both
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "forwards", "gradients"),
+    [("svre", 20, 20), ("adaea", 8, 4), ("cwa", 4, 4), ("smer", 24, 8)],
+)
+def test_passes_of_members_are_counted(name: str, forwards: int, gradients: int) -> None:
+    """Hooks count the same for an image alone; together, also members that only some rows take."""
+    cell = expand([f"attack={name}", f"source={SOURCES[name]}", "attack.steps=2"])[0]
+    network, items, attack = demo_network(cell), demo_items(cell, 3), attack_of(cell)
+    for slots in (1, 3):
+        calls = Calls()
+        made = list(craft(attack, network, items[:slots], slots, calls=calls))
+        assert {(m.forwards, m.backwards) for m in made} == {(2 * forwards, 2 * gradients)}
+        assert calls.forwards >= 2 * forwards
+        assert calls.forwards <= 2 * max(forwards, attack.gradients(2))
+        assert slots > 1 or calls == Calls(2 * forwards, 2 * gradients)
+
+
 @pytest.mark.parametrize("over", ["logits", "losses"])
 @pytest.mark.parametrize("name", ["difgsm", "vmifgsm"])
 def test_an_ensemble_takes_views_and_samples(name: str, over: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from agr.attacks import Attack, Linf
 from agr.attacks.engine import Calls, Item, craft
-from agr.attacks.parts import Ask, AskMember, Context, Pass, State
+from agr.attacks.parts import Ask, AskMembers, Context, Pass, State
 from agr.attacks.stages import Collect, Flatten, Integrate, Penalize, Reverse, Variance
 from agr.attacks.views import DiversityEnsemble, Scale
 from agr.config.cost import gradients_of
@@ -98,13 +98,32 @@ class InTurn:
     def init(self, x: Tensor) -> State:
         return {"last": torch.zeros_like(x)}
 
-    def update(self, ask: AskMember, members: int, s: State, c: Context) -> tuple[Tensor, State]:
+    def update(self, ask: AskMembers, members: int, s: State, c: Context) -> tuple[Tensor, State]:
         total = torch.zeros_like(c.x)
         for i in range(members):
             # Named by row: the same passes, each of a batch in which the others don't count.
-            g = ask(c.image, torch.full((len(c.x),), i), i) if i else ask(c.image, i, i)
+            g = ask.gradient(c.image, torch.full((len(c.x),), i) if i else i, i)
             total = total + g * (2 if i == members - 1 else 1)
         return total + s["last"], {"last": total}
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The gradient of all logits by their losses, and of one member that the key names."""
+
+    def gradients(self, members: int) -> int:
+        return members + 1
+
+    def computed(self, members: int) -> int:
+        return 3 * members
+
+    def init(self, x: Tensor) -> State:
+        return {}
+
+    def update(self, ask: AskMembers, members: int, s: State, c: Context) -> tuple[Tensor, State]:
+        losses = torch.stack([ask.loss(z) for z in ask.logits(c.image).unbind(1)], 1)
+        g = ask.blended(c.image, losses.softmax(1), 0)
+        return g + ask.gradient(c.image, c.root % members, 1, losses[:, 0]), s
 
 
 def gradient(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -186,11 +205,35 @@ def test_a_strategy_joins_the_members_gradients() -> None:
         x, last = stepped(x, x0, total + last, EPS / 3), total
     attack = Attack(Linf(EPS), steps=3, ensemble=InTurn(), quantize="off")
     assert torch.allclose(attack(source, x0, y), x, rtol=0, atol=1e-12)
-    with pytest.raises(ValueError, match="source of several networks"):
+    with pytest.raises(ValueError, match=r"InTurn needs a source of several networks: source=\[A"):
         attack(members[0], x0, y)
     with pytest.raises(ValueError, match="can't ask for more"):
         Attack(Linf(EPS), ensemble=InTurn(), chain=(Variance(),))
     assert gradients_of([], [], InTurn(), 3) == 3
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_a_strategy_weighs_logits_and_takes_a_member_by_row(targeted: bool) -> None:
+    members, x0, key = [network(seed) for seed in (1, 2, 3)], images(3), torch.tensor([2, 4, 0])
+    source, sign = Ensemble(members, "logits"), -1 if targeted else 1
+    y = source(x0).argmax(1)
+    rows = []
+    for b in range(3):
+        x, own = x0[b : b + 1], y[b : b + 1]
+        losses = [sign * nn.functional.cross_entropy(m(x), own) for m in members]
+        weights = torch.stack(losses).softmax(0)
+
+        def blend(image: Tensor, weights: Tensor = weights) -> Tensor:
+            return sum(w * m(image) for w, m in zip(weights, members, strict=True))  # type: ignore[return-value]
+
+        def one(image: Tensor, b: int = b, weight: Tensor = losses[0]) -> Tensor:
+            return weight * members[int(key[b]) % 3](image)
+
+        g = sign * (gradient(blend, x, own) + gradient(one, x, own))
+        rows.append(stepped(x, x, g, EPS))
+    attack = Attack(Linf(EPS), steps=1, ensemble=Weighed(), quantize="off", targeted=targeted)
+    assert torch.allclose(attack(source, x0, y, key), torch.cat(rows), rtol=0, atol=1e-12)
+    assert (attack.gradients(3), gradients_of([], [], Weighed(), 3)) == (9, 4)
 
 
 ATTACKS = {
@@ -199,6 +242,7 @@ ATTACKS = {
     "objective": (Attack(Linf(EPS), steps=3, objective=Along()), 1, 5, 4),
     "both": (Attack(Linf(EPS), steps=3, objective=Along(), surrogate=(Mixed(),)), 1, 5, 4),
     "strategy": (Attack(Linf(EPS), steps=3, ensemble=InTurn()), 3, 9, 9),
+    "weighed": (Attack(Linf(EPS), steps=3, ensemble=Weighed()), 3, 21, 12),
     "replaces": (Attack(Linf(EPS), steps=3, chain=(Penalize(2),)), 1, 12, 12),
     "flatten": (Attack(Linf(EPS), steps=3, chain=(Flatten(2, penalty=9),)), 1, 6, 6),
     "late": (Attack(Linf(EPS), steps=3, chain=(Reverse(2, late=0.5),)), 1, 7, 7),

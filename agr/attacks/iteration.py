@@ -261,7 +261,7 @@ class Iteration:
         counts = (more, spent, looked, fooled if source.watches else None)
         made = leafwise(lambda own, _: own, s["made"], s["made"])  # dicts of its own
         taker = Taker(self._goal, source, made, s["y"].clamp_min(0), *counts)
-        context, ensemble = self.context(s, image), s["ensemble"]
+        context, ensemble, ask = self.context(s, image), s["ensemble"], None
 
         def of_stage(i: int) -> Context:
             """Return the context of stage i, or for -1 of the gradient itself."""
@@ -299,7 +299,7 @@ class Iteration:
         for i, stage in enumerate(self.chain):
             g, chain[str(i)] = stage.update(g, s["chain"][str(i)], of_stage(i))
             first = g if replaced and i == 0 else first
-        flat = s["flat"] & ~(first != 0).flatten(1).any(1)
+        flat = s["flat"] & (ask.flat if ask else ~(first != 0).flatten(1).any(1))
         x, step = self.step.update(g, s["step"], of_stage(len(self.chain)))
         if not bool(x.sum().isfinite()):  # one pass where nothing is wrong
             x = torch.where(x.isfinite(), x, s["x0"])

@@ -15,6 +15,7 @@ class Members:
 
     def __init__(self, taker: Taker, c: Context):
         self.taker, self.c, self.targeted = taker, c, taker.goal.targeted
+        self.flat = torch.ones_like(taker.live)  # every gradient so far was zero
 
     def gradient(
         self, point: Tensor, member: Tensor | int, use: int, weight: Tensor | float = 1.0
@@ -22,19 +23,19 @@ class Members:
         """Return the gradient of the loss of a member's logits, times `weight`."""
         at = self.c._replace(point=point).at(use)
         if isinstance(member, int):
-            return self.taker.through_views(at, {member: weight})
+            return self._noted(self.taker.through_views(at, {member: weight}))
         total = torch.zeros_like(point)
         for own in range(len(self.taker.source.members)):
             rows = self.taker.live & (member == own)
             if bool(rows.any()):  # in a batch of its own shape, as ever
                 g = self.taker.of(rows).through_views(at, {own: weight})
                 total = torch.where(per_image(rows, g), g, total)
-        return total
+        return self._noted(total)
 
     def blended(self, point: Tensor, weights: Tensor, use: int) -> Tensor:
         """Return the gradient of the loss of the logits' sum, by `weights` (B, members)."""
         at = self.c._replace(point=point).at(use)
-        return self.taker.through_views(at, dict(enumerate(weights.unbind(1))))
+        return self._noted(self.taker.through_views(at, dict(enumerate(weights.unbind(1)))))
 
     @torch.no_grad()
     def logits(self, point: Tensor) -> Tensor:
@@ -46,3 +47,7 @@ class Members:
     def loss(self, logits: Tensor) -> Tensor:
         """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
         return self.taker.goal.climbed(logits, self.taker.y)
+
+    def _noted(self, g: Tensor) -> Tensor:
+        self.flat &= ~(g != 0).flatten(1).any(1)
+        return g

@@ -17,6 +17,7 @@ from agr.models.network import Network
 from agr.models.sources import Ensemble
 from tests.conftest import CLASSES, EPS
 from tests.oracles.base import ALPHA, PAPER, STEP, AnySize, Given, Oracle, Run, _step
+from tests.oracles.classic import AHEAD
 from tests.transcriptions import ensembles as papers
 
 MEMBERS = 3
@@ -76,7 +77,7 @@ def part(**values: Any) -> tuple[str, ...]:
 SHORT = ("steps=4", "attack.size=eps/10")
 CHANGES = (
     *STEP, "attack.chain.momentum.decay=0.3", "attack.chain.momentum=null",
-    "attack.chain.normalize=null",
+    "attack.chain.normalize=null", AHEAD,
 )  # fmt: skip
 CURVED = partial(three, gain=8)  # so that gradients along a walk differ in length
 SVRE = part(inner=3, inner_size=0.5, inner_decay=0.5)
