@@ -23,10 +23,20 @@ class Goal(NamedTuple):
     views: tuple[View, ...]
     targeted: bool
 
-    def losses(self, logits: Tensor, y: Tensor, features: Features, made: State) -> Tensor:
-        """Return the loss of each image, (B,); over an ensemble's members their mean."""
-        if self.objective:
-            return self.objective(logits, y, features, made["objective"])
+    def losses(
+        self, logits: Tensor, y: Tensor, features: Features, made: State, image: Tensor
+    ) -> Tensor:
+        """Return the loss of each image, (B,), or its objective, where features were taken."""
+        if not (part := self.objective):
+            return self.own(logits, y)
+        seen = [*features, image] if getattr(part, "image", False) else features
+        value = part(logits, y, seen, made["objective"])
+        if self.targeted and getattr(part, "climbs", False):
+            value = -value  # `gradient` descends
+        return self.own(logits, y) + value if getattr(part, "adds", False) else value
+
+    def own(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the attack's own loss of each image, (B,); over an ensemble's members the mean."""
         if logits.dim() == 2:
             return self.loss(logits, y)
         return torch.stack([self.loss(own, y) for own in logits.unbind(1)]).mean(0)
@@ -101,7 +111,7 @@ class Taker(NamedTuple):
         model = self.source if member is None else self.source.members[member]
         with self.source.ruled(c, self.made, member) as features:
             logits = _logits(model, image, leaf, draw)
-        return self.goal.losses(logits, self.y, features, self.made)
+        return self.goal.losses(logits, self.y, features, self.made, leaf)
 
     def _asked(
         self, leaf: Tensor, c: Context, member: int | None, draw: Tensor | None
@@ -134,7 +144,7 @@ class Maker:
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
-        found = self.goal._replace(objective=None).losses(logits, self.y, [], {})
+        found = self.goal.own(logits, self.y)
         return -found if self.goal.targeted else found
 
     @torch.no_grad()
@@ -143,7 +153,7 @@ class Maker:
         with self.source.ruled(self.c, self.recorded) as features:
             self.source(images)
         self.forwards += 1
-        return features
+        return self._usable(features, images)
 
     def gradients(
         self, images: Tensor, loss: Callable[[Tensor, Features], Tensor]
@@ -153,6 +163,7 @@ class Maker:
         with torch.enable_grad(), self.source.ruled(self.c, self.recorded) as features:
             logits = self.source(leaf)
         with torch.enable_grad():
+            self._usable(features, images)
             found = torch.autograd.grad(
                 loss(logits, features).sum(), [leaf, *features], allow_unused=True
             )
@@ -161,7 +172,17 @@ class Maker:
             torch.zeros_like(t) if g is None else g
             for g, t in zip(found, [leaf, *features], strict=True)
         )
-        return at, others
+        return at, [g.to(images.dtype) for g in others]
+
+    def _usable(self, features: Features, images: Tensor) -> Features:
+        """Return features in the images' dtype. Raises ValueError without a row for each image."""
+        for name, own in zip(self.source.layers, features, strict=True):
+            if len(own) != len(images):
+                raise ValueError(
+                    f"layer {name} makes {len(own)} rows of {len(images)} images, so that none is "
+                    "an image's own: name another layer"
+                )
+        return [own.to(images.dtype) for own in features]
 
 
 def _logits(

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tests.oracles import classic, neighbours, views
+from tests.oracles import classic, neighbours, objectives, views
 from tests.oracles.base import Oracle
 
-FAMILIES: list[Any] = [classic, neighbours, views]
+FAMILIES: list[Any] = [classic, neighbours, views, objectives]
 ORACLES: dict[str, Oracle] = {o.name: o for family in FAMILIES for o in family.ORACLES}
 
 # What no oracle can see, and why.
