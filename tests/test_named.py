@@ -130,6 +130,7 @@ COSTLY = (
     *("vnifgsm", "emifgsm", "agr+vmi", "admix", "sinifgsm", "si_ni_di_ti", "gra", "pgn", "agr+pgn"),
     *("bsr", "sia", "decowa", "agr+bsr", "ops", "ops_3x3", "ops_5x5", "l2t", "svre", "smer"),
     *("mef", "ncs", "rap", "dem", "mumodig", "anda"),
+    *("naa", "bfa", "rpa", "agr+bfa"),  # before the first step
 )
 FULL_IN_LINF = ("vmifgsm", "ssa")
 
@@ -198,7 +199,7 @@ def test_observing_changes_no_image() -> None:
      ("ops_3x3", 10), ("pna", 1), ("tgr", 1), ("att", 1), ("mef", 20), ("rap", 9), ("mumodig", 7),
      ("anda", 25), ("sgm", 1), ("linbp", 1), ("bpa", 1), ("ghost", 1), ("di_ti_mi", 1),
      ("targeted/logit", 1), ("targeted/logit_margin", 1), ("targeted/logit_angle", 1),
-     ("targeted/cfm", 1), ("targeted/ftm", 1)],
+     ("targeted/cfm", 1), ("targeted/ftm", 1), ("fia", 1), ("bfa", 1)],
 )  # fmt: skip
 def test_gradients_are_counted(name: str, gradients: int) -> None:
     """An image's own count is that of hooks on the network if every slot is in use."""

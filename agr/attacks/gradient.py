@@ -27,10 +27,20 @@ class Goal(NamedTuple):
     views: tuple[View, ...]
     targeted: bool
 
-    def losses(self, logits: Tensor, y: Tensor, features: Features, made: State) -> Tensor:
-        """Return the loss of each image, (B,); over an ensemble's members their mean."""
-        if self.objective:
-            return self.objective(logits, y, features, made["objective"])
+    def losses(
+        self, logits: Tensor, y: Tensor, features: Features, made: State, image: Tensor
+    ) -> Tensor:
+        """Return the loss of each image, (B,), or its objective, where features were taken."""
+        if not (part := self.objective):
+            return self.own(logits, y)
+        seen = [*features, image] if getattr(part, "image", False) else features
+        value = part(logits, y, seen, made["objective"])
+        if self.targeted and getattr(part, "climbs", False):
+            value = -value  # `gradient` descends
+        return self.own(logits, y) + value if getattr(part, "adds", False) else value
+
+    def own(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the attack's own loss of each image, (B,); over an ensemble's members the mean."""
         if logits.dim() == 2:
             return self.loss(logits, y)
         return torch.stack([self.loss(own, y) for own in logits.unbind(1)]).mean(0)
@@ -46,7 +56,7 @@ class Goal(NamedTuple):
 
     def climbed(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
-        found = self._replace(objective=None).losses(logits, y, [], {})
+        found = self.own(logits, y)
         return -found if self.targeted else found
 
     def gradient(self, losses: Tensor, point: Tensor) -> Tensor:
@@ -155,7 +165,7 @@ class Taker(NamedTuple):
             self.looked.add_(self.live & takes, alpha=len(mix or [0]) * self.source.passes)
         with torch.enable_grad():
             mean.requires_grad_()
-            losses = self.goal.losses(mean, self.y, [], self.made)
+            losses = self.goal.own(mean, self.y)
             (weights,) = torch.autograd.grad(losses.sum(), mean)
         return losses.detach(), weights
 
@@ -189,7 +199,7 @@ class Taker(NamedTuple):
             self.fooled.logical_or_(rows & is_fooled(pred, self.y, targeted=self.goal.targeted))
         if weights is not None:
             return (logits * weights).flatten(1).sum(1)
-        return self.goal.losses(logits, self.y, features, self.made)
+        return self.goal.losses(logits, self.y, features, self.made, leaf)
 
     def _asked(
         self, leaf: Tensor, c: Context, mix: Mix | None, draw: Tensor | None
@@ -234,7 +244,7 @@ class Maker:
         with self.source.ruled(self.c, self.recorded, layers=self.layers) as features:
             self.source(images)
         self.forwards += self.source.passes
-        return features
+        return self._usable(features, images)
 
     def gradients(
         self, images: Tensor, loss: Callable[[Tensor, Features], Tensor]
@@ -244,6 +254,7 @@ class Maker:
         with torch.enable_grad():
             with self.source.ruled(self.c, self.recorded, layers=self.layers) as features:
                 logits = self.source(leaf)
+            self._usable(features, images)
             found = torch.autograd.grad(
                 loss(logits, features).sum(), [leaf, *features], allow_unused=True
             )
@@ -253,7 +264,17 @@ class Maker:
             torch.zeros_like(t) if g is None else g
             for g, t in zip(found, [leaf, *features], strict=True)
         )
-        return at, others
+        return at, [g.to(images.dtype) for g in others]
+
+    def _usable(self, features: Features, images: Tensor) -> Features:
+        """Return features in the images' dtype. Raises ValueError without a row for each image."""
+        for name, own in zip(self.layers, features, strict=True):
+            if len(own) != len(images):
+                raise ValueError(
+                    f"layer {name} makes {len(own)} rows of {len(images)} images, so that none is "
+                    "an image's own: name another layer"
+                )
+        return [own.to(images.dtype) for own in features]
 
 
 def _logits(

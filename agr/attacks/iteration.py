@@ -168,7 +168,7 @@ class Iteration:
             seen, s = self._observe(joint(logits.detach()), point.detach(), s)
             if not bool(seen.more.any()):
                 return seen, s
-            losses = self._goal.losses(logits, s["y"].clamp_min(0), features, s["made"])
+            losses = self._goal.losses(logits, s["y"].clamp_min(0), features, s["made"], point)
             g = self._goal.gradient(losses, point)
         return seen, self._step(source, g, point.detach(), s)
 

@@ -30,7 +30,7 @@ class Logit:
     """
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        return -_logit_of(logits, y)
+        return -logit_of(logits, y)
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ class Calibrated(Checked):
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Return the highest other logit minus that of `y`, (B,), from logits (B, classes)."""
     others = logits.scatter(1, y[:, None], -math.inf)
-    return others.amax(1) - _logit_of(logits, y)
+    return others.amax(1) - logit_of(logits, y)
 
 
-def _logit_of(logits: Tensor, y: Tensor) -> Tensor:
+def logit_of(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the logit of `y`, (B,), from logits (B, classes)."""
     return torch.gather(logits, 1, y[:, None]).squeeze(1)

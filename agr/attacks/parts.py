@@ -196,12 +196,19 @@ class Ask(Protocol):
 class Objective(Protocol):
     """A loss over features, logits and a state that is made once for each image.
 
-    `once` is the number of gradients that `make` takes; `targeted` false says that nothing can be
-    aimed at.
+    Optional attributes: `adds`, true if the attack's own loss is added to it; `climbs`, true if
+    targeted attacks climb it, too; `image`, true if the image follows the features in its list.
     """
 
-    once: int
-    targeted: bool
+    @property
+    def targeted(self) -> bool:
+        """False if nothing can be aimed at."""
+        ...
+
+    @property
+    def once(self) -> int:
+        """Number of gradients that `make` takes."""
+        ...
 
     @property
     def layers(self) -> Sequence[str | float]:

@@ -232,6 +232,11 @@ def recorded(modules: Mapping[str, nn.Module], found: dict[str, Tensor], some: b
 
         def forward(*inputs: Any, **keys: Any) -> Any:
             found[name] = made = own(*inputs, **keys)
+            if not isinstance(made, Tensor):
+                raise ValueError(
+                    f"{name} returns a {type(made).__name__}, and the attack reads a tensor there: "
+                    "name another layer"
+                )
             return made.clone()  # what follows may change it in place
 
         return forward

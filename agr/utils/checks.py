@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, field, fields
 from typing import Any
 
@@ -69,6 +69,28 @@ def whole(default: Any, least: int, most: float = math.inf) -> Any:
 def flag(default: bool) -> Any:
     """Declare a parameter that is true or false."""
     return _declare(default, lambda value: isinstance(value, bool), "cannot be: use true or false")
+
+
+def layer(default: str | float) -> Any:
+    """Declare a parameter that is a layer of a network: its depth, or the name of a module."""
+    otherwise = "is no layer: give a depth from 0 to 1, or the name of a module"
+    return _declare(default, _is_layer, otherwise)
+
+
+def layers(default: Sequence[str | float]) -> Any:
+    """Declare a parameter that is several layers, as `layer` takes each."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, list | tuple) and bool(value) and all(map(_is_layer, value))
+
+    otherwise = "are no layers: give a list of depths from 0 to 1, or of names of modules"
+    return _declare(default, fits, otherwise)
+
+
+def _is_layer(value: Any) -> bool:
+    if isinstance(value, str):
+        return value != ""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _declare(default: Any, fits: Callable[[Any], bool], otherwise: str) -> Any:
