@@ -246,6 +246,39 @@ def test_maps_that_are_no_softmax_are_taken_at_the_map() -> None:
     assert close(gradient(Gated(), replace(NOTHING, at="map")), plain(Gated()))
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        (PatchOut, "kept", 1.1),
+        (PatchOut, "crop", 0),
+        (SelfPaced, "scale", -0.1),
+        (SelfPaced, "offset", 2),
+        (SelfPaced, "start", -1),
+        (SelfPaced, "block", 0),
+        (Regularize, "mlp", -1),
+        (Regularize, "at", "softmax"),
+        (Tune, "gamma", 1.5),
+        (Tune, "lam", -0.1),
+        (Tune, "truncated", 0.5),
+        (Distance, "weight", -1),
+    ],
+)
+def test_bad_parameters_are_named(part: Any, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name}={value} "):
+        part(**{name: value})
+
+
+def test_distance_by_hand() -> None:
+    x0 = torch.zeros(2, 3, 2, 2)
+    x = x0.clone()
+    x[0, 0, 0, 0], x[0, 1, 1, 1] = 0.3, -0.4
+    attack = Attack(Linf(EPS))
+    c = attack.context(attack.begin(x0, torch.zeros(2).long()), x)
+    made, _ = Distance(weight=2.0).update(torch.ones_like(x), {}, c)
+    assert torch.allclose(made - 1, 2 * (x - x0) / 0.5)
+    assert Distance(weight=0.0).idle
+
+
 def test_patch_out_keeps_its_share() -> None:
     x0, x = images(3, seed=1, size=64), images(3, seed=2, size=64)
     view = PatchOut()

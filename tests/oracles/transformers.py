@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from agr.attacks.parts import Context
 from agr.attacks.views import PatchOut, SelfPaced
 from tests.conftest import CLASSES, EPS
-from tests.oracles.base import ALPHA, PAPER, STEP, Given, Oracle, find
+from tests.oracles.base import PAPER, STEP, Given, Oracle, find
 from tests.oracles.classic import AHEAD, MOMENTUM
 from tests.transcriptions import transformers as papers
 from tests.transcriptions.transformers_vit import Vit
@@ -87,7 +87,7 @@ def run(paper: Callable[..., Tensor], steps: int, kind: type | None = None, **ke
     def theirs(g: Given) -> Tensor:
         draw = {PatchOut: order, SelfPaced: grid}.get(kind)  # type: ignore[arg-type]
         draws = [lambda b, t: draw(g, b, t)] if draw else []
-        return paper(by_hand(), g.x, g.y, EPS, ALPHA, steps, *draws, **keys)
+        return paper(by_hand(), g.x, g.y, EPS, EPS / steps, steps, *draws, **keys)
 
     return theirs
 
@@ -96,9 +96,11 @@ PLACE: dict[str, Any] = {"network": timms, "side": SIDE}
 ORACLES = [
     Oracle("pna", PAPER, run(papers.pna_patchout, 10, PatchOut, kept=3), (*STEP, *PATCHES),
            n=2, **PLACE),
-    Oracle("tgr", PAPER, run(papers.tgr, 10), (*STEP, *MOMENTUM, AHEAD, *TOKENS), n=2, **PLACE),
-    Oracle("att", PAPER, run(papers.att, 10, SelfPaced),
-           (*STEP, *MOMENTUM, AHEAD, *TOKENS, *TUNED, *PACED), n=1, **PLACE),
+    Oracle("tgr", PAPER, run(papers.tgr, 10), (*STEP, *MOMENTUM, AHEAD, *TOKENS), n=1, **PLACE),
+    Oracle("att", PAPER, run(papers.att, 10, SelfPaced), (), n=1, **PLACE),
+    Oracle("att", PAPER, run(papers.att, 4, SelfPaced),
+           (*STEP, *MOMENTUM, AHEAD, *TOKENS, *TUNED, *PACED), n=1, overrides=("steps=4",),
+           **PLACE),
 ]  # fmt: skip
 NONE = "none: it is another attack"
 DIFFERENCES = [

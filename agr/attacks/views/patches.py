@@ -108,7 +108,9 @@ def _grid(x: Tensor, crop: int) -> tuple[int, int]:
     """Return how many crops images `x` (B, 3, H, W) have, down and across."""
     height, width = x.shape[2:]
     if height % crop or width % crop:
-        raise ValueError(f"crop={crop} doesn't divide images of {width} x {height} px: use another")
+        raise ValueError(
+            f"crop={crop} doesn't divide images of {width} x {height} px: give a divisor of both"
+        )
     return height // crop, width // crop
 
 
