@@ -55,7 +55,7 @@ PARTS = """\
 
 The building blocks of attacks, with their defaults. Any two can be combined, except two steps or
 two look-aheads; views and stages act in the order of their slots in `conf/attack/_base.yaml`.
-`agr/attacks/parts.py` has their contracts. Fill an empty slot with a whole part, or change the
+`agr/attacks/contracts.py` says what they are. Fill an empty slot with a whole part, or change the
 parameters of a part that is there:
 
     python -m agr.run attack=mifgsm 'attack.views.diverse={_target_:agr.attacks.views.Diverse}'

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from agr.attacks import Attack, Linf
+from agr.attacks.contracts import Ask, AskMembers
 from agr.attacks.engine import Calls, Item, craft
-from agr.attacks.parts import Ask, AskMembers, Context, Pass, State
+from agr.attacks.parts import Context, Pass, State
 from agr.attacks.stages import Collect, Flatten, Integrate, Penalize, Reverse, Variance
 from agr.attacks.views import DiversityEnsemble, Scale
 from agr.config.cost import gradients_of

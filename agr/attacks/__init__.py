@@ -1,4 +1,4 @@
-"""Attacks. `Attack` puts parts together; `agr.attacks.parts` has their contracts."""
+"""Attacks. `Attack` puts parts together; `agr.attacks.contracts` says what parts are."""
 
 from agr.attacks.attack import Attack as Attack
 from agr.attacks.ball import L2 as L2

@@ -21,7 +21,7 @@ from agr.utils.text import came_back, no_answer, zero_gradients
 
 @dataclass(frozen=True)
 class Attack(Iteration):
-    """A gradient attack on images in [0, 1], composed of parts (see `agr.attacks.parts`).
+    """A gradient attack on images in [0, 1], composed of parts (see `agr.attacks.contracts`).
 
     `steps` is T; `size` is a step-size rule or a number in the units of `ball.eps`
     (see `agr.attacks.step.step_size`). `targeted` descends the loss towards the given labels.

@@ -111,6 +111,6 @@ def _part(c: Config, slot: str, node: Any) -> Any:
     if lacking:
         raise ConfigError(
             f"attack.{slot}: {type(part).__name__} has no {' and no '.join(lacking)}: "
-            "agr.attacks.parts says what a part is"
+            "agr.attacks.contracts says what a part is"
         )
     return part

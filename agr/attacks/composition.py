@@ -1,12 +1,96 @@
-"""Rules of how parts go together, which an attack checks when it is made."""
+"""The parts of an attack put together, and the rules of how they go together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from agr.attacks.parts import Stage
-from agr.attacks.step import step_size
+from agr.attacks import contracts, parts
+from agr.attacks.ball import Ball
+from agr.attacks.contracts import Stage
+from agr.attacks.loss import CrossEntropy
+from agr.attacks.parts import Model, Pool
+from agr.attacks.step import Plain, step_size
+from agr.attacks.surrogate import Surrogate
+from agr.config.cost import gradients_of
+
+Quantize = Literal["always", "end", "off"]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The parts of a gradient attack, and what follows from them: see `Attack`."""
+
+    ball: Ball
+    steps: int = 10
+    size: str | float = "even"
+    start: parts.Start | None = None
+    loss: parts.Loss = field(default_factory=CrossEntropy)
+    objective: contracts.Objective | None = None
+    views: tuple[contracts.View, ...] = ()
+    surrogate: tuple[contracts.Rule, ...] = ()
+    ensemble: contracts.Strategy | None = None
+    chain: tuple[contracts.Stage, ...] = ()
+    step: contracts.Step = field(default_factory=Plain)
+    stop: contracts.Stop | None = None
+    targeted: bool = False
+    quantize: Quantize = "always"
+    pool: Pool | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def direct(self) -> bool:
+        """True if the gradient is taken at the iterate, whose forward is an observation too."""
+        elsewhere = look_aheads(self.chain) or replaces(self.chain)
+        return not (elsewhere or self.views or self.surrogate or self.ensemble)
+
+    def gradients(self, members: int = 1) -> int:
+        """Return the most gradients that a step takes: one for every copy, at every point.
+
+        Of an ensemble of `members` networks each has its own.
+        """
+        return gradients_of(self.views, self.chain, self.ensemble, members, charged=False)
+
+    @property
+    def once(self) -> int:
+        """Number of gradients that are taken before an image's first step."""
+        return sum(getattr(part, "once", 0) for part in (self.objective, *self.views))
+
+    @property
+    def prepares(self) -> bool:
+        """True if something is made of images before their first step."""
+        return bool(self.objective or self.surrogate or self.once)
+
+    @property
+    def pool_size(self) -> int:
+        """Number of images that views and rules need in the pool; 0 for none."""
+        parts = (*self.views, *self.surrogate, *self.chain)
+        return max((getattr(part, "pool", 0) for part in parts), default=0)
+
+    def side(self, side: int) -> int:
+        """Return the side of the largest copies that the model sees, for images of `side` px."""
+        for view in self.views:
+            if hasattr(view, "side"):
+                side = max(side, view.side(side))
+        return side
+
+    def bind(self, model: Model) -> Surrogate:
+        """Find what the attack changes and reads in a model; a bound one is returned as it is.
+
+        Raises ValueError where something isn't there.
+        """
+        if isinstance(model, Surrogate):
+            return model
+        source = Surrogate(model, self.surrogate, self.objective, self.pool, self.views)
+        if self.ensemble and len(source.members) < 2:
+            raise ValueError(
+                f"{type(self.ensemble).__name__} needs a source of several networks: source=[A,B], "
+                "or in Python a module whose `members` they are"
+            )
+        return source
 
 
 def look_aheads(chain: Sequence[Stage]) -> list[int]:

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agr.attacks.ball import L2
+from agr.attacks.contracts import AskMembers
 from agr.attacks.draws import fold, integers, uniform
-from agr.attacks.parts import AskMembers, Context, State, Stateless
+from agr.attacks.parts import Context, State, Stateless
 from agr.attacks.stages.basic import mean_normalized
 from agr.utils.checks import Checked, number, one_of, whole
 

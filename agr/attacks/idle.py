@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import torch
 
-from agr.attacks import parts
+from agr.attacks import contracts
 from agr.attacks.attack import Attack
 from agr.utils.pixels import LEVELS
 
 ROUNDED = 1e-5  # of a value: what a transform and its inverse leave
 
 
-def idle_parts(attack: Attack) -> list[parts.View | parts.Stage]:
+def idle_parts(attack: Attack) -> list[contracts.View | contracts.Stage]:
     """Return the stages that change nothing, and the views that leave random images as they are."""
     size, generator = (16, 3, 32, 32), torch.Generator().manual_seed(0)
     x, x0 = (torch.randint(LEVELS + 1, size, generator=generator) / LEVELS for _ in range(2))
     c = attack.context(attack.begin(x0, torch.zeros(16, dtype=torch.int64)) | {"x": x}, x)
 
-    def same(view: parts.View, i: int) -> bool:
+    def same(view: contracts.View, i: int) -> bool:
         image, _, draw = view(x, i, c)  # a draw is the network's to make
         alike = image.shape == x.shape and torch.allclose(image, x, rtol=0, atol=ROUNDED)
         return alike and draw is None
 
-    def there(view: parts.View) -> bool:
+    def there(view: contracts.View) -> bool:
         return bool(attack.pool or not getattr(view, "pool", 0)) and not getattr(view, "once", 0)
 
     views = [v for v in attack.views if there(v) and all(same(v, i) for i in range(v.copies))]

@@ -1,4 +1,4 @@
-"""The iteration of an attack: its parts put together, and the steps of rows that share a batch.
+"""The iteration of an attack: the steps of rows that share a batch.
 
 `begin` makes the rows of a run, `observe` finds those that are done, `tick` moves every living row
 by a step; the plain call and the engine with its slots share these. Nothing here holds a state.
@@ -7,110 +7,35 @@ by a step; the plain call and the engine with its slots share these. Nothing her
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from agr.attacks import composition, parts
-from agr.attacks.ball import Ball, per_image
+from agr.attacks.ball import per_image
+from agr.attacks.composition import Composition, look_aheads, replaces
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
-from agr.attacks.gradient import Goal, Maker, Taker
-from agr.attacks.loss import CrossEntropy
+from agr.attacks.gradient import Goal, Taker
+from agr.attacks.maker import Maker
 from agr.attacks.members import Members
 from agr.attacks.parts import (
     Context,
     Model,
     Observation,
-    Pool,
     Seen,
     State,
     choose,
     leafwise,
     no_gradient,
 )
-from agr.attacks.step import Plain, step_size
+from agr.attacks.step import step_size
 from agr.attacks.surrogate import Surrogate
-from agr.config.cost import gradients_of
 from agr.models.logits import confidence, is_fooled, joint, predict
-
-Quantize = Literal["always", "end", "off"]
 
 
 @dataclass(frozen=True)
-class Iteration:
-    """The parts of a gradient attack, and what it does with a batch of rows: see `Attack`."""
-
-    ball: Ball
-    steps: int = 10
-    size: str | float = "even"
-    start: parts.Start | None = None
-    loss: parts.Loss = field(default_factory=CrossEntropy)
-    objective: parts.Objective | None = None
-    views: tuple[parts.View, ...] = ()
-    surrogate: tuple[parts.Rule, ...] = ()
-    ensemble: parts.Strategy | None = None
-    chain: tuple[parts.Stage, ...] = ()
-    step: parts.Step = field(default_factory=Plain)
-    stop: parts.Stop | None = None
-    targeted: bool = False
-    quantize: Quantize = "always"
-    pool: Pool | None = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        composition.check(self)
-
-    @property
-    def direct(self) -> bool:
-        """True if the gradient is taken at the iterate, whose forward is an observation too."""
-        elsewhere = composition.look_aheads(self.chain) or composition.replaces(self.chain)
-        return not (elsewhere or self.views or self.surrogate or self.ensemble)
-
-    def gradients(self, members: int = 1) -> int:
-        """Return the most gradients that a step takes: one for every copy, at every point.
-
-        Of an ensemble of `members` networks each has its own.
-        """
-        return gradients_of(self.views, self.chain, self.ensemble, members, charged=False)
-
-    @property
-    def once(self) -> int:
-        """Number of gradients that are taken before an image's first step."""
-        return sum(getattr(part, "once", 0) for part in (self.objective, *self.views))
-
-    @property
-    def prepares(self) -> bool:
-        """True if something is made of images before their first step."""
-        return bool(self.objective or self.surrogate or self.once)
-
-    @property
-    def pool_size(self) -> int:
-        """Number of images that views and rules need in the pool; 0 for none."""
-        parts = (*self.views, *self.surrogate, *self.chain)
-        return max((getattr(part, "pool", 0) for part in parts), default=0)
-
-    def side(self, side: int) -> int:
-        """Return the side of the largest copies that the model sees, for images of `side` px."""
-        for view in self.views:
-            if hasattr(view, "side"):
-                side = max(side, view.side(side))
-        return side
-
-    def bind(self, model: Model) -> Surrogate:
-        """Find what the attack changes and reads in a model; a bound one is returned as it is.
-
-        Raises ValueError where something isn't there.
-        """
-        if isinstance(model, Surrogate):
-            return model
-        source = Surrogate(model, self.surrogate, self.objective, self.pool, self.views)
-        if self.ensemble and len(source.members) < 2:
-            raise ValueError(
-                f"{type(self.ensemble).__name__} needs a source of several networks: source=[A,B], "
-                "or in Python a module whose `members` they are"
-            )
-        return source
+class Iteration(Composition):
+    """What the parts of an attack do with a batch of rows: see `Attack`."""
 
     def begin(
         self, x0: Tensor, y: Tensor, key: Tensor | None = None, label: Tensor | None = None
@@ -255,7 +180,7 @@ class Iteration:
         more = s["live"] & (s["t"] < self.steps)
         if g is None and not bool(more.any()):
             return s
-        known, replaced = int(g is not None), composition.replaces(self.chain)
+        known, replaced = int(g is not None), replaces(self.chain)
         # Gradients of each row, beyond a `g` that is known, and forward passes alone.
         spent, looked, fooled = s["t"] * 0, s["t"] * 0, s["fooled"].clone()
         counts = (more, spent, looked, fooled if source.watches else None)
@@ -285,7 +210,7 @@ class Iteration:
             return context._replace(grad=grad, slope=slope).at(i + 1, OWN)
 
         if g is None:
-            for i in composition.look_aheads(self.chain):
+            for i in look_aheads(self.chain):
                 ahead = self.chain[i].point(s["chain"][str(i)], context)  # type: ignore[attr-defined]
                 context = context._replace(point=ahead)
             if self.ensemble:

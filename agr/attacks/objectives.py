@@ -1,4 +1,4 @@
-"""Objectives: losses over features of the source (`agr.attacks.parts.Objective`).
+"""Objectives: losses over features of the source (`agr.attacks.contracts.Objective`).
 
 Features are taken at a layer: the name of one of the source's modules, or a depth from 0 to 1 among
 those that timm lists for it (`agr.models.roles.layer_of`). What authors sum over copies is made
@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agr.attacks.ball import L2
+from agr.attacks.contracts import Ask
 from agr.attacks.draws import fold, normal, uniform
 from agr.attacks.loss import logit_of
-from agr.attacks.parts import Ask, Context, State
+from agr.attacks.parts import Context, State
 from agr.utils import checks
 from agr.utils.checks import Checked, number, whole
 

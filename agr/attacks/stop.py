@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agr.attacks.contracts import Stop
 from agr.attacks.loss import margin
-from agr.attacks.parts import Seen, State, Stateless, Stop
+from agr.attacks.parts import Seen, State, Stateless
 from agr.utils.checks import Checked, number, whole
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from agr.attacks.ball import per_image
-from agr.attacks.parts import Context, Model, Objective, Pass, Pool, Rule, State, View
+from agr.attacks.contracts import Objective, Rule, View
+from agr.attacks.parts import Context, Model, Pass, Pool, State
 from agr.models.roles import fused_attentions, layer_of, unfused
 from agr.models.sources import behind, bodies_of
 from agr.utils.text import plural

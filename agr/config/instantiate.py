@@ -9,7 +9,7 @@ from typing import Any
 from agr.config.security import check_target, targets_of
 from agr.utils.errors import ConfigError, first_line, nearest
 
-# Members that the parts of a slot's module must have; `agr.attacks.parts` says why.
+# Members that the parts of a slot's module must have; `agr.attacks.contracts` says why.
 METHODS = {
     "start": ["__call__"],
     "loss": ["__call__"],

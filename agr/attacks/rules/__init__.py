@@ -1,4 +1,4 @@
-"""Rules: changes to modules of the source while gradients are taken (`agr.attacks.parts.Rule`)."""
+"""Rules: changes to modules of the source while gradients are taken."""
 
 from agr.attacks.rules.activations import LinearReLU as LinearReLU
 from agr.attacks.rules.activations import SmoothReLU as SmoothReLU

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from agr.attacks.contracts import Ask
 from agr.attacks.draws import uniform
-from agr.attacks.parts import Ask, Context, Copy, State
+from agr.attacks.parts import Context, Copy, State
 from agr.attacks.views.copies import check_square
 from agr.models.roles import Modules, blocks, channels_at
 from agr.utils.checks import Checked, number, whole
