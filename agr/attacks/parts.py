@@ -97,7 +97,7 @@ class Pass(NamedTuple):
     module: nn.Module
     clean: Tensor | None  # what the module makes of the clean images, (B, ...); see `Rule`
     benign: Tensor | None  # and of the images of the pool, (K, ...)
-    reference: Tensor | None  # and of the images that the rule's `reference` makes, (B, ...)
+    reference: Tensor | None = None  # and of the images of the rule's `reference`, (B, ...)
 
 
 class Seen(NamedTuple):

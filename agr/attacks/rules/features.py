@@ -50,7 +50,7 @@ class PerturbationDecay(Checked):
 
 @dataclass(frozen=True)
 class FeatureDiversity(Checked):
-    """DHF: features mixed with the clean image's, and with their mean (Wang et al., arXiv:2304.10136).
+    """DHF: features mixed with the clean image's and their mean (Wang et al., arXiv:2304.10136).
 
     As in the authors' program, every feature z of residual branches from depth `start` on, after
     inner ReLUs and at the end, becomes most * u * c + (1 - most * u) * z with c that of the clean
