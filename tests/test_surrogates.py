@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,10 @@ from agr.config.compose import expand
 from agr.models import roles
 from agr.models.network import load_network
 from tests.conftest import CLASSES, EPS, demo_items, images
-from tests.oracles.surrogates import residual
+from tests.oracles.base import Draws as DrawsOf
+from tests.oracles.base import Given, ours
+from tests.oracles.surrogates import noise, residual
+from tests.transcriptions import surrogates as papers
 
 RULES = ("sgm", "linbp", "bpa", "ilpd", "ghost", "dhf")
 
@@ -43,7 +47,7 @@ def context(x: Tensor, **changes: Any) -> Context:
 def ruled(rule: Any, module: nn.Module, x: Tensor, c: Context | None = None) -> Tensor:
     """What a module makes of `x` under a rule."""
     own = module.forward
-    p = Pass(c or context(x), "m", module, None, None, None)
+    p = Pass(c or context(x), "m", module, None, None, {})
     made: Tensor = rule.forward(own, p)(x)
     return made
 
@@ -92,7 +96,7 @@ def test_linear_branches_keep_their_norm(name: str) -> None:
     """A block's gradient is the shortcut's plus a branch gradient as long as the true one."""
     torch.manual_seed(0)
     body = timm.create_model(name, zero_init_last=False).double().eval().requires_grad_(False)
-    block = body.layer2[1]
+    block: Any = body.get_submodule("layer2.1")
     x = torch.randn(2, block.conv1.in_channels, 5, 5, dtype=torch.float64)
     got = slope(LinearReLU(), block, x)
     assert not any("forward" in vars(module) for module in block.modules())
@@ -105,8 +109,8 @@ def test_linear_branches_keep_their_norm(name: str) -> None:
     shortcut = (kept[0] + x > 0).double()  # through the last ReLU
     assert not torch.allclose(got, plain)
     true, linear = plain - shortcut, got - shortcut
-    lengths = (part.flatten(1).norm(dim=1) for part in (true, linear))
-    assert torch.allclose(*lengths, rtol=1e-9)
+    a, b = (part.flatten(1).norm(dim=1) for part in (true, linear))
+    assert torch.allclose(a, b, rtol=1e-9)
 
 
 def test_depths() -> None:
@@ -180,7 +184,7 @@ def test_references_and_clean_features_are_counted() -> None:
 def test_high_level_features_change_once_an_image_has_fooled_for_good() -> None:
     rule, relu = FeatureDiversity(keep=0), nn.ReLU()
     x = images(2)
-    p = Pass(context(x, fooled=torch.tensor([False, True])), "m", relu, x, None, None)
+    p = Pass(context(x, fooled=torch.tensor([False, True])), "m", relu, x, None, {})
     made = rule.forward(relu.forward, p)(x)
     assert torch.equal(made[0], x[0])
     assert torch.allclose(made[1], made[1].mean().expand_as(x[1]))
@@ -196,6 +200,16 @@ def test_high_level_features_change_once_an_image_has_fooled_for_good() -> None:
     s |= {"y": model(s["x"]).argmax(1), "t": s["t"] * 0}  # not any more: it stays
     _, s = attack.tick(source, s)
     assert s["fooled"].tolist()[1]
+
+
+def test_copies_have_references_of_their_own() -> None:
+    """ILPD's n gradients a step, each with its own noise, are copies of the image itself."""
+    model, x = residual(), images(2)
+    y = model(x).argmax(1)
+    attack = replace(ours("ilpd", "linf", "steps=3"), views=(Draws(2),))
+    given = Given(model, x, y, DrawsOf(attack, x, y))
+    theirs = papers.ilpd(model, x, y, EPS, EPS / 8, 3, *noise(given), n=2)
+    assert torch.allclose(attack(model, x, y), theirs, rtol=0, atol=1e-12)
 
 
 def test_copies_of_another_size_need_their_size_back() -> None:

@@ -35,7 +35,7 @@ from agr.models.logits import confidence, is_fooled, joint, predict
 
 @dataclass(frozen=True)
 class Iteration(Composition):
-    """What the parts of an attack do with a batch of rows: see `Attack`."""
+    """The steps that an attack takes with a batch of rows: see `Attack`."""
 
     def begin(
         self, x0: Tensor, y: Tensor, key: Tensor | None = None, label: Tensor | None = None

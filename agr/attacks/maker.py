@@ -1,4 +1,4 @@
-"""What an attack makes of each image before its first step."""
+"""The passes of an attack before an image's first step, and the state made in them."""
 
 from __future__ import annotations
 

@@ -123,8 +123,8 @@ class Pass(NamedTuple):
     module: nn.Module
     clean: Tensor | None  # what the module makes of the clean images, (B, ...); see `Rule`
     benign: Tensor | None  # and of the images of the pool, (K, ...)
-    reference: Tensor | None  # and of the images that the rule's `reference` makes, (B, ...)
     shared: dict[str, Any]  # empty at first: what a rule's modules tell each other in this pass
+    reference: Tensor | None = None  # what the module makes of the rule's `reference`
     state: Tensor | None = None  # what the rule keeps of the module, (B, ...)
     keep: Callable[[Tensor], None] | None = None  # replaces it, where this pass may
 

@@ -133,7 +133,7 @@ class Surrogate:
                 if init := getattr(rule, "init", None):
                     benign = self._benign.get((b, i), {})
                     passes = {
-                        n: Pass(c, n, m, None, benign.get(n), None, {}) for n, m in rules[i].items()
+                        n: Pass(c, n, m, None, benign.get(n), {}) for n, m in rules[i].items()
                     }
                     first = {name: init(p) for name, p in passes.items()}
                     kept[f"{b} {i}"] = {n: t for n, t in first.items() if t is not None}
@@ -177,8 +177,8 @@ def _with(
 
         state = kept.get(name)
         own = None if state is None or live is None else keep
-        made = clean.get(name), benign.get(name), reference.get(name)
-        return rule.forward(module.forward, Pass(c.at(i), name, module, *made, shared, state, own))
+        made = clean.get(name), benign.get(name), shared, reference.get(name)
+        return rule.forward(module.forward, Pass(c.at(i), name, module, *made, state, own))
 
     return make
 

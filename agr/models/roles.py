@@ -257,7 +257,9 @@ def _blocks(network: nn.Module) -> Modules:
 
 def _some(found: Modules, network: nn.Module, role: str) -> Modules:
     if not found:
-        raise ValueError(f"{_title(network)} has no {role}, which the attack changes: take another")
+        raise ValueError(
+            f"{_title(network)} has no {role}, which the attack changes: take another network"
+        )
     return found
 
 

@@ -29,9 +29,9 @@ def residual() -> Residual:
     return net
 
 
-def key(g: Given, b: int, t: int, name: str = "") -> Tensor:
+def key(g: Given, b: int, t: int, name: str = "", *copy: int) -> Tensor:
     """Key of the attack's only rule, at one of its modules, by the name in the transcriptions."""
-    at = fold(_step(b, t), 0, GRADIENT, 0, RULES, 0, 0)
+    at = fold(_step(b, t), 0, GRADIENT, 0, *copy, RULES, 0, 0)
     if not name:
         return at
     names = name, name.removesuffix(".downsample"), f"{name} (dropout)"
@@ -40,8 +40,13 @@ def key(g: Given, b: int, t: int, name: str = "") -> Tensor:
 
 
 def noise(g: Given) -> list[Any]:
-    """ILPD's."""
-    return [lambda b, t, i: normal(key(g, b, t), g.x.shape[1:], torch.float64)[0]]
+    """ILPD's, for one copy or several."""
+
+    def draw(b: int, t: int, i: int) -> Tensor:
+        copy = [i] if g.draws.attack.views else []
+        return normal(key(g, b, t, "", *copy), g.x.shape[1:], torch.float64)[0]
+
+    return [draw]
 
 
 def factors(g: Given) -> list[Any]:

@@ -45,7 +45,7 @@ class LinearReLU(Checked):
         if not bent:
             raise ValueError(
                 f"the residual branches of the network ({type(network).__name__}) have no ReLU "
-                f"from start={self.start} on: take another"
+                f"from start={self.start} on: take another network"
             )
         return bent
 

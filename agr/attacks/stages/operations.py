@@ -67,7 +67,7 @@ def table(name: str, device: torch.device) -> Tensor:
 
 
 class At(NamedTuple):
-    """What an operation makes of each image: which it is, which copy, and of which one; (B,)."""
+    """The copies that operations make of images: which one, of which image; (B,) each."""
 
     operation: Tensor  # int64: its place in OPERATIONS
     copy: Tensor  # int64
