@@ -220,7 +220,7 @@ def test_new_targets_are_scored_from_saved_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_budget_of_gradients_is_used_and_kept(name: str) -> None:
     """Counted by the engine, for every attack that there is: within a step of the budget."""
-    budget = 45
+    budget = 100
     cell = expand([f"attack={name}", f"gradients={budget}"])[0]
     single = load_attack(name).steps == 1
     attack = replace(load_attack(name, steps=cell.config.steps), stop=None)
@@ -231,11 +231,13 @@ def test_a_budget_of_gradients_is_used_and_kept(name: str) -> None:
     network = small_network()
     layers = nn.Conv2d(3, 8, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     network.body = nn.Sequential(*layers, nn.Linear(8, CLASSES)).double()  # takes any size
+    network.body.feature_info = [{"module": "0"}, {"module": "1"}]
     made = list(craft(attack, network, small_items(2), 2))
     spent = {m.backwards for m in made}
     assert len(spent) == 1
-    each = spent.pop() / cell.config.steps
-    assert cell.config.steps == (1 if single else math.floor(budget / each))
+    once = attack.objective.once if attack.objective else 0
+    each = (spent.pop() - once) / cell.config.steps
+    assert cell.config.steps == (1 if single else math.floor((budget - once) / each))
 
 
 def test_an_ensemble_pays_for_every_member() -> None:

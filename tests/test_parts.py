@@ -655,21 +655,29 @@ def test_bad_parameters_are_named(part: Callable[..., Any], name: str, values: l
 class Flat(nn.Module):
     """A model without a gradient."""
 
+    feature_info = ({"module": "seen"},)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = nn.Identity()  # a layer for objectives
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.sum((1, 2, 3))[:, None] * torch.zeros(1, CLASSES).to(x)
+        return self.seen(x).sum((1, 2, 3))[:, None] * torch.zeros(1, CLASSES).to(x)
 
 
 class OneBad(nn.Module):
     """NaN for images that are marked by their first pixel, or for all."""
 
+    feature_info = ({"module": "model.seen"},)
+
     def __init__(self, model: nn.Module | None = None):
         super().__init__()
-        self.model = model
+        self.all, self.model = model is None, model or Flat()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.model is None:
-            return Flat()(x) + math.nan
         logits: Tensor = self.model(x)
+        if self.all:
+            return logits + math.nan
         return torch.cat([logits[:1] * math.nan, logits[1:]])
 
 
@@ -691,6 +699,7 @@ def test_gradients_of_nought_or_nan_leave_finite_images(name: str, norm: str) ->
 
 
 @pytest.mark.filterwarnings("ignore:.* logits are not finite", "ignore:.* came back unchanged")
+@pytest.mark.filterwarnings("ignore:.*every gradient was zero:UserWarning")
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("name", composed())
 def test_nan_of_one_image_stays_there(name: str, norm: str) -> None:
@@ -708,9 +717,12 @@ def test_nan_of_one_image_stays_there(name: str, norm: str) -> None:
 class Pattern(nn.Module):
     """A small classifier of images of any size that sees where a pixel is."""
 
+    feature_info = ({"module": "seen"},)
+
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.seen = nn.Identity()
         self.weights = nn.Buffer(torch.randn(6, CLASSES, dtype=torch.float64) * 40)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -719,7 +731,7 @@ class Pattern(nn.Module):
         features = torch.cat(
             [(torch.tanh(4 * x - 2) * places).mean((2, 3)), (x * x).mean((2, 3))], 1
         )
-        return features @ self.weights
+        return self.seen(features) @ self.weights  # type: ignore[no-any-return]
 
 
 KINDS: dict[str, list[Any]] = {  # in the order of the slots in conf/attack/_base.yaml
