@@ -68,7 +68,8 @@ def gradient(net: nn.Module, *rules: Any, n: int = 2) -> Tensor:
     attack = Attack(Linf(EPS), surrogate=rules, quantize="off")
     c = attack.context(attack.begin(x, y), x)
     goal, live = Goal(CrossEntropy(), None, (), False), torch.ones(n, dtype=torch.bool)
-    taker = Taker(goal, Surrogate(net, rules), {}, y, live, torch.zeros(n).long())
+    spent = torch.zeros(n).long()
+    taker = Taker(goal, Surrogate(net, rules), {}, y, live, spent, spent.clone())
     with torch.no_grad():
         return taker.through_views(c)
 
