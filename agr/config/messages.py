@@ -165,7 +165,9 @@ def _unknown_file(e: MissingConfigException) -> str:
             f"apart: {group}={path.stem} --config-dir={above}, with the file in "
             f"{above}/{group}/{path.stem}.yaml"
         )
-    return f"{group}={name} is unknown: {nearest(name, known)}"
+    within = [k for k in known if k.rpartition("/")[2] == name]  # cfm: targeted/cfm
+    way = f"did you mean {' or '.join(within)}?" if within else nearest(name, known)
+    return f"{group}={name} is unknown: {way}"
 
 
 def _unknown_key(e: BaseException, key: str) -> str:

@@ -155,7 +155,6 @@ def logit_margin(
     def gradient(leaf: Tensor, b: int, t: int) -> Tensor:
         view = leaf if transform is None else transform(leaf, b, t)
         if calibration == "angle":
-            assert features is not None
             assert weight is not None
             f, w = features(view)[0], weight[y[b]].detach()
             if not (f.any() and w.any()):
