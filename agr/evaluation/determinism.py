@@ -33,6 +33,7 @@ from agr.utils.errors import ConfigError
 from agr.utils.files import read_text, write_json
 from agr.utils.hashing import digest
 from agr.utils.locks import locked
+from agr.utils.process import INTEL, cpu_vendor
 from agr.utils.text import plural
 
 SLOTS = 32
@@ -238,7 +239,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _kind(device: str) -> str:
-    """Return the type of a device with the GPU's name or the CPU's instruction set."""
+    """Return the type of a device with the GPU's name, or the CPU's instruction set and vendor.
+
+    Libraries choose their code by both. An Intel's name is left out, as records always had it.
+    """
     if device.startswith("cuda"):
         return f"cuda {torch.cuda.get_device_name(device)}"
-    return f"{device} {torch.backends.cpu.get_cpu_capability()}"
+    kind, vendor = f"{device} {torch.backends.cpu.get_cpu_capability()}", cpu_vendor()
+    return kind if vendor in ("", INTEL) else f"{kind} {vendor}"

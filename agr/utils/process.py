@@ -7,6 +7,7 @@ import errno
 import os
 from contextlib import suppress
 
+INTEL = "GenuineIntel"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -16,11 +17,21 @@ def set_up_process() -> None:
     # OpenMP's threads wait by spinning, by default for so long that a busy machine runs many
     # times slower. A short spin costs an idle machine nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    # Without it MKL's products depend on where in memory an image lies, on some processors (AMD's
-    # Zen 4), so that its bits would depend on its place in the batch.
-    os.environ.setdefault("MKL_CBWR", "AUTO")
+    # On AMD's processors MKL's products depend on where in memory an image lies without it, so that
+    # its bits would depend on its place in the batch.
+    if cpu_vendor() not in ("", INTEL):
+        os.environ.setdefault("MKL_CBWR", "AUTO")
     # Without it matrix products on a GPU are not deterministic.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def cpu_vendor() -> str:
+    """Return the processor's vendor, as Linux names it; "" where nothing says so."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("vendor_id"):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 def keep_freed_memory() -> None:
