@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from agr.attacks import Attack, Linf, MeanNormalize, Momentum
 from agr.utils.errors import ConfigError
 from scripts.bench import __main__ as command
-from scripts.bench import demo, formats, full_size, growth, peers, report, row, startup
+from scripts.bench import demo, files, formats, full_size, growth, many, peers, report, row, startup
 from scripts.bench.options import PARTS, Options, read
 from scripts.bench.peers import PEERS, PLAIN, TUNED, Trial
 from scripts.bench.targets import of_bound, targets
@@ -145,7 +145,7 @@ def test_missing_libraries_are_skipped_and_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(peers.PACKAGES, "foolbox", "no-such-package")
     assert peers.installed("ifgsm") == ["torchattacks", "ART"]
     assert peers.installed("mifgsm", ("torchattacks",)) == ["torchattacks"]
-    assert "foolbox not installed" in report.about(read([*TINY, "--parts", "stops"]))["libraries"]
+    assert "foolbox not installed" in files.about(read([*TINY, "--parts", "stops"]))["libraries"]
 
 
 def test_networks_of_peers_are_as_a_user_hands_them_over() -> None:
@@ -333,6 +333,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         patch.setattr(growth, "TIMES", (1, 2))
         patch.setattr(growth, "MOST_SLOTS", 2)
         patch.setattr(growth, "_in_new_process", in_this_process)
+        patch.setattr(many, "ATTACKS", {"resnet10t": ("sgm",)})
         patch.setattr(startup, "FEW", 2)
         patch.setattr(startup, "FINISHED_CELLS", 1)
         patch.setattr(sys, "argv", ["scripts.bench", *TINY, *arguments])

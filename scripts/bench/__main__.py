@@ -6,6 +6,7 @@
 
 limit     the pipeline beside the bare loop of forwards and gradients
 peers     ten steps of I-FGSM and MI-FGSM beside torchattacks, foolbox and ART
+many      attacks of many gradients per step, beside a bare loop of as many
 formats   channels_last against contiguous, for networks of many families
 stops     attacks that stop once an image is fooled, on the demo suite
 curve     ASR after every step: one run, or a run per step
@@ -43,11 +44,12 @@ def measure(options: Options) -> None:
     """Measure the parts of the options; the report is written anew after each."""
     import torch
 
-    from scripts.bench import demo, formats, full_size, growth, report, row, startup
+    from scripts.bench import demo, files, formats, full_size, growth, many, report, row, startup
     from scripts.bench.timing import Measurement, frame_of
 
     measures = {
         "limit": full_size.measure,  # with "peers", in the same rounds
+        "many": many.many,
         "formats": formats.formats,
         "stops": demo.stops,
         "curve": demo.curve,
@@ -57,7 +59,7 @@ def measure(options: Options) -> None:
         "startup": startup.startup,
     }
     wanted = ["limit" if part == "peers" else part for part in PARTS if part in options.parts]
-    about, rows, text = report.about(options), list[Measurement](), ""
+    about, rows, text = files.about(options), list[Measurement](), ""
     for part in dict.fromkeys(wanted):
         torch.set_num_threads(options.threads)
         if part != "limit":  # those are measured in a process as a user of any library has it
@@ -66,7 +68,7 @@ def measure(options: Options) -> None:
             rows += more
             frame = frame_of(rows)
             text = report.markdown(frame, about)
-            paths = report.write(frame, text, about, options.out)
+            paths = files.write(frame, text, about, options.out)
     print(text)
     print("written:", *paths)
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from agr.config.schema import CHOICES
 from agr.utils.errors import ConfigError, nearest
 
-PARTS = ("limit", "peers", "formats", "stops", "curve", "row", "real", "growth", "startup")
+PARTS = ("limit", "peers", "many", "formats", "stops", "curve", "row", "real", "growth", "startup")
 DEMO_SOURCES = ("inc_v3", "inc_v4", "ir_v2", "vgg16", "vgg19", "res152")
 # of the part "formats": convolutions, wide and depthwise, then attention and mixing
 FAMILIES = (

@@ -5,25 +5,26 @@ Everything is computed from the measurements, so the Parquet file holds all of i
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 from tabulate import tabulate
 
 from agr.models.tuning import MEMORY_FORMATS
-from scripts.bench import demo, full_size, growth, peers, row
-from scripts.bench.options import PARTS, Options
-from scripts.bench.targets import FULL_SIZE, chosen_format, given, of_bound, peak_memory, targets
+from scripts.bench import demo, full_size, growth, many, peers, row
+from scripts.bench.options import PARTS
+from scripts.bench.targets import (
+    FULL_SIZE,
+    chosen_format,
+    given,
+    of_bound,
+    over_bare,
+    peak_memory,
+    targets,
+)
 from scripts.bench.timing import Results, Spread, results_of
 
 Column = Callable[[str], str]  # name of a row -> cell
@@ -96,6 +97,15 @@ def _paid_back(own: Results, seconds: float) -> str:
     if saved <= 0:
         return ""
     return f"; paid back, against {against[0]}, after {seconds / saved:,.0f} images"
+
+
+def _many_table(settings: dict[str, Results]) -> str:
+    columns: dict[str, Column] = {
+        "s per image": lambda setting: _per_image(settings[setting], full_size.PIPELINE),
+        "of the bare loop's time": lambda setting: over_bare(settings[setting]).text(),
+        f"times {many.PEER}": lambda s: _ratio(settings[s], full_size.PIPELINE, many.PEER),
+    }
+    return _table(settings, columns)
 
 
 def _formats_table(settings: dict[str, Results]) -> str:
@@ -243,6 +253,7 @@ def _number(value: float, digits: int) -> str:
 
 SECTIONS = (
     Section("Ten steps at full size", FULL_SIZE, _each(_full_size_table)),
+    Section("Many gradients per step", ("many",), _many_table),
     Section("Memory formats", ("formats",), _formats_table),
     Section("Stopping once fooled", ("stops",), _each(_stops_table)),
     Section("ASR after every step", ("curve",), _each(_curve_table)),
@@ -251,42 +262,3 @@ SECTIONS = (
     Section("Growth", ("growth",), _each(_growth_table)),
     Section("Start", ("startup",), _each(_startup_table)),
 )
-
-
-# ---- files ---------------------------------------------------------------------------------------
-
-
-def about(options: Options) -> dict[str, str]:
-    """Return the facts that figures depend on, by title."""
-    from agr.evaluation.provenance import git_commit
-
-    device = options.device
-    if device.startswith("cuda"):
-        device += f" {torch.cuda.get_device_name(device)}"
-    else:
-        device += f" {torch.backends.cpu.get_cpu_capability()}"
-    versions = [f"{name} {version(name)}" for name in ("agr", "torch", "timm", "numpy")]
-    libraries = [
-        f"{name} {peers.library_version(name) or 'not installed: skipped'}"
-        for name in peers.PACKAGES
-    ]
-    facts = {
-        "device": device,
-        "threads": str(options.threads),
-        "precision": options.precision,
-        "rounds": str(options.rounds),
-        "parts": ", ".join(options.parts),
-        "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),
-        "libraries": ", ".join(libraries),
-    }
-    return facts | ({"commit": commit} if (commit := git_commit()) else {})
-
-
-def write(frame: pd.DataFrame, text: str, about: dict[str, str], folder: Path) -> list[Path]:
-    """Write `bench.parquet` and `bench.md` into the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parquet, report = folder / "bench.parquet", folder / "bench.md"
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata({"about": json.dumps(about)}), parquet)
-    report.write_text(text, encoding="utf-8")
-    return [parquet, report]

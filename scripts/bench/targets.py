@@ -12,6 +12,7 @@ from scripts.bench import demo, formats, full_size, growth, peers, row, startup
 from scripts.bench.timing import Results, Spread, results_of
 
 PIPELINE_OF_BARE = 0.95
+OF_BARE = 1.10  # time of an attack of many gradients
 OVER_PEERS = {"inception_v3": 1.10, "vgg16": 1.30}  # on a plain network of timm
 NEVER_BELOW = 1.0  # on any other
 OVER_TUNED_PEERS = 0.97
@@ -86,6 +87,16 @@ def _formats(setting: str, own: Results) -> Iterator[Target]:
 def chosen_format(own: Results) -> str:
     """Return the memory format that the rule takes."""
     return str(own.frame[own.frame["unit"] == formats.AUTO]["contender"].iloc[0])
+
+
+def _many(setting: str, own: Results) -> Iterator[Target]:
+    figure = f"{setting}: time, of the bare loop's of as many gradients"
+    yield Target("many", figure, over_bare(own), at_most=OF_BARE)
+
+
+def over_bare(own: Results) -> Spread:
+    """Return the time of the pipeline over that of the bare loop, within rounds."""
+    return own.faster(full_size.BARE, full_size.PIPELINE)
 
 
 def _stops(setting: str, own: Results) -> Iterator[Target]:
@@ -166,6 +177,7 @@ def _startup(setting: str, own: Results) -> Iterator[Target]:
 FULL_SIZE = ("limit", "peers")  # measured in the same rounds
 FINDERS: dict[tuple[str, ...], Callable[[str, Results], Iterator[Target]]] = {
     FULL_SIZE: _full_size,
+    ("many",): _many,
     ("formats",): _formats,
     ("stops",): _stops,
     ("curve",): _curve,
