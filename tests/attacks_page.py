@@ -37,8 +37,13 @@ Choose one with `attack=NAME`. Parts are shown with the parameters that differ f
 the paper, *transcriptions* of the papers' formulas (`tests/transcriptions`) and, for
 combinations, *formulas*, one image at a time. Both sides get the same random draws. The last column
 bounds their difference, in [0, 1] units; changing any single parameter breaks the agreement
-(`tests/test_oracles.py`). Overrides in brackets are what the other side needs; without them the
-file is checked as it is.
+(`tests/test_oracles.py`). Overrides in brackets are what the other side needs, or leave fewer steps
+or copies of a dear attack; without them the file is checked as it is.
+
+An attack with a `surrogate` part changes modules of its source that not every network has, such as
+residual branches or attention: `python -m agr.check attack=sgm source=res152` names what it found,
+and a source without them is refused. One with an `ensemble` part needs several networks, as
+`source=[vgg16,vgg19]`.
 """
 
 LIBRARY = """\

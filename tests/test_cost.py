@@ -222,15 +222,13 @@ def test_new_targets_are_scored_from_saved_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_budget_of_gradients_is_used_and_kept(name: str) -> None:
     """Counted by the engine, for every attack that there is: within a step of the budget."""
-    budget = 100
+    budget = 250 if name == "ops" else 100  # of which a step takes 201
     several = ["source=[inc_v3,inc_v4]"] if load_attack(name).ensemble else []
     cell = expand([f"attack={name}", f"gradients={budget}", *several])[0]
     single = load_attack(name).steps == 1
     attack = replace(load_attack(name, steps=cell.config.steps), stop=None)
-    for part in attack.views:
-        if getattr(part, "pool", 0):
-            x = images(part.pool)
-            attack = replace(attack, pool=Pool(x, torch.arange(part.pool) % CLASSES))
+    if size := attack.pool_size:
+        attack = replace(attack, pool=Pool(images(size), torch.arange(size) % CLASSES))
     network, items = small_network(), small_items(2)
     layers = nn.Conv2d(3, 8, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     network.body = nn.Sequential(*layers, nn.Linear(8, CLASSES)).double()  # takes any size
@@ -241,8 +239,9 @@ def test_a_budget_of_gradients_is_used_and_kept(name: str) -> None:
     source = Ensemble([network, network], "logits") if attack.ensemble else network
     made = list(craft(attack, source, items, 2))
     spent = {m.backwards for m in made}
-    assert len(spent) == 1
-    if single:
+    by_chance = any(hasattr(stage, "charged") for stage in attack.chain)  # copies are drawn
+    assert len(spent) == 1 or by_chance
+    if single or by_chance:
         assert cell.config.steps == 1
     else:
         most = gradients_of(attack.views, attack.chain, attack.ensemble, 2)
