@@ -58,8 +58,9 @@ success it needs eps=255 in L-infinity, and several thousand in L2.
 PARTS = """\
 ## Parts
 
-The building blocks of attacks, with their defaults. Any two can be combined, except two steps or
-two look-aheads; views and stages act in the order of their slots in `conf/attack/_base.yaml`.
+The building blocks of attacks, with their defaults. Most can be combined, and what can't
+says so: two look-aheads, say. Views and stages act in the order of their slots in
+`conf/attack/_base.yaml`.
 `agr/attacks/contracts.py` says what they are. Fill an empty slot with a whole part, or change the
 parameters of a part that is there:
 

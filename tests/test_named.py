@@ -21,6 +21,7 @@ from agr.attacks import Attack
 from agr.attacks.ball import row_norm
 from agr.attacks.build import build_attack
 from agr.attacks.engine import Calls, Crafted, Item, craft
+from agr.attacks.idle import idle_parts
 from agr.attacks.parts import Pool
 from agr.attacks.stop import After
 from agr.config.cell import Cell
@@ -263,6 +264,42 @@ def test_a_cell_with_a_pool_and_views_goes_on_where_it_was(tmp_path: Path) -> No
     assert parts[columns].values.tolist() == whole[columns].values.tolist()
     assert set(whole["backwards"]) == {15}
     assert whole["first_success_step"].isna().all()  # nobody looked
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_idle_parts_are_looked_for_in_every_attack(name: str) -> None:
+    side = 64
+    attack = load_attack(name, quantize="off")
+    if attack.pool_size:
+        pool = torch.rand(attack.pool_size, 3, side, side)
+        attack = replace(attack, pool=Pool(pool, torch.arange(attack.pool_size)))
+    assert idle_parts(attack, side) == []
+
+
+def test_a_cell_of_views_that_ask(tmp_path: Path) -> None:
+    words = ["attack=decowa", "source=vgg16", "targets=[vgg16]", "n_images=3", "attack.steps=1"]
+    words += ["attack.views.warp.copies=2"]
+    rows = run_cell(demo_cell(tmp_path, *words), lambda _: None).read()
+    assert set(rows["backwards"]) == {4}
+    assert rows["adv_sha256"].nunique() == 3
+
+
+@pytest.mark.slow
+def test_what_is_made_once_is_charged_to_rows_that_go_on() -> None:
+    """An image that the source has wrong is done before its objective is made, in any order."""
+    overrides = ["attack=agr+bfa", "source=vgg16", "attack.steps=2", "attack.objective.rounds=2"]
+    cell = expand(overrides)[0]
+    network, items = demo_network(cell), demo_items(cell, 12)
+    items = [i._replace(y=(i.y + (n % 4 > 0)) % 10) for n, i in enumerate(items)]
+
+    def costs(chosen: list[Item]) -> dict[str, tuple[int, int]]:
+        made = craft(attack_of(cell), network, chosen, 4)
+        return {m.item.tag: (m.forwards, m.backwards) for m in made}
+
+    found = costs(items)
+    assert costs(items[::-1]) == found
+    assert (1, 0) in found.values()
+    assert len({*found.values()}) > 1
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ class Attack(Iteration):
 
     def _craft(self, model: Model, x: Tensor, y: Tensor | None, key: Tensor | None) -> Tensor:
         calls.check_images(model, x, on_grid=self.quantize != "off")
-        calls.check_pool(self.pool, self.pool_size, x)
+        calls.check_pool(self.pool, self.pool_size, x, self.pool_of_classes)
         if y is not None:
             calls.check_labels(x, y)
         elif self.targeted:

@@ -102,10 +102,10 @@ class CheckedModel:
             )
 
 
-def check_pool(pool: Pool | None, size: int, x: Tensor) -> None:
+def check_pool(pool: Pool | None, size: int, x: Tensor, classes: bool) -> None:
     """Raise ValueError unless the pool has images like `x`, of several classes, if it is needed.
 
-    `size` is the number of images that views and rules need.
+    `size` is the number of images that parts need; they need several `classes` only if it says so.
     """
     if pool is None and size:
         raise ValueError(
@@ -121,7 +121,9 @@ def check_pool(pool: Pool | None, size: int, x: Tensor) -> None:
         check_labels(pool.images, pool.labels)
     except ValueError as e:
         raise ValueError(f"pool: {e}") from e
-    if len(pool.labels.unique()) < 2:
+    if pool.images.dtype != x.dtype:
+        raise ValueError(f"pool: its images are {pool.images.dtype}, and x is {x.dtype}: convert")
+    if classes and len(pool.labels.unique()) < 2:
         raise ValueError("the images of the pool have one class: give images of several")
     if pool.images.shape[1:] != x.shape[1:]:
         shapes = f"{tuple(pool.images.shape[1:])} and {tuple(x.shape[1:])}"

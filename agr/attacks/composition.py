@@ -13,6 +13,7 @@ from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import Model, Pool
 from agr.attacks.step import Plain, step_size
 from agr.attacks.surrogate import Surrogate
+from agr.attacks.views.copies import Draws
 from agr.config.cost import gradients_of
 
 Quantize = Literal["always", "end", "off"]
@@ -45,7 +46,9 @@ class Composition:
     def direct(self) -> bool:
         """True if the gradient is taken at the iterate, whose forward is an observation too."""
         elsewhere = look_aheads(self.chain) or replaces(self.chain)
-        return not (elsewhere or self.views or self.surrogate or self.ensemble)
+        # What an objective makes is only for rows that go on, so that a stop has to look before.
+        late = bool(self.objective and self.stop)
+        return not (elsewhere or late or self.views or self.surrogate or self.ensemble)
 
     def gradients(self, members: int = 1) -> int:
         """Return the most gradients that a step takes: one for every copy, at every point.
@@ -63,6 +66,11 @@ class Composition:
     def prepares(self) -> bool:
         """True if something is made of images before their first step."""
         return bool(self.objective or self.surrogate or self.once)
+
+    @property
+    def pool_of_classes(self) -> bool:
+        """True if a view needs images of other classes than an image's own."""
+        return any(getattr(view, "other_classes", False) for view in self.views)
 
     @property
     def pool_size(self) -> int:
@@ -85,6 +93,14 @@ class Composition:
         if isinstance(model, Surrogate):
             return model
         source = Surrogate(model, self.surrogate, self.objective, self.pool, self.views)
+        reads: list[Any] = [self.objective] if self.objective else []
+        reads += [v for v in self.views if getattr(v, "once", 0)]
+        reads += [r for r in self.surrogate if getattr(r, "clean", 0) or hasattr(r, "reference")]
+        if reads and source.is_random:
+            raise ValueError(
+                f"{type(reads[0]).__name__} reads features, and the source's random defense draws "
+                "anew in each pass: attack the network without it"
+            )
         if self.ensemble and len(source.members) < 2:
             raise ValueError(
                 f"{type(self.ensemble).__name__} needs a source of several networks: source=[A,B], "
@@ -129,6 +145,17 @@ def check(attack: Any) -> None:
         raise ValueError(
             f"{attack.ensemble} makes its gradient of the members' own, of which "
             f"{asking[0] if asking else attack.objective} can't ask for more: leave out one"
+        )
+    if getattr(attack.ensemble, "positive", False) and not isinstance(attack.loss, CrossEntropy):
+        raise ValueError(
+            f"{type(attack.ensemble).__name__} weighs members by ratios of their losses, which "
+            f"{attack.loss} doesn't keep above 0: use the cross-entropy"
+        )
+    asks = next((view for view in attack.views if getattr(view, "asks", 0)), None)
+    if asks and any(isinstance(view, Draws) for view in attack.views):
+        raise ValueError(
+            f"{asks} asks for losses, and eot draws a random defense for its copies only: leave "
+            "out one"
         )
     joint = next((view for view in attack.views if getattr(view, "joint", False)), None)
     other = next((view for view in attack.views if getattr(view, "asks", 0)), attack.objective)

@@ -79,6 +79,7 @@ class Adaptive(Checked, Stateless):
     beta: float = number(10.0, 0)
     threshold: float = number(-0.3, -1, 1)
     pairs: str = one_of("program", ("program", "all"))
+    positive = True  # of losses
 
     def gradients(self, members: int) -> int:
         return 2 * members

@@ -134,18 +134,20 @@ class Taker(NamedTuple):
             own = c.at(*copy)
             with torch.enable_grad():
                 image, share = make(leaf) if make else leaf, cast(Tensor | float, 1.0)
-                draw = cast(Tensor | None, None)
+                draw, takes = cast(Tensor | None, None), torch.ones_like(self.live)
                 for j, view in enumerate(views):
                     # All copies of a view share a key; of those before it each has its own.
                     at = c.at(j, *copy[:j])
                     if getattr(view, "asks", 0):
-                        at = at._replace(losses=self._asked(leaf, own, mix, draw))
+                        if not bool((self.live & takes).any()):
+                            break
+                        at = at._replace(losses=self._asked(leaf, own, mix, draw, takes))
                     if getattr(view, "once", 0):
                         at = at._replace(made=self.made[f"view {j}"])
                     made = view(image, copy[j], at)
                     image, share = made.image, share * made.share
                     draw = draw if made.draw is None else made.draw
-            takes = share > 0 if isinstance(share, Tensor) else torch.ones_like(self.live)
+                    takes = share > 0 if isinstance(share, Tensor) else takes
             if isinstance(share, Tensor) and not bool((self.live & takes).any()):
                 continue
             yield Made(leaf, image, share, takes, draw, own)
@@ -203,13 +205,17 @@ class Taker(NamedTuple):
         return self.goal.losses(logits, self.y, features, self.made, leaf)
 
     def _asked(
-        self, leaf: Tensor, c: Context, mix: Mix | None, draw: Tensor | None
+        self, leaf: Tensor, c: Context, mix: Mix | None, draw: Tensor | None, takes: Tensor
     ) -> Callable[[Tensor], Tensor]:
-        """Return what a view calls for losses (B,) of a copy of its own, towards the goal."""
+        """Return what a view calls for losses (B,) of a copy of its own, towards the goal.
+
+        Rules keep nothing of it.
+        """
 
         def losses(image: Tensor) -> Tensor:
-            self.spent.add_(self.live, alpha=len(mix or [0]))
-            found = self._losses(image, leaf, c, mix, draw)
+            self.spent.add_(self.live & takes, alpha=len(mix or [0]))
+            taker = self._replace(live=torch.zeros_like(self.live))
+            found = taker._losses(image, leaf, c, mix, draw)
             return -found if self.goal.targeted else found
 
         return losses

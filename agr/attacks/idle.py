@@ -11,9 +11,12 @@ from agr.utils.pixels import LEVELS
 ROUNDED = 1e-5  # of a value: what a transform and its inverse leave
 
 
-def idle_parts(attack: Attack) -> list[contracts.View | contracts.Stage]:
-    """Return the stages that change nothing, and the views that leave random images as they are."""
-    size, generator = (16, 3, 32, 32), torch.Generator().manual_seed(0)
+def idle_parts(attack: Attack, side: int = 32) -> list[contracts.View | contracts.Stage]:
+    """Return the stages that change nothing, and the views that leave random images as they are.
+
+    Images have `side` px. Raises ValueError where a view can't take them.
+    """
+    size, generator = (16, 3, side, side), torch.Generator().manual_seed(0)
     x, x0 = (torch.randint(LEVELS + 1, size, generator=generator) / LEVELS for _ in range(2))
     c = attack.context(attack.begin(x0, torch.zeros(16, dtype=torch.int64)) | {"x": x}, x)
 
@@ -23,7 +26,8 @@ def idle_parts(attack: Attack) -> list[contracts.View | contracts.Stage]:
         return alike and draw is None
 
     def there(view: contracts.View) -> bool:
-        return bool(attack.pool or not getattr(view, "pool", 0)) and not getattr(view, "once", 0)
+        asks = getattr(view, "once", 0) or getattr(view, "asks", 0)
+        return bool(attack.pool or not getattr(view, "pool", 0)) and not asks
 
     views = [v for v in attack.views if there(v) and all(same(v, i) for i in range(v.copies))]
     return [*views, *(stage for stage in attack.chain if getattr(stage, "idle", False))]

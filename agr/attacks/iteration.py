@@ -147,7 +147,8 @@ class Iteration(Composition):
             return s
         clean = s | {"x": s["x0"]}
         c = self.context(clean, self._shown(clean)).at(OWN)
-        maker = Maker(self._goal, source, s["y"].clamp_min(0), c)
+        members = len(source.members) if self.ensemble else 1
+        maker = Maker(self._goal, source, s["y"].clamp_min(0), c, members)
         made = maker.make()
         return s | {
             "made": choose(fresh, made, s["made"]) if s["made"] else made,

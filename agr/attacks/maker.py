@@ -15,8 +15,9 @@ from agr.attacks.surrogate import Features, Surrogate
 class Maker:
     """The state that an attack makes of each image before its first step, and its passes."""
 
-    def __init__(self, goal: Goal, source: Surrogate, y: Tensor, c: Context):
+    def __init__(self, goal: Goal, source: Surrogate, y: Tensor, c: Context, members: int = 1):
         self.goal, self.source, self.y, self.c = goal, source, y, c
+        self.members = members  # whose passes are counted each
         self.layers: Mapping[str, nn.Module] = source.layers  # of the part that asks
         self.forwards = self.backwards = 0
 
@@ -24,7 +25,7 @@ class Maker:
         """Return features of the clean images, and what the objective and views keep."""
         self.source.prepare()
         self.recorded = made = self.source.record(self.c)
-        self.forwards += "clean" in made
+        self.forwards += len(self.source.clean) * self.members
         if self.goal.objective:
             made = made | {"objective": self.goal.objective.make(self, self.y, self.c)}
         for j, (view, layers) in self.source.reading.items():

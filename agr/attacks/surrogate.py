@@ -41,6 +41,7 @@ class Surrogate:
         self.model, self.rules, self.pool = model, rules, pool
         self.takes_side = getattr(model, "takes_side", False)
         self.takes_draw = getattr(model, "takes_draw", False)
+        self.is_random = getattr(behind(model), "is_random", False)
         self.members: list[Model] = list(getattr(behind(model), "members", [model]))
         reading = {j: view for j, view in enumerate(views) if getattr(view, "once", 0)}
         bodies = bodies_of(model) if rules or objective or reading else []

@@ -83,6 +83,11 @@ def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
         ]
         for slot in ("views", "chain", "ensemble", "objective")
     )
+    if drawn := [stage for stage in chain if hasattr(stage, "charged")]:
+        raise ConfigError(
+            f"gradients={budget}: what a step of attack={name} costs is drawn, {drawn[0].charged} "
+            "on average: give steps, and compare the gradients that it took"
+        )
     members = 1 if isinstance(config.source, str) else len(config.source)
     joined = ensemble[0] if ensemble else None
     each = gradients_of(views, chain, joined, members, eot=config.eot)

@@ -128,7 +128,8 @@ def crafted(
     try:
         if isinstance(attack, Attack):
             if attack.pool_size:
-                attack = replace(attack, pool=_pool(evaluator, attack.pool_size))
+                pool = _pool(evaluator, attack.pool_size, attack.pool_of_classes)
+                attack = replace(attack, pool=pool)
             slots = evaluator.numeric.slots
             steps = evaluator.cell.score_steps
             yield from craft(
@@ -162,10 +163,10 @@ def items_of(evaluator: Evaluator, chosen: Sequence[Chosen]) -> Iterator[Item[Ch
         evaluator.images.drop([entry])
 
 
-def _pool(evaluator: Evaluator, size: int) -> Pool:
+def _pool(evaluator: Evaluator, size: int, classes: bool) -> Pool:
     """Return the `size` images that an attack may mix in, the first of an order of their own.
 
-    Raises ConfigError where they are all of one class.
+    Raises ConfigError where they are all of one class, and several `classes` are needed.
     """
     c = evaluator.cell.config
     found = list(islice(evaluator.images(evaluator.images.order("pool")), size))
@@ -175,7 +176,7 @@ def _pool(evaluator: Evaluator, size: int) -> Pool:
             f"{len(found)}: give a smaller pool"
         )
     labels = torch.tensor([entry.label for entry, _ in found], device=evaluator.device)
-    if len(labels.unique()) < 2:
+    if classes and len(labels.unique()) < 2:
         raise ConfigError(
             f"attack={c.attack.name} mixes in images of other classes, and the {len(found)} of its "
             "pool have one class: use more images, or a larger pool"

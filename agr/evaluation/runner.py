@@ -113,7 +113,7 @@ def _run(evaluator: Evaluator, records: Records, attack: AnyAttack | None, say: 
     if work.to_score:
         made = saved(evaluator, records, [c for c in chosen if c.position in work.to_score])
         _record(evaluator, records, work, made, total=len(work.to_score))
-    idle = [str(part) for part in idle_parts(attack)] if isinstance(attack, Attack) else []
+    idle = _idle(cell, attack) if isinstance(attack, Attack) else []
     if work.to_craft and attack:
         _craft(evaluator, records, work, attack, selection.chosen)
     lost = {c.position for c in chosen if c.image_id in evaluator.images.bad}
@@ -206,6 +206,13 @@ def _craft(
         batch_backwards=calls.backwards,
     )
     note_run(records, evaluator, session=session)
+
+
+def _idle(cell: Cell, attack: Attack) -> list[str]:
+    try:
+        return [str(part) for part in idle_parts(attack, cell.geometry.size)]
+    except ValueError as e:
+        raise ConfigError(f"attack={cell.config.attack.name}: {e}") from e
 
 
 def _record(

@@ -45,6 +45,11 @@ class DefendedNetwork(nn.Module):
         self.eval()
 
     @property
+    def is_random(self) -> bool:
+        """True if a defense draws anew in each pass."""
+        return self.random is not None
+
+    @property
     def device(self) -> torch.device:
         """Device of the network."""
         return self.network.device

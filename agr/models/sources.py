@@ -30,6 +30,7 @@ class Ensemble(nn.Module):
         first = members[0]
         self.dtype, self.memory_format = first.dtype, first.memory_format
         self.device, self.as_input = first.device, first.as_input
+        self.is_random = any(getattr(member, "is_random", False) for member in members)
         self.eval()
 
     def forward(self, x: Tensor, side: int | None = None, draw: Tensor | None = None) -> Tensor:

@@ -121,7 +121,8 @@ class Ghost(Checked):
         return forward
 
     def _change(self, x: Tensor, c: Context) -> Tensor:
-        return x * symmetric(c.key, x.shape[1:2], x.dtype).mul_(self.spread)[:, :, None, None]
+        drawn = symmetric(c.key, x.shape[1:2], c.x.dtype).mul_(self.spread)
+        return x * drawn.to(x.dtype)[:, :, None, None]
 
     def _dropped(self, z: Tensor, c: Context) -> Tensor:
-        return z * (uniform(c.key, z.shape[1:], z.dtype) < self.keep) / self.keep
+        return z * (uniform(c.key, z.shape[1:], c.x.dtype) < self.keep) / self.keep

@@ -1,4 +1,4 @@
-"""Stages that make the gradient where the loss is low around the iterate: MEF, NCS and RAP."""
+"""Stages that make the gradient around the iterate: at neighbours (MEF, NCS) or the worst (RAP)."""
 
 from __future__ import annotations
 
@@ -46,20 +46,25 @@ class Flatten(Checked):
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         n, ones = self.samples, c.ball.ones(c.x)
-        along, slopes, losses = self.along * c.ball.eps / ones, [], []
+        along, lamb = self.along * c.ball.eps / ones, self.penalty * c.size / ones / c.steps
+        total, found, waiting = torch.zeros_like(g), State(), list[tuple[Tensor, Tensor]]()
+
+        def take(k: int, part: Tensor) -> None:
+            total.add_(part)
+            last = s[str(k)]
+            found[str(k)] = torch.sub(mean_normalized(part), last, alpha=self.inner_decay)
+
         for k in range(n):
             near = around(c, self.reach, k)
             loss, slope = c.slope(torch.add(near, s[str(k)], alpha=along), k)
-            slopes.append(slope)
-            losses.append(loss)
-        lamb = self.penalty * c.size / ones / c.steps
-        mean, found, total = sum(losses) / n, {}, torch.zeros_like(g)
-        for k, (loss, slope) in enumerate(zip(losses, slopes, strict=True)):
+            if lamb:  # weights need all losses
+                waiting.append((loss, slope))
+            else:
+                take(k, slope / n)
+        mean = sum(loss for loss, _ in waiting) / n
+        for k, (loss, slope) in enumerate(waiting):
             weight = 1 / n - lamb * 2 * (n - 1) / n**2 * (loss - mean)
-            part = slope * per_image(weight, slope).to(slope.dtype) if lamb else slope / n
-            total += part
-            last = s[str(k)]
-            found[str(k)] = torch.sub(mean_normalized(part), last, alpha=self.inner_decay)
+            take(k, slope * per_image(weight, slope).to(slope.dtype))
         return total, found
 
 

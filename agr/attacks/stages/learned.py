@@ -69,7 +69,9 @@ class Learn(Checked):
             sample = self._sample(n, chains)[:, None]
             make = partial(self.copy, n=n, chains=chains, c=c)
             losses, slope = c.slope(c.image, n, make, rows=rows)
-            share = (rows / counts.gather(1, sample)[:, 0]).to(g.dtype)
+            share = rows.to(g.dtype) / counts.gather(1, sample)[:, 0]
+            # What isn't finite would stay in the policy for good.
+            losses, slope = losses.nan_to_num(0.0, 0.0, 0.0), slope.nan_to_num(0.0, 0.0, 0.0)
             total += slope * per_image(share / self.samples, slope)
             value.scatter_add_(1, sample, (losses * share)[:, None])
         return total, {"policy": s["policy"] + self.rate * self.pull(s["policy"], chains, value)}

@@ -162,7 +162,8 @@ class Collect(Checked):
         return {name: torch.zeros_like(x) for name in ("total", "away")[: 1 + self.sample]}
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
-        line = [self.reach * (2 * i / max(self.side - 1, 1) - 1) for i in range(self.side)]
+        n = self.side
+        line = [self.reach * (2 * i / (n - 1) - 1) for i in range(n)] if n > 1 else [0.0]
         total, drawn = s["total"].clone(), torch.zeros_like(g)
         z = torch.zeros_like(c.t, dtype=g.dtype)  # the sum of the draws
         for i, (right, down) in enumerate(itertools.product(line, line)):

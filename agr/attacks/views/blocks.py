@@ -74,9 +74,15 @@ class Shuffle(Checked):
 
 def lengths_of(shares: Tensor, n: int) -> Tensor:
     """Return lengths (B, k) in proportion to `shares`; the longest takes what lacks to `n`."""
-    lengths = (shares * n / shares.sum(1, keepdim=True)).round().long()
+    parts = shares * n / shares.sum(1, keepdim=True)
+    lengths = parts.round().long()
     rest = n - lengths.sum(1, keepdim=True)
-    return lengths.scatter_add(1, lengths.argmax(1, keepdim=True), rest)
+    lengths = lengths.scatter_add(1, lengths.argmax(1, keepdim=True), rest)
+    # Of many strips the longest may lack more than it has: then their ends are rounded instead.
+    ends = parts.cumsum(1).round().long()
+    ends[:, -1] = n
+    spread = ends.diff(dim=1, prepend=torch.zeros_like(ends[:, :1]))
+    return torch.where((lengths < 0).any(1, keepdim=True), spread, lengths)
 
 
 def _reordered(shares: Tensor, order: Tensor, n: int) -> Strips:
@@ -137,7 +143,9 @@ class Structure(Checked):
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
         height, width = x.shape[2:]
         if self.blocks > min(height, width):
-            raise ValueError(f"blocks={self.blocks} don't fit into images of {width} px: use fewer")
+            raise ValueError(
+                f"blocks={self.blocks} don't fit into images of {height} x {width} px: use fewer"
+            )
         p = self.plan(height, width, i, c)
         rows, columns = strips(p.rows, height), strips(p.columns, width)
 

@@ -57,6 +57,7 @@ class Admix(Checked):
     eta: float = number(0.2, 0)
     zero: str = one_of("grey", LEVEL)
     pool: int = whole(64, 2)
+    other_classes = True
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
         partner = self.partner(i, c)
@@ -76,5 +77,5 @@ def check_square(x: Tensor) -> None:
     """Raise ValueError unless the images `x` (B, 3, H, W) are square."""
     if x.shape[-1] != x.shape[-2]:
         raise ValueError(
-            f"images are {x.shape[-2]} x {x.shape[-1]} px: this view takes square ones"
+            f"images are {x.shape[-2]} x {x.shape[-1]} px: this attack takes square ones"
         )

@@ -60,6 +60,8 @@ class Operators(Checked):
         if i == 0:
             return Copy(x, 1 / self.copies)
         check_square(x)
+        if x.shape != c.x.shape:
+            raise ValueError(f"Operators of {x.shape[-1]} px: put them before what resizes images")
         k, m = divmod(i - 1, self.chains)
         made, chain = x + self.noise(self.pick(k, c), c), self.chain(k, m, c)
         for at in range(max(LENGTHS)):

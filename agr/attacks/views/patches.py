@@ -95,8 +95,8 @@ class SelfPaced(Checked):
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
         assert c.made is not None
         lowest = self.offset + self.scale * c.made["importance"]
-        past = ((c.t + 1) / c.steps).to(lowest.dtype)[:, None, None]
-        # Not <=: what has no importance is kept, so that its gradient tells that it isn't finite.
+        past = ((c.t + 1).to(lowest.dtype) / c.steps)[:, None, None]
+        # Negated, so that a patch whose importance is NaN is kept and shows in its gradient.
         kept = ~(self.uniform(x, c) > self.start - (self.start - lowest) * past)
         return Copy(_patched(x, c, kept, self.crop), 1.0)
 
