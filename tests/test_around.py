@@ -120,5 +120,5 @@ def test_pixels_fall_to_the_lower_end_of_their_part() -> None:
 def test_mumodig_takes_square_images() -> None:
     x = images(1, size=12)[:, :, :8]
     model = AnySize()
-    with pytest.raises(ValueError, match="8 x 12 px: this view takes square ones"):
+    with pytest.raises(ValueError, match="8 x 12 px: this attack takes square ones"):
         Attack(Linf(EPS), chain=(Integrate(),))(model, x, model(x).argmax(1))
