@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import agr
+from agr.config.compose import expand
 from agr.models.slim import load_slim
 from scripts.demo import images as demo
-from scripts.demo.training import RECIPES, accuracy, normalised, stack
+from scripts.demo.recipes import RECIPES
+from scripts.demo.training import accuracy, normalised, stack
 
 ASSETS = Path(agr.__file__).parent / "assets" / "demo"
 MEGABYTE = 1e6
@@ -110,6 +112,20 @@ def test_shipped_images_are_those_of_the_generator() -> None:
 
 def test_shipped_files_are_small() -> None:
     assert sum(p.stat().st_size for p in ASSETS.rglob("*") if p.is_file()) < 25 * MEGABYTE
+    for name in expand(["suite=demo"])[0].suite.groups["modern"].networks:
+        assert (ASSETS / "weights" / f"{name}.safetensors").stat().st_size <= 0.8 * MEGABYTE
+
+
+def test_the_suite_has_the_networks_of_the_recipes() -> None:
+    networks = expand(["suite=demo"])[0].suite.networks
+    assert list(networks) == list(RECIPES)
+    for name, recipe in RECIPES.items():
+        own = networks[name]
+        assert (own.architecture, own.width, own.size) == (
+            recipe.architecture, recipe.width, recipe.size,
+        )  # fmt: skip
+        assert own.arguments == recipe.arguments
+        assert (tuple(own.mean), tuple(own.std)) == recipe.stats
 
 
 @pytest.mark.parametrize("name", ["inc_v3", "vgg16"])
@@ -118,6 +134,7 @@ def test_shipped_networks_know_the_shipped_images(name: str) -> None:
     recipe, rows = RECIPES[name], listed()
     images = [demo.decode((ASSETS / "val" / row["filename"]).read_bytes()) for row in rows]
     weights = ASSETS / "weights" / f"{name}.safetensors"
+    assert recipe.width is not None
     network = load_slim(recipe.architecture, recipe.width, len(demo.CLASSES), weights)
     data = stack(images, [int(row["label"]) for row in rows], recipe.size)
     assert data.images.shape == (len(rows), 3, recipe.size, recipe.size)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
@@ -14,8 +15,11 @@ from agr.config.schema import Geometry
 from agr.evaluation.inputs import find_images
 from agr.evaluation.provenance import open_evaluator
 from agr.evaluation.runner import run_cell
+from agr.models import roles
+from agr.models.loading import load_body
 from agr.records.store import Records
 
+MODERN = ["res50", "dense121", "vit", "swin", "convnext"]
 WORDS = ["norm=linf", "n_images=60", "progress=false"]
 
 
@@ -25,6 +29,16 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     outputs = f"outputs={tmp_path_factory.mktemp('demo')}"
     words = ["experiment=paper", "attack=ifgsm,mifgsm", outputs, *WORDS]
     return pd.concat([run_cell(cell).read("rows") for cell in expand(words)])
+
+
+@pytest.fixture(scope="module")
+def modern(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """I-FGSM and MI-FGSM at L-inf 10 between the five later networks, 24 images each."""
+    outputs = f"outputs={tmp_path_factory.mktemp('modern')}"
+    words = [f"source={','.join(MODERN)}", "attack=ifgsm,mifgsm", outputs, *WORDS, "n_images=24"]
+    cells = expand(words)
+    assert all(cell.targets == MODERN for cell in cells)
+    return pd.concat([run_cell(cell).read("rows") for cell in cells])
 
 
 @pytest.mark.slow
@@ -39,6 +53,44 @@ def test_transfer_lies_in_its_range(rows: pd.DataFrame) -> None:
     assert across["ifgsm"][inception].mean() >= 10
     assert across["ifgsm"][~inception].mean() >= 10
     assert (across["mifgsm"] > across["ifgsm"]).all()
+
+
+@pytest.mark.slow
+def test_the_later_networks_transfer_too(modern: pd.DataFrame) -> None:
+    rates = 100 * modern.groupby(["attack", "source", "target"])["success"].mean()
+    own = rates[[s == t for _, s, t in rates.index]]
+    assert own.min() >= 90
+    across = rates[[s != t for _, s, t in rates.index]]
+    assert across["mifgsm"].mean() >= 20
+    assert (across["mifgsm"] > across["ifgsm"]).mean() >= 0.8
+
+
+def test_the_later_networks_are_used_where_they_are_asked_for() -> None:
+    sources = dict.fromkeys(cell.source for cell in expand(["experiment=paper"]))
+    assert len(sources) == 6
+    assert not {*MODERN} & {*sources}
+    every = expand(["experiment=paper", "suite.groups.modern.extra=false"])
+    assert [*dict.fromkeys(cell.source for cell in every)] == [*sources, *MODERN]
+    (cell,) = expand(["source=vgg16", "targets=${suite.groups.modern.networks}"])
+    assert cell.targets == MODERN
+
+
+@pytest.mark.parametrize(("name", "depth"), [("vit", 4), ("swin", 7)])
+def test_attention_can_be_held(name: str, depth: int) -> None:
+    """It is timm's own, and narrow only by the arguments of its constructor."""
+    body = load_body(name, expand(["suite=demo"])[0].suite.networks[name])
+    found = roles.attentions(body)
+    assert len(found) == len(roles.mlps(body)) == depth
+    assert {type(module).__module__.partition(".")[0] for module in found.values()} == {"timm"}
+    for attribute in ("qkv", "proj", "attn_drop"):
+        assert len(roles.children_of(found, attribute, body)) == depth
+    maps = []
+    with roles.unfused(roles.fused_attentions(body)):
+        for module in roles.attention_maps(body).values():
+            module.register_forward_hook(lambda *seen: maps.append(seen[-1]))
+        body(torch.rand(2, 3, 64, 64))
+    assert len(maps) == depth
+    assert all(torch.allclose(m.sum(-1), torch.ones(())) for m in maps)
 
 
 def right(cell: Cell) -> dict[str, float]:

@@ -113,6 +113,6 @@ def test_docstrings_stand_on_their_own(path: Path) -> None:
 
 
 def test_demo_suite_is_light() -> None:
-    assert len(list((PACKAGE / "assets" / "demo" / "weights").iterdir())) == 6
+    assert len(list((PACKAGE / "assets" / "demo" / "weights").iterdir())) == 11
     size = sum(p.stat().st_size for p in (PACKAGE / "assets" / "demo").rglob("*") if p.is_file())
     assert 5e6 < size < 25e6

@@ -92,6 +92,7 @@ class Group:
 
     networks: list[str] = MISSING
     geometry: Geometry = field(default_factory=Geometry)
+    extra: bool = False  # sweeps over the suite's groups leave it out
 
 
 @dataclass
@@ -243,13 +244,17 @@ CHOICES = {
 ConfigStore.instance().store(name="schema", node=Config)
 
 
+def _swept(groups: Mapping[str, Any]) -> list[list[str]]:
+    return [list(group["networks"]) for group in groups.values() if not group.get("extra")]
+
+
 def _grouped(groups: Mapping[str, Any]) -> list[str]:
-    return [name for group in groups.values() for name in group["networks"]]
+    return [name for networks in _swept(groups) for name in networks]
 
 
 OmegaConf.register_new_resolver("agr.first", lambda groups: next(iter(_grouped(groups)), "none"))
 OmegaConf.register_new_resolver(
-    "agr.firsts", lambda groups: ",".join(group["networks"][0] for group in groups.values())
+    "agr.firsts", lambda groups: ",".join(networks[0] for networks in _swept(groups))
 )
 OmegaConf.register_new_resolver("agr.grouped", lambda groups: ",".join(_grouped(groups)))
 OmegaConf.register_new_resolver("agr.if_env", lambda key, a, b: a if os.environ.get(key) else b)

@@ -1,4 +1,4 @@
-"""Training of the demo suite's six networks: one continuous run each, on one CPU core.
+"""Training of the demo suite's networks: one continuous run each, on one CPU core.
 
 The schedule is a curriculum. The gratings of `scripts.demo.images` start strong and fade to the
 strength of the validation images: with faint ones from the start the deep networks sit on a
@@ -14,11 +14,11 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import timm
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -29,62 +29,10 @@ from torchvision.transforms import Normalize
 
 from agr.models.slim import slim
 from scripts.demo import images as demo
+from scripts.demo.recipes import RECIPES, Recipe
 from scripts.demo.weights import fold_batch_norm, initialise_weights
 
 BATCH = 64
-INCEPTION_STATS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-IMAGENET_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Architecture and training schedule of a network of the demo.
-
-    Points in time are fractions of the run: the gratings weaken during `fade`, and images are
-    adversarial during `adversarial`.
-    """
-
-    architecture: str
-    width: float
-    size: int  # px
-    stats: tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of the input
-    peak: float = 2e-3  # learning rate
-    steps: int = 1600
-    warm_up: float = 0.2
-    fade: tuple[float, float] = (0.15, 0.6)
-    adversarial: tuple[float, float] = (0.55, 0.85)
-    strongest: float = 2.0  # adversarial budget, Linf on the 0-255 scale
-    batch_norm: bool = False  # train the `_bn` twin and fold it
-
-
-RECIPES: dict[str, Recipe] = {
-    "inc_v3": Recipe("inception_v3", 3 / 16, 80, INCEPTION_STATS, peak=3e-3, steps=2000),
-    "inc_v4": Recipe(
-        "inception_v4",
-        width=3 / 16,
-        size=80,
-        stats=INCEPTION_STATS,
-        peak=3e-3,
-        steps=3000,
-        fade=(0.1, 0.5),
-        adversarial=(0.6, 0.85),
-        strongest=1.2,
-    ),
-    "ir_v2": Recipe("inception_resnet_v2", 3 / 16, 80, INCEPTION_STATS, peak=3e-3, strongest=1.2),
-    "vgg16": Recipe("vgg16", 1 / 8, 64, IMAGENET_STATS, adversarial=(0.55, 1.0), batch_norm=True),
-    "vgg19": Recipe(
-        "vgg19",
-        width=1 / 8,
-        size=64,
-        stats=IMAGENET_STATS,
-        peak=1e-3,  # at 2e-3 it didn't get below a loss of 1.5
-        steps=2000,
-        warm_up=0.3,
-        adversarial=(0.55, 1.0),
-        batch_norm=True,
-    ),
-    "res152": Recipe("resnet152", 1 / 8, 64, IMAGENET_STATS, steps=2400),
-}
 
 
 class Data(NamedTuple):
@@ -252,16 +200,30 @@ def train(name: str, seed: int = 0) -> nn.Module:
     stream = int.from_bytes(hashlib.sha256(f"{name} {seed}".encode()).digest()[:4])
     rng = np.random.default_rng(stream)
     torch.manual_seed(stream)
-    architecture = f"{recipe.architecture}_bn" if recipe.batch_norm else recipe.architecture
-    network = slim(architecture, recipe.width, len(demo.CLASSES))
-    initialise_weights(network)
+    network = _untrained(recipe)
     model = normalised(network, recipe).to(memory_format=torch.channels_last)
     _run(model, recipe, data, tuning, rng)
     _settle_norms(model, data, rng)
     print(f"{name}: {accuracy(model, tuning):.1%} right on the tuning images", file=sys.stderr)
     if recipe.batch_norm:
+        assert recipe.width is not None
         plain = slim(recipe.architecture, recipe.width, len(demo.CLASSES))
         network = fold_batch_norm(network, plain)
+    return network
+
+
+def _untrained(recipe: Recipe) -> nn.Module:
+    """Build a network with initial weights from torch's global generator."""
+    architecture = f"{recipe.architecture}_bn" if recipe.batch_norm else recipe.architecture
+    classes = len(demo.CLASSES)
+    if recipe.width is None:
+        network: nn.Module = timm.create_model(
+            architecture, num_classes=classes, **recipe.arguments
+        )
+    else:
+        network = slim(architecture, recipe.width, classes)
+    if recipe.width is not None or not recipe.own_weights:
+        initialise_weights(network)
     return network
 
 
