@@ -88,7 +88,7 @@ figures: setup ## run the missing cells of experiment=report and its sweeps over
 claims: setup ## run the missing cells of experiment=report, judge a paper's claims (CLAIMS=my.yaml)
 	$(RUN) scripts/make_claims.py --run claims=$(CLAIMS) suite=$(SUITE) $(ARGS)
 
-report: setup ## put all of it (212 cells) on one HTML page, and as Markdown and LaTeX
+report: setup ## put all of it (196 cells) on one HTML page, and as Markdown and LaTeX
 	$(RUN) scripts/make_report.py --run claims=$(CLAIMS) suite=$(SUITE) $(ARGS)
 
 bench: setup ## measure speed against a bare loop and other libraries; ARGS="--parts stops" for one part

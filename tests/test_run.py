@@ -91,7 +91,7 @@ WRONG = {
     "data.root=~/x": "quotes inside for other signs",
     "source=resnet19": "did you mean resnet1",
     "source=/a/net.safetensors": "say which network of timm it is, TAG:FILE",
-    "source=zzz": "is unknown: known: inc_v3, inc_v4, ir_v2, vgg16, vgg19, res152, res50, dense121,",
+    "source=zzz": "is unknown: known: inc_v3, inc_v4, ir_v2, vgg16, vgg19, res152, res50,",
     "eps=2,4": "Ambiguous value for argument 'eps=2,4': to sweep over its values put -m first",
     "experiment=papr": "did you mean paper",
     "targets={a:b}": "write targets=[vgg16,vgg19]",

@@ -38,7 +38,7 @@ class Attack(Iteration):
     def __call__(
         self, model: Model, x: Tensor, y: Tensor | None = None, key: Tensor | None = None
     ) -> Tensor:
-        """Craft adversarial images for `x`. T steps cost T forwards: nobody sees the last iterate.
+        """Craft adversarial images for `x`. No forward is spent on the last iterate.
 
         Args:
             model: maps images (B, 3, H, W) in [0, 1] to logits (B, classes); in eval mode.

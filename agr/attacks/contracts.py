@@ -143,7 +143,7 @@ class View(Protocol):
     Copies are made one at a time and have one shape, so memory doesn't grow with their number. A
     view whose attribute `asks` is n calls `c.losses` n times for a copy, for gradients of its own
     parameters; each is a pass, in which later views take no part. With a true `joint` the loss is
-    that of the mean of all copies' logits, for which they are passed forward once more before.
+    that of the mean of all copies' logits, which takes one more forward pass of each copy first.
 
     A view whose attribute `once` is n takes n gradients before an image's first step. It has
     `find(network)`, which returns the one module that it reads, by name, and `make(ask, y, c)`, as

@@ -1,11 +1,11 @@
 """Engine that runs an attack over a stream: slots that are refilled as images are done.
 
-A fixed number of slots holds one image's whole state each. One `Attack.tick` runs one forward and
-one input gradient over all slots; images that are done leave, new ones take their slots, empty
-slots are padded. Where most images are about to be done, a forward alone goes before, so that the
-gradient isn't computed for slots that it is of no use to. Since the shape never changes and losses
-are summed, an image's result is bitwise the same whatever its companions, its order or the point
-where a run was taken up again.
+A fixed number of slots holds one image's whole state each. One `Attack.tick` takes a step over all
+slots, of one or more forwards and input gradients; images that are done leave, new ones take their
+slots, empty slots are padded. Where most images are about to be done, a forward alone goes before,
+so that the gradient isn't computed for slots that it is of no use to. Since the shape never changes
+and losses are summed, an image's result is bitwise the same whatever its companions, its order or
+the point where a run was taken up again.
 """
 
 from __future__ import annotations
