@@ -118,6 +118,18 @@ DIFFERENCES = [  # detail, the authors' way, that of ports, the option for it
     ["MI", "", "foolbox: signs are accumulated", "none: it is another attack"],
     ["VMI, VNI: neighbours", "20", "torchattacks: 5", "`attack.chain.variance.samples=5`"],
     [
+        "VNI: where neighbours are drawn",
+        "around the iterate",
+        "TransferAttack: around the look-ahead",
+        "none",
+    ],
+    [
+        "SSA: deviation of the noise",
+        "16, whatever the budget is",
+        "TransferAttack: the budget",
+        "`attack.views.spectrum.sigma`",
+    ],
+    [
         "SSA: gradient",
         "at the copy",
         "the paper's text: through the transform",
@@ -129,6 +141,12 @@ DIFFERENCES = [  # detail, the authors' way, that of ports, the option for it
         "other images of the batch, the image itself by chance",
         "other images of the batch",
         "none: here they come from a fixed pool and are of other classes",
+    ],
+    [
+        "AI-FGTM: smoothing, and the number in the denominator",
+        "a kernel of 9, and 1e-7",
+        "TransferAttack: no smoothing, and 1e-20",
+        "`attack.chain.smooth=null` `attack.step.delta=1e-20`",
     ],
     [
         "AI-FGTM: copies",
