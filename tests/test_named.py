@@ -266,10 +266,12 @@ def test_a_cell_with_a_pool_and_views_goes_on_where_it_was(tmp_path: Path) -> No
     assert whole["first_success_step"].isna().all()  # nobody looked
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("named")
 @pytest.mark.parametrize("name", NAMES)
 def test_idle_parts_are_looked_for_in_every_attack(name: str) -> None:
-    side = 64
-    attack = load_attack(name, quantize="off")
+    side, attack = 64, attack_of(cells()[name])
+    assert isinstance(attack, Attack)
     if attack.pool_size:
         pool = torch.rand(attack.pool_size, 3, side, side)
         attack = replace(attack, pool=Pool(pool, torch.arange(attack.pool_size)))
