@@ -333,7 +333,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         patch.setattr(growth, "TIMES", (1, 2))
         patch.setattr(growth, "MOST_SLOTS", 2)
         patch.setattr(growth, "_in_new_process", in_this_process)
-        patch.setattr(many, "ATTACKS", {"resnet10t": ("sgm",)})
+        patch.setattr(many, "ATTACKS", {"resnet18": ("sgm",)})
         patch.setattr(startup, "FEW", 2)
         patch.setattr(startup, "FINISHED_CELLS", 1)
         patch.setattr(sys, "argv", ["scripts.bench", *TINY, *arguments])

@@ -33,9 +33,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def modern(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """I-FGSM and MI-FGSM at L-inf 10 between the five later networks, 24 images each."""
+    """I-FGSM and MI-FGSM at L-inf 10 between the five later networks, 16 images each."""
     outputs = f"outputs={tmp_path_factory.mktemp('modern')}"
-    words = [f"source={','.join(MODERN)}", "attack=ifgsm,mifgsm", outputs, *WORDS, "n_images=24"]
+    words = [f"source={','.join(MODERN)}", "attack=ifgsm,mifgsm", outputs, *WORDS, "n_images=16"]
     cells = expand(words)
     assert all(cell.targets == MODERN for cell in cells)
     return pd.concat([run_cell(cell).read("rows") for cell in cells])
@@ -62,15 +62,18 @@ def test_the_later_networks_transfer_too(modern: pd.DataFrame) -> None:
     assert own.min() >= 90
     across = rates[[s != t for _, s, t in rates.index]]
     assert across["mifgsm"].mean() >= 20
-    assert (across["mifgsm"] > across["ifgsm"]).mean() >= 0.8
+    better = across["mifgsm"] - across["ifgsm"]
+    assert (better >= 0).all()  # a few pairs are at 100 %
+    assert (better > 0).mean() >= 0.7
 
 
 def test_the_later_networks_are_used_where_they_are_asked_for() -> None:
-    sources = dict.fromkeys(cell.source for cell in expand(["experiment=paper"]))
+    words = ["experiment=paper", "attack=ifgsm", "norm=linf"]
+    sources = [cell.source for cell in expand(words)]
     assert len(sources) == 6
     assert not {*MODERN} & {*sources}
-    every = expand(["experiment=paper", "suite.groups.modern.extra=false"])
-    assert [*dict.fromkeys(cell.source for cell in every)] == [*sources, *MODERN]
+    every = expand([*words, "suite.groups.modern.extra=false"])
+    assert [cell.source for cell in every] == [*sources, *MODERN]
     (cell,) = expand(["source=vgg16", "targets=${suite.groups.modern.networks}"])
     assert cell.targets == MODERN
 
@@ -93,18 +96,17 @@ def test_attention_can_be_held(name: str, depth: int) -> None:
     assert all(torch.allclose(m.sum(-1), torch.ones(())) for m in maps)
 
 
-def right(cell: Cell) -> dict[str, float]:
+def right(cell: Cell, names: list[str]) -> dict[str, float]:
     """The share of all shipped images that each network has right, in the cell's geometry."""
-    every = list(cell.suite.networks)
-    cell = replace(cell, config=replace(cell.config, targets=every))
+    cell = replace(cell, config=replace(cell.config, targets=names))
     evaluator = open_evaluator(cell, Records(cell.folder))
     entries = find_images(cell).entries
-    evaluator.ensure_clean_predictions(cell.suite.networks, entries)
+    evaluator.ensure_clean_predictions(names, entries)
     assert not evaluator.images.bad
     return {
         name: sum(evaluator.clean_prediction(name, e.image_id).pred == e.label for e in entries)
         / len(entries)
-        for name in cell.suite.networks
+        for name in names
     }
 
 
@@ -115,8 +117,11 @@ def test_networks_are_right_at_their_size_and_at_the_other(tmp_path: Path) -> No
         Geometry(80, 1.0, "bicubic"), Geometry(64, 1.0, "bilinear"),
     ]  # fmt: skip
     assert len(find_images(cells[0]).entries) >= 1000
-    large, small = (right(cell) for cell in cells)
-    for name in large:
+    six = [name for cell in cells for name in cell.group.networks]
+    large, small = right(cells[0], six), right(cells[1], [*six, *MODERN])
+    assert {*small} == {*cells[0].suite.networks}
+    assert min(small[name] for name in MODERN) >= 0.90
+    for name in six:
         own, other = (large, small) if name in cells[0].group.networks else (small, large)
         assert own[name] >= 0.90, name
         assert other[name] > own[name] - 0.05, name

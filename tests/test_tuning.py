@@ -421,6 +421,7 @@ def test_a_network_in_float64_is_folded_in_float64(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_demo_network_answers_as_unfolded(tmp_path: Path) -> None:
+    left = {"dense121": 62}  # norms that follow no convolution: they stand before the activations
     for name in ("inc_v3", "inc_v4", "ir_v2", "res152", "res50", "dense121"):
         config = demo_cell(tmp_path).suite.networks[name]
         x = torch.rand(2, 3, config.size, config.size)
@@ -430,7 +431,7 @@ def test_every_demo_network_answers_as_unfolded(tmp_path: Path) -> None:
             )
             for f in (False, True)
         )
-        assert norms(folded) == 0 < norms(plain)
+        assert norms(folded) == left.get(name, 0) < norms(plain)
         assert torch.allclose(folded(x), plain(x), atol=1e-4)
 
 
