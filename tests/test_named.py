@@ -109,11 +109,28 @@ FAST = ("pgd", "difgsm", "vnifgsm", "admix", "ssa", "ai_fgtm", "agr+mi")  # all 
 MANY = ("copies", "samples", "neighbours", "chains", "inner", "rounds", "side")
 
 
+# Of many gradients: with fewer of them in the first test, and two of them in the second with all.
+# Then attacks whose kind has another one there: of rules, objectives, strategies and presets.
+COSTLY = (
+    *("vnifgsm", "emifgsm", "agr+vmi", "admix", "sinifgsm", "si_ni_di_ti", "gra", "pgn", "agr+pgn"),
+    *("bsr", "sia", "decowa", "agr+bsr", "ops", "ops_3x3", "ops_5x5", "l2t", "svre", "smer"),
+    *("mef", "ncs", "rap", "dem", "mumodig", "anda"),
+    *("naa", "bfa", "rpa", "agr+bfa"),  # before the first step
+    *("sgm", "linbp", "bpa", "ilpd", "ghost", "pna", "att", "ila", "tap", "cwa", "di_ti_mi"),
+    *("targeted/logit", "targeted/logit_margin", "targeted/logit_angle", "targeted/cfm"),
+)
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("named")  # composed once
-@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+    ("name", "norm"),
+    [
+        (name, norm)
+        for name in NAMES
+        for norm in ("linf", "l2")
+        if norm == "linf" or name in FAST or name not in COSTLY
+    ],
 )
 def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
     cell = cell_in(norm, name)
@@ -128,16 +145,6 @@ def test_every_attack_on_a_demo_network(name: str, norm: str) -> None:
     assert all(changed)
 
 
-# Of many gradients: with fewer of them above, and here two of them with all. Then attacks whose
-# kind has another one here: of rules, objectives, strategies and presets.
-COSTLY = (
-    *("vnifgsm", "emifgsm", "agr+vmi", "admix", "sinifgsm", "si_ni_di_ti", "gra", "pgn", "agr+pgn"),
-    *("bsr", "sia", "decowa", "agr+bsr", "ops", "ops_3x3", "ops_5x5", "l2t", "svre", "smer"),
-    *("mef", "ncs", "rap", "dem", "mumodig", "anda"),
-    *("naa", "bfa", "rpa", "agr+bfa"),  # before the first step
-    *("sgm", "linbp", "bpa", "ilpd", "ghost", "pna", "att", "ila", "tap", "cwa", "di_ti_mi"),
-    *("targeted/logit", "targeted/logit_margin", "targeted/logit_angle", "targeted/cfm"),
-)
 FULL_IN_LINF = ("vmifgsm", "ssa")
 
 
