@@ -74,9 +74,9 @@ class Composition:
 
     @property
     def pool_size(self) -> int:
-        """Number of images that views and rules need in the pool; 0 for none."""
-        parts = (*self.views, *self.surrogate, *self.chain)
-        return max((getattr(part, "pool", 0) for part in parts), default=0)
+        """Number of images that parts need in the pool; 0 for none."""
+        mixing = (*self.views, *self.surrogate, *self.chain)
+        return max((getattr(part, "pool", 0) for part in mixing), default=0)
 
     def side(self, side: int) -> int:
         """Return the side of the largest copies that the model sees, for images of `side` px."""
@@ -158,7 +158,7 @@ def check(attack: Any) -> None:
             "out one"
         )
     joint = next((view for view in attack.views if getattr(view, "joint", False)), None)
-    other = next((view for view in attack.views if getattr(view, "asks", 0)), attack.objective)
+    other = asks or attack.objective
     if joint and other:
         raise ValueError(
             f"{joint} averages the logits of all copies, and {other} needs each copy's own: leave "

@@ -47,12 +47,8 @@ def number(default: Any, least: float, most: float = math.inf) -> Any:
 
 def place(default: str | float) -> Any:
     """Declare a parameter that is a place in a network: a module's name, or a depth from 0 to 1."""
-
-    def fits(value: Any) -> bool:
-        is_depth = isinstance(value, int | float) and not isinstance(value, bool)
-        return (is_depth and 0 <= value <= 1) or (isinstance(value, str) and value != "")
-
-    return _declare(default, fits, "cannot be: give a module's name, or a depth from 0 to 1")
+    otherwise = "cannot be: give a module's name, or a depth from 0 to 1"
+    return _declare(default, _is_layer, otherwise)
 
 
 def whole(default: Any, least: int, most: float = math.inf) -> Any:

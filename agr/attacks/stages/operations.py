@@ -13,7 +13,7 @@ from agr.attacks.draws import fold, integers, normal, uniform
 from agr.attacks.parts import Pool
 from agr.attacks.views.blocks import lengths_of
 from agr.attacks.views.operators import padded, rotated
-from agr.attacks.views.sampling import gathered, strips
+from agr.attacks.views.sampling import between, gathered, strips
 from agr.attacks.views.spectrum import dct_matrix
 
 NOISE = 16 / 255  # deviation of the noise before a spectral mask, whatever the budget is
@@ -105,8 +105,8 @@ def applied(x: Tensor, at: At, pool: Pool) -> Tensor:
         made = torch.where(per_image(at.does("drop"), x), x * kept, made)
     sized = at.does("resize") | at.does("crop")
     if bool(sized.any()):
-        down, right = (line.to(x.dtype)[:, None] for line in _lines(at, x.shape[-1]))
-        made = torch.where(per_image(sized, x), down @ x @ right.transpose(2, 3), made)
+        down, right = (line.to(x.dtype) for line in _lines(at, x.shape[-1]))
+        made = torch.where(per_image(sized, x), between(down, x, right), made)
     if bool(at.does("spectrum").any()):
         dct = dct_matrix(x.shape[-1], x.dtype, x.device)
         factor = 1 + per_image(at.value().to(x.dtype), x) * (2 * mask(at, at.copy, x) - 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from agr.attacks.draws import fold, symmetric, uniform
 from agr.attacks.parts import Context, Copy
 from agr.attacks.views.copies import LEVEL, MOST_COPIES
-from agr.attacks.views.sampling import Box, Strips, bilinear, gathered, of_blocks, strips
+from agr.attacks.views.sampling import Box, Strips, between, bilinear, gathered, of_blocks, strips
 from agr.utils.checks import Checked, number, one_of, whole
 
 WITHIN = math.erf(2 / math.sqrt(2))  # probability of two standard deviations
@@ -159,9 +159,9 @@ class Structure(Checked):
         kept = torch.stack([of_blocks(k, rows.strip, columns.strip) for k in p.kept.unbind(1)], 1)
         made = torch.where(_at(does, "drop"), made * kept / (1 - DROPPED), made)
         made = torch.where(_at(does, "noise"), noisy, made)
-        small = _between(_resized(rows, x.dtype), x, _resized(columns, x.dtype)).clamp(0, 1)
+        small = between(_resized(rows, x.dtype), x, _resized(columns, x.dtype)).clamp(0, 1)
         made = torch.where(_at(does, "resize"), small, made)
-        low = _between(_low(rows, x.dtype), x, _low(columns, x.dtype))
+        low = between(_low(rows, x.dtype), x, _low(columns, x.dtype))
         return Copy(torch.where(_at(does, "low-pass"), low, made), 1 / self.copies)
 
     def plan(self, height: int, width: int, i: int, c: Context) -> Plan:
@@ -183,11 +183,7 @@ def _cuts(draws: Tensor, k: int) -> Tensor:
     """Return where k strips of a line end, (B, k): k - 1 places of n - 1, and n."""
     n = draws.shape[1] + 1
     places = draws.argsort(1)[:, : k - 1].sort(1).values + 1
-    return torch.cat([places, torch.full_like(places[:, :1], n)] if k > 1 else [_all(draws, n)], 1)
-
-
-def _all(draws: Tensor, n: int) -> Tensor:
-    return torch.full((len(draws), 1), n, device=draws.device)
+    return torch.cat([places, torch.full((len(draws), 1), n, device=draws.device)], 1)
 
 
 def _at(does: Tensor, operation: str) -> Tensor:
@@ -208,11 +204,6 @@ def _moved(p: Plan, rows: Strips, columns: Strips) -> tuple[Tensor, Tensor]:
     column = torch.where(_at(does, "roll right"), right, column)
     column = torch.where(_at(does, "flip columns") | turned, wide - 1 - column, column)
     return row + rows.start[:, :, None], column + columns.start[:, None, :]
-
-
-def _between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:
-    """Return `x` (B, C, H, W) between matrices on its rows (B, H, H) and its columns (B, W, W)."""
-    return down[:, None] @ x @ right[:, None].transpose(2, 3)
 
 
 def _resized(line: Strips, dtype: torch.dtype) -> Tensor:

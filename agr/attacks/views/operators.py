@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, symmetric, uniform
 from agr.attacks.parts import Context, Copy
 from agr.attacks.views.copies import check_square
-from agr.attacks.views.sampling import gathered
+from agr.attacks.views.sampling import between, gathered
 from agr.utils.checks import Checked, number, whole
 
 # The operators' numbers: 0 none, 1 and 2 flips of rows and of columns, 3 and 4 rolls down and to
@@ -75,7 +76,7 @@ class Operators(Checked):
 
     def noise(self, j: Tensor, c: Context) -> Tensor:
         """Draw noise `j` (B,) of each image's pool, which is the same in every step."""
-        radii = torch.tensor(RADII, dtype=c.x.dtype, device=j.device)[j // self.neighbours]
+        radii = _table(RADII, j.device).to(c.x.dtype)[j // self.neighbours]
         bound = self.reach * c.ball.eps / c.ball.ones(c.x) * radii
         return symmetric(fold(c.root, POOL, j), c.x.shape[1:], c.x.dtype) * per_image(bound, c.x)
 
@@ -133,7 +134,7 @@ def _resized(x: Tensor, operator: Tensor, numbers: Tensor) -> Tensor:
     size = side + (numbers[:, 0] * (full - side)).long()
     top, left = ((numbers[:, k] * (full - size)).long() for k in (1, 2))
     down, right = (padded(side, full, size, at, x.dtype) for at in (top, left))
-    return down[:, None] @ x @ right[:, None].transpose(2, 3)
+    return between(down, x, right)
 
 
 def padded(side: int, full: Tensor, size: Tensor, offset: Tensor, dtype: torch.dtype) -> Tensor:
@@ -153,6 +154,12 @@ def padded(side: int, full: Tensor, size: Tensor, offset: Tensor, dtype: torch.d
 
 def _of(values: tuple[float, ...], index: Tensor, otherwise: float) -> Tensor:
     """Return the value at each index (B,), or another one where there is none; float64."""
-    table = torch.tensor([*values, otherwise], dtype=torch.float64, device=index.device)
     last = len(values)
-    return table[torch.where((index >= 0) & (index < last), index, last)]
+    return _table((*values, otherwise), index.device)[
+        torch.where((index >= 0) & (index < last), index, last)
+    ]
+
+
+@lru_cache(maxsize=16)  # every operator asks, and on a GPU a copy would wait
+def _table(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device=device)

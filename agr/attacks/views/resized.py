@@ -11,6 +11,7 @@ from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, integers, uniform
 from agr.attacks.parts import Context, Copy
 from agr.attacks.views.copies import LEVEL, MOST_COPIES, check_square
+from agr.attacks.views.sampling import between
 from agr.utils.checks import Checked, flag, number, one_of, whole
 
 
@@ -133,7 +134,7 @@ def placed(
     down = _resizing(x, size, top, canvas, mode)
     right = _resizing(x, size, left, canvas, mode)
     inside = down.sum(2)[:, None, :, None] * right.sum(2)[:, None, None, :]
-    return _between(down, x, right) + LEVEL[zero] * (1 - inside)
+    return between(down, x, right) + LEVEL[zero] * (1 - inside)
 
 
 def resized(x: Tensor, side: int, mode: str) -> Tensor:
@@ -142,12 +143,7 @@ def resized(x: Tensor, side: int, mode: str) -> Tensor:
         return x
     none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     line = _resizing(x, none + side, none, side, mode)
-    return _between(line, x, line)
-
-
-def _between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:
-    """Resize `x` (B, 3, h, w) by `down` (B, H, h) along its columns and `right` (B, W, w)."""
-    return down[:, None] @ x @ right[:, None].transpose(2, 3)
+    return between(line, x, line)
 
 
 def _resizing(x: Tensor, size: Tensor, offset: Tensor, canvas: int, mode: str) -> Tensor:

@@ -41,6 +41,11 @@ def of_blocks(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return by_row.gather(2, columns[:, None, :].expand(-1, rows.shape[1], -1))
 
 
+def between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:
+    """Return `x` (B, C, h, w) between matrices on its rows (B, H, h) and its columns (B, W, w)."""
+    return down[:, None] @ x @ right[:, None].transpose(2, 3)
+
+
 def gathered(x: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Return the pixels of `x` (B, C, H, W) at `row` and `column`, (B, h, w) int64 each."""
     index = (row * x.shape[3] + column).flatten(1)[:, None].expand(-1, x.shape[1], -1)
