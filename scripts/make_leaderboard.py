@@ -5,9 +5,11 @@ your own folder (--config-dir=my). With --run, missing cells are run first. For 
 
     python scripts/make_leaderboard.py --run n_images=20 norm=l2 attack=ifgsm,agr
     python scripts/make_leaderboard.py --run tuned=both trials=8 tuning_images=50
+    python scripts/make_leaderboard.py published=transferattack
 
 tuned=true ranks each attack with the best of equally many settings, tried on other images;
 tuned=both ranks the authors' beside them. tuning=FILE is a search space of your own.
+published=NAME puts the places that others print (a file of conf/published, or a path) beside ours.
 """
 
 import sys
@@ -24,12 +26,14 @@ from agr.jobs.tuned import Ranking, tuned_ranking
 from agr.report.comparison.axes import output_folder
 from agr.report.formats import csv_text, write_texts
 from agr.report.leaderboard import check_leaderboard, write_leaderboards
+from agr.report.published import split_published
 
 
 def main() -> None:
     """Run what is missing if asked to, write the leaderboards and print the Markdown ones."""
     running = RUN_FLAG in sys.argv[1:]
-    options, given = parse_options([word for word in sys.argv[1:] if word != RUN_FLAG])
+    theirs, words = split_published([word for word in sys.argv[1:] if word != RUN_FLAG])
+    options, given = parse_options(words)
     asked = without_flags(with_experiment(given, "experiment=leaderboard"))
     named = any(word.startswith("denominator=") for word in asked)
     counted = [] if named else ["denominator=target-correct"]  # clean errors are no transfer
@@ -43,7 +47,7 @@ def main() -> None:
     elif running:
         run(asked, untargeted)
     notes = [*ranking.notes, *(f"left out: {line}" for line in left_out)]
-    paths = write_leaderboards(ranking.cells, folder, ranking.tuned, notes)
+    paths = write_leaderboards(ranking.cells, folder, ranking.tuned, notes, theirs)
     if options:
         paths += write_texts({"tuning.csv": csv_text(ranking.trials)}, folder)
     for path in paths:

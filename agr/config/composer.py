@@ -16,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agr.config.messages import explained
 from agr.config.schema import conf_dir
-from agr.config.security import check_hydra, read_yaml
+from agr.config.security import check_hydra
 from agr.config.validation import reject_unknown_keys
+from agr.config.yaml_files import read_yaml
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import digest
 

@@ -13,7 +13,7 @@ import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
 
 from agr.config.schema import GROUPS, Config, conf_dir
-from agr.config.security import read_yaml, yaml_problem
+from agr.config.yaml_files import read_yaml, yaml_problem
 from agr.utils.errors import ConfigError, bare, first_line, nearest
 
 # A parameter of an attack's part, such as attack.chain.momentum.decay

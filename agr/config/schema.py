@@ -93,6 +93,7 @@ class Group:
     networks: list[str] = MISSING
     geometry: Geometry = field(default_factory=Geometry)
     extra: bool = False  # sweeps over the suite's groups leave it out
+    sources: list[str] = field(default_factory=list)  # of eps and leaderboards; none: the first
 
 
 @dataclass
@@ -244,18 +245,17 @@ CHOICES = {
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-def _swept(groups: Mapping[str, Any]) -> list[list[str]]:
-    return [list(group["networks"]) for group in groups.values() if not group.get("extra")]
-
-
 def _grouped(groups: Mapping[str, Any]) -> list[str]:
-    return [name for networks in _swept(groups) for name in networks]
+    return [name for g in groups.values() if not g.get("extra") for name in g["networks"]]
+
+
+def _sources(groups: Mapping[str, Any]) -> list[str]:
+    swept = [group for group in groups.values() if not group.get("extra")]
+    return [name for g in swept for name in g.get("sources") or g["networks"][:1]]
 
 
 OmegaConf.register_new_resolver("agr.first", lambda groups: next(iter(_grouped(groups)), "none"))
-OmegaConf.register_new_resolver(
-    "agr.firsts", lambda groups: ",".join(networks[0] for networks in _swept(groups))
-)
+OmegaConf.register_new_resolver("agr.firsts", lambda groups: ",".join(_sources(groups)))
 OmegaConf.register_new_resolver("agr.grouped", lambda groups: ",".join(_grouped(groups)))
 OmegaConf.register_new_resolver("agr.if_env", lambda key, a, b: a if os.environ.get(key) else b)
 OmegaConf.register_new_resolver("agr.assets", lambda path: str(PACKAGE / "assets" / path))

@@ -12,11 +12,10 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from agr.config.schema import SLOTS, Config
-from agr.utils.errors import ConfigError, first_line
+from agr.utils.errors import ConfigError
 from agr.utils.hashing import digest
 
 HOME = "agr"  # the package whose parts a config may always name
@@ -144,27 +143,3 @@ def check_swept(keys: Iterable[str]) -> None:
                 f"hydra.sweeper.params has {key}: a config file can't allow itself to run code, or "
                 "say how Hydra runs: if you trust it, give the word yourself"
             )
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file, as plain values only. Raises ConfigError with the file and line."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as e:
-        raise ConfigError(f"{path} is no text in UTF-8 ({first_line(e)}): save it as such") from e
-    except yaml.YAMLError as e:
-        raise ConfigError(yaml_problem(e, str(path))) from e
-    except RecursionError as e:
-        raise ConfigError(f"{path} is nested hundreds of levels deep: mend it") from e
-    except ValueError as e:  # of a number of 5,000 digits, or a date that no calendar has
-        way_out = "a shorter number" if "digits" in str(e) else "another value, text in quotes"
-        raise ConfigError(f"{path}: {first_line(e)}: give {way_out}") from e
-
-
-def yaml_problem(e: yaml.YAMLError, name: str = "") -> str:
-    """Text of an error in a YAML file; the error itself knows the name of a file it was given."""
-    if isinstance(e, yaml.reader.ReaderError):
-        return f"{name or e.name} is no YAML ({e.reason}): mend it"
-    mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None)
-    line = f" line {mark.line + 1}" if mark else ""
-    return f"{name or (mark.name if mark else 'a file')}{line}: {problem or first_line(e)}: mend it"

@@ -119,10 +119,11 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def _check_names(cell: Cell) -> None:
     c = cell.config
     for name, group in c.suite.groups.items():
-        for member in group.networks:
-            if member not in c.suite.networks:
-                hint = nearest_network(member, c.suite.networks)
-                raise ConfigError(f"suite.groups names {member}: {hint} (suite.networks)")
+        for member in (*group.networks, *group.sources):
+            known = c.suite.networks if member in group.networks else group.networks
+            if member not in known:
+                hint = nearest_network(member, known)
+                raise ConfigError(f"suite.groups.{name} names {member}: {hint}")
         check_geometry(f"group {name}", group.geometry)
     for name, network in c.suite.networks.items():
         check_network(name, network)

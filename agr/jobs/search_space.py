@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -13,7 +12,7 @@ from typing import Any
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.schema import conf_dir
-from agr.config.security import read_yaml
+from agr.config.yaml_files import named_file, read_yaml
 from agr.utils.errors import ConfigError, nearest
 from agr.utils.hashing import draw
 
@@ -22,7 +21,6 @@ FEW = 10_000  # combinations that are put into an order as a whole; at least ten
 # What a comparison gives to all attacks alike, and what is no hyperparameter.
 GIVEN = {"steps", "quantize", "eps", "norm", "targeted", "target", "label"}
 GIVEN |= {"name", "title", "images"}
-NAME = re.compile(r"[\w-]+")
 
 Values = Mapping[str, Any]  # of some keys; none: the authors' own
 
@@ -109,13 +107,7 @@ def load_space(name: str, cells: Sequence[Cell]) -> SearchSpace:
 
     Raises ConfigError, also for a key that no attack has: neither those of `cells` nor of ours.
     """
-    shipped = NAME.fullmatch(name) is not None
-    place = Path(conf_dir(), "tuning", f"{name}.yaml") if shipped else Path(name)
-    if not place.is_file():
-        known = [path.stem for path in Path(conf_dir(), "tuning").glob("*.yaml")]
-        raise ConfigError(
-            f"tuning={name} is no search space: {nearest(name, known)}, or give the path of a file"
-        )
+    place = named_file("tuning", name)
     content = read_yaml(place)
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{place} has no keys: write chain.momentum.decay: [0.5, 1] or the like")
@@ -127,7 +119,7 @@ def load_space(name: str, cells: Sequence[Cell]) -> SearchSpace:
                 f"{place}: {key} is not tuned: steps, the budget and rounding are given, the same "
                 "for all trials: take it out"
             )
-    if not shipped:
+    if place.parent != Path(conf_dir(), "tuning"):
         _check_known(space, cells)
     return space
 

@@ -28,6 +28,7 @@ from agr.report.notes import (
     setting_notes,
 )
 from agr.report.numbers import Number, TableCell, over_seeds_cell
+from agr.report.published import Published, published_sheet
 from agr.report.rates import (
     APPEARANCE,
     NAN,
@@ -63,9 +64,12 @@ def write_leaderboards(
     folder: Path,
     tuned: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    published: Mapping[str, Published] | None = None,
 ) -> list[Path]:
-    """Write the `leaderboard_sheets` in place of older ones; return the paths."""
-    return write_sheets(leaderboard_sheets(cells, tuned, notes), folder, "leaderboard-*")
+    """Write the `leaderboard_sheets`, each also beside the `published`; return the paths."""
+    boards = leaderboard_sheets(cells, tuned, notes)
+    beside = [published_sheet(b, cells, p, n) for b in boards for n, p in (published or {}).items()]
+    return write_sheets([*boards, *beside], folder, "leaderboard-*")
 
 
 def leaderboard_sheets(
@@ -73,10 +77,7 @@ def leaderboard_sheets(
 ) -> list[Sheet]:
     """Return a leaderboard for every norm, eps and budget of gradients. Raises ConfigError.
 
-    Args:
-        cells: of the attacks.
-        tuned: what to say of the hyperparameters of some cells, by their ids.
-        notes: further ones.
+    `tuned` says of some cells, by their ids, what their hyperparameters are.
     """
     settings: dict[tuple[str, float, int | None], list[Cell]] = {}
     for cell in check_leaderboard(cells):

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 from agr.config.messages import explain
-from agr.config.schema import CHOICES, PACKAGE, conf_dir
-from agr.config.security import read_yaml
+from agr.config.schema import CHOICES, PACKAGE
+from agr.config.yaml_files import named_file, read_yaml
 from agr.report.outcomes import MEASURES, Place
 from agr.utils.errors import ConfigError, first_line, nearest
 
@@ -117,7 +117,7 @@ def load_claims(name: str) -> tuple[Claims, dict[str, pd.DataFrame]]:
 
     Raises ConfigError.
     """
-    path = find_claims(name)
+    path = named_file("claims", name)
     content = _literal(read_yaml(path) or {})
     try:
         claims: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Claims), content))
@@ -167,16 +167,6 @@ def _literal(node: Any) -> Any:
     if isinstance(node, list):
         return [_literal(value) for value in node]
     return node.replace("${", "\\${") if isinstance(node, str) else node
-
-
-def find_claims(name: str) -> Path:
-    """The file of claims that a word means. Raises ConfigError."""
-    own = Path(conf_dir(), "claims")
-    path = Path(name) if name.endswith((".yaml", ".yml")) else own / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in own.glob("*.yaml"))
-        raise ConfigError(f"claims={name}: {path} is no file: {nearest(name, known)}")
-    return path
 
 
 def _check(claim: Claim, claims: Claims, of: str) -> None:
