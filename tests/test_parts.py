@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,15 @@ from agr.attacks.attack import Attack
 from agr.attacks.ball import L2, Ball, Linf
 from agr.attacks.draws import fold, integers, normal, symmetric, uniform
 from agr.attacks.parts import Context, Pool, Seen
-from agr.attacks.stages import Enhance, MeanNormalize, Momentum, Smooth, Variance
+from agr.attacks.stages import Enhance, Flatten, MeanNormalize, Momentum, Smooth, Variance
 from agr.attacks.stages.points import around
 from agr.attacks.start import Uniform
 from agr.attacks.step import AdaGrad, Adam, Overwrite, Plain, RMSProp, Tanh
 from agr.attacks.views import Admix, Diverse, Scale, Spectrum
 from agr.attacks.views.copies import LEVEL
 from agr.attacks.views.spectrum import dct_matrix
+from agr.config.instantiate import METHODS
+from agr.utils.checks import Checked
 from tests.conftest import CLASSES, EPS, as_source, images, small_model
 from tests.oracles import VARIANTS, network_for, side_for
 from tests.oracles.base import a_pool, composed, ours
@@ -638,6 +642,38 @@ def test_copies_that_are_too_many_are_named(view: Callable[..., Any], most: int)
     for copies in (most + 1, 1_000_000):
         with pytest.raises(ValueError, match=f"copies={copies} cannot be: .* 1 to {most}$"):
             view(copies=copies)
+
+
+def parts_below(kind: type[Checked]) -> Iterator[type[Checked]]:
+    for part in kind.__subclasses__():
+        yield from (part, *parts_below(part))
+
+
+for home in [*(f"attacks.{module}" for module in METHODS), "models.defenses"]:
+    importlib.import_module(f"agr.{home}")
+PARTS = sorted({part for part in parts_below(Checked) if is_dataclass(part)}, key=str)
+COUNTS = [
+    (part, own.name, own.metadata)
+    for part in PARTS
+    for own in fields(part)
+    if "whole number" in own.metadata.get("otherwise", "") and own.name != "seed"
+]
+
+
+@pytest.mark.parametrize(("part", "name", "told"), COUNTS, ids=lambda p: getattr(p, "__name__", p))
+def test_every_whole_number_has_a_largest(part: type, name: str, told: dict[str, Any]) -> None:
+    """A number that would never end, or fill the memory, is refused as it is read."""
+    assert re.fullmatch(r"cannot be: give a whole number, \d+ to \d+", told["otherwise"])
+    assert not told["fits"](10**9)
+    assert not told["fits"](10**30)
+
+
+def test_counts_of_parts_are_found() -> None:
+    assert {name for _, name, _ in COUNTS} >= {"times", "rounds", "largest", "fit_images", "draws"}
+    with pytest.raises(ValueError, match=f"samples={10**30} cannot be: .* 1 to 1000$"):
+        Flatten(samples=10**30)
+    with pytest.raises(ValueError, match=r"eta=10+ cannot be: give a number, 0 or more$"):
+        Admix(eta=10**400)  # more than a float holds
 
 
 def test_the_last_copy_of_scale_is_finite() -> None:

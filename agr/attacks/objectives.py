@@ -19,10 +19,10 @@ from agr.attacks.contracts import Ask
 from agr.attacks.draws import fold, normal, uniform
 from agr.attacks.loss import logit_of
 from agr.attacks.parts import Context, State
+from agr.config.schema import LARGEST_SIDE
 from agr.utils import checks
-from agr.utils.checks import Checked, number, whole
+from agr.utils.checks import LIMIT, Checked, number, whole
 
-MOST_PASSES = 10_000  # before the first step
 UNIT = L2(1.0)  # its direction of g is g / ||g||_2, and 0 where g is 0
 Score = Callable[[Tensor, list[Tensor]], Tensor]
 
@@ -54,7 +54,7 @@ class Importance(_Weighted):
     """
 
     layer: str | float = checks.layer(0.4)
-    copies: int = whole(30, 1, MOST_PASSES)
+    copies: int = whole(30, 1, LIMIT)
     keep: float = number(0.7, 0, 1)
 
     @property
@@ -80,8 +80,8 @@ class Patches(Importance):
     values are chosen each by itself, as in FIA. Authors: 60 copies, 0.7 and 7, at VGG16's conv3_3.
     """
 
-    copies: int = whole(60, 1, MOST_PASSES)
-    largest: int = whole(7, 1)
+    copies: int = whole(60, 1, LIMIT)
+    largest: int = whole(7, 1, LARGEST_SIDE)
 
     def masked(self, x: Tensor, key: Tensor, i: int) -> Tensor:
         """Return copy `i` of images `x` (B, 3, H, W), drawn with `key` (B,)."""
@@ -115,7 +115,7 @@ class Attribution(_Weighted):
     25.5 and 1, at Inc-v3's Mixed_5b.
     """
 
-    copies: int = whole(30, 1, MOST_PASSES)
+    copies: int = whole(30, 1, LIMIT)
     sigma: float = number(25.5, 0)
     gamma: float = number(1.0, 0)
 
@@ -151,7 +151,7 @@ class Fitting(_Weighted):
     Res-152's layer2.
     """
 
-    rounds: int = whole(30, 1, MOST_PASSES)
+    rounds: int = whole(30, 1, LIMIT)
     distance: float = number(28.0, 0)
 
     @property
@@ -181,7 +181,7 @@ class Projection(Checked):
     """
 
     layer: str | float = checks.layer(0.75)
-    guide_steps: int = whole(10, 1, MOST_PASSES)
+    guide_steps: int = whole(10, 1, LIMIT)
     guide_ratio: float = number(0.8, 1e-3)
     targeted = climbs = True
 
@@ -221,7 +221,7 @@ class Distance(Checked):
     distance: float = number(0.005, 0)
     power: float = number(0.5, 0.01, 1)
     smooth: float = number(0.01, 0)
-    size: int = whole(3, 1)
+    size: int = whole(3, 1, LARGEST_SIDE)
     targeted = climbs = adds = image = True
     once = 0
 

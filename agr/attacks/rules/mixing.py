@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from agr.attacks.ball import per_image, row_norm
 from agr.attacks.draws import fold, integers, uniform
 from agr.attacks.parts import Context, Pass
+from agr.config.schema import LARGEST_SIDE
 from agr.models.roles import weighted_layers
-from agr.utils.checks import Checked, number, whole
+from agr.utils.checks import LIMIT, Checked, number, whole
 
 TINY = 1e-7  # FTM's authors', beside a norm
 
@@ -38,8 +39,8 @@ class Mixup(Checked):
 
     prob: float = number(0.1, 0, 1)
     most: float = number(0.75, 0, 1)
-    divisor: int = whole(4, 1)
-    pool: int = whole(16, 2)
+    divisor: int = whole(4, 1, LARGEST_SIDE)
+    pool: int = whole(16, 2, LIMIT)
     optional = True
 
     def find(self, network: nn.Module) -> dict[str, nn.Module]:

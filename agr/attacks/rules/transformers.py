@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from agr.attacks.parts import Pass
 from agr.models.roles import Modules, attention_maps, attentions, channels_at, children_of, mlps
-from agr.utils.checks import Checked, number, one_of, whole
+from agr.utils.checks import LIMIT, Checked, number, one_of, whole
 
 PLACES = ("scores", "map")
 KINDS = {"attn_drop": "attention", "qkv": "qkv", "mlp": "mlp"}  # by the last word of a name
@@ -126,7 +126,7 @@ class Tune(_Tokens):
     mlp: float = number(0.65, 0)
     gamma: float = number(0.5, 0, 1)
     lam: float = number(0.01, 0)
-    truncated: int = whole(2, 0)
+    truncated: int = whole(2, 0, LIMIT)
     at: str = one_of("scores", PLACES)
 
     def changed(self, kind: str, g: Tensor, shared: dict[str, Any]) -> Tensor:

@@ -14,7 +14,7 @@ from agr.attacks.draws import fold, uniform
 from agr.attacks.parts import Context, State
 from agr.attacks.stages.operations import CHOICE, OPERATIONS, At, applied, table
 from agr.attacks.views.copies import check_square
-from agr.utils.checks import Checked, number, whole
+from agr.utils.checks import LIMIT, Checked, number, whole
 
 MOST = max(o.copies for o in OPERATIONS)
 MEAN = sum(o.copies for o in OPERATIONS) / len(OPERATIONS)
@@ -43,7 +43,7 @@ class Learn(Checked):
     samples: int = whole(3, 1, 100)
     length: int = whole(2, 1, 3)
     rate: float = number(0.01, 0)
-    pool: int = whole(64, 1)
+    pool: int = whole(64, 1, LIMIT)
     replaces = True
 
     @property
