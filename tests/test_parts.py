@@ -23,7 +23,7 @@ from agr.attacks.attack import Attack
 from agr.attacks.ball import L2, Ball, Linf
 from agr.attacks.draws import fold, integers, normal, symmetric, uniform
 from agr.attacks.parts import Context, Pool, Seen
-from agr.attacks.stages import Enhance, Flatten, MeanNormalize, Momentum, Smooth, Variance
+from agr.attacks.stages import Enhance, Flatten, Learn, MeanNormalize, Momentum, Smooth, Variance
 from agr.attacks.stages.points import around
 from agr.attacks.start import Uniform
 from agr.attacks.step import AdaGrad, Adam, Overwrite, Plain, RMSProp, Tanh
@@ -850,9 +850,34 @@ def test_a_pool_of_one_class_and_a_wrong_order_are_refused() -> None:
     pool = Pool(images(3, seed=2), torch.tensor([1, 1, 1]))
     with pytest.raises(ValueError, match="one class"):
         Attack(Linf(EPS), views=(Admix(pool=3),), pool=pool)(model, x)
+    late = Attack(
+        Linf(EPS),
+        views=(Admix(pool=2), Admix(pool=3)),
+        pool=pool._replace(labels=torch.tensor([1, 1, 2])),
+    )
+    with pytest.raises(ValueError, match="the first 2 images of the pool have one class"):
+        late(model, x)
     mixed = pool._replace(labels=torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match="Admix of 13 px: put it before"):
         Attack(Linf(EPS), views=(Diverse(prob=1.0), Admix(pool=3)), pool=mixed)(model, x)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"views": (Admix(2, pool=4),)}, {"chain": (Learn(samples=9, length=1, pool=4),)}],
+    ids=["views", "chain"],
+)
+def test_a_part_takes_no_more_of_the_pool_than_its_own(parts: dict[str, Any]) -> None:
+    """Another part may need a larger pool; what this one draws doesn't change."""
+    model, x = Pattern().eval(), images(4, size=6)
+    attack = Attack(Linf(EPS), steps=3, **parts)
+    larger = Pool(images(10, seed=9, size=6), torch.arange(10) % CLASSES)
+    own, beside, none = (
+        replace(attack, pool=pool)(model, x, model(x).argmax(1))
+        for pool in (larger.first(4), larger, larger.first(3))
+    )
+    assert torch.equal(own, beside)
+    assert not torch.equal(own, none)  # the pool matters
 
 
 def test_partners_of_a_targeted_attack_are_not_of_the_true_class() -> None:

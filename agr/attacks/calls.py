@@ -102,10 +102,10 @@ class CheckedModel:
             )
 
 
-def check_pool(pool: Pool | None, size: int, x: Tensor, classes: bool) -> None:
+def check_pool(pool: Pool | None, size: int, x: Tensor, classes: int) -> None:
     """Raise ValueError unless the pool has images like `x`, of several classes, if it is needed.
 
-    `size` is the number of images that parts need; they need several `classes` only if it says so.
+    `size` is the number of images that parts need, of which the first `classes` have several.
     """
     if pool is None and size:
         raise ValueError(
@@ -123,8 +123,10 @@ def check_pool(pool: Pool | None, size: int, x: Tensor, classes: bool) -> None:
         raise ValueError(f"pool: {e}") from e
     if pool.images.dtype != x.dtype:
         raise ValueError(f"pool: its images are {pool.images.dtype}, and x is {x.dtype}: convert")
-    if classes and len(pool.labels.unique()) < 2:
-        raise ValueError("the images of the pool have one class: give images of several")
+    if classes and len(pool.labels[:classes].unique()) < 2:
+        raise ValueError(
+            f"the first {classes} images of the pool have one class: give images of several"
+        )
     if pool.images.shape[1:] != x.shape[1:]:
         shapes = f"{tuple(pool.images.shape[1:])} and {tuple(x.shape[1:])}"
         raise ValueError(f"images of the pool and x have different shapes: {shapes}")

@@ -163,10 +163,10 @@ def items_of(evaluator: Evaluator, chosen: Sequence[Chosen]) -> Iterator[Item[Ch
         evaluator.images.drop([entry])
 
 
-def _pool(evaluator: Evaluator, size: int, classes: bool) -> Pool:
+def _pool(evaluator: Evaluator, size: int, classes: int) -> Pool:
     """Return the `size` images that an attack may mix in, the first of an order of their own.
 
-    Raises ConfigError where they are all of one class, and several `classes` are needed.
+    Raises ConfigError where the first `classes` of them are all of one class.
     """
     c = evaluator.cell.config
     found = list(islice(evaluator.images(evaluator.images.order("pool")), size))
@@ -176,10 +176,10 @@ def _pool(evaluator: Evaluator, size: int, classes: bool) -> Pool:
             f"{len(found)}: give a smaller pool"
         )
     labels = torch.tensor([entry.label for entry, _ in found], device=evaluator.device)
-    if classes and len(labels.unique()) < 2:
+    if classes and len(labels[:classes].unique()) < 2:
         raise ConfigError(
-            f"attack={c.attack.name} mixes in images of other classes, and the {len(found)} of its "
-            "pool have one class: use more images, or a larger pool"
+            f"attack={c.attack.name} mixes in images of other classes, and the first {classes} of "
+            "its pool have one class: use more images, or a larger pool"
         )
     return Pool(evaluator.source.as_input([pixels for _, pixels in found]), labels)
 

@@ -109,7 +109,7 @@ class Learn(Checked):
             operation = chains.operations[:, :, place].gather(1, sample[:, None])[:, 0]
             copies = table("copies", x.device)[operation]
             at = At(operation, left % copies, element, fold(c.key, sample, place))
-            x = applied(x, at, c.pool)
+            x = applied(x, at, c.pool.first(self.pool))
             # As if each operation put its copies of a whole stack one after the other.
             element, left, size = at.copy * size + element, left // copies, size * copies
         return x

@@ -67,9 +67,10 @@ class Admix(Checked):
     def partner(self, i: int, c: Context) -> Tensor:
         """Draw the images (B, 3, H, W) that are mixed into copy `i`."""
         assert c.pool is not None  # `Attack` checks it
-        others = c.pool.labels != c.label[:, None]
+        pool = c.pool.first(self.pool)
+        others = pool.labels != c.label[:, None]
         rank = integers(fold(c.key, i), 0, others.sum(1)) + 1
-        return c.pool.images[((others.cumsum(1) == rank[:, None]) & others).int().argmax(1)]
+        return pool.images[((others.cumsum(1) == rank[:, None]) & others).int().argmax(1)]
 
 
 def check_square(x: Tensor) -> None:
