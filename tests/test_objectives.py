@@ -18,6 +18,7 @@ from agr.attacks.objectives import Attribution, Distance, Importance, Patches, P
 from agr.attacks.views import Diverse
 from agr.config.schema import NetworkConfig
 from agr.models.network import Network
+from agr.utils.errors import ConfigError
 from tests.conftest import CLASSES, EPS, images
 from tests.oracles.base import Draws, Given
 from tests.oracles.objectives import Listed, chance, cut, fill, noise, pick
@@ -75,6 +76,25 @@ def test_passes_are_those_of_hooks(name: str) -> None:
     assert attack.objective.once == backwards
     assert calls == Calls(forwards + 4, backwards + 3)
     assert {(m.forwards, m.backwards) for m in made} == {(forwards + 4, backwards + 3)}
+
+
+LOGIT = "attack.loss._target_=agr.attacks.loss.Logit"
+
+
+@pytest.mark.parametrize("name", ["fia", "rpa", "naa"])
+def test_a_loss_without_effect_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"attack={name}: loss=Logit\(\) has no effect on \w+\("):
+        load_attack(name, overrides=[LOGIT])
+
+
+@pytest.mark.parametrize("name", ["bfa", "ila", "tap"])
+def test_a_loss_that_is_used_changes_the_images(name: str) -> None:
+    model, x = Listed(), images(2, seed=4)
+    made = [
+        load_attack(name, eps=10, steps=2, quantize="off", overrides=words)(model, x)
+        for words in ((), (LOGIT,))
+    ]
+    assert not torch.equal(*made)
 
 
 def test_patches_are_whole_and_the_rest_stays() -> None:

@@ -165,5 +165,10 @@ def check(attack: Any) -> None:
             f"{joint} averages the logits of all copies, and {other} needs each copy's own: leave "
             "out one"
         )
+    if getattr(attack.objective, "no_loss", False) and not isinstance(attack.loss, CrossEntropy):
+        raise ValueError(
+            f"loss={attack.loss} has no effect on {attack.objective}, which makes its own of "
+            "features: leave it out"
+        )
     if attack.objective and attack.targeted and not attack.objective.targeted:
         raise ValueError(f"{attack.objective} has no target: leave out targeted=true")

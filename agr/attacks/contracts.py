@@ -24,8 +24,10 @@ class Rule(Protocol):
     `watches`, true if it needs `c.fooled`; `reference`, a method that makes images of a context,
     which go through the source before each pass, without rules: one more forward; `unfolded`, true
     if it needs batch norms apart from convolutions; `optional`, true if modules that the network
-    never calls are left alone; and `init(p)`, which returns what it keeps of a module from step to
-    step, (B, ...), or None: `p.keep` replaces it, in a gradient's own pass.
+    never calls are left alone; `cuts`, true if gradients of what lies inside of its modules don't
+    reach the image; `idle`, true if its values change nothing; and `init(p)`, which returns what it
+    keeps of a module from step to step, (B, ...), or None: `p.keep` replaces it, in a gradient's
+    own pass.
     """
 
     def find(self, network: nn.Module) -> dict[str, nn.Module]:
@@ -60,8 +62,10 @@ class Ask(Protocol):
 class Objective(Protocol):
     """A loss over features, logits and a state that is made once for each image.
 
-    Optional attributes: `adds`, true if the attack's own loss is added to it; `climbs`, true if
-    targeted attacks climb it, too; `image`, true if the image follows the features in its list.
+    Optional attributes: `adds`, true if the attack's own loss is added to it; `no_loss`, true if
+    that takes no part, not even in `make`; `climbs`, true if targeted attacks climb it, too;
+    `image`, true if the image follows the features in its list; and `fits(side)`, which raises
+    ValueError for images of `side` px that it can't take.
     """
 
     @property

@@ -56,6 +56,7 @@ class Importance(_Weighted):
     layer: str | float = checks.layer(0.4)
     copies: int = whole(30, 1, LIMIT)
     keep: float = number(0.7, 0, 1)
+    no_loss = True
 
     @property
     def once(self) -> int:
@@ -118,6 +119,7 @@ class Attribution(_Weighted):
     copies: int = whole(30, 1, LIMIT)
     sigma: float = number(25.5, 0)
     gamma: float = number(1.0, 0)
+    no_loss = True
 
     @property
     def once(self) -> int:
