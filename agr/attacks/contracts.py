@@ -171,7 +171,8 @@ class Stage(Protocol):
     where the gradient is taken; an attack has at most one of these. A stage that calls `c.grad` or
     `c.slope` has an attribute `extra`, the number of its calls in a step, and `bare`, that of its
     bare ones on top, of which all steps together leave out `left_out(steps)`; one that calls it
-    less often on average says of how often it is `charged`. The first stage may have a true
+    less often on average says of how often it is `charged`. One that changes nothing with its
+    values says so with a true `idle`. The first stage may have a true
     `replaces`: it needs no gradient at the iterate, and gets zeros.
     """
 

@@ -30,6 +30,11 @@ class PerturbationDecay(Checked):
     gamma: float = number(0.1, 0, 1)
     sigma: float = number(12.75, 0)
 
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.gamma == 1
+
     def find(self, network: nn.Module) -> roles.Modules:
         """Return the layer."""
         return dict([roles.layer_of(network, self.layer)])
@@ -65,6 +70,11 @@ class FeatureDiversity(Checked):
     keep: float = number(0.9, 0, 1)
     clean = True
     watches = True
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.most == 0 and self.keep == 1
 
     def find(self, network: nn.Module) -> roles.Modules:
         """Return the ReLUs inside of residual branches, and their last modules."""

@@ -21,7 +21,7 @@ TINY = 1e-7  # FTM's authors', beside a norm
 class Mix(NamedTuple):
     """A draw of `Mixup`, for each image and one layer."""
 
-    coin: Tensor  # (B,) in [0, 1): mixed where it is at most `prob`
+    coin: Tensor  # (B,) in [0, 1): mixed where it is below `prob`
     donor: Tensor  # (B,) int64: an image of the pool
     ratios: Tensor  # (B, r, channels) in [0, 1); r as in `Mixup.donated`
 
@@ -42,6 +42,11 @@ class Mixup(Checked):
     divisor: int = whole(4, 1, LARGEST_SIDE)
     pool: int = whole(16, 2, LIMIT)
     optional = True
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.prob == 0 or self.most == 0
 
     def find(self, network: nn.Module) -> dict[str, nn.Module]:
         return weighted_layers(network)
@@ -85,7 +90,7 @@ class Mixup(Checked):
     def share(self, f: Tensor, clean: Tensor, c: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Return the share a of clean features, (B, r, channels, 1, ...), where, and whose."""
         mix = self.mix(c, len(clean), f.shape[1:3])
-        where = mix.coin <= self.prob
+        where = mix.coin < self.prob
         share = self.most * mix.ratios * per_image(where, mix.ratios)
         return share.to(f.dtype).view(*share.shape, *[1] * (f.dim() - 3)), where, mix.donor
 
@@ -113,6 +118,11 @@ class TunedMixup(Mixup):
 
     beta: float = number(0.01, 0)
     unfolded = True
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.prob == 0 or (self.most == 0 and self.beta == 0)
 
     def init(self, p: Pass) -> Tensor | None:
         """Return the first D of a layer, (B, r, channels, ...)."""

@@ -129,6 +129,12 @@ class Tune(_Tokens):
     truncated: int = whole(2, 0, LIMIT)
     at: str = one_of("scores", PLACES)
 
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        factors = {self.attention, self.qkv, self.mlp, self.gamma}
+        return factors == {1} and self.lam == self.truncated == 0
+
     def changed(self, kind: str, g: Tensor, shared: dict[str, Any]) -> Tensor:
         g = getattr(self, kind) * g
         if kind == "attention":

@@ -37,6 +37,11 @@ class Flatten(Checked):
     replaces = True
 
     @property
+    def idle(self) -> bool:
+        """True if it changes nothing: all its points are the iterate."""
+        return self.reach == self.along == 0
+
+    @property
     def extra(self) -> int:
         """Number of gradients per step."""
         return self.samples
@@ -83,6 +88,11 @@ class Reverse(Checked, Stateless):
     late: float = number(0.25, 0, 1)
     replaces = True
     extra = 1
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing: its point is the iterate."""
+        return self.reach == 0 or self.late == 1
 
     @property
     def bare(self) -> int:

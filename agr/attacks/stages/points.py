@@ -104,6 +104,11 @@ class Penalize(Checked):
     replaces = True
 
     @property
+    def idle(self) -> bool:
+        """True if it changes nothing: all its points are the iterate."""
+        return self.reach == self.delta == 0
+
+    @property
     def extra(self) -> int:
         """Number of gradients per step."""
         return 2 * self.samples
@@ -131,6 +136,11 @@ class Relate(Checked):
 
     samples: int = whole(20, 1, LIMIT)
     reach: float = number(3.5, 0)
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing: its neighbours are the iterate itself."""
+        return self.reach == 0
 
     @property
     def extra(self) -> int:
