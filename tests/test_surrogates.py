@@ -14,6 +14,8 @@ from agr import load_attack
 from agr.attacks import Attack, Linf
 from agr.attacks.engine import Calls, craft
 from agr.attacks.idle import idle_parts
+from agr.attacks.objectives import Attribution, Importance
+from agr.attacks.objectives import Distance as TAP
 from agr.attacks.parts import Context, Pass
 from agr.attacks.rules import (
     FeatureDiversity,
@@ -158,6 +160,32 @@ def test_what_a_network_lacks_is_named(rule: Any, architecture: str, message: st
         rule.find(body)
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Importance("layer2.0.act1"),
+        Attribution("layer2.0.downsample"),
+        TAP(layers=[0, "layer2.1.bn1"]),
+    ],
+)
+def test_a_layer_inside_of_a_cut_block_is_refused(objective: Any) -> None:
+    """LinBP's blocks make their gradient by themselves, so that none would come from there."""
+    attack = Attack(Linf(EPS), steps=1, objective=objective, surrogate=(LinearReLU("layer2.0"),))
+    layer = objective.layers[-1]
+    block = layer.rpartition(".")[0]
+    message = (
+        rf"reads {layer}, which lies inside of {block}: LinearReLU\(.*give {block} as the layer"
+    )
+    with pytest.raises(ValueError, match=message):
+        attack.bind(residual())
+    for mended in (
+        replace(attack, objective=Importance(block, copies=2)),
+        replace(attack, objective=Importance("layer1.1.bn1", copies=2)),
+        replace(attack, surrogate=(SmoothReLU(),)),
+    ):
+        assert not torch.equal(mended(residual(), images(2)), images(2))
+
+
 def test_places_are_checked() -> None:
     for start in (1.5, -0.1, "", True, None):
         with pytest.raises(ValueError, match="a depth from 0 to 1"):
@@ -252,7 +280,8 @@ def test_copies_of_another_size_need_their_size_back() -> None:
     views = (Diverse(prob=1.0, ratio=1.5),)
     for rule in (PerturbationDecay(), FeatureDiversity()):
         attack = Attack(Linf(EPS), steps=1, surrogate=(rule,), views=views)
-        with pytest.raises(ValueError, match=r"attack.views.diverse.back=true"):
+        message = rf"^{type(rule).__name__} needs features of layer1\S* .*diverse.back=true"
+        with pytest.raises(ValueError, match=message):
             attack(model, x, model(x).argmax(1))
     assert not any("forward" in vars(module) for module in model.modules())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from agr.attacks.contracts import Ask
 from agr.attacks.draws import fold, normal, uniform
 from agr.attacks.loss import logit_of
 from agr.attacks.parts import Context, State
+from agr.attacks.surrogate import check_shape
 from agr.config.schema import LARGEST_SIDE
 from agr.utils import checks
 from agr.utils.checks import LIMIT, Checked, number, whole
@@ -40,7 +42,7 @@ class _Weighted(Checked):
         return (self.layer,)
 
     def __call__(self, logits: Tensor, y: Tensor, features: list[Tensor], s: State) -> Tensor:
-        return -_total(s["weights"] * _like(features[0], s["weights"]))
+        return -_total(s["weights"] * _like(self, features[0], s["weights"]))
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Attribution(_Weighted):
         return {"weights": weights, "black": ask.features(torch.zeros_like(c.image))[0]}
 
     def __call__(self, logits: Tensor, y: Tensor, features: list[Tensor], s: State) -> Tensor:
-        a = s["weights"] * (_like(features[0], s["black"]) - s["black"])
+        a = s["weights"] * (_like(self, features[0], s["black"]) - s["black"])
         return -_total(torch.where(a >= 0, a, self.gamma * a))
 
 
@@ -205,7 +207,7 @@ class Projection(Checked):
         return {"along": ask.features(x)[0] - ask.features(c.image)[0]}
 
     def __call__(self, logits: Tensor, y: Tensor, features: list[Tensor], s: State) -> Tensor:
-        return _total(s["along"] * _like(features[0], s["along"]))
+        return _total(s["along"] * _like(self, features[0], s["along"]))
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,16 @@ class Distance(Checked):
         super().__post_init__()
         object.__setattr__(self, "layers", tuple(self.layers))
 
+    def fits(self, side: int) -> None:
+        """Raise ValueError unless images of `side` px have a whole block."""
+        if self.size > side:
+            raise ValueError(
+                f"size={self.size}: blocks of {self.size} px don't fit into images of {side} px: "
+                f"give 1 to {side}"
+            )
+
     def make(self, ask: Ask, y: Tensor, c: Context) -> State:
+        self.fits(min(c.image.shape[2:]))
         clean = {str(i): self._powered(f) for i, f in enumerate(ask.features(c.image))}
         return {"clean": clean, "image": c.image}
 
@@ -241,7 +252,7 @@ class Distance(Checked):
         total = self.smooth * _total(means.abs())
         for i, f in enumerate(features):
             clean = s["clean"][str(i)]
-            moved = self._powered(_like(f, clean)) - clean
+            moved = self._powered(_like(self, f, clean)) - clean
             total = total + self.distance * _total(moved.square())
         return total
 
@@ -266,12 +277,7 @@ def _total(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1)
 
 
-def _like(features: Tensor, known: Tensor) -> Tensor:
-    """Return features (B, ...). Raises ValueError unless they have the shape of `known` ones."""
-    if features.shape != known.shape:
-        here, there = ([*t.shape[1:]] for t in (features, known))
-        raise ValueError(
-            f"features of a copy have the shape {here}, those of the image {there}: its size must "
-            "not change, as with attack.views.diverse.back=true"
-        )
+def _like(objective: Any, features: Tensor, known: Tensor) -> Tensor:
+    """Return features (B, ...). Raises Refused unless they have the shape of `known` ones."""
+    check_shape(objective, "", features.shape, known.shape)
     return features

@@ -40,7 +40,7 @@ def prepare(cell: Cell) -> AnyAttack:
 def attack_of(cell: Cell) -> AnyAttack:
     """Build the attack of a cell, with its budget in effect.
 
-    Raises ConfigError, also if a view makes images of a size that a source doesn't take.
+    Raises ConfigError, also for sizes of images that the objective or a source doesn't take.
     """
     if cell.library is not None:
         return _library_attack(cell)
@@ -54,6 +54,11 @@ def attack_of(cell: Cell) -> AnyAttack:
             "the same: use eot=1"
         )
     own = cell.geometry.size
+    if fits := getattr(attack.objective, "fits", None):
+        try:
+            fits(own)
+        except ValueError as e:
+            raise ConfigError(f"attack={cell.config.attack.name}: {e}") from e
     side = attack.side(own)
     for name in cell.bare_sources:
         if side != own and cell.suite.networks[name].fixed_size:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from agr.attacks.ball import per_image, row_norm
 from agr.attacks.draws import fold, integers, uniform
 from agr.attacks.parts import Context, Pass
+from agr.attacks.surrogate import check_shape
 from agr.config.schema import LARGEST_SIDE
 from agr.models.roles import weighted_layers
 from agr.utils.checks import LIMIT, Checked, number, whole
@@ -57,13 +58,9 @@ class Mixup(Checked):
             return own
 
         def forward(*inputs: Any, **keys: Any) -> Tensor:
-            f = own(*inputs, **keys)
-            if f.shape[1:] != clean.shape[2:]:
-                raise ValueError(
-                    f"{type(self).__name__} mixes features of clean images into those of copies of "
-                    f"another size, in {p.name}: attack.views.diverse.back=true resizes them back"
-                )
-            return self.mixed(f.unflatten(0, (len(p.c.x), -1)), clean, p).flatten(0, 1)
+            f: Tensor = own(*inputs, **keys).unflatten(0, (len(p.c.x), -1))
+            check_shape(self, f" of {p.name}", f.shape[1:], clean.shape[1:])
+            return self.mixed(f, clean, p).flatten(0, 1)
 
         return forward
 
