@@ -169,7 +169,9 @@ def test_layers_that_cannot_be_read(layer: Any, message: str, kind: Callable[...
 def test_blocks_larger_than_images_are_refused() -> None:
     cell = expand(["attack=tap", "attack.objective.size=81"])[0]
     assert cell.geometry.size == 80
-    with pytest.raises(ConfigError, match=r"attack=tap: size=81: blocks of 81 px .* give 1 to 80$"):
+    with pytest.raises(
+        ConfigError, match=r"attack=tap: attack.objective: size=81: .* give 1 to 80$"
+    ):
         attack_of(cell)  # before a network is loaded
     model, x = Listed(), images(2)
     attack = load_attack("tap", quantize="off", steps=1, overrides=["attack.objective.size=13"])

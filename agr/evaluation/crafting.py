@@ -58,7 +58,7 @@ def attack_of(cell: Cell) -> AnyAttack:
         try:
             fits(own)
         except ValueError as e:
-            raise ConfigError(f"attack={cell.config.attack.name}: {e}") from e
+            raise ConfigError(f"attack={cell.config.attack.name}: attack.objective: {e}") from e
     side = attack.side(own)
     for name in cell.bare_sources:
         if side != own and cell.suite.networks[name].fixed_size:
