@@ -91,6 +91,10 @@ def test_other_outputs_are_refused(kind: str, model: nn.Module, x: Tensor, y: Te
     y[0] = CLASSES - 1
     with pytest.raises(ValueError, match=words):
         ATTACK(lambda v: output(model(v)), x, y)
+    enlarged = replace(ATTACK, views=(Diverse(prob=1, ratio=1.5),))
+    with pytest.raises(ValueError, match=words) as error:  # whose size isn't to blame
+        enlarged(lambda v: output(model(v[:, :, :12, :12])), x, y)
+    assert "copies" not in str(error.value)
 
 
 @pytest.mark.parametrize(

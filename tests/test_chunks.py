@@ -158,6 +158,7 @@ def test_a_universal_perturbation_is_one_and_fitted_on_others(tmp_path: Path) ->
         (["attack.library.arguments.steps=7"], r"steps=100 reaches nothing .*where the library"),
         (["attack.library.chunk=2.5"], "attack.library.chunk=2.5 cannot be"),
         (["attack.library.chunk=0"], "attack.library.chunk=0 cannot be"),
+        (["attack.library.chunk=70000"], "chunk=70000 cannot be: give a number from 1 to 65536"),
         (["attack=library/universal", "attack.library.fit_images=4.5"], "fit_images=4.5 cannot be"),
         (["attack.library=3"], "attack.library=3 names no part"),
         (

@@ -380,7 +380,7 @@ def test_logits_that_are_not_finite_stay_no_answer(defense: Defense | Ending) ->
         (BitDepth, {"bits": 9}, "bits=9"),
         (BitDepth, {"bits": 4.5}, "bits=4.5"),
         (BitDepth, {"bits": True}, "bits=True"),
-        (Median, {"window": 1}, "window=1 cannot be: give a whole number, 2 or more"),
+        (Median, {"window": 1}, "window=1 cannot be: give a whole number, 2 to 100"),
         (Median, {"window": 2.0}, "window=2.0"),
         (Jpeg, {"quality": 0}, "quality=0 cannot be: give a whole number, 1 to 100"),
         (Jpeg, {"quality": 101}, "quality=101"),

@@ -52,6 +52,8 @@ IDLE = {
     "Variance(": ["attack=vmifgsm", "attack.chain.variance.beta=0"],
     "Enhance(": ["attack=emifgsm", "attack.chain.enhance.reach=0"],
     "Momentum(": ["attack=mifgsm", "attack.chain.momentum.decay=0"],
+    "PerturbationDecay(": ["attack=ilpd", "attack.surrogate.features.gamma=1"],
+    "Reverse(": ["attack=rap", "attack.chain.reverse.reach=0"],
     "Scale(": ["attack=sifgsm", "attack.views.scale.copies=1"],
 }
 

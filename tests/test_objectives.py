@@ -16,8 +16,11 @@ from agr.attacks import Attack, Linf
 from agr.attacks.engine import Calls, Item, craft
 from agr.attacks.objectives import Attribution, Distance, Importance, Patches, Projection
 from agr.attacks.views import Diverse
+from agr.config.compose import expand
 from agr.config.schema import NetworkConfig
+from agr.evaluation.crafting import attack_of
 from agr.models.network import Network
+from agr.utils.errors import ConfigError
 from tests.conftest import CLASSES, EPS, images
 from tests.oracles.base import Draws, Given
 from tests.oracles.objectives import Listed, chance, cut, fill, noise, pick
@@ -75,6 +78,25 @@ def test_passes_are_those_of_hooks(name: str) -> None:
     assert attack.objective.once == backwards
     assert calls == Calls(forwards + 4, backwards + 3)
     assert {(m.forwards, m.backwards) for m in made} == {(forwards + 4, backwards + 3)}
+
+
+LOGIT = "attack.loss._target_=agr.attacks.loss.Logit"
+
+
+@pytest.mark.parametrize("name", ["fia", "rpa", "naa"])
+def test_a_loss_without_effect_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"attack={name}: loss=Logit\(\) has no effect on \w+\("):
+        load_attack(name, overrides=[LOGIT])
+
+
+@pytest.mark.parametrize("name", ["bfa", "ila", "tap"])
+def test_a_loss_that_is_used_changes_the_images(name: str) -> None:
+    model, x = Listed(), images(2, seed=4)
+    made = [
+        load_attack(name, eps=10, steps=2, quantize="off", overrides=words)(model, x)
+        for words in ((), (LOGIT,))
+    ]
+    assert not torch.equal(*made)
 
 
 def test_patches_are_whole_and_the_rest_stays() -> None:
@@ -144,6 +166,19 @@ def test_layers_that_cannot_be_read(layer: Any, message: str, kind: Callable[...
         Attack(Linf(EPS), objective=kind(layer=layer))(model, x, model(x).argmax(1))
 
 
+def test_blocks_larger_than_images_are_refused() -> None:
+    cell = expand(["attack=tap", "attack.objective.size=81"])[0]
+    assert cell.geometry.size == 80
+    with pytest.raises(
+        ConfigError, match=r"attack=tap: attack.objective: size=81: .* give 1 to 80$"
+    ):
+        attack_of(cell)  # before a network is loaded
+    model, x = Listed(), images(2)
+    attack = load_attack("tap", quantize="off", steps=1, overrides=["attack.objective.size=13"])
+    with pytest.raises(ValueError, match=r"size=13: blocks of 13 px .* give 1 to 12$"):
+        attack(model, x)
+
+
 def test_what_else_is_refused() -> None:
     model, x = Strange(), images(2)
     y = model(x).argmax(1)
@@ -152,6 +187,6 @@ def test_what_else_is_refused() -> None:
         with pytest.raises(ValueError, match="are no layers: give a list of depths"):
             Distance(layers=layers)
     enlarged = Attack(Linf(EPS), objective=Importance("conv"), views=(Diverse(prob=1),))
-    with pytest.raises(ValueError, match=r"features of a copy.*diverse.back=true"):
+    with pytest.raises(ValueError, match=r"^Importance needs features .*diverse.back=true"):
         enlarged(model, x, y)
     replace(enlarged, views=(Diverse(prob=1, back=True),), steps=1)(model, x, y)

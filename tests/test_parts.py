@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,15 @@ from agr.attacks.attack import Attack
 from agr.attacks.ball import L2, Ball, Linf
 from agr.attacks.draws import fold, integers, normal, symmetric, uniform
 from agr.attacks.parts import Context, Pool, Seen
-from agr.attacks.stages import Enhance, MeanNormalize, Momentum, Smooth, Variance
+from agr.attacks.stages import Enhance, Flatten, Learn, MeanNormalize, Momentum, Smooth, Variance
 from agr.attacks.stages.points import around
 from agr.attacks.start import Uniform
 from agr.attacks.step import AdaGrad, Adam, Overwrite, Plain, RMSProp, Tanh
 from agr.attacks.views import Admix, Diverse, Scale, Spectrum
 from agr.attacks.views.copies import LEVEL
 from agr.attacks.views.spectrum import dct_matrix
+from agr.config.instantiate import METHODS
+from agr.utils.checks import Checked
 from tests.conftest import CLASSES, EPS, as_source, images, small_model
 from tests.oracles import VARIANTS, network_for, side_for
 from tests.oracles.base import a_pool, composed, ours
@@ -640,6 +644,38 @@ def test_copies_that_are_too_many_are_named(view: Callable[..., Any], most: int)
             view(copies=copies)
 
 
+def parts_below(kind: type[Checked]) -> Iterator[type[Checked]]:
+    for part in kind.__subclasses__():
+        yield from (part, *parts_below(part))
+
+
+for home in [*(f"attacks.{module}" for module in METHODS), "models.defenses"]:
+    importlib.import_module(f"agr.{home}")
+PARTS = sorted({part for part in parts_below(Checked) if is_dataclass(part)}, key=str)
+COUNTS = [
+    (part, own.name, own.metadata)
+    for part in PARTS
+    for own in fields(part)
+    if "whole number" in own.metadata.get("otherwise", "") and own.name != "seed"
+]
+
+
+@pytest.mark.parametrize(("part", "name", "told"), COUNTS, ids=lambda p: getattr(p, "__name__", p))
+def test_every_whole_number_has_a_largest(part: type, name: str, told: dict[str, Any]) -> None:
+    """A number that would never end, or fill the memory, is refused as it is read."""
+    assert re.fullmatch(r"cannot be: give a whole number, \d+ to \d+", told["otherwise"])
+    assert not told["fits"](10**9)
+    assert not told["fits"](10**30)
+
+
+def test_counts_of_parts_are_found() -> None:
+    assert {name for _, name, _ in COUNTS} >= {"times", "rounds", "largest", "fit_images", "draws"}
+    with pytest.raises(ValueError, match=f"samples={10**30} cannot be: .* 1 to 1000$"):
+        Flatten(samples=10**30)
+    with pytest.raises(ValueError, match=r"eta=10+ cannot be: give a number, 0 or more$"):
+        Admix(eta=10**400)  # more than a float holds
+
+
 def test_the_last_copy_of_scale_is_finite() -> None:
     x = torch.rand(1, 3, 4, 4)
     assert Scale(64)(x, 63, a_context(x)).image.isfinite().all()
@@ -814,9 +850,34 @@ def test_a_pool_of_one_class_and_a_wrong_order_are_refused() -> None:
     pool = Pool(images(3, seed=2), torch.tensor([1, 1, 1]))
     with pytest.raises(ValueError, match="one class"):
         Attack(Linf(EPS), views=(Admix(pool=3),), pool=pool)(model, x)
+    late = Attack(
+        Linf(EPS),
+        views=(Admix(pool=2), Admix(pool=3)),
+        pool=pool._replace(labels=torch.tensor([1, 1, 2])),
+    )
+    with pytest.raises(ValueError, match="the first 2 images of the pool have one class"):
+        late(model, x)
     mixed = pool._replace(labels=torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match="Admix of 13 px: put it before"):
         Attack(Linf(EPS), views=(Diverse(prob=1.0), Admix(pool=3)), pool=mixed)(model, x)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"views": (Admix(2, pool=4),)}, {"chain": (Learn(samples=9, length=1, pool=4),)}],
+    ids=["views", "chain"],
+)
+def test_a_part_takes_no_more_of_the_pool_than_its_own(parts: dict[str, Any]) -> None:
+    """Another part may need a larger pool; what this one draws doesn't change."""
+    model, x = Pattern().eval(), images(4, size=6)
+    attack = Attack(Linf(EPS), steps=3, **parts)
+    larger = Pool(images(10, seed=9, size=6), torch.arange(10) % CLASSES)
+    own, beside, none = (
+        replace(attack, pool=pool)(model, x, model(x).argmax(1))
+        for pool in (larger.first(4), larger, larger.first(3))
+    )
+    assert torch.equal(own, beside)
+    assert not torch.equal(own, none)  # the pool matters
 
 
 def test_partners_of_a_targeted_attack_are_not_of_the_true_class() -> None:

@@ -13,16 +13,22 @@ from torch import Tensor, nn
 from agr import load_attack
 from agr.attacks import Attack, Linf
 from agr.attacks.engine import Calls, craft
+from agr.attacks.idle import idle_parts
+from agr.attacks.objectives import Attribution, Importance
+from agr.attacks.objectives import Distance as TAP
 from agr.attacks.parts import Context, Pass
 from agr.attacks.rules import (
     FeatureDiversity,
     Ghost,
     LinearReLU,
+    Mixup,
     PerturbationDecay,
     SkipGradient,
     SmoothReLU,
     SoftMaxPool,
+    TunedMixup,
 )
+from agr.attacks.stages import Flatten, Penalize, Relate, Reverse
 from agr.attacks.surrogate import Surrogate
 from agr.attacks.views import Diverse, Draws
 from agr.config.compose import expand
@@ -30,7 +36,7 @@ from agr.models import roles
 from agr.models.network import load_network
 from tests.conftest import CLASSES, EPS, demo_items, images
 from tests.oracles.base import Draws as DrawsOf
-from tests.oracles.base import Given, ours
+from tests.oracles.base import Given, a_pool, ours
 from tests.oracles.surrogates import noise, residual
 from tests.transcriptions import surrogates as papers
 
@@ -154,10 +160,67 @@ def test_what_a_network_lacks_is_named(rule: Any, architecture: str, message: st
         rule.find(body)
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Importance("layer2.0.act1"),
+        Attribution("layer2.0.downsample"),
+        TAP(layers=[0, "layer2.1.bn1"]),
+    ],
+)
+def test_a_layer_inside_of_a_cut_block_is_refused(objective: Any) -> None:
+    """LinBP's blocks make their gradient by themselves, so that none would come from there."""
+    attack = Attack(Linf(EPS), steps=1, objective=objective, surrogate=(LinearReLU("layer2.0"),))
+    layer = objective.layers[-1]
+    block = layer.rpartition(".")[0]
+    message = (
+        rf"reads {layer}, which lies inside of {block}: LinearReLU\(.*give {block} as the layer"
+    )
+    with pytest.raises(ValueError, match=message):
+        attack.bind(residual())
+    for mended in (
+        replace(attack, objective=Importance(block, copies=2)),
+        replace(attack, objective=Importance("layer1.1.bn1", copies=2)),
+        replace(attack, surrogate=(SmoothReLU(),)),
+    ):
+        assert not torch.equal(mended(residual(), images(2)), images(2))
+
+
 def test_places_are_checked() -> None:
     for start in (1.5, -0.1, "", True, None):
         with pytest.raises(ValueError, match="a depth from 0 to 1"):
             LinearReLU(start)  # type: ignore[arg-type]
+
+
+IDLE: list[Any] = [
+    (SkipGradient(1), SkipGradient(0.9, first=True)),
+    (PerturbationDecay(gamma=1), PerturbationDecay(gamma=0.9)),
+    (FeatureDiversity(0, 0, 1), FeatureDiversity(0, 0.1, 1)),
+    (Mixup(0, pool=6), Mixup(0.9, pool=6)),
+    (Mixup(1, 0, pool=6), Mixup(1, 0.1, pool=6)),
+    (TunedMixup(0, pool=6), TunedMixup(0.9, pool=6)),
+    (TunedMixup(1, 0, beta=0, pool=6), TunedMixup(1, 0, beta=0.1, pool=6)),
+    (Flatten(2, 0, 0), Flatten(2, 0, 0.1)),
+    (Penalize(2, 0, 0), Penalize(2, 0, 0.1)),
+    (Relate(2, 0), Relate(2, 3.0)),
+    (Reverse(2, 0), Reverse(2, 0.1)),
+    (Reverse(2, late=1), Reverse(2, late=0.5)),
+]
+
+
+@pytest.mark.parametrize(("idle", "other"), IDLE, ids=str)
+def test_rules_and_stages_say_that_they_change_nothing(idle: Any, other: Any) -> None:
+    model, x = residual(), images(2)
+    y = (model(x).argmax(1) + 1) % CLASSES  # fooled at once: what waits for it begins
+    plain = Attack(Linf(EPS), steps=3, size="eps/2", quantize="off", pool=a_pool(x.shape[-1]))
+    made = []
+    for part in (None, idle, other):
+        slot = "surrogate" if hasattr(part, "find") else "chain"
+        attack = replace(plain, **{slot: (part,)}) if part else plain
+        assert idle_parts(attack) == ([idle] if part is idle else [])
+        made.append(attack(model, x, y))
+    assert torch.allclose(made[0], made[1], rtol=0, atol=1e-12)
+    assert not torch.allclose(made[0], made[2], rtol=0, atol=1e-12)
 
 
 def test_references_and_clean_features_are_counted() -> None:
@@ -217,7 +280,8 @@ def test_copies_of_another_size_need_their_size_back() -> None:
     views = (Diverse(prob=1.0, ratio=1.5),)
     for rule in (PerturbationDecay(), FeatureDiversity()):
         attack = Attack(Linf(EPS), steps=1, surrogate=(rule,), views=views)
-        with pytest.raises(ValueError, match=r"attack.views.diverse.back=true"):
+        message = rf"^{type(rule).__name__} needs features of layer1\S* .*diverse.back=true"
+        with pytest.raises(ValueError, match=message):
             attack(model, x, model(x).argmax(1))
     assert not any("forward" in vars(module) for module in model.modules())
 

@@ -280,6 +280,13 @@ def test_distance_by_hand() -> None:
     assert Distance(weight=0.0).idle
 
 
+def test_a_tuning_that_changes_nothing_says_so() -> None:
+    assert NOTHING.idle
+    assert not any(replace(NOTHING, **{k: 0.5}).idle for k in ("attention", "qkv", "mlp", "gamma"))
+    assert not replace(NOTHING, lam=0.1).idle
+    assert not replace(NOTHING, truncated=1).idle
+
+
 def test_patch_out_keeps_its_share() -> None:
     x0, x = images(3, seed=1, size=64), images(3, seed=2, size=64)
     view = PatchOut()

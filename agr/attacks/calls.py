@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from agr.attacks.parts import Model, Pool
 from agr.models.logits import logits_of
 from agr.models.sources import behind
+from agr.utils.errors import Refused
 from agr.utils.pixels import is_8bit
 
 ROUNDING = 1e-6  # of images that should lie in [0, 1]
@@ -61,7 +62,7 @@ def usable(value: Any) -> Any:
 class CheckedModel:
     """A model whose output is looked at when it is first called.
 
-    Raises ValueError then unless that is logits, of two classes or more and of every label in `y`.
+    Raises Refused then unless that is logits, of two classes or more and of every label in `y`.
     """
 
     def __init__(self, model: Model, y: Tensor | None):
@@ -74,7 +75,7 @@ class CheckedModel:
         images, *side = inputs
         logits = logits_of(self.func(images.clone(), *side, **keys))
         if images.requires_grad and not logits.requires_grad:
-            raise ValueError(
+            raise Refused(
                 "the model gives no gradient: it works under no_grad or inference_mode, or leaves "
                 "torch (NumPy, detach); attack one that doesn't"
             )
@@ -86,26 +87,26 @@ class CheckedModel:
     def _check(self, logits: Tensor, x: Tensor) -> None:
         columns = logits.dim() == 3 and logits.shape[2] == 1 < logits.shape[1]
         if logits.dim() not in (2, 3) or len(logits) != len(x) or columns:
-            raise ValueError(
+            raise Refused(
                 f"the model makes {tuple(logits.shape)} of {tuple(x.shape)}: it must return "
                 f"logits ({len(x)}, classes)"
             )
         classes = logits.shape[-1]
         if classes < 2:
-            raise ValueError(
+            raise Refused(
                 "the model returns one number for each image: wrap it so that it returns logits "
                 "of two classes, as torch.cat([-z, z], 1) / 2"
             )
         if self._y is not None and len(self._y) and int(self._y.max()) >= classes:
-            raise ValueError(
+            raise Refused(
                 f"y has the label {int(self._y.max())}, the model knows 0 to {classes - 1}"
             )
 
 
-def check_pool(pool: Pool | None, size: int, x: Tensor, classes: bool) -> None:
+def check_pool(pool: Pool | None, size: int, x: Tensor, classes: int) -> None:
     """Raise ValueError unless the pool has images like `x`, of several classes, if it is needed.
 
-    `size` is the number of images that parts need; they need several `classes` only if it says so.
+    `size` is the number of images that parts need, of which the first `classes` have several.
     """
     if pool is None and size:
         raise ValueError(
@@ -123,8 +124,10 @@ def check_pool(pool: Pool | None, size: int, x: Tensor, classes: bool) -> None:
         raise ValueError(f"pool: {e}") from e
     if pool.images.dtype != x.dtype:
         raise ValueError(f"pool: its images are {pool.images.dtype}, and x is {x.dtype}: convert")
-    if classes and len(pool.labels.unique()) < 2:
-        raise ValueError("the images of the pool have one class: give images of several")
+    if classes and len(pool.labels[:classes].unique()) < 2:
+        raise ValueError(
+            f"the first {classes} images of the pool have one class: give images of several"
+        )
     if pool.images.shape[1:] != x.shape[1:]:
         shapes = f"{tuple(pool.images.shape[1:])} and {tuple(x.shape[1:])}"
         raise ValueError(f"images of the pool and x have different shapes: {shapes}")

@@ -68,9 +68,10 @@ class Composition:
         return bool(self.objective or self.surrogate or self.once)
 
     @property
-    def pool_of_classes(self) -> bool:
-        """True if a view needs images of other classes than an image's own."""
-        return any(getattr(view, "other_classes", False) for view in self.views)
+    def pool_of_classes(self) -> int:
+        """Number of the pool's first images that must be of several classes; 0 for none."""
+        views = (view for view in self.views if getattr(view, "other_classes", False))
+        return min((getattr(view, "pool", 0) for view in views), default=0)
 
     @property
     def pool_size(self) -> int:
@@ -163,6 +164,11 @@ def check(attack: Any) -> None:
         raise ValueError(
             f"{joint} averages the logits of all copies, and {other} needs each copy's own: leave "
             "out one"
+        )
+    if getattr(attack.objective, "no_loss", False) and not isinstance(attack.loss, CrossEntropy):
+        raise ValueError(
+            f"loss={attack.loss} has no effect on {attack.objective}, which makes its own of "
+            "features: leave it out"
         )
     if attack.objective and attack.targeted and not attack.objective.targeted:
         raise ValueError(f"{attack.objective} has no target: leave out targeted=true")

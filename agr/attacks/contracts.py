@@ -24,8 +24,10 @@ class Rule(Protocol):
     `watches`, true if it needs `c.fooled`; `reference`, a method that makes images of a context,
     which go through the source before each pass, without rules: one more forward; `unfolded`, true
     if it needs batch norms apart from convolutions; `optional`, true if modules that the network
-    never calls are left alone; and `init(p)`, which returns what it keeps of a module from step to
-    step, (B, ...), or None: `p.keep` replaces it, in a gradient's own pass.
+    never calls are left alone; `cuts`, true if gradients of what lies inside of its modules don't
+    reach the image; `idle`, true if its values change nothing; and `init(p)`, which returns what it
+    keeps of a module from step to step, (B, ...), or None: `p.keep` replaces it, in a gradient's
+    own pass.
     """
 
     def find(self, network: nn.Module) -> dict[str, nn.Module]:
@@ -60,8 +62,10 @@ class Ask(Protocol):
 class Objective(Protocol):
     """A loss over features, logits and a state that is made once for each image.
 
-    Optional attributes: `adds`, true if the attack's own loss is added to it; `climbs`, true if
-    targeted attacks climb it, too; `image`, true if the image follows the features in its list.
+    Optional attributes: `adds`, true if the attack's own loss is added to it; `no_loss`, true if
+    that takes no part, not even in `make`; `climbs`, true if targeted attacks climb it, too;
+    `image`, true if the image follows the features in its list; and `fits(side)`, which raises
+    ValueError for images of `side` px that it can't take.
     """
 
     @property
@@ -167,7 +171,8 @@ class Stage(Protocol):
     where the gradient is taken; an attack has at most one of these. A stage that calls `c.grad` or
     `c.slope` has an attribute `extra`, the number of its calls in a step, and `bare`, that of its
     bare ones on top, of which all steps together leave out `left_out(steps)`; one that calls it
-    less often on average says of how often it is `charged`. The first stage may have a true
+    less often on average says of how often it is `charged`. One that changes nothing with its
+    values says so with a true `idle`. The first stage may have a true
     `replaces`: it needs no gradient at the iterate, and gets zeros.
     """
 

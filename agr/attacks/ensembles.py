@@ -13,7 +13,7 @@ from agr.attacks.contracts import AskMembers
 from agr.attacks.draws import fold, integers, uniform
 from agr.attacks.parts import Context, State, Stateless
 from agr.attacks.stages.basic import mean_normalized
-from agr.utils.checks import Checked, number, one_of, whole
+from agr.utils.checks import LIMIT, Checked, number, one_of, whole
 
 TINY = 1e-12  # least loss that another is divided by
 AT_POINT, AROUND = 0, 1  # uses of a gradient: at the point of the step, and the first elsewhere
@@ -32,7 +32,7 @@ class VarianceReduction(Checked, Stateless):
     is taken once.
     """
 
-    inner: int = whole(16, 1)
+    inner: int = whole(16, 1, LIMIT)
     inner_size: float = number(1.0, 0)
     inner_decay: float = number(1.0, 0)
 
@@ -161,7 +161,7 @@ class Reweighing(Checked):
     rounds, 0.02, 0.002, 1 and 1.
     """
 
-    rounds: int = whole(4, 1)
+    rounds: int = whole(4, 1, LIMIT)
     rate: float = number(0.02, 0)
     shrink: float = number(0.002, 0)
     inner_size: float = number(1.0, 0)

@@ -15,7 +15,7 @@ from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import Context, Loss, State
 from agr.attacks.surrogate import Features, Surrogate
 from agr.models.logits import is_fooled, joint, predict
-from agr.utils.errors import first_line
+from agr.utils.errors import Refused, first_line
 
 Mix = dict[int, Tensor | float]  # members of an ensemble, and the weights of their logits
 
@@ -235,7 +235,7 @@ def _logits(
     try:
         return model(image, *side, **keys)
     except (RuntimeError, AssertionError, ValueError) as e:
-        if isinstance(e, torch.OutOfMemoryError) or "allocate memory" in str(e):
+        if isinstance(e, torch.OutOfMemoryError | Refused) or "allocate memory" in str(e):
             raise
         raise ValueError(
             f"the network doesn't take copies of {image.shape[-1]} px in place of "

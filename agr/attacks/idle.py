@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from agr.attacks import contracts
@@ -11,8 +13,8 @@ from agr.utils.pixels import LEVELS
 ROUNDED = 1e-5  # of a value: what a transform and its inverse leave
 
 
-def idle_parts(attack: Attack, side: int = 32) -> list[contracts.View | contracts.Stage]:
-    """Return the stages that change nothing, and the views that leave random images as they are.
+def idle_parts(attack: Attack, side: int = 32) -> list[Any]:
+    """Return rules and stages that change nothing, and views that leave random images as they are.
 
     Images have `side` px. Raises ValueError where a view can't take them.
     """
@@ -30,4 +32,5 @@ def idle_parts(attack: Attack, side: int = 32) -> list[contracts.View | contract
         return bool(attack.pool or not getattr(view, "pool", 0)) and not asks
 
     views = [v for v in attack.views if there(v) and all(same(v, i) for i in range(v.copies))]
-    return [*views, *(stage for stage in attack.chain if getattr(stage, "idle", False))]
+    others = (*attack.surrogate, *attack.chain)
+    return [*views, *(part for part in others if getattr(part, "idle", False))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +20,11 @@ from agr.attacks.contracts import Ask
 from agr.attacks.draws import fold, normal, uniform
 from agr.attacks.loss import logit_of
 from agr.attacks.parts import Context, State
+from agr.attacks.surrogate import check_shape
+from agr.config.schema import LARGEST_SIDE
 from agr.utils import checks
-from agr.utils.checks import Checked, number, whole
+from agr.utils.checks import LIMIT, Checked, number, whole
 
-MOST_PASSES = 10_000  # before the first step
 UNIT = L2(1.0)  # its direction of g is g / ||g||_2, and 0 where g is 0
 Score = Callable[[Tensor, list[Tensor]], Tensor]
 
@@ -40,7 +42,7 @@ class _Weighted(Checked):
         return (self.layer,)
 
     def __call__(self, logits: Tensor, y: Tensor, features: list[Tensor], s: State) -> Tensor:
-        return -_total(s["weights"] * _like(features[0], s["weights"]))
+        return -_total(s["weights"] * _like(self, features[0], s["weights"]))
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class Importance(_Weighted):
     """
 
     layer: str | float = checks.layer(0.4)
-    copies: int = whole(30, 1, MOST_PASSES)
+    copies: int = whole(30, 1, LIMIT)
     keep: float = number(0.7, 0, 1)
+    no_loss = True
 
     @property
     def once(self) -> int:
@@ -80,8 +83,8 @@ class Patches(Importance):
     values are chosen each by itself, as in FIA. Authors: 60 copies, 0.7 and 7, at VGG16's conv3_3.
     """
 
-    copies: int = whole(60, 1, MOST_PASSES)
-    largest: int = whole(7, 1)
+    copies: int = whole(60, 1, LIMIT)
+    largest: int = whole(7, 1, LARGEST_SIDE)
 
     def masked(self, x: Tensor, key: Tensor, i: int) -> Tensor:
         """Return copy `i` of images `x` (B, 3, H, W), drawn with `key` (B,)."""
@@ -115,9 +118,10 @@ class Attribution(_Weighted):
     25.5 and 1, at Inc-v3's Mixed_5b.
     """
 
-    copies: int = whole(30, 1, MOST_PASSES)
+    copies: int = whole(30, 1, LIMIT)
     sigma: float = number(25.5, 0)
     gamma: float = number(1.0, 0)
+    no_loss = True
 
     @property
     def once(self) -> int:
@@ -136,7 +140,7 @@ class Attribution(_Weighted):
         return {"weights": weights, "black": ask.features(torch.zeros_like(c.image))[0]}
 
     def __call__(self, logits: Tensor, y: Tensor, features: list[Tensor], s: State) -> Tensor:
-        a = s["weights"] * (_like(features[0], s["black"]) - s["black"])
+        a = s["weights"] * (_like(self, features[0], s["black"]) - s["black"])
         return -_total(torch.where(a >= 0, a, self.gamma * a))
 
 
@@ -151,7 +155,7 @@ class Fitting(_Weighted):
     Res-152's layer2.
     """
 
-    rounds: int = whole(30, 1, MOST_PASSES)
+    rounds: int = whole(30, 1, LIMIT)
     distance: float = number(28.0, 0)
 
     @property
@@ -181,7 +185,7 @@ class Projection(Checked):
     """
 
     layer: str | float = checks.layer(0.75)
-    guide_steps: int = whole(10, 1, MOST_PASSES)
+    guide_steps: int = whole(10, 1, LIMIT)
     guide_ratio: float = number(0.8, 1e-3)
     targeted = climbs = True
 
@@ -203,7 +207,7 @@ class Projection(Checked):
         return {"along": ask.features(x)[0] - ask.features(c.image)[0]}
 
     def __call__(self, logits: Tensor, y: Tensor, features: list[Tensor], s: State) -> Tensor:
-        return _total(s["along"] * _like(features[0], s["along"]))
+        return _total(s["along"] * _like(self, features[0], s["along"]))
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,7 @@ class Distance(Checked):
     distance: float = number(0.005, 0)
     power: float = number(0.5, 0.01, 1)
     smooth: float = number(0.01, 0)
-    size: int = whole(3, 1)
+    size: int = whole(3, 1, LARGEST_SIDE)
     targeted = climbs = adds = image = True
     once = 0
 
@@ -229,7 +233,16 @@ class Distance(Checked):
         super().__post_init__()
         object.__setattr__(self, "layers", tuple(self.layers))
 
+    def fits(self, side: int) -> None:
+        """Raise ValueError unless images of `side` px have a whole block."""
+        if self.size > side:
+            raise ValueError(
+                f"size={self.size}: blocks of {self.size} px don't fit into images of {side} px: "
+                f"give 1 to {side}"
+            )
+
     def make(self, ask: Ask, y: Tensor, c: Context) -> State:
+        self.fits(min(c.image.shape[2:]))
         clean = {str(i): self._powered(f) for i, f in enumerate(ask.features(c.image))}
         return {"clean": clean, "image": c.image}
 
@@ -239,7 +252,7 @@ class Distance(Checked):
         total = self.smooth * _total(means.abs())
         for i, f in enumerate(features):
             clean = s["clean"][str(i)]
-            moved = self._powered(_like(f, clean)) - clean
+            moved = self._powered(_like(self, f, clean)) - clean
             total = total + self.distance * _total(moved.square())
         return total
 
@@ -264,12 +277,7 @@ def _total(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1)
 
 
-def _like(features: Tensor, known: Tensor) -> Tensor:
-    """Return features (B, ...). Raises ValueError unless they have the shape of `known` ones."""
-    if features.shape != known.shape:
-        here, there = ([*t.shape[1:]] for t in (features, known))
-        raise ValueError(
-            f"features of a copy have the shape {here}, those of the image {there}: its size must "
-            "not change, as with attack.views.diverse.back=true"
-        )
+def _like(objective: Any, features: Tensor, known: Tensor) -> Tensor:
+    """Return features (B, ...). Raises Refused unless they have the shape of `known` ones."""
+    check_shape(objective, "", features.shape, known.shape)
     return features

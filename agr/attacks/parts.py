@@ -73,6 +73,10 @@ class Pool(NamedTuple):
     images: Tensor  # (K, 3, H, W) in [0, 1]
     labels: Tensor  # (K,) int64: their true classes
 
+    def first(self, count: int) -> Pool:
+        """Return the pool of the first images: another part may have asked for more."""
+        return Pool(self.images[:count], self.labels[:count])
+
 
 class Context(NamedTuple):
     """Data that a view, a stage or a step may use; B rows, one image each."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from agr.attacks.contracts import Stop
 from agr.attacks.loss import margin
 from agr.attacks.parts import Seen, State, Stateless
+from agr.config.validation import RANGES
 from agr.utils.checks import Checked, number, whole
 
 
@@ -26,7 +27,7 @@ class OnceFooled(Stateless):
 class FooledInARow(Checked):
     """Stop an image once `times` iterates in a row fool the source."""
 
-    times: int = whole(2, 1)
+    times: int = whole(2, *RANGES["steps"])
 
     def init(self, x: Tensor) -> State:
         return {"row": torch.zeros(len(x), dtype=torch.int64, device=x.device)}
@@ -40,7 +41,7 @@ class FooledInARow(Checked):
 class After(Checked, Stateless):
     """Stop an image after `n` steps, fewer than the T that set the step size."""
 
-    n: int = whole(..., 0)
+    n: int = whole(..., 0, RANGES["steps"][1])
 
     def update(self, seen: Seen, s: State) -> tuple[Tensor, State]:
         return seen.t >= self.n, s

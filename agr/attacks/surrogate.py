@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from agr.attacks.contracts import Objective, Rule, View
 from agr.attacks.parts import Context, Model, Pass, Pool, State
 from agr.models.roles import fused_attentions, layer_of, unfused
 from agr.models.sources import behind, bodies_of
+from agr.utils.errors import Refused
 from agr.utils.text import plural
 
 RULES = 1 << 20  # use of a key: the draws of rules, apart from those of views
@@ -59,6 +61,9 @@ class Surrogate:
             j: (view, view.find(bodies[0]))  # type: ignore[attr-defined]
             for j, view in reading.items()
         }
+        read = [self.layers, *(modules for _, modules in self.reading.values())]
+        for layers, found in product(read, self.found):
+            _check_reach(rules, found, layers)
         wanted = any(getattr(rule, "unfused", False) for rule in rules)
         self.fused = [m for body in bodies for m in fused_attentions(body)] if wanted else []
         self.clean = [i for i, rule in enumerate(rules) if getattr(rule, "clean", False)]
@@ -156,6 +161,20 @@ class Surrogate:
         return {name: made.detach() for name, made in found.items()}
 
 
+def _check_reach(
+    rules: Sequence[Rule], found: Sequence[Mapping[str, nn.Module]], layers: Iterable[str]
+) -> None:
+    """Raise ValueError for a layer inside of a module for which a rule makes another gradient."""
+    for rule, modules in zip(rules, found, strict=True):
+        for layer, name in product(layers, modules if getattr(rule, "cuts", False) else ()):
+            if layer.startswith(f"{name}."):
+                raise ValueError(
+                    f"the attack reads {layer}, which lies inside of {name}: {rule} lets no "
+                    f"gradient reach the image from there, so give {name} as the layer, or the "
+                    "rule a later start"
+                )
+
+
 def _some(rule: Rule) -> bool:
     return getattr(rule, "optional", False)
 
@@ -213,6 +232,16 @@ def replaced(modules: Mapping[str, nn.Module], make: Make, some: bool = False) -
         )
 
 
+def check_shape(part: Any, place: str, own: Sequence[int], clean: Sequence[int]) -> None:
+    """Raise Refused unless features of a copy have the shape of the clean image's."""
+    if own != clean:
+        raise Refused(
+            f"{type(part).__name__} needs features{place} of the clean image's shape {[*clean]}, "
+            f"and a copy's are {[*own]}: copies must keep the image's size, as with "
+            "attack.views.diverse.back=true"
+        )
+
+
 def _listed(modules: Mapping[str, nn.Module]) -> str:
     names = [*modules]
     shown = ", ".join(names) if len(names) < 4 else f"{names[0]}, …, {names[-1]}"
@@ -235,7 +264,7 @@ def recorded(modules: Mapping[str, nn.Module], found: dict[str, Tensor], some: b
         def forward(*inputs: Any, **keys: Any) -> Any:
             found[name] = made = own(*inputs, **keys)
             if not isinstance(made, Tensor):
-                raise ValueError(
+                raise Refused(
                     f"{name} returns a {type(made).__name__}, and the attack reads a tensor there: "
                     "name another layer"
                 )

@@ -29,6 +29,7 @@ SLOTS = {
 }
 GROUPS = ("views", "surrogate", "chain")
 CHUNK = 32  # images that another library's attack gets at once, unless its config says otherwise
+MOST_IMAGES = {"chunk": 65_536, "fit_images": 100_000}  # that it may get, or be fitted on
 
 
 @dataclass

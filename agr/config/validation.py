@@ -15,7 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from agr.config.messages import moved
 from agr.config.networks import check_choice, check_geometry, check_network
-from agr.config.schema import CHOICES, LARGEST_SIDE, STEP_FRACTION, STEP_RULES, Config
+from agr.config.schema import CHOICES, LARGEST_SIDE, MOST_IMAGES, STEP_FRACTION, STEP_RULES, Config
 from agr.config.security import check_parts
 from agr.utils.errors import ConfigError, nearest, nearest_network
 from agr.utils.pixels import LEVELS
@@ -227,10 +227,10 @@ def _check_library(c: Config) -> None:
         )
     if not isinstance(a.library, dict):
         raise ConfigError(f"attack.library={a.library} names no part: write its _target_")
-    for key in ("chunk", "fit_images"):
+    for key, most in MOST_IMAGES.items():
         n = a.library.get(key, 1)
-        if type(n) is not int or n < 1:
-            raise ConfigError(f"attack.library.{key}={n} cannot be: give a whole number, 1 or more")
+        if type(n) is not int or not 1 <= n <= most:
+            raise ConfigError(f"attack.library.{key}={n} cannot be: give a number from 1 to {most}")
     if c.trace:
         raise ConfigError(f"trace=true: attack={a.name} is another library's and shows no steps")
 

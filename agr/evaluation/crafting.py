@@ -40,7 +40,7 @@ def prepare(cell: Cell) -> AnyAttack:
 def attack_of(cell: Cell) -> AnyAttack:
     """Build the attack of a cell, with its budget in effect.
 
-    Raises ConfigError, also if a view makes images of a size that a source doesn't take.
+    Raises ConfigError, also for sizes of images that the objective or a source doesn't take.
     """
     if cell.library is not None:
         return _library_attack(cell)
@@ -54,6 +54,11 @@ def attack_of(cell: Cell) -> AnyAttack:
             "the same: use eot=1"
         )
     own = cell.geometry.size
+    if fits := getattr(attack.objective, "fits", None):
+        try:
+            fits(own)
+        except ValueError as e:
+            raise ConfigError(f"attack={cell.config.attack.name}: attack.objective: {e}") from e
     side = attack.side(own)
     for name in cell.bare_sources:
         if side != own and cell.suite.networks[name].fixed_size:
@@ -163,10 +168,10 @@ def items_of(evaluator: Evaluator, chosen: Sequence[Chosen]) -> Iterator[Item[Ch
         evaluator.images.drop([entry])
 
 
-def _pool(evaluator: Evaluator, size: int, classes: bool) -> Pool:
+def _pool(evaluator: Evaluator, size: int, classes: int) -> Pool:
     """Return the `size` images that an attack may mix in, the first of an order of their own.
 
-    Raises ConfigError where they are all of one class, and several `classes` are needed.
+    Raises ConfigError where the first `classes` of them are all of one class.
     """
     c = evaluator.cell.config
     found = list(islice(evaluator.images(evaluator.images.order("pool")), size))
@@ -176,10 +181,10 @@ def _pool(evaluator: Evaluator, size: int, classes: bool) -> Pool:
             f"{len(found)}: give a smaller pool"
         )
     labels = torch.tensor([entry.label for entry, _ in found], device=evaluator.device)
-    if classes and len(labels.unique()) < 2:
+    if classes and len(labels[:classes].unique()) < 2:
         raise ConfigError(
-            f"attack={c.attack.name} mixes in images of other classes, and the {len(found)} of its "
-            "pool have one class: use more images, or a larger pool"
+            f"attack={c.attack.name} mixes in images of other classes, and the first {classes} of "
+            "its pool have one class: use more images, or a larger pool"
         )
     return Pool(evaluator.source.as_input([pixels for _, pixels in found]), labels)
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agr.utils.errors import Refused
+
 NO_ANSWER = -1  # the prediction of a model whose logits are not finite
 ABSTAINED = -2  # that of a vote which is too close
 # Its logits, but for the class with most votes, which has the logarithm of its share. Finite, since
@@ -16,11 +18,11 @@ ABSTAINING = -(2.0**100)
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the logits in what a model returned: itself, or its `logits`. Raises ValueError."""
+    """Return the logits in what a model returned: itself, or its `logits`. Raises Refused."""
     found = output.get("logits") if isinstance(output, Mapping) else output
     found = found if isinstance(found, Tensor) else getattr(output, "logits", None)
     if not isinstance(found, Tensor):
-        raise ValueError(
+        raise Refused(
             f"the model returns a {type(output).__name__}: wrap it so that it returns the logits, "
             "as lambda x: model(x)[0] (with the model in evaluation mode)"
         )

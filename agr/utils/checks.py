@@ -10,9 +10,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, field, fields
 from typing import Any
+
+LIMIT = 10_000  # of copies, passes and whatever else a part counts: more is a slip
 
 
 class Checked:
@@ -40,7 +43,7 @@ def number(default: Any, least: float, most: float = math.inf) -> Any:
 
     def fits(value: Any) -> bool:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and math.isfinite(value) and least <= value <= most
+        return is_number and least <= value <= most and abs(value) <= sys.float_info.max
 
     return _declare(default, fits, f"cannot be: give a number, {bounds}")
 
@@ -51,15 +54,14 @@ def place(default: str | float) -> Any:
     return _declare(default, _is_layer, otherwise)
 
 
-def whole(default: Any, least: int, most: float = math.inf) -> Any:
+def whole(default: Any, least: int, most: int) -> Any:
     """Declare a parameter that is a whole number in [least, most]."""
-    bounds = f"{least} or more" if most == math.inf else f"{least} to {most}"
 
     def fits(value: Any) -> bool:
         is_whole = isinstance(value, int) and not isinstance(value, bool)
         return is_whole and least <= value <= most
 
-    return _declare(default, fits, f"cannot be: give a whole number, {bounds}")
+    return _declare(default, fits, f"cannot be: give a whole number, {least} to {most}")
 
 
 def flag(default: bool) -> Any:

@@ -18,6 +18,10 @@ class ConfigError(ValueError):
     """A wrong input; its text is one line that names the thing, the value and the way out."""
 
 
+class Refused(ValueError):
+    """A wrong input that shows while a network runs, which isn't to blame for it."""
+
+
 def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
     """Suggest how to correct `name`: by the closest of the `known` names, or else all of them.
 

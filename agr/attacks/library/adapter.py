@@ -15,7 +15,7 @@ from agr.attacks.ball import Ball, per_image
 from agr.attacks.calls import check_images, check_labels
 from agr.attacks.library.isolation import Face, isolated
 from agr.attacks.library.sources import parameters
-from agr.config.schema import CHUNK
+from agr.config.schema import CHUNK, MOST_IMAGES
 from agr.models.logits import NO_ANSWER, is_fooled, joint, predict
 from agr.utils.checks import Checked, one_of, whole
 from agr.utils.errors import first_line, nearest
@@ -59,7 +59,7 @@ class Library(Checked, abc.ABC):
     attack: str
     arguments: dict[str, Any] = field(default_factory=dict)
     budget: bool = True
-    chunk: int = whole(CHUNK, 1)
+    chunk: int = whole(CHUNK, 1, MOST_IMAGES["chunk"])
     target: str | None = one_of(None, TARGETS)
     most_values: int | None = None
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from agr.attacks.library.adapter import NEEDS_TARGET, Library, LibraryCall, RunSettings
 from agr.attacks.library.sources import imported, of_name, parameters
+from agr.config.schema import MOST_IMAGES
 from agr.utils.checks import whole
 from agr.utils.errors import nearest
 
@@ -104,7 +105,7 @@ class Universal(Art):
     budget: bool = field(init=False, default=True)  # it is always as large as allowed
     target: str | None = field(init=False, default=None)
     most_values: int | None = field(init=False, default=None)
-    fit_images: int = whole(100, 1)
+    fit_images: int = whole(100, 1, MOST_IMAGES["fit_images"])
 
     def _fault(self, kind: type[Any], settings: RunSettings) -> str | None:
         if settings.targeted:

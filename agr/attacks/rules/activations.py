@@ -33,6 +33,7 @@ class LinearReLU(Checked):
     """
 
     start: str | float = place(0.5)
+    cuts = True
 
     def find(self, network: nn.Module) -> roles.Modules:
         """Return the blocks with ReLUs in their branch; without blocks, the ReLUs."""

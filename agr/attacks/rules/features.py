@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from agr.attacks.ball import per_image, within
 from agr.attacks.draws import fold, normal, uniform
 from agr.attacks.parts import Context, Pass
+from agr.attacks.surrogate import check_shape
 from agr.models import roles
 from agr.utils.checks import Checked, number, place
 
@@ -30,6 +31,11 @@ class PerturbationDecay(Checked):
     gamma: float = number(0.1, 0, 1)
     sigma: float = number(12.75, 0)
 
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.gamma == 1
+
     def find(self, network: nn.Module) -> roles.Modules:
         """Return the layer."""
         return dict([roles.layer_of(network, self.layer)])
@@ -43,7 +49,7 @@ class PerturbationDecay(Checked):
 
         def forward(*inputs: Any, **keys: Any) -> Tensor:
             z: Tensor = own(*inputs, **keys)
-            return self.gamma * z + (1 - self.gamma) * _alike(p.reference, z, p.name)
+            return self.gamma * z + (1 - self.gamma) * _alike(self, p.reference, z, p.name)
 
         return forward
 
@@ -66,6 +72,11 @@ class FeatureDiversity(Checked):
     clean = True
     watches = True
 
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.most == 0 and self.keep == 1
+
     def find(self, network: nn.Module) -> roles.Modules:
         """Return the ReLUs inside of residual branches, and their last modules."""
         found: roles.Modules = {}
@@ -85,7 +96,7 @@ class FeatureDiversity(Checked):
         def forward(*inputs: Any, **keys: Any) -> Tensor:
             z: Tensor = own(*inputs, **keys)
             u, v = self.draw(p.c, z)
-            made = torch.lerp(z, _alike(p.clean, z, p.name), self.most * u)
+            made = torch.lerp(z, _alike(self, p.clean, z, p.name), self.most * u)
             mean = per_image(made.mean(within(made)), made)
             made = torch.where(v > self.keep, mean, made)
             return torch.where(per_image(fooled, z), made, z)
@@ -97,13 +108,8 @@ class FeatureDiversity(Checked):
         return tuple(uniform(fold(c.key, use), z.shape[1:], z.dtype) for use in (0, 1))  # type: ignore[return-value]
 
 
-def _alike(features: Tensor | None, z: Tensor, name: str) -> Tensor:
-    """Return a clean image's features; ValueError if those of a copy have another shape."""
+def _alike(rule: Any, features: Tensor | None, z: Tensor, name: str) -> Tensor:
+    """Return a clean image's features. Raises Refused if those of a copy have another shape."""
     assert features is not None  # `Surrogate` makes them
-    if features.shape != z.shape:
-        raise ValueError(
-            f"features of {name} are {tuple(z.shape[1:])} for a copy and "
-            f"{tuple(features.shape[1:])} for the clean image: copies must keep the image's size, "
-            "with attack.views.diverse.back=true if it is Diverse that resizes"
-        )
+    check_shape(rule, f" of {name}", z.shape, features.shape)
     return features

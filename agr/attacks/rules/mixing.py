@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from agr.attacks.ball import per_image, row_norm
 from agr.attacks.draws import fold, integers, uniform
 from agr.attacks.parts import Context, Pass
+from agr.attacks.surrogate import check_shape
+from agr.config.schema import LARGEST_SIDE
 from agr.models.roles import weighted_layers
-from agr.utils.checks import Checked, number, whole
+from agr.utils.checks import LIMIT, Checked, number, whole
 
 TINY = 1e-7  # FTM's authors', beside a norm
 
@@ -20,7 +22,7 @@ TINY = 1e-7  # FTM's authors', beside a norm
 class Mix(NamedTuple):
     """A draw of `Mixup`, for each image and one layer."""
 
-    coin: Tensor  # (B,) in [0, 1): mixed where it is at most `prob`
+    coin: Tensor  # (B,) in [0, 1): mixed where it is below `prob`
     donor: Tensor  # (B,) int64: an image of the pool
     ratios: Tensor  # (B, r, channels) in [0, 1); r as in `Mixup.donated`
 
@@ -38,9 +40,14 @@ class Mixup(Checked):
 
     prob: float = number(0.1, 0, 1)
     most: float = number(0.75, 0, 1)
-    divisor: int = whole(4, 1)
-    pool: int = whole(16, 2)
+    divisor: int = whole(4, 1, LARGEST_SIDE)
+    pool: int = whole(16, 2, LIMIT)
     optional = True
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.prob == 0 or self.most == 0
 
     def find(self, network: nn.Module) -> dict[str, nn.Module]:
         return weighted_layers(network)
@@ -51,13 +58,9 @@ class Mixup(Checked):
             return own
 
         def forward(*inputs: Any, **keys: Any) -> Tensor:
-            f = own(*inputs, **keys)
-            if f.shape[1:] != clean.shape[2:]:
-                raise ValueError(
-                    f"{type(self).__name__} mixes features of clean images into those of copies of "
-                    f"another size, in {p.name}: attack.views.diverse.back=true resizes them back"
-                )
-            return self.mixed(f.unflatten(0, (len(p.c.x), -1)), clean, p).flatten(0, 1)
+            f: Tensor = own(*inputs, **keys).unflatten(0, (len(p.c.x), -1))
+            check_shape(self, f" of {p.name}", f.shape[1:], clean.shape[1:])
+            return self.mixed(f, clean, p).flatten(0, 1)
 
         return forward
 
@@ -84,7 +87,7 @@ class Mixup(Checked):
     def share(self, f: Tensor, clean: Tensor, c: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Return the share a of clean features, (B, r, channels, 1, ...), where, and whose."""
         mix = self.mix(c, len(clean), f.shape[1:3])
-        where = mix.coin <= self.prob
+        where = mix.coin < self.prob
         share = self.most * mix.ratios * per_image(where, mix.ratios)
         return share.to(f.dtype).view(*share.shape, *[1] * (f.dim() - 3)), where, mix.donor
 
@@ -112,6 +115,11 @@ class TunedMixup(Mixup):
 
     beta: float = number(0.01, 0)
     unfolded = True
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.prob == 0 or (self.most == 0 and self.beta == 0)
 
     def init(self, p: Pass) -> Tensor | None:
         """Return the first D of a layer, (B, r, channels, ...)."""

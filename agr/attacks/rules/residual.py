@@ -30,6 +30,11 @@ class SkipGradient(Checked):
     gamma: float = number(0.2, 0, 1)
     first: bool = flag(False)
 
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        return self.gamma == 1
+
     def find(self, network: nn.Module) -> roles.Modules:
         """Return the last module of each branch."""
         found = roles.residual_branches(network)

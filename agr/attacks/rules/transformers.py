@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from agr.attacks.parts import Pass
 from agr.models.roles import Modules, attention_maps, attentions, channels_at, children_of, mlps
-from agr.utils.checks import Checked, number, one_of, whole
+from agr.utils.checks import LIMIT, Checked, number, one_of, whole
+from agr.utils.errors import Refused
 
 PLACES = ("scores", "map")
 KINDS = {"attn_drop": "attention", "qkv": "qkv", "mlp": "mlp"}  # by the last word of a name
@@ -126,8 +127,14 @@ class Tune(_Tokens):
     mlp: float = number(0.65, 0)
     gamma: float = number(0.5, 0, 1)
     lam: float = number(0.01, 0)
-    truncated: int = whole(2, 0)
+    truncated: int = whole(2, 0, LIMIT)
     at: str = one_of("scores", PLACES)
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing."""
+        factors = {self.attention, self.qkv, self.mlp, self.gamma}
+        return factors == {1} and self.lam == self.truncated == 0
 
     def changed(self, kind: str, g: Tensor, shared: dict[str, Any]) -> Tensor:
         g = getattr(self, kind) * g
@@ -147,7 +154,7 @@ def _on_scores(attention: Tensor, name: str, change: Change) -> None:
     """Let `change` rewrite the gradient of what an attention map is the softmax of."""
     node = attention.grad_fn
     if node is None or node.name() != "SoftmaxBackward0":
-        raise ValueError(
+        raise Refused(
             f"{name} of the network doesn't get a softmax as it is, so that the gradient before it "
             "can't be reached: with at=map the rule takes the one behind it"
         )

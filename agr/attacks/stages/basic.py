@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from agr.attacks.ball import per_image, row_norm, within
 from agr.attacks.parts import Context, State, Stateless
+from agr.config.schema import LARGEST_SIDE
 from agr.utils.checks import Checked, flag, number, one_of, whole
 
 
@@ -96,7 +97,7 @@ class Smooth(Checked, Stateless):
     The authors' size is 15. All three are separable, and are applied along one axis at a time.
     """
 
-    size: int = whole(15, 1)
+    size: int = whole(15, 1, LARGEST_SIDE)
     shape: str = one_of("gaussian", ("gaussian", "uniform", "linear"))
     reach: float = number(3.0, 0)
 

@@ -13,7 +13,7 @@ from agr.attacks.draws import fold
 from agr.attacks.parts import Context, State, Stateless
 from agr.attacks.stages.basic import mean_normalized
 from agr.attacks.stages.points import around
-from agr.utils.checks import Checked, number, whole
+from agr.utils.checks import LIMIT, Checked, number, whole
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,17 @@ class Flatten(Checked):
     1/n - lambda 2 (n - 1)/n^2 (J_k - mean J), with lambda `penalty` times the step size over T.
     """
 
-    samples: int = whole(20, 1)
+    samples: int = whole(20, 1, 1000)  # each is an image in the state
     reach: float = number(2.0, 0)
     along: float = number(0.15, 0)
     inner_decay: float = number(0.9, 0)
     penalty: float = number(0.0, 0)
     replaces = True
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing: all its points are the iterate."""
+        return self.reach == self.along == 0
 
     @property
     def extra(self) -> int:
@@ -78,11 +83,16 @@ class Reverse(Checked, Stateless):
     the T steps go without (RAP-LS). Authors: 8, 1 (16/255), and 100 of 400 steps.
     """
 
-    inner: int = whole(8, 1)
+    inner: int = whole(8, 1, LIMIT)
     reach: float = number(1.0, 0)
     late: float = number(0.25, 0, 1)
     replaces = True
     extra = 1
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing: its point is the iterate."""
+        return self.reach == 0 or self.late == 1
 
     @property
     def bare(self) -> int:

@@ -14,7 +14,7 @@ from agr.attacks.draws import fold, uniform
 from agr.attacks.parts import Context, State
 from agr.attacks.stages.operations import CHOICE, OPERATIONS, At, applied, table
 from agr.attacks.views.copies import check_square
-from agr.utils.checks import Checked, number, whole
+from agr.utils.checks import LIMIT, Checked, number, whole
 
 MOST = max(o.copies for o in OPERATIONS)
 MEAN = sum(o.copies for o in OPERATIONS) / len(OPERATIONS)
@@ -43,7 +43,7 @@ class Learn(Checked):
     samples: int = whole(3, 1, 100)
     length: int = whole(2, 1, 3)
     rate: float = number(0.01, 0)
-    pool: int = whole(64, 1)
+    pool: int = whole(64, 1, LIMIT)
     replaces = True
 
     @property
@@ -109,7 +109,7 @@ class Learn(Checked):
             operation = chains.operations[:, :, place].gather(1, sample[:, None])[:, 0]
             copies = table("copies", x.device)[operation]
             at = At(operation, left % copies, element, fold(c.key, sample, place))
-            x = applied(x, at, c.pool)
+            x = applied(x, at, c.pool.first(self.pool))
             # As if each operation put its copies of a whole stack one after the other.
             element, left, size = at.copy * size + element, left // copies, size * copies
         return x

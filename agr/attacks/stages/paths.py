@@ -14,10 +14,10 @@ from torch import Tensor
 from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, normal, symmetric, uniform
 from agr.attacks.parts import Context, State, Stateless
-from agr.attacks.views.copies import MOST_COPIES, check_square
+from agr.attacks.views.copies import check_square
 from agr.attacks.views.resized import drawn_place, placed, resized
 from agr.attacks.views.sampling import bilinear
-from agr.utils.checks import Checked, flag, number, whole
+from agr.utils.checks import LIMIT, Checked, flag, number, whole
 
 # Of MuMoDIG; the first has probability 1/2, the others 1/10 each.
 OPERATIONS = ("resize", "roll down", "roll right", "flip rows", "flip columns", "turn")
@@ -48,10 +48,10 @@ class Integrate(Checked, Stateless):
     taken at the iterate. Authors: 6, 1, 2, 1, 0.65, and 245 px for images of 224.
     """
 
-    copies: int = whole(6, 0, MOST_COPIES)
-    baselines: int = whole(1, 1, MOST_COPIES)
+    copies: int = whole(6, 0, LIMIT)
+    baselines: int = whole(1, 1, LIMIT)
     regions: int = whole(2, 1, 256)
-    points: int = whole(1, 1, MOST_COPIES)
+    points: int = whole(1, 1, LIMIT)
     position: float = number(0.65, 0, 1)
     ratio: float = number(245 / 224, 1, 4)
     replaces = True

@@ -12,7 +12,7 @@ from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, symmetric
 from agr.attacks.parts import Context, State
 from agr.attacks.stages.basic import mean_normalized
-from agr.utils.checks import Checked, number, whole
+from agr.utils.checks import LIMIT, Checked, number, whole
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Variance(Checked):
     perturbation with the same amount everywhere.
     """
 
-    samples: int = whole(20, 1)
+    samples: int = whole(20, 1, LIMIT)
     beta: float = number(1.5, 0)
 
     @property
@@ -57,7 +57,7 @@ class Enhance(Checked):
     so their number is odd.
     """
 
-    samples: int = whole(11, 1)
+    samples: int = whole(11, 1, LIMIT)
     reach: float = number(7.0, 0)
 
     def __post_init__(self) -> None:
@@ -98,10 +98,15 @@ class Penalize(Checked):
     the budget; no gradient is taken at the iterate. Authors: 20, 3 and 0.5.
     """
 
-    samples: int = whole(20, 1)
+    samples: int = whole(20, 1, LIMIT)
     reach: float = number(3.0, 0)
     delta: float = number(0.5, 0, 1)
     replaces = True
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing: all its points are the iterate."""
+        return self.reach == self.delta == 0
 
     @property
     def extra(self) -> int:
@@ -129,8 +134,13 @@ class Relate(Checked):
     `reach` times the budget. Authors: 20 and 3.5.
     """
 
-    samples: int = whole(20, 1)
+    samples: int = whole(20, 1, LIMIT)
     reach: float = number(3.5, 0)
+
+    @property
+    def idle(self) -> bool:
+        """True if it changes nothing: its neighbours are the iterate itself."""
+        return self.reach == 0
 
     @property
     def extra(self) -> int:

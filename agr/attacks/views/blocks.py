@@ -11,9 +11,9 @@ from torch import Tensor
 
 from agr.attacks.draws import fold, symmetric, uniform
 from agr.attacks.parts import Context, Copy
-from agr.attacks.views.copies import LEVEL, MOST_COPIES
+from agr.attacks.views.copies import LEVEL
 from agr.attacks.views.sampling import Box, Strips, between, bilinear, gathered, of_blocks, strips
-from agr.utils.checks import Checked, number, one_of, whole
+from agr.utils.checks import LIMIT, Checked, number, one_of, whole
 
 WITHIN = math.erf(2 / math.sqrt(2))  # probability of two standard deviations
 
@@ -38,7 +38,7 @@ class Shuffle(Checked):
     comes from outside of the block is `zero`. Authors: 20 copies, 2 blocks, 0.2, grey.
     """
 
-    copies: int = whole(20, 1, MOST_COPIES)
+    copies: int = whole(20, 1, LIMIT)
     blocks: int = whole(2, 1, 64)
     angle: float = number(0.2, 0, math.pi)
     zero: str = one_of("grey", LEVEL)
@@ -136,7 +136,7 @@ class Structure(Checked):
     Authors: 20 copies, 3 blocks, noise 16.
     """
 
-    copies: int = whole(20, 1, MOST_COPIES)
+    copies: int = whole(20, 1, LIMIT)
     blocks: int = whole(3, 1, 64)
     noise: float = number(16.0, 0)
 

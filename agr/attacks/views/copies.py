@@ -8,10 +8,9 @@ from torch import Tensor
 
 from agr.attacks.draws import fold, integers
 from agr.attacks.parts import Context, Copy
-from agr.utils.checks import Checked, number, one_of, whole
+from agr.utils.checks import LIMIT, Checked, number, one_of, whole
 
 LEVEL = {"grey": 0.5, "black": 0.0}
-MOST_COPIES = 10_000  # each costs a pass
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Draws(Checked):
     such a source (`eot` puts this view before one) all copies are alike.
     """
 
-    copies: int = whole(10, 1, MOST_COPIES)
+    copies: int = whole(10, 1, LIMIT)
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
         return Copy(x, 1 / self.copies, fold(c.key, i))
@@ -53,10 +52,10 @@ class Admix(Checked):
     apply `Scale` afterwards, and mix relative to grey.
     """
 
-    copies: int = whole(3, 1, MOST_COPIES)
+    copies: int = whole(3, 1, LIMIT)
     eta: float = number(0.2, 0)
     zero: str = one_of("grey", LEVEL)
-    pool: int = whole(64, 2)
+    pool: int = whole(64, 2, LIMIT)
     other_classes = True
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
@@ -68,9 +67,10 @@ class Admix(Checked):
     def partner(self, i: int, c: Context) -> Tensor:
         """Draw the images (B, 3, H, W) that are mixed into copy `i`."""
         assert c.pool is not None  # `Attack` checks it
-        others = c.pool.labels != c.label[:, None]
+        pool = c.pool.first(self.pool)
+        others = pool.labels != c.label[:, None]
         rank = integers(fold(c.key, i), 0, others.sum(1)) + 1
-        return c.pool.images[((others.cumsum(1) == rank[:, None]) & others).int().argmax(1)]
+        return pool.images[((others.cumsum(1) == rank[:, None]) & others).int().argmax(1)]
 
 
 def check_square(x: Tensor) -> None:

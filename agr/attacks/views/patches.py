@@ -13,8 +13,9 @@ from agr.attacks.contracts import Ask
 from agr.attacks.draws import uniform
 from agr.attacks.parts import Context, Copy, State
 from agr.attacks.views.copies import check_square
+from agr.config.schema import LARGEST_SIDE
 from agr.models.roles import Modules, blocks, channels_at
-from agr.utils.checks import Checked, number, whole
+from agr.utils.checks import LIMIT, Checked, number, whole
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class PatchOut(Checked):
     """
 
     kept: float = number(130 / 196, 0, 1)
-    crop: int = whole(16, 1)
+    crop: int = whole(16, 1, LARGEST_SIDE)
     copies = 1
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
@@ -53,11 +54,11 @@ class SelfPaced(Checked):
     0.4, 0.99, the last block but one.
     """
 
-    crop: int = whole(16, 1)
+    crop: int = whole(16, 1, LARGEST_SIDE)
     scale: float = number(0.4, 0)
     offset: float = number(0.4, 0, 1)
     start: float = number(0.99, 0, 1)
-    block: int = whole(2, 1)
+    block: int = whole(2, 1, LIMIT)
     copies = once = 1
 
     def find(self, network: nn.Module) -> Modules:

@@ -10,9 +10,9 @@ from torch import Tensor
 from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, integers, uniform
 from agr.attacks.parts import Context, Copy
-from agr.attacks.views.copies import LEVEL, MOST_COPIES, check_square
+from agr.attacks.views.copies import LEVEL, check_square
 from agr.attacks.views.sampling import between
-from agr.utils.checks import Checked, flag, number, one_of, whole
+from agr.utils.checks import LIMIT, Checked, flag, number, one_of, whole
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class DiversityEnsemble(Checked):
     place are drawn per image. Authors: 5 copies, 500/299 to 340/299, nearest both ways, grey.
     """
 
-    copies: int = whole(5, 1, MOST_COPIES)
+    copies: int = whole(5, 1, LIMIT)
     most: float = number(500 / 299, 1, 4)
     least: float = number(340 / 299, 1, 4)
     mode: str = one_of("nearest", ("nearest", "bilinear"))

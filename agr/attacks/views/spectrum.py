@@ -11,8 +11,8 @@ from torch import Tensor
 
 from agr.attacks.draws import fold, normal, symmetric
 from agr.attacks.parts import Context, Copy
-from agr.attacks.views.copies import LEVEL, MOST_COPIES, check_square
-from agr.utils.checks import Checked, flag, number, one_of, whole
+from agr.attacks.views.copies import LEVEL, check_square
+from agr.utils.checks import LIMIT, Checked, flag, number, one_of, whole
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Spectrum(Checked):
     towards black.
     """
 
-    copies: int = whole(20, 1, MOST_COPIES)
+    copies: int = whole(20, 1, LIMIT)
     rho: float = number(0.5, 0)
     sigma: float = number(16.0, 0)
     through: bool = flag(False)

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from agr.attacks.draws import fold, symmetric
 from agr.attacks.parts import Context, Copy
-from agr.attacks.views.copies import MOST_COPIES
 from agr.attacks.views.sampling import bilinear
-from agr.utils.checks import Checked, number, whole
+from agr.utils.checks import LIMIT, Checked, number, whole
 
 TINY = 1e-9  # the authors', in a logarithm
 
@@ -30,7 +29,7 @@ class Warp(Checked):
     as if over their edges, so that no warp is the image itself; outside of it all is black.
     """
 
-    copies: int = whole(20, 1, MOST_COPIES)
+    copies: int = whole(20, 1, LIMIT)
     mesh: int = whole(3, 3, 16)
     reach: float = number(1.0, 0)
     rate: float = number(0.01, 0)

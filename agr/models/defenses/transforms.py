@@ -100,7 +100,7 @@ class Median(Checked):
     random: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
 
-    window: int = whole(2, 2)
+    window: int = whole(2, 2, 100)  # of its square each image is held
 
     def __call__(self, x: Tensor, keys: Sequence[int], size: int) -> Tensor:
         """Smooth the images, one by one: the filter holds window^2 copies of its input."""
@@ -169,8 +169,8 @@ class RandomResizePad(Checked):
     replaces: ClassVar[str] = "resize"
 
     ratio: float = number(331 / 299, 1)
-    draws: int = whole(1, 1)
-    seed: int = whole(0, 0)
+    draws: int = whole(1, 1, 100_000)
+    seed: int = whole(0, 0, 2**31 - 1)
     fill: float = number(0.5, 0, 1)
 
     def __post_init__(self) -> None:
