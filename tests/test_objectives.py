@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from agr import load_attack
 from agr.attacks import Attack, Linf
 from agr.attacks.engine import Calls, Item, craft
-from agr.attacks.objectives import Attribution, Distance, Importance, Patches, Projection
+from agr.attacks.objectives import Attribution, FeatureDistance, Importance, Patches, Projection
 from agr.attacks.views import Diverse
 from agr.config.compose import expand
 from agr.config.schema import NetworkConfig
@@ -116,8 +116,8 @@ def test_patches_are_whole_and_the_rest_stays() -> None:
 
 
 def test_the_slope_of_the_power_is_finite_where_features_are_0() -> None:
-    part = Distance(layers=["act"], distance=1, smooth=0)
-    assert part == Distance(layers=("act",), distance=1, smooth=0)
+    part = FeatureDistance(layers=["act"], distance=1, smooth=0)
+    assert part == FeatureDistance(layers=("act",), distance=1, smooth=0)
     f = torch.tensor([[0.0, 4.0, -9.0]], requires_grad=True)
     state = {"clean": {"0": torch.zeros(1, 3)}, "image": torch.zeros(1, 3, 3, 3)}
     value = part(f, f, [f, torch.ones(1, 3, 3, 3)], state)
@@ -185,7 +185,7 @@ def test_what_else_is_refused() -> None:
     layers: Any
     for layers in ([], [2], "conv", 0.5):
         with pytest.raises(ValueError, match="are no layers: give a list of depths"):
-            Distance(layers=layers)
+            FeatureDistance(layers=layers)
     enlarged = Attack(Linf(EPS), objective=Importance("conv"), views=(Diverse(prob=1),))
     with pytest.raises(ValueError, match=r"^Importance needs features .*diverse.back=true"):
         enlarged(model, x, y)

@@ -15,7 +15,7 @@ from agr.attacks import Attack, Linf
 from agr.attacks.engine import Calls, craft
 from agr.attacks.idle import idle_parts
 from agr.attacks.objectives import Attribution, Importance
-from agr.attacks.objectives import Distance as TAP
+from agr.attacks.objectives import FeatureDistance as TAP
 from agr.attacks.parts import Context, Pass
 from agr.attacks.rules import (
     FeatureDiversity,

@@ -169,7 +169,7 @@ def test_rules_are_gone_afterwards() -> None:
     net = body("vit")
     expected, fused = plain(net), roles.fused_attentions(net)
     assert len(fused) == 3
-    attack = Attack(Linf(EPS), steps=2, surrogate=(Tune(),), views=(SelfPaced(crop=8),))
+    attack = Attack(Linf(EPS), steps=2, surrogate=(Tune(),), views=(SelfPaced(patch=8),))
     x = images(2, size=SIDE)
     attack(net, x, torch.tensor([0, 1]))
     assert torch.equal(plain(net), expected)
@@ -221,11 +221,11 @@ class Gated(nn.Module):
         (Gated, {"surrogate": (Regularize(),)}, "block.attn.attn_drop .* with at=map"),
         (
             lambda: body("vit"),
-            {"views": (SelfPaced(crop=8, block=4),)},
+            {"views": (SelfPaced(patch=8, block=4),)},
             "block=4 .* the network has 3 transformer blocks: use 3 or less",
         ),
-        (lambda: body("vit"), {"views": (SelfPaced(crop=5),)}, "crop=5 doesn't divide"),
-        (lambda: body("vit"), {"views": (PatchOut(crop=12),)}, "crop=12 doesn't divide"),
+        (lambda: body("vit"), {"views": (SelfPaced(patch=5),)}, "patch=5 doesn't divide"),
+        (lambda: body("vit"), {"views": (PatchOut(patch=12),)}, "patch=12 doesn't divide"),
         (
             lambda: Ensemble([network("vit"), network("vit")], "logits"),
             {"views": (SelfPaced(),)},
@@ -251,7 +251,7 @@ def test_maps_that_are_no_softmax_are_taken_at_the_map() -> None:
     ("part", "name", "value"),
     [
         (PatchOut, "kept", 1.1),
-        (PatchOut, "crop", 0),
+        (PatchOut, "patch", 0),
         (SelfPaced, "scale", -0.1),
         (SelfPaced, "offset", 2),
         (SelfPaced, "start", -1),
@@ -293,10 +293,10 @@ def test_patch_out_keeps_its_share() -> None:
     attack = Attack(Linf(EPS), views=(view,))
     c = attack.context(attack.begin(x0, torch.zeros(3).long()) | {"x": x}, x)
     made = view(x, 0, c).image
-    crops = (made != x0).unflatten(3, (4, 16)).unflatten(2, (4, 16)).any(5).any(3).any(1)
-    assert crops.flatten(1).sum(1).tolist() == [11] * 3  # 130 / 196 of 16
-    assert len({tuple(row.flatten().tolist()) for row in crops}) == 3
-    pixels = crops.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]
+    patches = (made != x0).unflatten(3, (4, 16)).unflatten(2, (4, 16)).any(5).any(3).any(1)
+    assert patches.flatten(1).sum(1).tolist() == [11] * 3  # 130 / 196 of 16
+    assert len({tuple(row.flatten().tolist()) for row in patches}) == 3
+    pixels = patches.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]
     assert torch.equal(made, torch.where(pixels, x, x0))
     assert round(0.663265 * 196) == 130
     assert idle_parts(attack) == []
@@ -305,7 +305,7 @@ def test_patch_out_keeps_its_share() -> None:
 
 def test_important_crops_keep_their_perturbation() -> None:
     """In the last step the share that is kept is offset + scale * importance."""
-    n, steps, view = 400, 5, SelfPaced(crop=8, scale=0.5, offset=0.2, start=0.9)
+    n, steps, view = 400, 5, SelfPaced(patch=8, scale=0.5, offset=0.2, start=0.9)
     x0, x = torch.zeros(n, 3, 16, 16), torch.ones(n, 3, 16, 16)
     importance = torch.tensor([[0.0, 1.0], [0.4, 0.6]]).expand(n, 2, 2)
     attack = Attack(Linf(EPS), steps=steps, views=(view,))
@@ -324,7 +324,7 @@ def test_important_crops_keep_their_perturbation() -> None:
 def test_importance_of_crops(name: str) -> None:
     """It is between 0 and 1, and takes a gradient that is counted."""
     net = body(name)
-    view = SelfPaced(crop=8, block=3)
+    view = SelfPaced(patch=8, block=3)
     source = Surrogate(net, views=(view,))
     block = [*roles.blocks(net)][-3]
     assert source.described() == [f"features of 1 module ({block})"]
@@ -349,7 +349,7 @@ MOMENTUM = MeanNormalize(), Momentum()
 ATTACKS: dict[str, tuple[dict[str, Any], int]] = {  # with the gradients of three steps
     "pna": (
         {
-            "views": (PatchOut(crop=8),),
+            "views": (PatchOut(patch=8),),
             "surrogate": (ConstantAttention(),),
             "chain": (Distance(),),
         },
@@ -357,7 +357,7 @@ ATTACKS: dict[str, tuple[dict[str, Any], int]] = {  # with the gradients of thre
     ),
     "tgr": ({"surrogate": (Regularize(),), "chain": MOMENTUM}, 3),
     "att": (
-        {"views": (SelfPaced(crop=8),), "surrogate": (Tune(),), "chain": MOMENTUM},
+        {"views": (SelfPaced(patch=8),), "surrogate": (Tune(),), "chain": MOMENTUM},
         4,
     ),
 }

@@ -17,7 +17,7 @@ from agr.attacks.surrogate import Features, Surrogate
 from agr.models.logits import is_fooled, joint, predict
 from agr.utils.errors import Refused, first_line
 
-Mix = dict[int, Tensor | float]  # members of an ensemble, and the weights of their logits
+MemberWeights = dict[int, Tensor | float]  # members of an ensemble, and the weights of their logits
 
 
 class Goal(NamedTuple):
@@ -95,7 +95,7 @@ class Taker(NamedTuple):
         live = self.live if rows is None else self.live & rows
         return self._replace(live=live, goal=self.goal.bare() if bare else self.goal)
 
-    def through_views(self, c: Context, mix: Mix | None = None) -> Tensor:
+    def through_views(self, c: Context, mix: MemberWeights | None = None) -> Tensor:
         """Return the gradient at `c.point` (B, 3, H, W), over all copies by their shares.
 
         Copies without a share in a living row are skipped. With a `mix` it is that of an ensemble's
@@ -104,7 +104,10 @@ class Taker(NamedTuple):
         return self.slope(c, mix)[1]
 
     def slope(
-        self, c: Context, mix: Mix | None = None, make: Callable[[Tensor], Tensor] | None = None
+        self,
+        c: Context,
+        mix: MemberWeights | None = None,
+        make: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return losses (B,) at `c.point` and the gradient there: see `Slope`."""
         total = torch.zeros_like(c.point)
@@ -125,7 +128,7 @@ class Taker(NamedTuple):
         return -value if self.goal.targeted else value, total
 
     def _copies(
-        self, c: Context, mix: Mix | None, make: Callable[[Tensor], Tensor] | None
+        self, c: Context, mix: MemberWeights | None, make: Callable[[Tensor], Tensor] | None
     ) -> Iterator[Made]:
         """Make the copies of `c.point` that have a share in a living row."""
         views = self.goal.views
@@ -153,7 +156,7 @@ class Taker(NamedTuple):
             yield Made(leaf, image, share, takes, draw, own)
 
     def _joined(
-        self, c: Context, mix: Mix | None, make: Callable[[Tensor], Tensor] | None
+        self, c: Context, mix: MemberWeights | None, make: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """Return losses (B,) of the mean of the copies' logits, and their gradients there.
 
@@ -173,7 +176,12 @@ class Taker(NamedTuple):
         return losses.detach(), weights
 
     def _passed(
-        self, image: Tensor, leaf: Tensor, c: Context, mix: Mix | None, draw: Tensor | None
+        self,
+        image: Tensor,
+        leaf: Tensor,
+        c: Context,
+        mix: MemberWeights | None,
+        draw: Tensor | None,
     ) -> tuple[Tensor, Features]:
         only = next(iter(mix)) if mix and len(mix) == 1 else None
         with self.source.ruled(c, self.made, only, live=self.live) as features:
@@ -187,7 +195,7 @@ class Taker(NamedTuple):
         image: Tensor,
         leaf: Tensor,
         c: Context,
-        mix: Mix | None,
+        mix: MemberWeights | None,
         draw: Tensor | None,
         weights: Tensor | None = None,
         rows: Tensor | None = None,
@@ -205,7 +213,12 @@ class Taker(NamedTuple):
         return self.goal.losses(logits, self.y, features, self.made, leaf)
 
     def _asked(
-        self, leaf: Tensor, c: Context, mix: Mix | None, draw: Tensor | None, takes: Tensor
+        self,
+        leaf: Tensor,
+        c: Context,
+        mix: MemberWeights | None,
+        draw: Tensor | None,
+        takes: Tensor,
     ) -> Callable[[Tensor], Tensor]:
         """Return what a view calls for losses (B,) of a copy of its own, towards the goal.
 

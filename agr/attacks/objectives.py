@@ -211,7 +211,7 @@ class Projection(Checked):
 
 
 @dataclass(frozen=True)
-class Distance(Checked):
+class FeatureDistance(Checked):
     """TAP: the loss, features' distance from the clean image's, and smoothness (ECCV 2018).
 
     Zhou et al.; climbs the attack's loss + `distance` * sum over layers of

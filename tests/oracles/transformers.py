@@ -28,12 +28,12 @@ TUNED = (
     "attack.surrogate.tokens.truncated=1",
 )  # fmt: skip
 PATCHES = (
-    "attack.views.patches=null", "attack.views.patches.kept=0.5", "attack.views.patches.crop=8",
+    "attack.views.patches=null", "attack.views.patches.kept=0.5", "attack.views.patches.patch=8",
     "attack.surrogate.attention=null", "attack.chain.distance=null",
     "attack.chain.distance.weight=2",
 )  # fmt: skip
 PACED = (
-    "attack.views.patches=null", "attack.views.patches.crop=8", "attack.views.patches.scale=0.1",
+    "attack.views.patches=null", "attack.views.patches.patch=8", "attack.views.patches.scale=0.1",
     "attack.views.patches.offset=0.8", "attack.views.patches.start=0.6",
     "attack.views.patches.block=3",
 )  # fmt: skip
@@ -77,8 +77,8 @@ def run(paper: Callable[..., Tensor], steps: int, kind: type | None = None, **ke
 
     def order(g: Given, b: int, t: int) -> Sequence[int]:
         view, c = at_patches(g, PatchOut, b, t)
-        crops = (SIDE // view.crop) ** 2
-        return [int(place) for place in view.order(crops, c)[0]]
+        patches = (SIDE // view.patch) ** 2
+        return [int(place) for place in view.order(patches, c)[0]]
 
     def grid(g: Given, b: int, t: int) -> Tensor:
         view, c = at_patches(g, SelfPaced, b, t)
@@ -117,9 +117,9 @@ DIFFERENCES = [
         "`attack.chain.distance`",
     ],
     [
-        "PNA: crops",
+        "PNA: patches",
         "drawn once a step, for all images",
-        "the same. Here for each image, and as a share of the crops",
+        "the same. Here for each image, and as a share of the patches",
         "`attack.views.patches.kept`",
     ],
     [
@@ -141,9 +141,9 @@ DIFFERENCES = [
         "`attack.surrogate.tokens.mlp`",
     ],
     [
-        "ATT: crops",
-        "kept by their importance, drawn for each crop",
-        "TransferAttack: plain MI-FGSM runs, without crops; torchattack: drawn for each pixel, "
+        "ATT: patches",
+        "kept by their importance, drawn for each patch",
+        "TransferAttack: plain MI-FGSM runs, without patches; torchattack: drawn for each pixel, "
         "with the first image's importance",
         NONE,
     ],

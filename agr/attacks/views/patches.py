@@ -1,4 +1,4 @@
-"""Views that take the perturbation off some crops of the image: PatchOut, of PNA and of ATT."""
+"""Views that take the perturbation off some patches of the image: PatchOut, of PNA and of ATT."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from agr.utils.checks import LIMIT, Checked, number, whole
 
 @dataclass(frozen=True)
 class PatchOut(Checked):
-    """PNA's PatchOut: random crops keep their perturbation (Wei et al., arXiv:2109.04176).
+    """PNA's PatchOut: random patches keep their perturbation (Wei et al., arXiv:2109.04176).
 
-    The image is cut into crops of `crop` x `crop` pixels; a share `kept` of them is as it is, the
-    others are those of the clean image. Authors: 130 of the 196 crops of 16 x 16.
+    The image is cut into patches of `patch` x `patch` px; a share `kept` of them is as it is, the
+    others are those of the clean image. Authors: 130 of the 196 patches of 16 x 16.
     """
 
     kept: float = number(130 / 196, 0, 1)
-    crop: int = whole(16, 1, LARGEST_SIDE)
+    patch: int = whole(16, 1, LARGEST_SIDE)
     copies = 1
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
-        order = self.order(math.prod(_grid(x, self.crop)), c)
+        order = self.order(math.prod(_grid(x, self.patch)), c)
         kept = torch.zeros_like(order, dtype=torch.bool)
         kept = kept.scatter(1, order[:, : round(self.kept * order.shape[1])], True)
-        return Copy(_patched(x, c, kept.view(-1, *_grid(x, self.crop)), self.crop), 1.0)
+        return Copy(_patched(x, c, kept.view(-1, *_grid(x, self.patch)), self.patch), 1.0)
 
-    def order(self, crops: int, c: Context) -> Tensor:
-        """Draw permutations (B, crops) of the crops, row by row, of which the first are kept."""
-        return uniform(c.key, (crops,), torch.float64).argsort(1)
+    def order(self, patches: int, c: Context) -> Tensor:
+        """Draw permutations (B, patches), row by row; the first patches of each are kept."""
+        return uniform(c.key, (patches,), torch.float64).argsort(1)
 
 
 @dataclass(frozen=True)
 class SelfPaced(Checked):
-    """ATT's PatchOut: important crops keep their perturbation longer (Ming et al., NeurIPS 2024).
+    """ATT's PatchOut: important patches keep their perturbation longer (Ming et al., NeurIPS 2024).
 
-    As in the authors' program. A crop's importance s in [0, 1] is made once, on the clean image:
+    As in the authors' program. A patch's importance s in [0, 1] is made once, on the clean image:
     the output of transformer block `block`, counted from the last one, 1, times the gradient that
     the sum of all logits has there, under the attack's rules, summed over channels, resized to the
-    image, averaged over the crop, and brought to [0, 1] over the image. In step t of T, from 0, a
-    crop keeps its perturbation if a uniform draw is at most
-    start - (start - offset - scale * s) * (t + 1) / T. Authors, on ViT-B: crops of 16 x 16, 0.4,
+    image, averaged over the patch, and brought to [0, 1] over the image. In step t of T, from 0, a
+    patch keeps its perturbation if a uniform draw is at most
+    start - (start - offset - scale * s) * (t + 1) / T. Authors, on ViT-B: patches of 16 x 16, 0.4,
     0.4, 0.99, the last block but one.
     """
 
-    crop: int = whole(16, 1, LARGEST_SIDE)
+    patch: int = whole(16, 1, LARGEST_SIDE)
     scale: float = number(0.4, 0)
     offset: float = number(0.4, 0, 1)
     start: float = number(0.99, 0, 1)
@@ -72,9 +72,9 @@ class SelfPaced(Checked):
         return dict([found[-self.block]])
 
     def make(self, ask: Ask, y: Tensor, c: Context) -> State:
-        """Make the importance of crops, (B, crops down, crops across)."""
+        """Make the importance of patches, (B, patches down, patches across)."""
         check_square(c.image)
-        down, across = _grid(c.image, self.crop)
+        down, across = _grid(c.image, self.patch)
         outputs: list[Tensor] = []
 
         def total(logits: Tensor, features: list[Tensor]) -> Tensor:
@@ -89,9 +89,9 @@ class SelfPaced(Checked):
             tokens = tokens[:, -(side * side) :].unflatten(1, (side, side))
         size = list(c.image.shape[2:])
         fine = F.interpolate(tokens[:, None], size, mode="bilinear").squeeze(1)
-        crops = fine.unflatten(2, (across, -1)).unflatten(1, (down, -1)).mean((2, 4))
-        low, high = crops.amin((1, 2), keepdim=True), crops.amax((1, 2), keepdim=True)
-        return {"importance": (crops - low) / torch.where(high > low, high - low, 1.0)}
+        patches = fine.unflatten(2, (across, -1)).unflatten(1, (down, -1)).mean((2, 4))
+        low, high = patches.amin((1, 2), keepdim=True), patches.amax((1, 2), keepdim=True)
+        return {"importance": (patches - low) / torch.where(high > low, high - low, 1.0)}
 
     def __call__(self, x: Tensor, i: int, c: Context) -> Copy:
         assert c.made is not None
@@ -99,26 +99,26 @@ class SelfPaced(Checked):
         past = ((c.t + 1).to(lowest.dtype) / c.steps)[:, None, None]
         # Negated, so that a patch whose importance is NaN is kept and shows in its gradient.
         kept = ~(self.uniform(x, c) > self.start - (self.start - lowest) * past)
-        return Copy(_patched(x, c, kept, self.crop), 1.0)
+        return Copy(_patched(x, c, kept, self.patch), 1.0)
 
     def uniform(self, x: Tensor, c: Context) -> Tensor:
-        """Draw a number for each crop, (B, crops down, crops across)."""
-        return uniform(c.key, _grid(x, self.crop), x.dtype)
+        """Draw a number for each patch, (B, patches down, patches across)."""
+        return uniform(c.key, _grid(x, self.patch), x.dtype)
 
 
-def _grid(x: Tensor, crop: int) -> tuple[int, int]:
-    """Return how many crops images `x` (B, 3, H, W) have, down and across."""
+def _grid(x: Tensor, patch: int) -> tuple[int, int]:
+    """Return how many patches images `x` (B, 3, H, W) have, down and across."""
     height, width = x.shape[2:]
-    if height % crop or width % crop:
+    if height % patch or width % patch:
         raise ValueError(
-            f"crop={crop} doesn't divide images of {width} x {height} px: give a divisor of both"
+            f"patch={patch} doesn't divide images of {width} x {height} px: give a divisor of both"
         )
-    return height // crop, width // crop
+    return height // patch, width // patch
 
 
-def _patched(x: Tensor, c: Context, kept: Tensor, crop: int) -> Tensor:
-    """Return images `x` (B, 3, H, W) with the clean image's pixels in crops that aren't `kept`."""
+def _patched(x: Tensor, c: Context, kept: Tensor, patch: int) -> Tensor:
+    """Return images `x` (B, 3, H, W), clean in the patches that aren't `kept`."""
     if x.shape != c.x0.shape:
         raise ValueError(f"PatchOut of {x.shape[-1]} px: put it before what resizes images")
-    pixels = kept.repeat_interleave(crop, 1).repeat_interleave(crop, 2)
+    pixels = kept.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
     return torch.where(pixels[:, None], x, c.x0)
