@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agr.attacks.ball import per_image
 from agr.attacks.contracts import Objective, View
+from agr.attacks.host import known
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import Context, Loss, State
 from agr.attacks.surrogate import Features, Surrogate
@@ -139,7 +140,7 @@ class Taker(NamedTuple):
                     # All copies of a view share a key; of those before it each has its own.
                     at = c.at(j, *copy[:j])
                     if getattr(view, "asks", 0):
-                        if not bool((self.live & takes).any()):
+                        if not known((self.live & takes).any(), True):
                             break
                         at = at._replace(losses=self._asked(leaf, own, mix, draw, takes))
                     if getattr(view, "once", 0):
@@ -148,7 +149,7 @@ class Taker(NamedTuple):
                     image, share = made.image, share * made.share
                     draw = draw if made.draw is None else made.draw
                     takes = share > 0 if isinstance(share, Tensor) else takes
-            if isinstance(share, Tensor) and not bool((self.live & takes).any()):
+            if isinstance(share, Tensor) and not known((self.live & takes).any(), True):
                 continue
             yield Made(leaf, image, share, takes, draw, own)
 
@@ -163,8 +164,7 @@ class Taker(NamedTuple):
         for leaf, image, share, takes, draw, own in self._copies(c, mix, make):
             with torch.no_grad():
                 logits, _ = self._passed(image.detach(), leaf, own, mix, draw)
-            shares = torch.as_tensor(share, dtype=logits.dtype, device=logits.device)
-            mean = mean + torch.where(per_image(takes, logits), _times(shares, logits), 0.0)
+            mean = mean + torch.where(per_image(takes, logits), _times(share, logits), 0.0)
             self.looked.add_(self.live & takes, alpha=len(mix or [0]) * self.source.passes)
         with torch.enable_grad():
             mean.requires_grad_()
