@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -51,8 +51,15 @@ class Gpu(TorchFunctionMode):
         self.inner = ExitStack()
 
     def __enter__(self) -> Gpu:
-        self.inner.enter_context(patch("torch.cuda.Event", lambda: _Event(self)))
-        self.inner.enter_context(patch("torch.cuda.current_stream", lambda device: None))
+        for name, stand_in in (
+            ("Event", lambda: _Event(self)),
+            ("Stream", Stream),
+            ("current_stream", Stream),
+            ("stream", lambda stream: nullcontext()),
+            ("CUDAGraph", Recording),
+            ("graph", recorded),
+        ):
+            self.inner.enter_context(patch(f"torch.cuda.{name}", stand_in))
         self.inner.enter_context(_Operators(self))
         super().__enter__()
         return self
@@ -178,3 +185,47 @@ def marked(t: Tensor, **marks: bool) -> Tensor:
     for name, value in marks.items():
         setattr(t, name, value)
     return t
+
+
+class Recording(TorchDispatchMode):
+    """A `torch.cuda.CUDAGraph` of the stand-in: operators, run again on the same memory.
+
+    As in a graph, no Python runs in a replay: what a pass takes from there stays as it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.steps.append((func, args, kwargs or {}, made))
+        return made
+
+    def pool(self) -> str:
+        return "pool"
+
+    def replay(self) -> None:
+        with torch.no_grad():
+            for func, args, kwargs, made in self.steps:
+                for old, new in zip(leaves(made), leaves(func(*args, **kwargs)), strict=True):
+                    if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+@contextmanager
+def recorded(graph: Recording, pool: Any, stream: Any, mode: str) -> Iterator[None]:
+    """Stand for `torch.cuda.graph`."""
+    assert stream.waited, "warm-ups have to run on the stream before"
+    with graph:
+        yield
+
+
+class Stream:
+    """Stands for `torch.cuda.Stream`."""
+
+    def __init__(self, device: Any = None):
+        self.waited = False
+
+    def wait_stream(self, stream: Stream) -> None:
+        self.waited = True

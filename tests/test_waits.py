@@ -124,7 +124,6 @@ def test_one_wait_in_a_step(name: str, norm: str) -> None:
     assert all(np.array_equal(m.image, e.image) for m, e in zip(made, expected, strict=True))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", RULED)
 def test_one_wait_with_rules_and_features(name: str) -> None:
     cell = expand([f"attack={name}", f"source={RULED[name]}", "attack.steps=2"])[0]

@@ -24,6 +24,7 @@ from agr.attacks.attack import Attack
 from agr.attacks.host import fetched, mark, sent
 from agr.attacks.parts import Observation, State, leafwise
 from agr.attacks.passes import Calls as Calls
+from agr.attacks.passes import Graphs, refusal
 from agr.attacks.rows import Rows
 from agr.models.sources import Source
 from agr.utils.pixels import to_levels
@@ -85,6 +86,7 @@ def craft(
     trace: bool = False,
     keep: Collection[int] = (),
     calls: Calls | None = None,
+    graph: bool = False,
 ) -> Iterator[Crafted[Tag]]:
     """Attack every item on `network`; results come as they are done, not in order.
 
@@ -99,8 +101,13 @@ def craft(
         trace: keep one `Point` per image and iterate.
         keep: steps whose iterates are kept; of an image that is done before, its last one.
         calls: counts whole passes over all slots, padding included.
+        graph: replay gradient passes as CUDA graphs; ValueError where that can't be.
     """
     calls, items, source = calls or Calls(), iter(items), attack.bind(network)
+    if graph:
+        if why := refusal(attack, source.members):
+            raise ValueError(f"graph=true: {why}: use graph=null or false")
+        source.graphs = Graphs(source.model, calls)
     state: State = {}
     held: dict[int, Item[Tag]] = {}  # by row
     rows = Rows.of(slots, attack.steps, trace)

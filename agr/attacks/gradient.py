@@ -115,10 +115,15 @@ class Taker(NamedTuple):
         for copy in self._copies(c, mix, make):
             leaf, image, share, takes, draw, own = copy
             with torch.enable_grad():
-                rows = self.live & takes
-                losses = self._losses(image, leaf, own, mix, draw, weights, rows) * share
-                losses = torch.where(takes, losses, 0.0)
-                g = self.goal.gradient(losses, leaf)
+                if self.source.graphs:
+                    _, losses, g = self.source.graphs(self.goal, image, leaf, self.y, share, takes)
+                    if image is not leaf:
+                        (g,) = torch.autograd.grad(image, leaf, g)
+                else:
+                    rows = self.live & takes
+                    losses = self._losses(image, leaf, own, mix, draw, weights, rows) * share
+                    losses = torch.where(takes, losses, 0.0)
+                    g = self.goal.gradient(losses, leaf)
             # Rows without a share are left out, since 0 times a NaN is no 0.
             total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
             value = value if self.goal.joint else value + losses.detach()
@@ -219,6 +224,27 @@ class Taker(NamedTuple):
             return -found if self.goal.targeted else found
 
         return losses
+
+
+def one_pass(
+    model: Callable[..., Tensor],
+    goal: Goal,
+    own: Tensor,
+    image: Tensor,
+    y: Tensor,
+    share: Tensor,
+    takes: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits, losses (B,) by their share in rows that take some, and the image's gradient.
+
+    The images (B, 3, h, w) are copies of images like `own`. The goal's own loss is all that counts.
+    """
+    leaf = image.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = _logits(model, leaf, own, None)
+        losses = torch.where(takes, goal.own(logits, y) * share, 0.0)
+        g = goal.gradient(losses, leaf)
+    return logits.detach(), losses.detach(), g
 
 
 def _logits(

@@ -52,7 +52,7 @@ def mark(device: torch.device) -> Callable[[], None]:
         return lambda: None
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(device))
-    return event.synchronize  # type: ignore[no-any-return]
+    return event.synchronize
 
 
 class Host:

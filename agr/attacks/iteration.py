@@ -92,15 +92,20 @@ class Iteration(Composition):
             if not host.goes_on(more, None, s):
                 return None, s
             return None, self._step(source, None, self._shown(s), s)
-        point = self._shown(s).detach().requires_grad_()
+        point, y = self._shown(s).detach().requires_grad_(), s["y"].clamp_min(0)
         with torch.enable_grad():
-            with source.ruled(self.context(s, point), s["made"]) as features:
-                logits = source(point)
+            if source.graphs:
+                every = torch.ones_like(s["live"])
+                logits, _, g = source.graphs(self._goal, point, point, y, 1.0, every)
+            else:
+                with source.ruled(self.context(s, point), s["made"]) as features:
+                    logits = source(point)
             seen, s = self._observe(joint(logits.detach()), point.detach(), s)
             if not host.goes_on(seen.more, seen, s):
                 return seen, s
-            losses = self._goal.losses(logits, s["y"].clamp_min(0), features, s["made"], point)
-            g = self._goal.gradient(losses, point)
+            if not source.graphs:
+                losses = self._goal.losses(logits, y, features, s["made"], point)
+                g = self._goal.gradient(losses, point)
         return seen, self._step(source, g, point.detach(), s)
 
     @torch.no_grad()
