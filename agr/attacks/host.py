@@ -8,13 +8,10 @@ all of that is done, and then the GPU stands idle. So the engine asks once in a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from agr.attacks.parts import Observation, State
 
 
 def told(*columns: Tensor) -> list[list[float]]:
@@ -53,18 +50,3 @@ def mark(device: torch.device) -> Callable[[], None]:
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(device))
     return event.synchronize
-
-
-class Host:
-    """Questions of a tick. Here the device answers; the engine knows more than that."""
-
-    def begins(self, s: State) -> bool:
-        """Return whether a row is about to take its first step."""
-        return bool((s["live"] & (s["t"] == 0)).any())
-
-    def goes_on(self, more: Tensor, seen: Observation | None, s: State) -> bool:
-        """Return whether there are rows in `more` (B,), those that take a step.
-
-        `seen` is the observation in this tick, where it makes one, and `s` the state after it.
-        """
-        return bool(more.any())

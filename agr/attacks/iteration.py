@@ -16,7 +16,7 @@ from agr.attacks.ball import per_image
 from agr.attacks.composition import Composition, look_aheads, replaces
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
 from agr.attacks.gradient import Goal, Taker
-from agr.attacks.host import Host, known
+from agr.attacks.host import known
 from agr.attacks.maker import Maker
 from agr.attacks.members import Members
 from agr.attacks.parts import (
@@ -29,6 +29,7 @@ from agr.attacks.parts import (
     leafwise,
     no_gradient,
 )
+from agr.attacks.rows import Host
 from agr.attacks.step import step_size
 from agr.attacks.surrogate import Surrogate
 from agr.models.logits import confidence, is_fooled, joint, predict

@@ -1,4 +1,4 @@
-"""The engine's account of its rows, which the host keeps for itself."""
+"""Account of a batch's rows that the host keeps, and questions that the device answers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from agr.attacks.ball import row_norm
-from agr.attacks.host import Host, told
+from agr.attacks.host import told
 from agr.attacks.parts import Observation, State
+
+
+class Host:
+    """Questions of a tick, which the device answers here; the engine knows most answers itself."""
+
+    def begins(self, s: State) -> bool:
+        """Return whether a row is about to take its first step."""
+        return bool((s["live"] & (s["t"] == 0)).any())
+
+    def goes_on(self, more: Tensor, seen: Observation | None, s: State) -> bool:
+        """Return whether there are rows in `more` (B,), those that take a step.
+
+        `seen` is the observation in this tick, where it makes one, and `s` the state after it.
+        """
+        return bool(more.any())
 
 
 @dataclass
