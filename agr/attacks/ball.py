@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from agr.attacks.draws import fold, normal, symmetric, uniform
+from agr.attacks.host import known
 from agr.utils.pixels import EXACTLY, LEVELS, to_levels
 
 HALVINGS = 8  # in the search of `L2.fit`, which finds its threshold to 0.5/2**8 of a level
@@ -160,7 +161,7 @@ class L2(Ball):
 
         high = torch.full((len(v),), 0.5, dtype=v.dtype, device=v.device)
         at_once = fits(high)
-        if bool(at_once.all()):
+        if known(at_once.all(), False):
             return r
         enough = fits(torch.zeros_like(high))
         low = torch.where(at_once, high, torch.where(enough, 0.0, -1.0))

@@ -13,8 +13,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,8 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agr.attacks.attack import Attack
-from agr.attacks.ball import row_norm
+from agr.attacks.host import fetched, mark, sent
 from agr.attacks.parts import Observation, State, leafwise
+from agr.attacks.passes import Calls as Calls
+from agr.attacks.passes import Graphs, refusal
+from agr.attacks.rows import Rows
 from agr.models.sources import Source
 from agr.utils.pixels import to_levels
 
@@ -76,29 +77,6 @@ class Crafted(NamedTuple, Generic[Tag]):
     iterates: Mapping[int, Iterate] = {}  # those that were asked for, by step
 
 
-@dataclass
-class Calls:
-    """Forward and backward passes of a network, counted by hooks on the network itself."""
-
-    forwards: int = 0
-    backwards: int = 0
-
-    def attach(self, network: torch.nn.Module) -> ExitStack:
-        """Start counting, of an ensemble each member; the returned stack's `close()` ends it."""
-        handles = ExitStack()
-        for member in getattr(network, "members", [network]):
-            handles.callback(member.register_forward_hook(self._forward).remove)
-        return handles
-
-    def _forward(self, module: torch.nn.Module, args: Any, out: Tensor) -> None:
-        self.forwards += 1
-        if out.requires_grad and args[0].requires_grad:  # a loss over features leaves `out` alone
-            args[0].register_hook(self._backward)
-
-    def _backward(self, gradient: Tensor) -> None:
-        self.backwards += 1
-
-
 def craft(
     attack: Attack,
     network: Source,
@@ -108,8 +86,12 @@ def craft(
     trace: bool = False,
     keep: Collection[int] = (),
     calls: Calls | None = None,
+    graph: bool = False,
 ) -> Iterator[Crafted[Tag]]:
     """Attack every item on `network`; results come as they are done, not in order.
+
+    A GPU is asked once in a step at most, for the rows that go on (`Rows.ask`). Images that are
+    done are copied from it while the next step runs, and come after that.
 
     Args:
         attack: what to run.
@@ -119,12 +101,20 @@ def craft(
         trace: keep one `Point` per image and iterate.
         keep: steps whose iterates are kept; of an image that is done before, its last one.
         calls: counts whole passes over all slots, padding included.
+        graph: replay gradient passes as CUDA graphs; ValueError where that can't be.
     """
     calls, items, source = calls or Calls(), iter(items), attack.bind(network)
+    if graph:
+        if why := refusal(attack, source.members):
+            raise ValueError(f"graph=true: {why}: use graph=null or false")
+        source.graphs = Graphs(source.model, calls)
     state: State = {}
     held: dict[int, Item[Tag]] = {}  # by row
+    rows = Rows.of(slots, attack.steps, trace)
     traces: dict[int, list[Point]] = defaultdict(list)
-    kept: dict[int, dict[int, Iterate]] = defaultdict(dict)
+    kept: dict[int, dict[int, _Image]] = defaultdict(dict)
+    leaving: list[tuple[Item[Tag], _Image, list[Point], dict[int, _Image]]] = []
+    copied = mark(network.device)
     # Images observed at each step so far, and those of them that were done: after T steps, all.
     looked, ended = Counter({attack.steps: 1}), Counter({attack.steps: 1})
     watched = attack.direct or attack.stop is not None or trace
@@ -135,45 +125,55 @@ def craft(
         waiting = len(free) < least
         if fresh := {} if waiting else dict(zip(free, items, strict=False)):
             state = _filled(attack, network, state, slots, fresh)
+            for row, item in fresh.items():
+                rows.fill(row, item.y)
             held |= fresh
         if not held:
-            return
-        steps, observed = state["t"].tolist(), state["seen"].tolist()
-        unseen = [row for row in sorted(held) if not observed[row]]
+            break
+        steps = [*rows.steps]
+        unseen = [row for row in sorted(held) if not rows.seen[row]]
         # An image of k steps costs k + 1 forwards and gradients, the last gradient for nothing, if
         # ticks do the looking, and 2k forwards and k gradients if a look alone goes before each.
         # With a gradient that takes 1.2 times as long as a forward, that is less for k < 2.2, and
         # with more gradients per step for more steps.
         expected = sum(ended[steps[row]] / max(looked[steps[row]], 1) for row in unseen)
         alone = watched and expected > slots / (2.2 * attack.gradients())
-        before, seen = state, None
+        seen = None
         with calls.attach(network):  # not while others use the network
             if alone or (watched and unseen and not attack.direct):
                 seen, state = attack.observe(source, state)
+                rows.ask(seen, state)
             if not alone:
-                ticked, state = attack.tick(source, state)
+                ticked, state = attack.tick(source, state, rows)
                 seen = seen or ticked
-        more = (seen.more if seen else state["live"]).tolist()
-        if not watched:  # nobody asks what the last iterate does
-            more = (state["live"] & (state["t"] < attack.steps)).tolist()
+                rows.step()
+        if leaving:  # in the step before: their copies were made beside this one
+            copied()
+            yield from itertools.starmap(_crafted, leaving)
+        more = rows.live if watched else rows.moving()  # nobody asks what the last iterate does
         if seen:
             looked.update(steps[row] for row in unseen)
             ended.update(steps[row] for row in unseen if not more[row])
         if trace and seen:
-            points = _points(before, seen)
             for row in unseen:
-                traces[row].append(points[row])
-        if keep:
-            now = state["t"].tolist()
-            due = [row for row in held if now[row] in keep and now[row] not in kept[row]]
-            for row, iterate in zip(due, _iterates(attack, network, state, due), strict=True):
-                kept[row][now[row]] = iterate
-        done = {row: held.pop(row) for row in sorted(held) if not more[row]}
-        results = _results(attack, network, seen, state, done, traces) if done else ()
-        for row, result in zip(done, results, strict=True):
-            last = Iterate(result.image, result.forwards, result.backwards)
-            own = kept.pop(row, {})
-            yield result._replace(iterates={step: own.get(step, last) for step in keep})
+                traces[row].append(Point(steps[row], *rows.point(row)))
+        due = [row for row in held if rows.steps[row] in keep and rows.steps[row] not in kept[row]]
+        for row, image in zip(due, _images(attack, network, None, state, due), strict=True):
+            kept[row][rows.steps[row]] = image
+        done = [row for row in sorted(held) if not more[row]]
+        leaving = [
+            (
+                held.pop(row),
+                image,
+                traces.pop(row, []),
+                dict.fromkeys(keep, image) | kept.pop(row, {}),
+            )
+            for row, image in zip(done, _images(attack, network, seen, state, done), strict=True)
+        ]
+        if leaving:
+            copied = mark(network.device)
+    copied()
+    yield from itertools.starmap(_crafted, leaving)
 
 
 def _filled(
@@ -188,54 +188,66 @@ def _filled(
         blank = blank.contiguous(memory_format=network.memory_format)
         state = attack.begin(blank, torch.zeros(slots, dtype=torch.int64, device=device))
         state["live"] = torch.zeros_like(state["live"])
-    numbers = [(i.y, i.y if i.label is None else i.label, i.key) for i in fresh.values()]
-    y, label, key = torch.tensor(numbers, device=device).unbind(1)
-    rows = torch.tensor([*fresh], device=device)
+    numbers = [(row, i.y, i.y if i.label is None else i.label, i.key) for row, i in fresh.items()]
+    rows, y, label, key = sent(numbers, device).unbind(1)
     begun = attack.begin(x0, y, key, label)
     filled = leafwise(lambda new, old: old.index_put((rows,), new.to(old.dtype)), begun, state)
     return filled | {"made": state["made"]}  # of new rows it is made before their first step
 
 
-def _points(state: State, observed: Observation) -> list[Point]:
-    """Return the iterate of each row of `state` that the model just saw."""
-    seen, clean = observed.image.double(), state["x0"].double()
-    dot = (seen * clean).sum((1, 2, 3))
-    cosine = dot / (row_norm(seen) * row_norm(clean)).clamp_min(1e-30)
-    columns = state["t"], observed.fooled, row_norm(seen - clean), cosine
-    return [Point(*values) for values in zip(*(c.tolist() for c in columns), strict=True)]
+class _Image(NamedTuple):
+    """A row's image and its numbers, on their way to the host: they are there after a wait."""
+
+    pixels: Tensor  # (3, H, W)
+    numbers: Tensor  # float64: steps, first success, forwards, backwards, flat[, class, confidence]
+
+    def iterate(self) -> Iterate:
+        """Return the image and its cost."""
+        _, _, forwards, backwards, *_ = self.numbers.tolist()
+        return Iterate(self.pixels.numpy(), int(forwards), int(backwards))
 
 
-def _iterates(attack: Attack, network: Source, state: State, rows: list[int]) -> list[Iterate]:
-    """Return the iterates of some rows of `state`."""
+def _images(
+    attack: Attack, network: Source, seen: Observation | None, state: State, rows: list[int]
+) -> list[_Image]:
+    """Start to copy some rows of `state` to the host: images, numbers and what was `seen`."""
     if not rows:
         return []
-    images = attack.final({k: state[k][rows] for k in ("x", "x0")})
+    at = sent(rows, network.device)
+    images = attack.final({k: state[k][at] for k in ("x", "x0")})
     if attack.quantize != "off":
         images = to_levels(images).to(torch.uint8)
     # A strategy counts passes of single members.
     members = 1 if attack.ensemble else len(getattr(network, "members", [network]))
-    costs = ((members * state[k][rows]).tolist() for k in ("forwards", "backwards"))
-    return [*map(Iterate, images.cpu().contiguous().numpy(), *costs)]
-
-
-def _results(
-    attack: Attack,
-    network: Source,
-    seen: Observation | None,
-    state: State,
-    done: dict[int, Item[Tag]],
-    traces: dict[int, list[Point]],
-) -> Iterator[Crafted[Tag]]:
-    """Yield the results of the rows that are done, and drop their traces."""
-    rows = [*done]
-    steps = state["t"][rows].tolist()
-    first = [step if step >= 0 else None for step in state["first"][rows].tolist()]
-    answers: list[tuple[int, float] | None] = [None] * len(rows)
+    columns = [
+        state["t"],
+        state["first"],
+        members * state["forwards"],
+        members * state["backwards"],
+    ]
+    columns.append(state["flat"] & (state["t"] > 0))
     if seen and attack.quantize != "end":
-        answers = list(zip(seen.pred[rows].tolist(), seen.conf[rows].tolist(), strict=True))
-    own = [tuple(traces.pop(row, ())) for row in rows]
-    columns: tuple[Iterable[Any], ...]
-    flat = (state["flat"][rows] & (state["t"][rows] > 0)).tolist()
-    images, forwards, backwards = zip(*_iterates(attack, network, state, rows), strict=True)
-    columns = done.values(), images, steps, first, forwards, backwards, own, flat, answers
-    yield from itertools.starmap(Crafted, zip(*columns, strict=True))
+        columns += [seen.pred, seen.conf]
+    numbers = torch.stack([column[at].double() for column in columns], 1)
+    both = fetched(images.contiguous()), fetched(numbers)
+    return [*map(_Image, *both)]
+
+
+def _crafted(
+    item: Item[Tag], image: _Image, points: list[Point], iterates: dict[int, _Image]
+) -> Crafted[Tag]:
+    """Return the result of a row that is done, whose copies are there."""
+    steps, first, _, _, flat, *answer = image.numbers.tolist()
+    last = image.iterate()
+    return Crafted(
+        item,
+        last.image,
+        int(steps),
+        int(first) if first >= 0 else None,
+        last.forwards,
+        last.backwards,
+        tuple(points),
+        bool(flat),
+        (int(answer[0]), answer[1]) if answer else None,
+        iterates={step: own.iterate() for step, own in iterates.items()},
+    )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agr.attacks.ball import per_image
 from agr.attacks.contracts import Objective, View
+from agr.attacks.host import known
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.parts import Context, Loss, State
 from agr.attacks.surrogate import Features, Surrogate
@@ -117,10 +118,15 @@ class Taker(NamedTuple):
         for copy in self._copies(c, mix, make):
             leaf, image, share, takes, draw, own = copy
             with torch.enable_grad():
-                rows = self.live & takes
-                losses = self._losses(image, leaf, own, mix, draw, weights, rows) * share
-                losses = torch.where(takes, losses, 0.0)
-                g = self.goal.gradient(losses, leaf)
+                if self.source.graphs:
+                    _, losses, g = self.source.graphs(self.goal, image, leaf, self.y, share, takes)
+                    if image is not leaf:
+                        (g,) = torch.autograd.grad(image, leaf, g)
+                else:
+                    rows = self.live & takes
+                    losses = self._losses(image, leaf, own, mix, draw, weights, rows) * share
+                    losses = torch.where(takes, losses, 0.0)
+                    g = self.goal.gradient(losses, leaf)
             # Rows without a share are left out, since 0 times a NaN is no 0.
             total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
             value = value if self.goal.joint else value + losses.detach()
@@ -142,7 +148,7 @@ class Taker(NamedTuple):
                     # All copies of a view share a key; of those before it each has its own.
                     at = c.at(j, *copy[:j])
                     if getattr(view, "asks", 0):
-                        if not bool((self.live & takes).any()):
+                        if not known((self.live & takes).any(), True):
                             break
                         at = at._replace(losses=self._asked(leaf, own, mix, draw, takes))
                     if getattr(view, "once", 0):
@@ -151,7 +157,7 @@ class Taker(NamedTuple):
                     image, share = made.image, share * made.share
                     draw = draw if made.draw is None else made.draw
                     takes = share > 0 if isinstance(share, Tensor) else takes
-            if isinstance(share, Tensor) and not bool((self.live & takes).any()):
+            if isinstance(share, Tensor) and not known((self.live & takes).any(), True):
                 continue
             yield Made(leaf, image, share, takes, draw, own)
 
@@ -166,8 +172,7 @@ class Taker(NamedTuple):
         for leaf, image, share, takes, draw, own in self._copies(c, mix, make):
             with torch.no_grad():
                 logits, _ = self._passed(image.detach(), leaf, own, mix, draw)
-            shares = torch.as_tensor(share, dtype=logits.dtype, device=logits.device)
-            mean = mean + torch.where(per_image(takes, logits), _times(shares, logits), 0.0)
+            mean = mean + torch.where(per_image(takes, logits), _times(share, logits), 0.0)
             self.looked.add_(self.live & takes, alpha=len(mix or [0]) * self.source.passes)
         with torch.enable_grad():
             mean.requires_grad_()
@@ -232,6 +237,27 @@ class Taker(NamedTuple):
             return -found if self.goal.targeted else found
 
         return losses
+
+
+def one_pass(
+    model: Callable[..., Tensor],
+    goal: Goal,
+    own: Tensor,
+    image: Tensor,
+    y: Tensor,
+    share: Tensor,
+    takes: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits, losses (B,) by their share in rows that take some, and the image's gradient.
+
+    The images (B, 3, h, w) are copies of images like `own`. The goal's own loss is all that counts.
+    """
+    leaf = image.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = _logits(model, leaf, own, None)
+        losses = torch.where(takes, goal.own(logits, y) * share, 0.0)
+        g = goal.gradient(losses, leaf)
+    return logits.detach(), losses.detach(), g
 
 
 def _logits(

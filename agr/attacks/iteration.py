@@ -16,6 +16,7 @@ from agr.attacks.ball import per_image
 from agr.attacks.composition import Composition, look_aheads, replaces
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
 from agr.attacks.gradient import Goal, Taker
+from agr.attacks.host import known
 from agr.attacks.maker import Maker
 from agr.attacks.members import Members
 from agr.attacks.parts import (
@@ -28,6 +29,7 @@ from agr.attacks.parts import (
     leafwise,
     no_gradient,
 )
+from agr.attacks.rows import Host
 from agr.attacks.step import step_size
 from agr.attacks.surrogate import Surrogate
 from agr.models.logits import confidence, is_fooled, joint, predict
@@ -75,26 +77,36 @@ class Iteration(Composition):
             "stop": self.stop.init(x0) if self.stop else {},
         }
 
-    def tick(self, model: Model, s: State) -> tuple[Observation | None, State]:
+    def tick(
+        self, model: Model, s: State, host: Host | None = None
+    ) -> tuple[Observation | None, State]:
         """Take one step with all rows that are not done.
 
         Where the gradient is that of the iterate (`direct`), its forward is an observation too:
         T steps cost T+1 forwards and T gradients, stop and trace included. Elsewhere there is
-        none; call `observe` where it is wanted.
+        none; call `observe` where it is wanted. A `host` answers what the device would be asked.
         """
-        source = self.bind(model)
-        s = self._prepared(source, s)
+        source, host = self.bind(model), host or Host()
+        s = self._prepared(source, s, host)
         if not self.direct:
+            more = s["live"] & (s["t"] < self.steps)
+            if not host.goes_on(more, None, s):
+                return None, s
             return None, self._step(source, None, self._shown(s), s)
-        point = self._shown(s).detach().requires_grad_()
+        point, y = self._shown(s).detach().requires_grad_(), s["y"].clamp_min(0)
         with torch.enable_grad():
-            with source.ruled(self.context(s, point), s["made"]) as features:
-                logits = source(point)
+            if source.graphs:
+                every = torch.ones_like(s["live"])
+                logits, _, g = source.graphs(self._goal, point, point, y, 1.0, every)
+            else:
+                with source.ruled(self.context(s, point), s["made"]) as features:
+                    logits = source(point)
             seen, s = self._observe(joint(logits.detach()), point.detach(), s)
-            if not bool(seen.more.any()):
+            if not host.goes_on(seen.more, seen, s):
                 return seen, s
-            losses = self._goal.losses(logits, s["y"].clamp_min(0), features, s["made"], point)
-            g = self._goal.gradient(losses, point)
+            if not source.graphs:
+                losses = self._goal.losses(logits, y, features, s["made"], point)
+                g = self._goal.gradient(losses, point)
         return seen, self._step(source, g, point.detach(), s)
 
     @torch.no_grad()
@@ -138,13 +150,11 @@ class Iteration(Composition):
     def _shown(self, s: State) -> Tensor:
         return self.ball.round(s["x"], s["x0"]) if self.quantize == "always" else s["x"]
 
-    def _prepared(self, source: Surrogate, s: State) -> State:
+    def _prepared(self, source: Surrogate, s: State, host: Host) -> State:
         """Make what rows need before their first step; each row is charged for its own only."""
-        if not self.prepares:
+        if not self.prepares or not host.begins(s):
             return s
         fresh = s["live"] & (s["t"] == 0)
-        if not bool(fresh.any()):
-            return s
         clean = s | {"x": s["x0"]}
         c = self.context(clean, self._shown(clean)).at(OWN)
         members = len(source.members) if self.ensemble else 1
@@ -179,9 +189,7 @@ class Iteration(Composition):
     def _step(self, source: Surrogate, g: Tensor | None, image: Tensor, s: State) -> State:
         """Take one step with the living rows; `g` is the gradient at `image` if it is known."""
         more = s["live"] & (s["t"] < self.steps)
-        if g is None and not bool(more.any()):
-            return s
-        known, replaced = int(g is not None), replaces(self.chain)
+        given, replaced = int(g is not None), replaces(self.chain)
         # Gradients of each row, beyond a `g` that is known, and forward passes alone.
         spent, looked, fooled = s["t"] * 0, s["t"] * 0, s["fooled"].clone()
         counts = (more, spent, looked, fooled if source.watches else None)
@@ -200,7 +208,7 @@ class Iteration(Composition):
                 rows: Tensor | None = None,
                 bare: bool = False,
             ) -> tuple[Tensor, Tensor]:
-                if rows is not None and not bool((more & rows).any()):
+                if rows is not None and not known((more & rows).any(), True):
                     return torch.zeros_like(more, dtype=point.dtype), torch.zeros_like(point)
                 c = context._replace(point=point).at(i + 1, GRADIENT, use)
                 return taker.of(rows, bare).slope(c, make=make)
@@ -227,7 +235,7 @@ class Iteration(Composition):
             first = g if replaced and i == 0 else first
         flat = s["flat"] & (ask.flat if ask else ~(first != 0).flatten(1).any(1))
         x, step = self.step.update(g, s["step"], of_stage(len(self.chain)))
-        if not bool(x.sum().isfinite()):  # one pass where nothing is wrong
+        if not known(x.sum().isfinite(), False):  # one pass where nothing is wrong
             x = torch.where(x.isfinite(), x, s["x0"])
         # Of rows that are done only the image and the counts still matter.
         moved = {
@@ -237,7 +245,7 @@ class Iteration(Composition):
             "fooled": fooled,
             "seen": torch.zeros_like(s["seen"]),
             "forwards": s["forwards"] + spent * source.passes + looked,
-            "backwards": s["backwards"] + spent + known,
+            "backwards": s["backwards"] + spent + given,
         }
         inner = {"chain": chain, "step": step, "ensemble": ensemble, "made": made}
         return s | inner | choose(more, moved, s)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from agr.attacks.ball import per_image
 from agr.attacks.gradient import Taker
+from agr.attacks.host import known
 from agr.attacks.parts import Context
 
 
@@ -27,7 +28,7 @@ class Members:
         total = torch.zeros_like(point)
         for own in range(len(self.taker.source.members)):
             rows = self.taker.live & (member == own)
-            if bool(rows.any()):  # in a batch of its own shape, as ever
+            if known(rows.any(), True):  # in a batch of its own shape, as ever
                 g = self.taker.of(rows).through_views(at, {own: weight})
                 total = torch.where(per_image(rows, g), g, total)
         return self._noted(total)

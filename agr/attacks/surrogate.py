@@ -70,6 +70,7 @@ class Surrogate:
         self.watches = any(getattr(rule, "watches", False) for rule in rules)
         # Passes for each that is asked: itself, and the references of rules.
         self.passes = 1 + sum(hasattr(rule, "reference") for rule in rules)
+        self.graphs: Any = None  # `agr.attacks.passes.Graphs`, if gradient passes are replayed
         self._benign: dict[tuple[int, int], dict[str, Tensor]] = {}
 
     def described(self) -> list[str]:

@@ -205,6 +205,7 @@ class Config:
     threads: int | None = None
     device: str = "auto"  # auto: a GPU if there is one, of several the shard's | cpu | cuda:N
     resident: bool | None = None  # keep all targets on the device; null: if they fit
+    graph: bool | None = False  # replay gradient passes as CUDA graphs; null: where that can be
     workers: int = 2
     shard: str = "0/1"  # i/k: this run does every k-th image, from the i-th
     wait: bool = False  # for another process that runs the cell, rather than leave it to that one

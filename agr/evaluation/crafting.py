@@ -16,6 +16,7 @@ from agr.attacks.draws import key_of
 from agr.attacks.engine import Calls, Crafted, Item, craft
 from agr.attacks.library.batches import LibraryAttack, craft_chunks
 from agr.attacks.parts import Pool
+from agr.attacks.passes import refusal
 from agr.config.cell import Cell
 from agr.evaluation.given import GivenImages, images_in
 from agr.evaluation.predictions import Evaluator
@@ -73,12 +74,26 @@ def attack_of(cell: Cell) -> AnyAttack:
 def found_by(cell: Cell, attack: AnyAttack | None, source: Source) -> list[str]:
     """Describe what an attack's rules and objective find in its source, a line each.
 
-    Raises ConfigError where they don't find it.
+    Raises ConfigError where they don't find it, or `graph=true` asks for what can't be.
     """
+    if not isinstance(attack, Attack):
+        return []
     try:
-        return attack.bind(source).described() if isinstance(attack, Attack) else []
+        found = attack.bind(source).described()
+        if cell.config.graph is not False and (why := _unreplayed(cell, attack, source)):
+            if cell.config.graph:
+                raise ValueError(f"graph=true: {why}: use graph=null or false")
+            found.append(f"graph=null: passes aren't replayed: {why}")
+        return found
     except ValueError as e:
         raise ConfigError(f"attack={cell.config.attack.name} on {cell.source}: {e}") from e
+
+
+def _unreplayed(cell: Cell, attack: Attack, source: Source) -> str | None:
+    """Return why gradient passes aren't replayed as CUDA graphs, or None if they are."""
+    if cell.config.graph is None and source.device.type != "cuda":
+        return "there is no GPU"
+    return refusal(attack, getattr(source, "members", [source]))
 
 
 def _library_attack(cell: Cell) -> LibraryAttack:
@@ -135,10 +150,17 @@ def crafted(
             if attack.pool_size:
                 pool = _pool(evaluator, attack.pool_size, attack.pool_of_classes)
                 attack = replace(attack, pool=pool)
-            slots = evaluator.numeric.slots
-            steps = evaluator.cell.score_steps
+            slots, source = evaluator.numeric.slots, evaluator.source
+            graph = c.graph is not False and not _unreplayed(evaluator.cell, attack, source)
             yield from craft(
-                attack, evaluator.source, items, slots, trace=c.trace, keep=steps, calls=calls
+                attack,
+                source,
+                items,
+                slots,
+                trace=c.trace,
+                keep=evaluator.cell.score_steps,
+                calls=calls,
+                graph=graph,
             )
             return
         fit = None

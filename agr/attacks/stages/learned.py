@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, uniform
+from agr.attacks.host import told
 from agr.attacks.parts import Context, State
 from agr.attacks.stages.operations import CHOICE, OPERATIONS, At, applied, table
 from agr.attacks.views.copies import check_square
@@ -64,7 +65,8 @@ class Learn(Checked):
         chains = self.chains(s["policy"], c)
         counts = chains.ends.diff(dim=1, prepend=torch.zeros_like(chains.ends[:, :1]))
         total, value = torch.zeros_like(g), g.new_zeros(len(g), self.samples)
-        for n in range(int(chains.ends[:, -1].max())):  # a GPU's host waits here
+        ((most,),) = told(chains.ends[:, -1].amax(0, keepdim=True))
+        for n in range(int(most)):
             rows = n < chains.ends[:, -1]
             sample = self._sample(n, chains)[:, None]
             make = partial(self.copy, n=n, chains=chains, c=c)

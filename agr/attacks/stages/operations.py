@@ -10,6 +10,7 @@ from torch import Tensor
 
 from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, integers, normal, uniform
+from agr.attacks.host import known
 from agr.attacks.parts import Pool
 from agr.attacks.views.blocks import lengths_of
 from agr.attacks.views.operators import padded, rotated
@@ -95,19 +96,19 @@ def applied(x: Tensor, at: At, pool: Pool) -> Tensor:
     """Make the copy of each square image (B, 3, S, S) that `at` describes."""
     made = _moved(x, at)
     made = torch.where(per_image(at.does("scale"), x), x / _halving(at.copy, x), made)
-    if bool(at.does("mix").any()):
+    if known(at.does("mix").any(), True):
         count = at.value().long().clamp_min(1)
         mixed = x + per_image(at.value(1).to(x.dtype), x) * partner(at, at.copy % count, pool)
         mixed = mixed / _halving(at.copy // count, x)
         made = torch.where(per_image(at.does("mix"), x), mixed, made)
-    if bool(at.does("drop").any()):
+    if known(at.does("drop").any(), True):
         kept = keep(at, at.copy, x) >= per_image(_of_copy(at).to(x.dtype), x)
         made = torch.where(per_image(at.does("drop"), x), x * kept, made)
     sized = at.does("resize") | at.does("crop")
-    if bool(sized.any()):
+    if known(sized.any(), True):
         down, right = (line.to(x.dtype) for line in _lines(at, x.shape[-1]))
         made = torch.where(per_image(sized, x), between(down, x, right), made)
-    if bool(at.does("spectrum").any()):
+    if known(at.does("spectrum").any(), True):
         dct = dct_matrix(x.shape[-1], x.dtype, x.device)
         factor = 1 + per_image(at.value().to(x.dtype), x) * (2 * mask(at, at.copy, x) - 1)
         masked = dct.T @ ((dct @ (x + NOISE * noise(at, at.copy, x)) @ dct.T) * factor) @ dct
@@ -157,7 +158,7 @@ def _moved(x: Tensor, at: At) -> Tensor:
     is_move = per_image(at.does("move"), row)
     row = torch.where(is_move, moved.transpose(1, 2).expand_as(row), row)
     column = torch.where(is_move, moved.expand_as(column), column)
-    if bool(at.does("shuffle").any()):
+    if known(at.does("shuffle").any(), True):
         is_shuffle = per_image(at.does("shuffle"), row)
         shuffled = _shuffled(at, side)
         row = torch.where(is_shuffle, shuffled[0], row)
