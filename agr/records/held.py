@@ -6,7 +6,7 @@ others it is passed over, and the rows are read. `agr.verify` compares it with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -20,10 +20,15 @@ NOTED = ("rows", "trace", "adversarials")
 
 def held_by(records: Records) -> Held:
     """Return what the parts hold, from their rows. Raises ConfigError."""
-    names = _names(records)
-    rows = {str(target): ranges_of(positions) for target, positions in records.scored().items()}
-    trace, saved = (ranges_of(records.positions(kind)) for kind in NOTED[1:])
-    return Held(names, rows, trace, saved)
+    return held_of(records, records.scored(), *map(records.positions, NOTED[1:]))
+
+
+def held_of(
+    records: Records, rows: Mapping[str, Iterable[int]], trace: Iterable[int], saved: Iterable[int]
+) -> Held:
+    """Return the note on positions of rows, by target, of traces and of saved images."""
+    by_target = {str(target): ranges_of(positions) for target, positions in rows.items()}
+    return Held(_names(records), by_target, ranges_of(trace), ranges_of(saved))
 
 
 def noted(
