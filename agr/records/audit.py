@@ -83,11 +83,12 @@ def _check(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> No
         return
     seen = Seen()
     for block in blocks(extents, _images(cell, run)):
+        before = len(report.problems)
         raw = {kind: read_block(extents, kind, *block) for kind in TABLES}
         report.add(fault for kind, table in raw.items() for fault in faults(table, kind))
         tables = {kind: table.to_pandas() for kind, table in raw.items()}
         report.add(_values(cell, run, tables))
-        if report.problems:
+        if len(report.problems) > before:
             return
         _check_block(cell, run, records, report, tables, seen)
     report.rates, report.images = seen.rates(), len(np.unique(seen.positions("rows")))

@@ -30,14 +30,7 @@ from agr.report.notes import (
 )
 from agr.report.numbers import Number, TableCell, over_seeds_cell
 from agr.report.published import Published, published_sheet
-from agr.report.rates import (
-    APPEARANCE,
-    NAN,
-    budget_title,
-    identity,
-    perceptual_means,
-    rate,
-)
+from agr.report.rates import APPEARANCE, NAN, budget_title, identity, perceptual_means, rate
 from agr.report.transfer import ENDS, mean_rates, spread_over_seeds
 from agr.utils.errors import ConfigError
 

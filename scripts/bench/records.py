@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,8 @@ from agr.records.run_info import NumericIdentity, RunInfo, Session
 from agr.records.schema import PERCEPTUAL, ROWS
 from agr.records.store import Records
 from scripts.bench.memory import PEAK, cost
-
-if TYPE_CHECKING:
-    from scripts.bench.options import Options
-    from scripts.bench.timing import Measurement
+from scripts.bench.options import Options
+from scripts.bench.timing import Measurement
 
 IMAGES_IN_PART = 512
 STATUS, TABLES, VERIFY = "agr.status", "make_tables", "agr.verify"
@@ -29,8 +27,6 @@ STATUS, TABLES, VERIFY = "agr.status", "make_tables", "agr.verify"
 
 def records(options: Options) -> Iterator[list[Measurement]]:
     """Yield the rows of the commands, on the cells of the paper's tables, all of them finished."""
-    from scripts.bench.timing import Measurement
-
     outputs = options.cells / "records"
     words = ["experiment=paper", f"outputs={outputs}"]
     cells = expand(words)
