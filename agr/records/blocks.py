@@ -57,7 +57,7 @@ def read_block(extents: Sequence[Extent], kind: str, low: int, high: int) -> pa.
 
 @dataclass
 class Seen:
-    """What the blocks so far say of a cell as a whole."""
+    """Facts about a cell as a whole, from the blocks so far."""
 
     rows: dict[str, list[Any]] = field(default_factory=dict)  # positions by target
     places: dict[str, list[Any]] = field(default_factory=dict)  # positions by kind of table

@@ -1,4 +1,4 @@
-"""What a cell's parts hold, as run.json notes it: who asks what is done needs to read no rows.
+"""Note in run.json of what a cell's parts hold: who asks what is done needs to read no rows.
 
 A note is of the part files that it was made from, whose names say what is in them: where there are
 others it is passed over, and the rows are read. `agr.verify` compares it with them.

@@ -93,7 +93,7 @@ class PrecisionComparison:
 
 @dataclass
 class Held:
-    """What the part files hold of which a digest of the names is `parts` (agr.records.held)."""
+    """Positions that part files hold, of whose names `parts` is a digest (agr.records.held)."""
 
     parts: str
     rows: dict[str, str]  # ranges of positions, "0-511,513", by target

@@ -30,7 +30,7 @@ _counted: dict[int, dict[tuple[str, str], pd.DataFrame]] = {}  # by frame, as lo
 
 
 class Noted(NamedTuple):
-    """What notes say of a finished cell's images, which outlives its rows."""
+    """Counts of a finished cell's images, which outlive its rows: notes below tables say them."""
 
     images: int
     flat: int  # every gradient was zero
@@ -61,7 +61,7 @@ def selected(cell: Cell, *, in_passing: bool = False) -> pd.DataFrame | None:
 
 
 def noted(cell: Cell) -> Noted | None:
-    """Return what notes say of a cell's images; None if it isn't finished.
+    """Return the counts of a cell's images; None if it isn't finished.
 
     Rows that were `selected` before aren't read again.
     """
