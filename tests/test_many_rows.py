@@ -120,14 +120,13 @@ def test_without_a_note_the_rows_are_read(cells: list[Cell], read: list[int], he
 
 def test_a_run_notes_what_its_parts_hold(tmp_path: Path, read: list[int]) -> None:
     own = ("source=vgg16", "targets=[vgg16]", "attack=ifgsm_stop", "n_images=4", "progress=false")
-    extras = ("trace=true", "save_adversarials=3")
+    extras = ("trace=true",)
     for shard in ("0/2", "1/2"):
         records = run_cell(demo_cell(tmp_path, *own, *extras, f"shard={shard}"))
     run = records.run()
     assert run is not None
     assert run.held == held_by(records)
     assert (run.held.rows, run.held.trace) == ({"vgg16": "0-3"}, "0-3")
-    assert run.held.adversarials == "0-2"
     read.clear()
     assert progress(demo_cell(tmp_path, *own, *extras), records).word == "done"
     assert not read

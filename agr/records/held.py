@@ -15,26 +15,25 @@ from agr.records.store import Records
 from agr.utils.files import is_whole
 from agr.utils.hashing import digest
 
-NOTED = ("rows", "trace", "adversarials")
+# Not saved images, whose parts are too large to be hashed for it: reading them shows some damage.
+NOTED = ("rows", "trace")
 
 
 def held_by(records: Records) -> Held:
     """Return what the parts hold, from their rows. Raises ConfigError."""
-    return held_of(records, records.scored(), *map(records.positions, NOTED[1:]))
+    return held_of(records, records.scored(), records.positions("trace"))
 
 
-def held_of(
-    records: Records, rows: Mapping[str, Iterable[int]], trace: Iterable[int], saved: Iterable[int]
-) -> Held:
-    """Return the note on positions of rows, by target, of traces and of saved images."""
+def held_of(records: Records, rows: Mapping[str, Iterable[int]], trace: Iterable[int]) -> Held:
+    """Return the note on positions of rows, by target, and of traces."""
     by_target = {str(target): ranges_of(positions) for target, positions in rows.items()}
-    return Held(_names(records), by_target, ranges_of(trace), ranges_of(saved))
+    return Held(_names(records), by_target, ranges_of(trace))
 
 
 def noted(
     records: Records, held: Held | None, below: int, kinds: Iterable[str]
-) -> tuple[dict[str, set[int]], set[int], set[int]] | None:
-    """Return the positions `below` a number that parts hold: by target, traced and saved.
+) -> tuple[dict[str, set[int]], set[int]] | None:
+    """Return the positions `below` a number that parts hold: by target, and traced.
 
     None where run.json doesn't know. Raises Damaged if a part of the `kinds` is another one now.
     """
@@ -42,13 +41,13 @@ def noted(
         return None
     try:
         rows = {target: positions_of(ranges, below) for target, ranges in held.rows.items()}
-        traced, saved = (positions_of(r, below) for r in (held.trace, held.adversarials))
+        traced = positions_of(held.trace, below)
     except ValueError:  # of whoever can write records
         return None
     for part in (part for kind in kinds for part in records.part_files(kind)):
         if not is_whole(part.path):
             raise part.damaged()
-    return rows, traced, saved
+    return rows, traced
 
 
 def ranges_of(positions: Iterable[int]) -> str:

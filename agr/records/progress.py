@@ -98,7 +98,7 @@ def complete(cell: Cell, records: Records, run: RunInfo) -> set[int] | None:
             done &= known[1] if known else records.positions("trace")
         done = done.intersection(*_stepped(cell, records).values())
         if cell.saves:
-            saved = known[2] if known else records.positions("adversarials")
+            saved = records.positions("adversarials")
             done = {p for p in done if p >= cell.saves or p in saved}
     except Damaged:
         return None

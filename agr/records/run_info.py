@@ -98,7 +98,6 @@ class Held:
     parts: str
     rows: dict[str, str]  # ranges of positions, "0-511,513", by target
     trace: str
-    adversarials: str
 
 
 @dataclass
