@@ -33,8 +33,8 @@ from agr.models.network import Network
 from agr.models.sources import Ensemble
 from agr.records.audit import check_records
 from agr.records.store import Records
+from agr.report.frames import selected
 from agr.report.notes import closing
-from agr.report.rates import selected
 from agr.utils.errors import ConfigError
 from tests.conftest import images
 

@@ -23,7 +23,19 @@ from torch import Tensor, nn
 from agr.attacks import Attack, Linf, MeanNormalize, Momentum
 from agr.utils.errors import ConfigError
 from scripts.bench import __main__ as command
-from scripts.bench import demo, files, formats, full_size, growth, many, peers, report, row, startup
+from scripts.bench import (
+    demo,
+    files,
+    formats,
+    full_size,
+    growth,
+    many,
+    peers,
+    records,
+    report,
+    row,
+    startup,
+)
 from scripts.bench.options import PARTS, Options, read
 from scripts.bench.peers import PEERS, PLAIN, TUNED, Trial
 from scripts.bench.targets import of_bound, targets
@@ -41,7 +53,7 @@ from tests.conftest import CLASSES, EPS, images, small_model
 
 TINY = (
     *("--rounds", "1", "--images", "2", "--threads", "1"),
-    *("--demo-images", "8", "--real-images", "4"),
+    *("--demo-images", "8", "--real-images", "4", "--rows", "500"),
 )
 
 # ---- timing --------------------------------------------------------------------------------------
@@ -268,6 +280,12 @@ def cases() -> Iterator[tuple[str, list[Measurement], list[Measurement]]]:
 
     def seconds(name: str, s: float) -> list[Measurement]:
         return [Measurement("startup", "s", name, 1, s, 1)]
+
+    def of_records(name: str, s: float) -> list[Measurement]:
+        return [Measurement("records", "s", name, 1, s, 1, value=99.0)]
+
+    for name, most in ((records.STATUS, 3.0), (records.TABLES, 10.0)):
+        yield both(name, lambda s, n=name: of_records(n, s), most, worse=1.01)  # type: ignore[misc]
 
     for name, most in ((startup.HELP, 1.2), (startup.FINISHED, 2.0), (startup.TABLES, 2.0)):
         yield both(name, lambda s, n=name: seconds(n, s), most, worse=1.01)  # type: ignore[misc]

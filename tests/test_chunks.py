@@ -17,8 +17,8 @@ from agr.evaluation.runner import run_cell
 from agr.records.progress import finished
 from agr.records.run_info import RunInfo
 from agr.records.store import Records, image_of
+from agr.report.frames import selected
 from agr.report.notes import closing
-from agr.report.rates import selected
 from agr.report.tables import write_tables
 from agr.utils.errors import ConfigError
 from tests.conftest import assert_same_bits, demo_cell

@@ -34,7 +34,7 @@ from agr.report.comparison.numbers import Comparison
 from agr.report.comparison.sheet import comparison_sheet
 from agr.report.comparison.steps import after_steps, by_steps, steps_sheet
 from agr.report.formats import markdown
-from agr.report.rates import selected
+from agr.report.frames import selected
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_named
 from tests.conftest import CLASSES, images

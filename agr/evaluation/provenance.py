@@ -18,6 +18,7 @@ from agr.evaluation.determinism import settle
 from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.predictions import Evaluator
 from agr.evaluation.selection import Chosen, Selection
+from agr.records.held import held_by
 from agr.records.run_info import DataInfo, RunInfo, Session
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
@@ -97,7 +98,7 @@ def note_run(
     """Add to run.json; `lost` are positions whose file went bad after they were chosen.
 
     `idle` are parts of the attack and defenses that changed nothing. With `lost`, at the end of a
-    session, also the `class_names`.
+    session, also the `class_names`, and what is `held` now.
     """
 
     names = class_names(evaluator.cell, records) if lost is not None else {}
@@ -113,6 +114,8 @@ def note_run(
         if lost is not None:
             others = {p for p in run.lost if not evaluator.cell.mine(p)}
             run.lost = sorted(others | lost)
+            with suppress(ConfigError):  # of a part that was damaged meanwhile
+                run.held = held_by(records)  # under the lock: the last shard sees all parts
         run.classes |= names
         if idle and len(run.sessions) < 2:  # of a later session's few images that says little
             run.idle = sorted({*run.idle, *idle})

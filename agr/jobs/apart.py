@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from agr.config.cell import Cell
-from agr.report.rates import selected
+from agr.report.frames import selected
 from agr.utils.errors import ConfigError
 
 

@@ -95,7 +95,7 @@ def _done(cell: Cell, run: RunInfo | None) -> set[int]:
     if run is None or (twin(cell) and not run.against_fp32):
         return set()
     return (
-        complete(cell, Records(cell.folder)) or set()
+        complete(cell, Records(cell.folder), run) or set()
     )  # of a damaged part a run does the images again
 
 

@@ -30,8 +30,8 @@ from agr.jobs.trials import (
 )
 from agr.records.progress import finished
 from agr.records.store import Records
+from agr.report.frames import selected
 from agr.report.hyperparameters import TUNED, whose
-from agr.report.rates import selected
 from agr.report.transfer import success_shares
 from agr.utils.errors import ConfigError
 

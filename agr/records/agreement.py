@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import stat
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
-from PIL import Image
 
 from agr.config.cell import Cell
 from agr.config.networks import undefended
 from agr.config.security import targets_of
-from agr.records.appearance import CLOSE, appearances
-from agr.records.folders import PNG
 from agr.records.run_info import RunInfo
 from agr.records.schema import PERCEPTUAL, ROWS, within
-from agr.records.store import Records, image_of
 from agr.records.values import ABSTAINED
 
 Series = pd.Series  # of any type
@@ -30,7 +21,8 @@ OF_A_TARGET = {"clean_pred", "clean_conf", "adv_pred", "adv_conf", "success"}
 OF_AN_IMAGE = [
     name for name in ROWS.names[ROWS.names.index("image_id") :] if name not in OF_A_TARGET
 ]
-OF_A_LOOK = {"first_success_step", "forwards"}  # other ones where nobody looked at the iterates
+OF_A_LOOK = ["first_success_step", "forwards"]  # other ones where nobody looked at the iterates
+OF_THE_IMAGE = [name for name in OF_AN_IMAGE if name not in OF_A_LOOK]
 ASKED = {*PERCEPTUAL}  # null where a run wasn't asked for them
 ONCE_FOOLED = "agr.attacks.stop.OnceFooled"
 REPLACING = tuple(  # stages that take no gradient at the iterate
@@ -44,12 +36,16 @@ FLOAT32, COSINE = 3e-5, 1e-6
 def agreeing(cell: Cell, rows: pd.DataFrame) -> Iterator[str]:
     """Find images whose rows disagree, or whose perturbation is larger than the budget."""
     looked = rows if looks(cell) else rows[rows["first_success_step"].notna()]
-    for name in OF_AN_IMAGE:
-        told = (looked if name in OF_A_LOOK else rows).groupby("position")[name]
-        distinct = told.nunique(dropna=name in ASKED)
-        for position in distinct.index[distinct > 1]:
-            yield f"the rows of position {position} have different {name}"
-    if rows.groupby("image_id")["position"].nunique().gt(1).any():
+    for frame, names in ((rows, OF_THE_IMAGE), (looked, OF_A_LOOK)):
+        place = frame["position"]
+        first = frame.drop_duplicates("position").set_index("position")[names]
+        its = first.loc[place].set_axis(frame.index)
+        for name in names:
+            if _differ(frame[name], its[name]).any():  # values are counted where some do
+                distinct = frame[name].groupby(place).nunique(dropna=name in ASKED)
+                for position in distinct.index[distinct > 1]:
+                    yield f"the rows of position {position} have different {name}"
+    if rows[["position", "image_id"]].drop_duplicates()["image_id"].duplicated().any():
         yield "an image stands at two positions"
     norm = cell.config.norm.name
     beyond = rows[norm][~within(rows[norm], cell.eps_effective, cell.config.quantize)]
@@ -197,24 +193,6 @@ def saved(cell: Cell, rows: pd.DataFrame, facts: pd.DataFrame) -> Iterator[str]:
         yield from _at(facts[wrong], text)
 
 
-def pictured(records: Records, rows: pd.DataFrame) -> Iterator[str]:
-    """Find saved images that aren't those that were scored."""
-    facts = rows.drop_duplicates("position").set_index("position")
-    known = facts["adv_sha256"]
-    for some in records.saved_images(records.positions("adversarials")):
-        for row in some:
-            if not _is_image(row):
-                yield f"the saved images of {row['image_id']} are not as large as they say"
-                continue
-            found = hashlib.sha256(row["pixels"]).hexdigest()
-            if found != row["adv_sha256"] or known.get(row["position"]) != found:
-                yield f"the saved image of {row['image_id']} is not the one that was scored"
-            elif other := _other_sizes(row, facts.loc[row["position"]]):
-                yield f"{other} of {row['image_id']} isn't that of its saved images"
-            elif not _same_png(records.png_folder / f"{row['image_id']}.png", row):
-                yield f"{PNG}/{row['image_id']}.png is not the image that was scored"
-
-
 def looks(cell: Cell) -> bool:
     """Return whether the attack looks at its iterates in every run, not for a trace alone."""
     a = cell.config.attack
@@ -255,46 +233,3 @@ def _differ(a: Series, b: Series) -> Series:
 
 def _at(rows: pd.DataFrame, text: str) -> Iterator[str]:
     return (text.format(position) for position in rows["position"].unique())
-
-
-def _is_image(row: dict[str, Any]) -> bool:
-    size = row["height"] * row["width"] * 3
-    return all(len(row[k] or b"") == size for k in ("pixels", "clean_pixels"))
-
-
-def _other_sizes(row: dict[str, Any], recorded: pd.Series[Any]) -> str | None:
-    """Return the first measure of a row's two images that isn't what was recorded.
-
-    LPIPS needs a network, and isn't looked at.
-    """
-    x, a = (image_of(row, k).astype(float) for k in ("clean_pixels", "pixels"))
-    v, length = a - x, np.linalg.norm(x)
-    found = {
-        "linf": np.abs(v).max(),
-        "l2": np.linalg.norm(v),
-        "mean_abs": np.abs(v).mean(),
-        "rel_l2": np.linalg.norm(v) / length if length else 0.0,
-        "cosine": (x * a).sum() / (length * np.linalg.norm(a)) if length and a.any() else 1.0,
-    }
-    close = (math.isclose(found[k], recorded[k], rel_tol=1e-9, abs_tol=1e-12) for k in found)
-    if other := next((k for k, same in zip(found, close, strict=True) if not same), None):
-        return other
-    known = recorded[list(CLOSE)].dropna().to_dict()
-    seen = appearances(x, a) if known else {}
-    far = (k for k, v in known.items() if not abs(seen.get(str(k), math.inf) - v) <= CLOSE[str(k)])
-    return next(map(str, far), None)
-
-
-def _same_png(path: Path, row: dict[str, Any]) -> bool:
-    """Return whether an exported image, if it is still there, is the one of its row."""
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):  # a link, or a pipe, which would be waited for
-            return False
-        with Image.open(path) as image:
-            if image.size != (row["width"], row["height"]):  # it may be huge
-                return False
-            return np.array_equal(np.asarray(image), image_of(row))
-    except FileNotFoundError:
-        return True
-    except Exception:  # decoders raise whatever they like
-        return False

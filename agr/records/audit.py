@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,13 +18,15 @@ from agr.records.agreement import (
     agreeing,
     iterated,
     of_the_source,
-    pictured,
     saved,
     successful,
     traced,
 )
+from agr.records.blocks import ALL, Extent, Seen, blocks, read_block
 from agr.records.folders import DAMAGED, folder_of
+from agr.records.held import held_of
 from agr.records.part_files import PartFile
+from agr.records.pictures import pictured
 from agr.records.run_info import RunInfo
 from agr.records.schema import KEYS, TABLES
 from agr.records.store import Records
@@ -51,7 +54,7 @@ class CellReport:
 
     def add(self, found: Iterable[str]) -> None:
         """Note problems of one kind, the first few by name."""
-        problems = list(found)
+        problems = [problem for problem in found if problem not in self.problems]
         self.problems += problems[:SHOWN]
         if len(problems) > SHOWN:
             self.problems.append(f"… and {len(problems) - SHOWN} more such")
@@ -74,21 +77,41 @@ def check_records(records: Records) -> CellReport:
 
 
 def _check(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> None:
-    report.add(_files(cell, run, records, report))
+    extents: list[Extent] = []
+    report.add(_files(cell, run, records, report, extents))
     if report.problems:
         return
-    rows, trace = _raw(records, "rows"), _raw(records, "trace")
-    facts, steps = _raw(records, "adversarials"), _raw(records, "steps")
-    tables = {"rows": rows, "trace": trace, "steps": steps, "adversarials": facts}
-    report.add(_values(cell, run, tables))
-    if report.problems:
-        return
-    report.rows, report.images = len(rows), rows["position"].nunique()
+    seen = Seen()
+    for block in blocks(extents, _images(cell, run)):
+        before = len(report.problems)
+        raw = {kind: read_block(extents, kind, *block) for kind in TABLES}
+        report.add(fault for kind, table in raw.items() for fault in faults(table, kind))
+        tables = {kind: table.to_pandas() for kind, table in raw.items()}
+        report.add(_values(cell, run, tables))
+        if len(report.problems) > before:
+            return
+        _check_block(cell, run, records, report, tables, seen)
+    report.rates, report.images = seen.rates(), len(np.unique(seen.positions("rows")))
+    report.notes += [f"{n} {kind} stand in two parts, alike" for kind, n in seen.alike.items()]
+    report.add(_complete(cell, run, seen, report))
+    report.add(["an image stands at two positions"] * seen.twice())
+    report.add(_held(records, run, seen))
+
+
+def _check_block(
+    cell: Cell,
+    run: RunInfo,
+    records: Records,
+    report: CellReport,
+    tables: dict[str, pd.DataFrame],
+    seen: Seen,
+) -> None:
+    report.rows += len(tables["rows"])
     for kind, table in tables.items():
-        report.add(_twice(table, kind, report))
+        report.add(_twice(table, kind, seen))
         tables[kind] = table.drop_duplicates(KEYS[kind])
-    rows, trace, steps, facts = tables.values()
-    report.add(_complete(cell, run, rows, report))
+    seen.add(tables)
+    trace, steps, facts, rows = (tables[kind] for kind in TABLES)
     report.add(_constant(cell, run, rows))
     report.add(agreeing(cell, rows))
     report.add(successful(cell, rows))
@@ -97,14 +120,11 @@ def _check(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> No
     report.add(traced(cell, run, rows, trace))
     report.add(iterated(cell, rows, steps))
     report.add(saved(cell, rows, facts))
-    report.add(pictured(records, rows))
-    report.rates = {str(t): 100 * s.mean() for t, s in rows.groupby("target")["success"]}
+    report.add(pictured(records, rows, {*facts["position"].tolist()}))
 
 
 def _values(cell: Cell, run: RunInfo, tables: dict[str, pd.DataFrame]) -> Iterator[str]:
     """Find values that no run writes."""
-    for kind, table in tables.items():
-        yield from faults(table, kind)
     rows, facts = tables["rows"], tables["adversarials"]
     if (rows["position"] >= (n := _images(cell, run))).any():
         yield f"rows have positions beyond n_images={n}"
@@ -130,8 +150,13 @@ def _images(cell: Cell, run: RunInfo) -> int:
     return n if run.eligible is None else min(n, run.eligible)
 
 
-def _files(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> Iterator[str]:
-    """Yield a problem for each part file that isn't as it was written, or larger than can be."""
+def _files(
+    cell: Cell, run: RunInfo, records: Records, report: CellReport, extents: list[Extent]
+) -> Iterator[str]:
+    """Yield a problem for each part file that isn't as it was written, or larger than can be.
+
+    Those of others are added to `extents`.
+    """
     parts = [part for kind in TABLES for part in records.part_files(kind)]
     counted, report.parts = {part.path for part in parts}, len(parts)
     there = (
@@ -152,7 +177,7 @@ def _files(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> It
             part.about()
             schema = pq.read_schema(part.path).remove_metadata()
             if schema.equals(TABLES[part.kind].remove_metadata()):
-                yield from _sizes(cell, run, part)
+                yield from _sizes(cell, run, part, extents)
             else:
                 yield f"{part.path.name} has other columns than {part.kind} have"
         except ConfigError as e:
@@ -161,7 +186,7 @@ def _files(cell: Cell, run: RunInfo, records: Records, report: CellReport) -> It
             yield f"{part.path.name} cannot be read: {first_line(e)}"
 
 
-def _sizes(cell: Cell, run: RunInfo, part: PartFile) -> Iterator[str]:
+def _sizes(cell: Cell, run: RunInfo, part: PartFile, extents: list[Extent]) -> Iterator[str]:
     """Find a part whose values would fill the memory: a few bytes can repeat them without end."""
     targets = len({*run.networks, *cell.targets})
     steps = cell.config.steps
@@ -174,8 +199,10 @@ def _sizes(cell: Cell, run: RunInfo, part: PartFile) -> Iterator[str]:
         if about.num_rows <= most:
             positions: set[int] = set()
             for batch in file.iter_batches(columns=["position"]):
-                positions.update(batch["position"].unique().to_pylist())
+                positions.update(batch["position"].fill_null(ALL[0]).unique().to_pylist())
             most = 2 * each * len(positions)
+            low, high = (edge(positions, default=0) for edge in (min, max))
+            extents.append(Extent(part, about.num_rows, low, high))
     pixels = 2 * 3 * cell.geometry.size**2 if part.kind == "adversarials" else 0
     if about.num_rows > most:
         yield f"{part.path.name} has {about.num_rows:,} rows, {each} for an image are the most"
@@ -183,23 +210,14 @@ def _sizes(cell: Cell, run: RunInfo, part: PartFile) -> Iterator[str]:
         yield f"{part.path.name} has {size:,} bytes of values, more than {part.kind} can have"
 
 
-def _raw(records: Records, kind: str) -> pd.DataFrame:
-    """Read the rows of all parts but for pixels, also those that stand twice, with their "file"."""
-    names = [name for name in TABLES[kind].names if "pixels" not in name]
-    parts = [part.read(names) for part in records.part_files(kind)]
-    table = pa.concat_tables([TABLES[kind].empty_table().select(names), *parts])
-    files = [n for n, part in enumerate(parts) for _ in range(len(part))]
-    return table.to_pandas().assign(file=pd.Series(files, dtype=int))
-
-
-def _twice(frame: pd.DataFrame, kind: str, report: CellReport) -> Iterator[str]:
+def _twice(frame: pd.DataFrame, kind: str, seen: Seen) -> Iterator[str]:
     """Find rows that are there more than once: alike where shards overlapped, else a problem."""
     again = frame[frame.duplicated(KEYS[kind], keep=False)]
     alike = again.duplicated([name for name in frame if name != "file"], keep=False)
     different = again[~alike]
     once = ~again.duplicated([*KEYS[kind], "file"], keep=False)
     if (alike & once).any():
-        report.notes.append(f"{(alike & once).sum()} {kind} stand in two parts, alike")
+        seen.alike[kind] += int((alike & once).sum())
     for key in different[KEYS[kind]].drop_duplicates().to_dict("records"):
         yield f"two different {kind} for {_text(key)}"
     for key in again[alike & ~once][KEYS[kind]].drop_duplicates().to_dict("records"):
@@ -210,19 +228,28 @@ def _text(key: dict[Any, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in key.items())
 
 
-def _complete(cell: Cell, run: RunInfo, rows: pd.DataFrame, report: CellReport) -> Iterator[str]:
+def _complete(cell: Cell, run: RunInfo, seen: Seen, report: CellReport) -> Iterator[str]:
     """Find images that were done and have no row; note those that a run was stopped before."""
     n, eligible = cell.config.n_images, run.eligible
     n = n if eligible is None else min(n, eligible)
     lost = {p for p in run.lost if 0 <= p < n}
     done = sum(session.images for session in run.sessions)  # of sessions that were not stopped
+    scored = seen.scored()
     for target in cell.targets:
-        there = len({*rows["position"][rows["target"] == target]} - lost)
+        there = len(np.setdiff1d(scored.get(target, []), [*lost]))
         text = f"{n - len(lost) - there} of {n - len(lost)} images have no row for {target}"
         if there < min(done, n - len(lost)):
             yield text
         elif there < n - len(lost):
             report.notes.append(f"unfinished: {text}; the same command goes on")
+
+
+def _held(records: Records, run: RunInfo, seen: Seen) -> Iterator[str]:
+    """Find a note in run.json of what the parts hold, of the parts as they are, that is wrong."""
+    if run.held is not None:
+        found = held_of(records, seen.scored(), seen.positions("trace"))
+        if found.parts == run.held.parts and found != run.held:
+            yield "run.json says that other positions are there than there are"
 
 
 def _constant(cell: Cell, run: RunInfo, rows: pd.DataFrame) -> Iterator[str]:

@@ -8,12 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agr.records.folders import DAMAGED, folder_of
 from agr.records.run_info import check_range, parse_run
-from agr.records.schema import TABLES
+from agr.records.schema import KEYS, TABLES
 from agr.utils.errors import ConfigError
 from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole
 
@@ -49,13 +50,20 @@ class PartFile(NamedTuple):
         """Read columns, after a check of the file's hash unless `trusting`. Raises Damaged."""
         try:
             if self.path.is_file() and (trusting or is_whole(self.path)):
-                table = pq.read_table(self.path, columns=columns, schema=TABLES[self.kind])
-                return table.replace_schema_metadata(None)
+                return self._read(columns)
         except (pa.ArrowException, OSError) as e:
             if isinstance(e, OSError) and e.errno is not None:  # of the system, not of Parquet
                 raise
             raise self.damaged() from e
         raise self.damaged()
+
+    def _read(self, columns: list[str]) -> pa.Table:
+        schema = TABLES[self.kind]
+        with pq.ParquetFile(self.path) as file:  # of few rows, which a pool of threads only delays
+            if file.schema_arrow.equals(schema):
+                return file.read(columns, use_threads=False).replace_schema_metadata(None)
+        table = pq.read_table(self.path, columns=columns, schema=schema)
+        return table.replace_schema_metadata(None)
 
     def about(self) -> dict[str, int]:
         """Return the `about` that the part was written with: slots and width. Raises Damaged."""
@@ -112,3 +120,13 @@ def mended(cell: Path, shard: str) -> list[str]:
         for draft in folder_of(cell, kind).glob(f".*-{shard}-*{DRAFT}"):
             draft.unlink(missing_ok=True)
     return lines
+
+
+def once(table: pa.Table, kind: str) -> pa.Table:
+    """Return the first of the rows of each key."""
+    keys = {name: table[name].combine_chunks() for name in KEYS[kind]}
+    if "target" in keys:  # numbers are compared quicker
+        keys["target"] = keys["target"].dictionary_encode().indices
+    frame = pd.DataFrame({name: values.to_numpy(False) for name, values in keys.items()})
+    again = frame.duplicated().to_numpy()
+    return table.filter(pa.array(~again)) if again.any() else table

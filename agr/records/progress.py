@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from agr.config.cell import Cell
+from agr.records.held import noted
 from agr.records.part_files import Damaged
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
@@ -81,18 +82,20 @@ def finished(cell: Cell, records: Records) -> bool:
                 f"{key}={given}: {records.folder} has rows that were scored without it: use "
                 "another outputs=… folder"
             )
-    wanted, done = Wanted(cell, run), complete(cell, records)
+    wanted, done = Wanted(cell, run), complete(cell, records, run)
     return done is not None and len(wanted.of(done)) == len(wanted)
 
 
-def complete(cell: Cell, records: Records) -> set[int] | None:
+def complete(cell: Cell, records: Records, run: RunInfo) -> set[int] | None:
     """Return the positions that have all that the config asks for; None if a part is damaged."""
     c = cell.config
     try:
-        scored = records.scored()
+        kinds = ["rows", "trace"] if c.trace else ["rows"]
+        known = noted(records, run.held, Wanted(cell, run).n, kinds)
+        scored = known[0] if known else records.scored()
         done = set.intersection(*(scored.get(target, set()) for target in cell.targets))
         if c.trace:
-            done &= records.positions("trace")
+            done &= known[1] if known else records.positions("trace")
         done = done.intersection(*_stepped(cell, records).values())
         if cell.saves:
             saved = records.positions("adversarials")
@@ -120,7 +123,7 @@ def progress(cell: Cell, records: Records) -> Progress:
     n = len(wanted)
     if run is None:
         return Progress("missing", n, n)
-    done = complete(cell, records)
+    done = complete(cell, records, run)
     if done is None:
         return Progress("damaged", n, n)
     done = wanted.of(done)

@@ -92,6 +92,15 @@ class PrecisionComparison:
 
 
 @dataclass
+class Held:
+    """Positions that part files hold, of whose names `parts` is a digest (agr.records.held)."""
+
+    parts: str
+    rows: dict[str, str]  # ranges of positions, "0-511,513", by target
+    trace: str
+
+
+@dataclass
 class RunInfo:
     """The content of run.json."""
 
@@ -119,6 +128,7 @@ class RunInfo:
     classes: dict[str, str] = field(default_factory=dict)
     idle: list[str] = field(default_factory=list)  # parts and defenses that changed nothing
     against_fp32: PrecisionComparison | None = None
+    held: Held | None = None
 
 
 def parse_run(value: Any, kind: Any = RunInfo) -> Any:
@@ -126,11 +136,10 @@ def parse_run(value: Any, kind: Any = RunInfo) -> Any:
 
     Raises TypeError if it is none, and ValueError for a value that no run has.
     """
-    arguments = get_args(kind)
-    if kind is Any:
+    if type(value) is kind or kind is Any:  # a plain one: most are
         return value
-    if is_dataclass(kind) and isinstance(value, Mapping):
-        kinds = _hints(kind)  # type: ignore[arg-type]  # a dataclass can be hashed
+    origin, arguments, kinds = _form(kind)
+    if kinds is not None and isinstance(value, Mapping):
         # Of a config, keys that are none any more are for `stored_cell` to name.
         known = {k: v for k, v in value.items() if k in kinds or kind.__module__ == __name__}
         made: Any = kind  # a key too many or too few is a TypeError
@@ -140,12 +149,12 @@ def parse_run(value: Any, kind: Any = RunInfo) -> Any:
         if isinstance(found, RunInfo):
             parse_config(found.config)
         return found
-    if get_origin(kind) is UnionType:  # X | None, or X | Y
+    if origin is UnionType:  # X | None, or X | Y
         own = [k for k in arguments if k is type(value)]
         return None if value is None and own else parse_run(value, (own or arguments)[0])
-    if get_origin(kind) is dict and isinstance(value, Mapping):
+    if origin is dict and isinstance(value, Mapping):
         return {k: parse_run(v, arguments[1]) for k, v in value.items()}
-    if get_origin(kind) is list and isinstance(value, list):
+    if origin is list and isinstance(value, list):
         return [parse_run(v, arguments[0]) for v in value]
     if kind is float and type(value) is int:
         return float(value)
@@ -155,8 +164,10 @@ def parse_run(value: Any, kind: Any = RunInfo) -> Any:
 
 
 @cache  # a report parses thousands of these
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _form(kind: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any] | None]:
+    """Return the origin and arguments of a type, and of a dataclass the types of its fields."""
+    hints = get_type_hints(kind) if is_dataclass(kind) else None
+    return get_origin(kind), get_args(kind), hints
 
 
 def check_range(name: str, value: int | None) -> None:
@@ -184,6 +195,6 @@ def _check_plain(value: Any, level: int = 0) -> None:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep")
     if isinstance(value, str) and "${" in value:
         raise ValueError(f"{value!r:.50} is an interpolation")
-    if isinstance(value, Mapping | list):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            _check_plain(inner, level + 1)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inner:
+        _check_plain(each, level + 1)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from agr.config.cell import Cell
 from agr.records.folders import ABOUT, PNG, failure_file, folder_of
-from agr.records.part_files import PartFile, mended, part_files_in
+from agr.records.part_files import PartFile, mended, once, part_files_in
 from agr.records.run_info import RunInfo, parse_config, parse_run
 from agr.records.schema import KEYS, NULLABLE, SCHEMA_VERSION, TABLES
 from agr.records.values import faults, is_plain
@@ -163,7 +163,7 @@ class Records:
     def write_part(
         self,
         shard: str,
-        tables: Mapping[str, Sequence[Mapping[str, Any]]],
+        tables: Mapping[str, Sequence[Mapping[str, Any]] | pa.Table],
         about: Mapping[str, Any] | None = None,
     ) -> None:
         """Write one part: a file of rows, and files of the other `tables` of the same images.
@@ -180,8 +180,9 @@ class Records:
         note = {"agr": json.dumps(dict(about or {}))}
         with unbroken():
             for kind, schema in TABLES.items():
-                if tables.get(kind) or kind == "rows":
-                    table = pa.Table.from_pylist(list(tables.get(kind, ())), schema=schema)
+                if (table := tables.get(kind, ())) or kind == "rows":
+                    if not isinstance(table, pa.Table):
+                        table = pa.Table.from_pylist([*table], schema=schema)
                     content = io.BytesIO()
                     pq.write_table(table.replace_schema_metadata(note), content, compression="zstd")
                     name = f"{kind}-{stem}-{number:05d}"
@@ -217,16 +218,13 @@ class Records:
         # Pixels are many bytes to hash for a question about positions.
         trusting = kind == "adversarials" and not {"pixels", "clean_pixels"} & {*wanted}
         tables += [part.read(wanted, trusting=trusting) for part in self.part_files(kind)]
-        table = pa.concat_tables(tables)
-        again = table.select(KEYS[kind]).to_pandas().duplicated().to_numpy()
-        once = table.filter(pa.array(~again)).select(columns)
-        frame = once.to_pandas(types_mapper=NULLABLE.get)
-        for fault in faults(frame, kind):
+        table = once(pa.concat_tables(tables), kind).select(columns)
+        for fault in faults(table, kind):
             raise ConfigError(
                 f"{self.folder}: {fault}: agr.verify says more; restore the records, or move the "
                 "folder away"
             )
-        return frame
+        return table.to_pandas(types_mapper=NULLABLE.get)
 
     def saved_images(self, positions: set[int]) -> Iterator[list[dict[str, Any]]]:
         """Yield lists of rows of "adversarials" at `positions`. Raises Damaged."""

@@ -18,6 +18,7 @@ from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.report.families import TITLES, families_of, family_notes
 from agr.report.formats import Block, Sheet, write_sheets
+from agr.report.frames import selected
 from agr.report.hyperparameters import TUNED, whose, whose_note
 from agr.report.notes import (
     clean_accuracy_notes,
@@ -29,15 +30,7 @@ from agr.report.notes import (
 )
 from agr.report.numbers import Number, TableCell, over_seeds_cell
 from agr.report.published import Published, published_sheet
-from agr.report.rates import (
-    APPEARANCE,
-    NAN,
-    budget_title,
-    identity,
-    perceptual_means,
-    rate,
-    selected,
-)
+from agr.report.rates import APPEARANCE, NAN, budget_title, identity, perceptual_means, rate
 from agr.report.transfer import ENDS, mean_rates, spread_over_seeds
 from agr.utils.errors import ConfigError
 
@@ -151,7 +144,7 @@ def leaderboard(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
     families = families_of(cells)
     rows, rates = [], []
     for of_attack in attacks.values():  # one attack at a time: all rows would fill the memory
-        frames = [selected(cell) for cell in of_attack]
+        frames = [selected(cell, in_passing=True) for cell in of_attack]
         rows.append(_row(of_attack, frames, families))
         for cell, frame in zip(of_attack, frames, strict=True):
             rates += [rate(cell, target, frame) for target in cell.targets]
@@ -202,7 +195,8 @@ def no_attack(cells: Sequence[Cell]) -> dict[str, Any]:
     on all sources.
     """
     for attack in dict.fromkeys(cell.config.attack.name for cell in cells):
-        pairs = [(cell, selected(cell)) for cell in cells if cell.config.attack.name == attack]
+        own = [cell for cell in cells if cell.config.attack.name == attack]
+        pairs = [(cell, selected(cell, in_passing=True)) for cell in own]
         wrong = [(_of_all(c), _clean_errors(f)) for c, f in pairs if f is not None]
         if len(wrong) == len(pairs):
             names = {"attack": NO_ATTACK, "title": NO_ATTACK_TITLE, "run": True}
@@ -287,7 +281,7 @@ def _notes(cells: Sequence[Cell], board: pd.DataFrame, rates: pd.DataFrame) -> l
         "images / s: crafted, without scoring; of this machine and its load, not the attack alone",
         *family_notes(cells),
         *perceptual_notes(name for name in APPEARANCE if name in board),
-        *idle_notes((cell, selected(cell)) for cell in cells),
+        *idle_notes(cells),
         *clean_accuracy_notes(cells, rates),
         *nonfinite_notes(cells, rates),
     ]

@@ -14,8 +14,9 @@ from agr.config.schema import Tuning
 from agr.records.precision import compared
 from agr.records.run_info import NumericIdentity, RunInfo
 from agr.records.store import Records
+from agr.report.frames import Noted, noted, selected
 from agr.report.numbers import NO_RUN
-from agr.report.rates import APPEARANCE, perceptual_means, rate, selected, smallest_sizes
+from agr.report.rates import APPEARANCE, perceptual_means, rate
 from agr.utils.pixels import LEVELS
 from agr.utils.text import came_back, plural, printable, zero_gradients
 
@@ -180,30 +181,28 @@ def _closing_row(cell: Cell, row: dict[str, Any]) -> list[Any]:
     return [cell.title(row["target"]) + star, *numbers, row["n"]]
 
 
-def idle_notes(done: Iterable[tuple[Cell, pd.DataFrame | None]]) -> list[str]:
+def idle_notes(cells: Iterable[Cell]) -> list[str]:
     """Say of how many images an attack had no gradient, or gave them back as they were.
 
     Parts and defenses that changed nothing are named, with the images that they saw.
 
-    Args:
-        done: cells with their `selected` rows; those of one attack count together.
+    The finished ones of the cells count, those of one attack together.
     """
-    by_attack: dict[str, list[tuple[Cell, pd.DataFrame]]] = {}
-    for cell, frame in done:
-        if frame is not None and len(frame):
-            by_attack.setdefault(cell.config.attack.title, []).append((cell, frame))
+    by_attack: dict[str, list[tuple[Cell, Noted]]] = {}
+    for cell in cells:
+        if (found := noted(cell)) and found.images:
+            by_attack.setdefault(cell.config.attack.title, []).append((cell, found))
     notes = []
-    for title, cells in by_attack.items():
+    for title, known in by_attack.items():
         before = f"{title}: " if len(by_attack) > 1 else ""
-        images = pd.concat([frame.drop_duplicates("image_id") for _, frame in cells])
-        n, flat = len(images), images["flat"].fillna(False).astype(bool)
-        if flat.any():
-            notes.append(before + zero_gradients(int(flat.sum()), n))
-        tried = images["steps_used"].isna() | (images["steps_used"] > 0)
-        unchanged = (images["linf"] == 0) & tried & ~flat
-        if unchanged.any():
-            notes.append(before + came_back(int(unchanged.sum()), n))
-        runs = [Records(cell.folder).run() or RunInfo() for cell, _ in cells]
+        n, flat, unchanged = (
+            sum(numbers) for numbers in zip(*(f[:3] for _, f in known), strict=True)
+        )
+        if flat:
+            notes.append(before + zero_gradients(flat, n))
+        if unchanged:
+            notes.append(before + came_back(unchanged, n))
+        runs = [Records(cell.folder).run() or RunInfo() for cell, _ in known]
         for part in dict.fromkeys(part for run in runs for part in run.idle):
             notes.append(f"{before}{part} changed nothing, of {plural(n, 'image')}")
     return notes
@@ -214,13 +213,13 @@ def _closing_notes(cell: Cell, frame: pd.DataFrame, rates: Sequence[dict[str, An
     notes = []
     if run.eligible is not None and run.eligible < n:
         notes.append(f"{run.eligible} of {n} images: no more are eligible")
-    if cell.smallest:
-        notes.append(smallest_sizes(cell, frame))
+    if cell.smallest and (found := noted(cell)):
+        notes.append(found.smallest)
     means = {k: v for k, v in perceptual_means([frame]).items() if v == v}
     if means:
         shown = (f"{APPEARANCE[k][0]} {v:{APPEARANCE[k][1]}}" for k, v in means.items())
         notes.append(f"means over images: {'; '.join(shown)}")
-    notes += idle_notes([(cell, frame)])
+    notes += idle_notes([cell])
     for row in rates:
         notes += nonfinite_note(cell.title(row["target"]), row["silent"], row["n"])
         notes += abstained_note(cell.title(row["target"]), row)

@@ -15,7 +15,8 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.config.networks import undefended
-from agr.report.rates import NORM_TITLES, counted_rows, selected
+from agr.report.frames import counted_rows, selected
+from agr.report.rates import NORM_TITLES
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
 
@@ -78,7 +79,7 @@ class Outcomes:
         return place[:3] in self.cells and self._frame(place[:3]) is not None
 
     def frame(self, place: Place) -> pd.DataFrame:
-        """Return the rows (rates.COLUMNS, all targets) of a place's finished cell."""
+        """Return the rows (frames.COLUMNS, all targets) of a place's finished cell."""
         frame = self._frame(place[:3])
         assert frame is not None, place
         return frame

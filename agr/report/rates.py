@@ -13,38 +13,27 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.config.schema import PACKAGE
-from agr.records.progress import Wanted
 from agr.records.schema import PERCEPTUAL
-from agr.records.store import Records
 from agr.records.values import ABSTAINED
+from agr.report.frames import rows_counted, selected
 from agr.report.statistics import wilson
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
 
 NAN = float("nan")
-COUNTS_KEPT = 2_000  # of targets' rows
-ROWS_KEPT = 2_000_000  # in memory, of cells that tables have read: some 200 bytes each
 NORM_TITLES = {"linf": "L∞", "l2": "L2"}
 TABLE_NUMBERS = {"linf": 1, "l2": 2}  # the paper's tables of rates
 PAPER_EPS = {"linf": 10, "l2": 1500}
 PAPER = {"suite": "imagenet", "T": 10, "select": "group", "quantize": "always", "success": "label"}
-# Columns that numbers are made from; reading all of them would take several times longer.
-COLUMNS = [
-    "target", "position", "image_id", "label", "clean_pred", "adv_pred", "source_clean_pred",
-    "source_adv_pred", "success", "first_success_step", "steps_used", "backwards", "flat", "linf",
-    "found_linf", "found_l2", "l2", "mean_abs", "rel_l2", "cosine", *PERCEPTUAL,
-]  # fmt: skip
+# What rates are counted from, and sizes are means of.
+COUNTED = ["target", "image_id", "label", "clean_pred", "source_clean_pred", "adv_pred", "success"]
+SIZES = ["l2", "rel_l2", "cosine", "steps_used", "mean_abs"]
 APPEARANCE = {  # of perceptual sizes: heading and format
     "psnr": ("PSNR, dB", ".2f"),
     "ssim": ("SSIM", ".4f"),
     "ciede2000": ("CIEDE2000", ".3f"),
     "lpips": ("LPIPS", ".4f"),
 }
-
-_kept: dict[tuple[Any, ...], pd.DataFrame | None] = {}
-
-# By frame, which is held, so that no other can have its id.
-_counted: dict[tuple[int, str, str], tuple[pd.DataFrame, pd.DataFrame]] = {}
 
 
 def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -69,7 +58,7 @@ def rates_and_sizes(cells: Sequence[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
     paper_sizes = _printed("amp", keys[:3], "amp")
     rates, sizes = [], []
     for cell in cells:
-        frame = selected(cell)  # one cell at a time: all of a large run's would fill the memory
+        frame = selected(cell, in_passing=True)  # all of a large run's would fill the memory
         as_in_paper = shows_paper(cell)
         place = (cell.config.norm.name, cell.source, cell.config.attack.name)
         paper = paper_sizes.get(place, NAN) if as_in_paper else NAN
@@ -113,39 +102,6 @@ def unlike_paper(cell: Cell) -> list[str]:
     return [*unlike, *cell.attack_overrides, *changed]
 
 
-def selected(cell: Cell) -> pd.DataFrame | None:
-    """Return the rows (COLUMNS) that a finished cell's config selects; None if it isn't finished.
-
-    Not to be changed: it is kept, as tables and figures share it, until a file of the cell changes.
-    Raises ConfigError for damaged records.
-    """
-    records = Records(cell.folder)
-    files = [records.run_file, *(part.path for part in records.part_files("rows"))]
-    stats = [path.stat() for path in files if path.exists()]
-    asked = cell.config.n_images, cell.shard, cell.chunk, *cell.targets
-    key = str(cell.folder), asked, *((s.st_ino, s.st_mtime_ns, s.st_size) for s in stats)
-    if key not in _kept:
-        _kept[key] = _selected(cell, records)
-        while len(_kept) > 1 and sum(len(f) for f in _kept.values() if f is not None) > ROWS_KEPT:
-            del _kept[next(iter(_kept))]  # the oldest
-    return _kept[key]
-
-
-def _selected(cell: Cell, records: Records) -> pd.DataFrame | None:
-    run = records.run()
-    if run is None:
-        return None
-    wanted = Wanted(cell, run)
-    rows = records.read("rows", COLUMNS)
-    mine = wanted.of(rows["position"].unique().tolist())
-    rows = rows[rows["position"].isin(mine) & rows["target"].isin(cell.targets)]
-    lost = wanted.of(run.lost)
-    for target in cell.targets:
-        if len(lost.union(rows["position"][rows["target"] == target])) < len(wanted):
-            return None
-    return rows
-
-
 def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
     """Return one row of the rates.
 
@@ -170,7 +126,7 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
     row |= dict.fromkeys(("asr", "low", "high", "clean"), NAN)
     if frame is None:
         return row
-    counted = counted_rows(frame, target, c.denominator)
+    counted = rows_counted(frame[COUNTED], target, c.denominator)
     n, successes = len(counted), int(counted["success"].sum())
     if n:
         low, high = wilson(successes, n)
@@ -181,23 +137,6 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
         row |= {"asr": 100 * successes / n, "low": 100 * low, "high": 100 * high}
         row["clean"] = 100 * float((counted["clean_pred"] == counted["label"]).mean())
     return row
-
-
-def smallest_sizes(cell: Cell, frame: pd.DataFrame) -> str:
-    """Return a line on the sizes that an attack without a budget needed, from `selected` rows."""
-    images = frame.drop_duplicates("image_id")
-    attacked = images[images["l2"] > 0]
-    line = f"smallest perturbations, found for {len(attacked)} of {len(images)} images"
-    if len(attacked):
-        linf, l2 = (_median(attacked, norm) for norm in ("linf", "l2"))
-        line += f"; median L∞ {linf}, L2 {l2} (0-255 scale; in brackets before rounding to 8 bits)"
-    return f"{line}; a success is one within eps"
-
-
-def _median(images: pd.DataFrame, norm: str) -> str:
-    """Return the median of a norm, and in brackets before images were rounded to 8 bits."""
-    rounded, found = (float(images[name].median()) for name in (norm, f"found_{norm}"))
-    return f"{rounded:.1f} ({found:.2f})" if found == found else f"{rounded:.1f}"
 
 
 def identity(cell: Cell) -> dict[str, Any]:
@@ -214,32 +153,6 @@ def identity(cell: Cell) -> dict[str, Any]:
     }
 
 
-def counted_rows(frame: pd.DataFrame, target: str, denominator: str) -> pd.DataFrame:
-    """Return the rows of a target that a denominator counts; not to be changed.
-
-    "all": every image. "target-correct": those that the target classifies correctly when clean.
-    "all-correct": those that the source and all targets of the frame classify correctly.
-    """
-    key = id(frame), target, denominator
-    if key not in _counted or _counted[key][0] is not frame:
-        if len(_counted) >= COUNTS_KEPT:
-            _counted.clear()
-        _counted[key] = frame, _counted_rows(frame, target, denominator)
-    return _counted[key][1]
-
-
-def _counted_rows(frame: pd.DataFrame, target: str, denominator: str) -> pd.DataFrame:
-    rows = frame[frame["target"] == target]
-    if denominator == "target-correct":
-        return rows[rows["clean_pred"] == rows["label"]]
-    if denominator == "all-correct":
-        by_target = frame["clean_pred"] == frame["label"]
-        by_source = frame["source_clean_pred"] == frame["label"]
-        by_all = (by_target & by_source).groupby(frame["image_id"]).all()
-        return rows[rows["image_id"].map(by_all)]
-    return rows
-
-
 def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
     """Return one row of the sizes, from the `selected` rows of a cell."""
     row = identity(cell) | {"run": frame is not None, "n": 0, "command": cell.command()}
@@ -247,7 +160,7 @@ def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
     row |= dict.fromkeys(PERCEPTUAL, NAN)
     row["eps_effective"] = cell.eps_effective
     if frame is not None:
-        images = frame.drop_duplicates("image_id")
+        images = frame[["image_id", *SIZES]].drop_duplicates("image_id")
         row["n"] = len(images)
         row |= {k: images[k].mean() for k in ("l2", "rel_l2", "cosine", "steps_used")}
         row["mean_abs"] = images["mean_abs"].mean() / LEVELS

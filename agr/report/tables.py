@@ -13,6 +13,7 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.report.formats import Block, Sheet, write_sheets
+from agr.report.frames import noted
 from agr.report.notes import (
     clean_accuracy_notes,
     idle_notes,
@@ -28,8 +29,6 @@ from agr.report.rates import (
     TABLE_NUMBERS,
     budget_title,
     rates_and_sizes,
-    selected,
-    smallest_sizes,
     unlike_paper,
 )
 
@@ -211,8 +210,8 @@ def _rate_notes(cells: Sequence[Cell], frame: pd.DataFrame) -> list[str]:
     ]
     notes += _paper_notes(cells, frame, "in brackets, ours minus the paper's")
     for cell in cells:
-        if cell.smallest and (rows := selected(cell)) is not None:
+        if cell.smallest and (found := noted(cell)):
             attack, source = cell.config.attack.title, cell.title(cell.source)
-            notes.append(f"{attack} on {source}: {smallest_sizes(cell, rows)}")
-    notes += idle_notes((cell, selected(cell)) for cell in cells)
+            notes.append(f"{attack} on {source}: {found.smallest}")
+    notes += idle_notes(cells)
     return [*notes, *clean_accuracy_notes(cells, frame), *nonfinite_notes(cells, frame)]

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from agr.config.cell import Cell
-from agr.report.rates import NAN, counted_rows
+from agr.report.frames import counted_rows
+from agr.report.rates import NAN
 from agr.report.statistics import bootstrap, effective_number, over_seeds, wilson
 
 ENDS = ("", "_low", "_high")  # of a rate's columns: itself and its interval

@@ -14,6 +14,7 @@ row       craft on one network of the demo suite and score six
 real      craft on a real network and score three: photographs of the NIPS 2017 set at NIPS17_DIR
 growth    with images, targets and slots
 startup   seconds until a command answers
+records   status, tables and verify on a million made-up rows: seconds and memory
 
 Writes bench.parquet (a row per part, setting, contender and round) and bench.md, and prints it.
 The machine should have nothing else to do.
@@ -44,7 +45,18 @@ def measure(options: Options) -> None:
     """Measure the parts of the options; the report is written anew after each."""
     import torch
 
-    from scripts.bench import demo, files, formats, full_size, growth, many, report, row, startup
+    from scripts.bench import (
+        demo,
+        files,
+        formats,
+        full_size,
+        growth,
+        many,
+        records,
+        report,
+        row,
+        startup,
+    )
     from scripts.bench.timing import Measurement, frame_of
 
     measures = {
@@ -57,6 +69,7 @@ def measure(options: Options) -> None:
         "real": row.real,
         "growth": growth.growth,
         "startup": startup.startup,
+        "records": records.records,
     }
     wanted = ["limit" if part == "peers" else part for part in PARTS if part in options.parts]
     about, rows, text = files.about(options), list[Measurement](), ""

@@ -6,7 +6,6 @@ python -m scripts.bench.growth n_images=250 …    # the cost of one cell, as JS
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from agr.config.compose import expand
 from agr.jobs.console import guard
 from agr.records.run_info import RunInfo
 from scripts.bench.demo import Bench, opened, ours, run_quietly, suite_cell
+from scripts.bench.memory import PEAK, peak_megabytes
 from scripts.bench.options import DEMO_SOURCES, Options
 from scripts.bench.timing import Contender, Measurement, interleave
 
@@ -33,7 +33,6 @@ TIMES = (1, 2, 4, 8)
 MOST_IMAGES = 1000  # that the demo suite has
 MOST_SLOTS = 64
 FEW = 128  # images where their number doesn't grow
-PEAK = "MB, peak memory"
 
 
 def growth(options: Options) -> Iterator[list[Measurement]]:
@@ -129,16 +128,6 @@ def cost_of(cell: Cell) -> dict[str, Any]:
         "backwards": session.batch_backwards,
         "value": peak_megabytes(),
     }
-
-
-def peak_megabytes() -> float:
-    """Return the most memory that this process has held, MB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # the other way counts what the parent held when it started us
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**2
 
 
 if __name__ == "__main__":

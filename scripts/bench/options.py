@@ -11,7 +11,19 @@ from typing import Any, NoReturn
 from agr.config.schema import CHOICES
 from agr.utils.errors import ConfigError, nearest
 
-PARTS = ("limit", "peers", "many", "formats", "stops", "curve", "row", "real", "growth", "startup")
+PARTS = (
+    "limit",
+    "peers",
+    "many",
+    "formats",
+    "stops",
+    "curve",
+    "row",
+    "real",
+    "growth",
+    "startup",
+    "records",
+)
 DEMO_SOURCES = ("inc_v3", "inc_v4", "ir_v2", "vgg16", "vgg19", "res152")
 # of the part "formats": convolutions, wide and depthwise, then attention and mixing
 FAMILIES = (
@@ -51,6 +63,7 @@ class Options:
     demo_sources: tuple[str, ...]
     demo_images: int
     real_images: int
+    rows: int  # of records
     out: Path
 
     @property
@@ -118,6 +131,7 @@ def _parser(text: str | None) -> argparse.ArgumentParser:
     add("--demo-sources", action="append", help="networks of the demo suite (default: inc_v3)")
     add("--demo-images", type=_whole, default=800, help="of the demo suite (default 800)")
     add("--real-images", type=_whole, default=64, help="of the NIPS 2017 set (default 64)")
+    add("--rows", type=_whole, default=1_000_000, help="of made-up records (default 1000000)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--threads", type=_whole, help="of the CPU (default: all cores)")
     add("--precision", choices=CHOICES["precision"], default="fp32", help="(default fp32)")

@@ -191,6 +191,15 @@ def _startup_table(setting: str, own: Results) -> str:
     return _table(own.names, {"s": partial(_seconds, own)})
 
 
+def _records_table(setting: str, own: Results) -> str:
+    peaks = peak_memory(own)
+    columns: dict[str, Column] = {
+        "s": partial(_seconds, own),
+        "peak memory, MB": lambda name: Spread.of(peaks[name]).text(0),
+    }
+    return f"**{setting}**\n\n{_table(own.names, columns)}"
+
+
 def _each(table: Callable[[str, Results], str]) -> Callable[[dict[str, Results]], str]:
     """Make the tables of a section from the table of a setting."""
     return lambda settings: "\n\n".join(table(name, own) for name, own in settings.items())
@@ -261,4 +270,5 @@ SECTIONS = (
     Section("A row of real networks", ("real",), _each(_real_table)),
     Section("Growth", ("growth",), _each(_growth_table)),
     Section("Start", ("startup",), _each(_startup_table)),
+    Section("Records of many rows", ("records",), _each(_records_table)),
 )

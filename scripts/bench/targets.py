@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from scripts.bench import demo, formats, full_size, growth, peers, row, startup
+from scripts.bench import demo, formats, full_size, growth, peers, records, row, startup
 from scripts.bench.timing import Results, Spread, results_of
 
 PIPELINE_OF_BARE = 0.95
@@ -24,6 +24,7 @@ OVER_ROW = {"agr": 2.5, "ifgsm": 1.1}
 OVER_REAL = {"ifgsm": 1.6, "mifgsm": 1.6, "agr_nostop": 1.6, "agr": 5.0}
 LINEAR, FLAT = 1.10, 50.0
 SECONDS = {startup.HELP: 1.2, startup.FINISHED: 2.0, startup.TABLES: 2.0}
+SECONDS |= {records.STATUS: 3.0, records.TABLES: 10.0}
 ROUNDING = 1e-9  # a figure that is its limit has reached it
 
 
@@ -167,11 +168,12 @@ def peak_memory(own: Results) -> pd.DataFrame:
     return own.frame.pivot(index="round", columns="contender", values="value")
 
 
-def _startup(setting: str, own: Results) -> Iterator[Target]:
+def _commands(setting: str, own: Results) -> Iterator[Target]:
     for name in own.names:
         limit = next((v for k, v in SECONDS.items() if name.startswith(k)), None)
         if limit is not None:
-            yield Target("startup", f"{name}, seconds", own.seconds(name), at_most=limit)
+            part = str(own.frame["part"].iloc[0])
+            yield Target(part, f"{name}, seconds", own.seconds(name), at_most=limit)
 
 
 FULL_SIZE = ("limit", "peers")  # measured in the same rounds
@@ -184,5 +186,6 @@ FINDERS: dict[tuple[str, ...], Callable[[str, Results], Iterator[Target]]] = {
     ("row",): _row,
     ("real",): _real,
     ("growth",): _growth,
-    ("startup",): _startup,
+    ("startup",): _commands,
+    ("records",): _commands,
 }

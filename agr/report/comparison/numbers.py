@@ -17,7 +17,8 @@ from agr.config.cell import Cell
 from agr.report.comparison.axes import TARGET, Options, axis_of, layout_of, value_of, varying
 from agr.report.comparison.paired import Paired, in_short, transfer_pair
 from agr.report.families import TITLES, families_of
-from agr.report.rates import APPEARANCE, NAN, counted_rows, perceptual_means, selected
+from agr.report.frames import counted_rows, selected
+from agr.report.rates import APPEARANCE, NAN, perceptual_means
 from agr.report.statistics import effective_number, holm, wilson
 from agr.report.transfer import mean_rates, spread_over_seeds, success_shares
 from agr.utils.errors import ConfigError

@@ -130,7 +130,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         [rate(cell, t, comparison.frame_of(cell)) for cell in cells for t in cell.targets]
     )
     yield from perceptual_notes(comparison.sizes)
-    yield from idle_notes((cell, comparison.frame_of(cell)) for cell in cells)
+    yield from idle_notes(cells)
     yield from clean_accuracy_notes(cells, rates)
     yield from nonfinite_notes(cells, rates)
     yield from missing_notes(rates)

@@ -12,9 +12,10 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.records.store import Records
+from agr.report.frames import selected
 from agr.report.leaderboard import leaderboard
 from agr.report.outcomes import Outcomes, Place, in_group
-from agr.report.rates import NAN, identity, perceptual_values, rate, selected
+from agr.report.rates import NAN, identity, perceptual_values, rate
 from agr.report.statistics import bootstrap, wilson
 from agr.report.transfer import mean_rates
 
