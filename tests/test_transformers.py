@@ -18,6 +18,7 @@ from agr.attacks.engine import Calls, Item, craft
 from agr.attacks.gradient import Goal, Taker
 from agr.attacks.idle import idle_parts
 from agr.attacks.loss import CrossEntropy
+from agr.attacks.rows import Host
 from agr.attacks.rules import ConstantAttention, Regularize, Tune
 from agr.attacks.rules.transformers import _shrunk_pairs, _shrunk_tokens
 from agr.attacks.stages import Distance, MeanNormalize, Momentum
@@ -321,7 +322,7 @@ def test_important_crops_keep_their_perturbation() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_importance_of_crops(name: str) -> None:
+def test_importance_of_patches(name: str) -> None:
     """It is between 0 and 1, and takes a gradient that is counted."""
     net = body(name)
     view = SelfPaced(patch=8, block=3)
@@ -330,7 +331,7 @@ def test_importance_of_crops(name: str) -> None:
     assert source.described() == [f"features of 1 module ({block})"]
     x = images(2, size=SIDE)
     attack = Attack(Linf(EPS), steps=1, views=(view,))
-    s = attack._prepared(source, attack.begin(x, torch.zeros(2).long()))
+    s = attack._prepared(source, attack.begin(x, torch.zeros(2).long()), Host())
     importance = s["made"]["view 0"]["importance"]
     assert importance.shape == (2, 4, 4)
     assert importance.flatten(1).amin(1).tolist() == [0, 0]
