@@ -215,7 +215,7 @@ def test_a_wrong_search_space_is_told_in_a_line(text: str, tmp_path: Path) -> No
 
 
 def test_an_unknown_search_space() -> None:
-    with pytest.raises(ConfigError, match="tuning=standart: .* is no file: did you mean standard"):
+    with pytest.raises(ConfigError, match=r"tuning=standart: .* is no file: did you mean standard"):
         load_space("standart", [])
 
 
