@@ -196,7 +196,7 @@ def idle_notes(done: Iterable[tuple[Cell, pd.DataFrame | None]]) -> list[str]:
     for title, cells in by_attack.items():
         before = f"{title}: " if len(by_attack) > 1 else ""
         images = pd.concat([frame.drop_duplicates("image_id") for _, frame in cells])
-        n, flat = len(images), images["flat"].fillna(False).astype(bool)
+        n, flat = len(images), images["flat"].eq(True)
         if flat.any():
             notes.append(before + zero_gradients(int(flat.sum()), n))
         tried = images["steps_used"].isna() | (images["steps_used"] > 0)
