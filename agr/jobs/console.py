@@ -19,7 +19,8 @@ from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
 from agr.utils.program import as_called
 from agr.utils.signals import ENDING, Interrupted, stoppable
 
-PRINTING = {"check", "plan", "status", "verify", "list_attacks"}  # commands that do nothing but print
+# Commands that do nothing but print.
+PRINTING = {"check", "plan", "status", "verify", "list_attacks"}
 
 
 def script(work: Callable[[], None], text: str | None) -> None:
