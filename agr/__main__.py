@@ -60,7 +60,7 @@ def main(*before: str) -> None:
     """Run a command: the first word of the command line, which `before` comes before."""
     words = [*before, *sys.argv[1:]]
     name = words[0] if words else "--help"
-    if name in COMPLETION:
+    if name in COMPLETION and "COMP_LINE" in os.environ:
         _complete(words)
         return
     if not before and (line := other_program()):
@@ -69,6 +69,8 @@ def main(*before: str) -> None:
         _print(f"{DISTRIBUTION} {__version__}")
     elif name in ASKING:
         _print(HELP.format("\n".join(f"  {name:13}{line}" for name, line in COMMANDS.items())))
+    elif name in COMPLETION:
+        _ask_hydra(words)
     elif name == "completion":
         _print_completion(words[1:])
     elif name in COMMANDS:
@@ -108,7 +110,7 @@ def _print_completion(words: list[str]) -> None:
 
 def _complete(words: list[str]) -> None:
     """Answer the shell: commands by us, what follows one by Hydra, which doesn't know of them."""
-    program, _, typed = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
+    program, _, typed = os.environ["COMP_LINE"].lstrip().partition(" ")
     name, space, rest = typed.lstrip().partition(" ")
     if not space:
         _print("\n".join(command for command in COMMANDS if command.startswith(name)))

@@ -178,6 +178,12 @@ def test_bash_completes_commands_and_configs(tmp_path: Path) -> None:
     script = f'PATH={tmp_path}:$PATH; eval "$(agr completion bash)"; {asked}'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["leaderboard", "norm=linf", ""]
+    ours, hydras = (
+        subprocess.run([program, *words], capture_output=True, text=True, check=True).stdout
+        for words in (["completion", "bash"], ["--shell-completion", "install=bash"])
+    )
+    assert ours == hydras
+    assert ours.endswith("-F hydra_bash_completion agr\n")
 
 
 def test_attacks_are_listed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

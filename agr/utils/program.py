@@ -38,6 +38,6 @@ def other_program() -> str:
     except metadata.PackageNotFoundError:
         return ""
     return (
-        f"another distribution, agr {found}, is installed here, and what is named agr may be its own "
-        f"or ours: pip uninstall agr {DISTRIBUTION}, then install {DISTRIBUTION} again"
+        f"another distribution, agr {found}, is installed here, and what is named agr may be its "
+        f"own or ours: pip uninstall agr {DISTRIBUTION}, then install {DISTRIBUTION} again"
     )
