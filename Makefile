@@ -1,6 +1,7 @@
 # Everything a user or a developer runs. `make help` lists it.
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv.lowest
 RUN := $(VENV)/bin/python
 
 # ARGS are overrides for the programs: make tables SUITE=demo ARGS="seed=1 n_images=200"
@@ -13,7 +14,7 @@ CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 
 .DEFAULT_GOAL := help
 TARGETS := help setup demo real ready plan status verify compare tables leaderboard figures claims report \
-  bench attacks-page test test-all check clean
+  bench attacks-page test test-all check wheel lowest clean
 .PHONY: $(TARGETS)
 
 # What each target reads of the command line. Anything else would do nothing, so it stops make.
@@ -23,7 +24,7 @@ READS_real := ARGS NIPS17_DIR
 $(foreach t,ready plan status tables,$(eval READS_$(t) := EXPERIMENT $(CELL_WORDS)))
 $(foreach t,compare leaderboard figures,$(eval READS_$(t) := $(CELL_WORDS)))
 $(foreach t,claims report,$(eval READS_$(t) := CLAIMS $(CELL_WORDS)))
-$(foreach t,verify test test-all,$(eval READS_$(t) := ARGS))
+$(foreach t,verify test test-all lowest,$(eval READS_$(t) := ARGS))
 READS_bench := ARGS NIPS17_DIR
 
 COMMA := ,
@@ -108,14 +109,26 @@ check: setup ## run ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+wheel: setup ## build dist/agr_bench-….whl, which holds configs and assets, and check it
+	$(RUN) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(RUN) -m twine check --strict dist/*.whl
+
+# Old libraries beside new ones are told of deprecations, which aren't ours to mend.
+lowest: ## run the fast tests with the lowest versions of pyproject.toml, in an environment of its own
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt -e ".[dev]"
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps torchattacks
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadgroup -m "not slow" -W ignore::DeprecationWarning $(ARGS)
+
 clean: ## remove .venv and caches; keep outputs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # torchattacks without its dependencies: it pins an old `requests` that hub clients refuse.
 $(VENV)/.done: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11: make PYTHON=python3.12 ..."; exit 1; }
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip uninstall --quiet --yes agr 2>/dev/null # what we were called before
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchattacks
 	@touch $@

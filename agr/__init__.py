@@ -15,11 +15,12 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from agr.utils.program import __version__ as __version__
+
 if TYPE_CHECKING:
     from agr.attacks.build import load_attack as load_attack
     from agr.models.tuning import tune as tune
 
-__version__ = "0.1.0"
 __all__ = ["load_attack", "tune"]
 MODULES = {"load_attack": "agr.attacks.build", "tune": "agr.models.tuning"}
 
@@ -27,7 +28,7 @@ MODULES = {"load_attack": "agr.attacks.build", "tune": "agr.models.tuning"}
 def _is_program() -> bool:
     """True in a process of a command or of a program in scripts/, false in a user's own."""
     if sys.argv[:1] == ["-m"]:  # so long as Python looks for the module
-        return re.search(r" -m ?agr\.\w+( |$)", " ".join(sys.orig_argv)) is not None
+        return re.search(r" -m ?agr(\.\w+)?( |$)", " ".join(sys.orig_argv)) is not None
     program = os.path.realpath("".join(sys.argv[:1]))
     scripts = os.path.join(os.path.dirname(os.path.dirname(__file__)), "scripts", "")
     return program.startswith(scripts) or os.path.basename(program) == "agr"

@@ -4,7 +4,10 @@ python -m agr.check [experiment=paper] [suite=imagenet] [key=value ...]
 
 Takes the overrides of `python -m agr.run -m`; without experiment=… it checks the cells of the
 paper's tables, narrowed by the overrides. Each line is "ok", or a "problem" with the way out; the
-exit code is 0 if all are ok, else 1. Nothing is attacked and no records are written.
+exit code is 0 if all are ok, else 1. Nothing is attacked and no records are written. For
+example:
+
+    python -m agr.check attack=sgm source=res152
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 One table of what varies: rates with their intervals, mean transfer, gradients, and the difference
 from a baseline on the same images. With --run, missing cells are run first. It takes the overrides
-of `agr.run -m`, and
+of `python -m agr.run -m`, and
 
     rows=attack,source   keys that are rows (those that vary, but for the columns' and the seed)
     columns=eps          a key, or target (a number that varies, else target)

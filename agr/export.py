@@ -5,6 +5,9 @@ python -m agr.export CELL [CELL ...] to=FOLDER [clean=true]
 CELL is a folder of records of a run with save_adversarials=true. FOLDER gets ID.png of each saved
 image and labels.csv (filename,label,targeted_label), of several cells in a folder each; with
 clean=true also clean/, the same of the clean images. The pixels are those that were scored.
+For example:
+
+    python -m agr.export outputs/demo/agr-linf-10-inc_v3-* to=images clean=true
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 python -m agr.plan [experiment=paper] [key=value ...]
 
 Without experiment=… it lists the cells of the paper's tables, narrowed by the overrides; with -m it
-takes the overrides of any sweep, as `agr.run -m` does.
+takes the overrides of any sweep, as `python -m agr.run -m` does. For example:
+
+    python -m agr.plan -m attack=ifgsm,mifgsm,agr eps=2,4,8,16
 """
 
 from __future__ import annotations

@@ -39,11 +39,12 @@ from agr.utils.errors import ConfigError
 from agr.utils.files import write_content
 from agr.utils.hashing import slug
 from agr.utils.pixels import LEVELS
+from agr.utils.program import as_called
 
 if TYPE_CHECKING:
     from agr.evaluation.given import GivenImages
 
-HELP = "python -m agr.score --help has the three ways"
+HELP = as_called("python -m agr.score --help has the three ways")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -3,8 +3,10 @@
 python -m agr.status [experiment=paper] [key=value ...]
 
 Without experiment=… it shows the cells of the paper's tables, narrowed by the overrides; with -m it
-takes the overrides of any sweep, as `agr.run -m` does. Locks tell what runs, on whatever machine;
-records tell what is done, whatever a cluster says of its jobs.
+takes the overrides of any sweep, as `python -m agr.run -m` does. Locks tell what runs, on whatever
+machine; records tell what is done, whatever a cluster says of its jobs. For example:
+
+    python -m agr.status -m attack=ifgsm,mifgsm,agr eps=2,4,8,16
 """
 
 from __future__ import annotations

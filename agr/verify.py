@@ -7,7 +7,9 @@ target has its row and none has two, rows agree with each other, with traces and
 with the cell's config, success and rates are computed again from predictions, saved images have
 their size and hashes. With images=n, n random images of each cell are crafted and scored again,
 from the stored numeric identity, and must give the same `adv_sha256` and rows, bit by bit. Exits
-with 1 if anything is wrong.
+with 1 if anything is wrong. For example:
+
+    python -m agr.verify images=20
 """
 
 from __future__ import annotations

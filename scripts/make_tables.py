@@ -1,29 +1,6 @@
-"""Render Tables 1-3 from records: python scripts/make_tables.py [experiment=paper] [key=value ...].
+"""Render Tables 1-3 from records: a door to `agr tables`."""
 
-Takes the overrides of the run whose cells it shows: seed=0,1,2 shows means and spreads over seeds,
-experiment=readings adds AGR's readings and the stopped baselines, denominator=target-correct counts
-only images that the target classifies correctly.
-"""
-
-import sys
-
-from agr.config.compose import expand
-from agr.config.overrides import with_experiment, without_shards
-from agr.jobs.console import script
-from agr.report.comparison.axes import output_folder
-from agr.report.tables import write_tables
-
-
-def main() -> None:
-    """Write the tables and print the Markdown ones."""
-    asked = without_shards(with_experiment(sys.argv[1:], "experiment=paper"))
-    cells = expand(asked)
-    paths = write_tables(cells, output_folder(cells, asked, "tables"))
-    for path in paths:
-        if path.suffix == ".md":
-            print(path.read_text(encoding="utf-8"))
-    print("written:", *paths)
-
+from agr.__main__ import main
 
 if __name__ == "__main__":
-    script(main, __doc__)
+    main("tables")

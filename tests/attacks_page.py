@@ -7,7 +7,6 @@ the program is with the tests. One of them fails if the page is not what this pr
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 
 from agr.attacks import Attack, ensembles, loss, objectives, rules, stages, start, step, stop, views
 from agr.config.schema import conf_dir
+from agr.list_attacks import heading
 from tests.oracles import FAMILIES, ORACLES
 from tests.oracles.base import Oracle, composed, ours
 
@@ -169,12 +169,6 @@ DIFFERENCES = [  # detail, the authors' way, that of ports, the option for it
     ],
 ]
 
-# A sentence up to its last year in brackets, and the place in the paper after it.
-PAPER = re.compile(
-    r".*\b(19|20)\d\d\b[^)]*\)"
-    r"(, (Algorithm|section|Eqs?\.) \w[\w.-]*\w?( and \w[\w.]*)?( (?=\d)\w+)?)*"
-)
-
 OF = {"Foolbox": "foolbox'", "Art": "ART's", "Universal": "ART's", "Torchattacks": "torchattacks'"}
 
 Row = Sequence[str]  # the cells of a row of a Markdown table
@@ -261,20 +255,6 @@ def library_rows() -> Iterator[Row]:
         kind = node["_target_"].rpartition(".")[2]
         of = f"{OF[kind]} {node.get('attack', 'UniversalPerturbation')}"
         yield [f"`library/{path.stem}`", title, paper, of]
-
-
-def heading(path: Path) -> tuple[str, str]:
-    """Return the title of an attack's file, and the paper that its first comment names."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    lines = [line for line in lines if not line.startswith("# @")]
-    first = next(i for i, line in enumerate(lines) if not line.startswith("#"))
-    comment = " ".join(line.removeprefix("#").strip() for line in lines[:first])
-    sentences = [s for s in re.split(r"(?<! al)(?<!Eq)(?<!Eqs)(?<!\.)\.(?: |$)", comment) if s]
-    paper = next((m[0] for m in map(PAPER.match, sentences) if m), None)
-    # Without a paper, the first sentence that isn't just an abbreviation.
-    plain = next((sentence for sentence in sentences if " " in sentence), comment)
-    file: Any = OmegaConf.load(path)
-    return file["title"], paper or plain
 
 
 def parts_table(module: ModuleType) -> str:

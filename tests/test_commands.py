@@ -1,10 +1,8 @@
-"""The smaller commands: plan, score, the picture, and their help."""
+"""The smaller commands: plan and score."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from tests.conftest import demo_cell
 
-ROOT = Path(__file__).parent.parent
 VGG = ("source=vgg16", "targets=[vgg16]", "n_images=4", "progress=false")
 
 
@@ -114,16 +111,3 @@ def test_score_refuses_an_unknown_target(tmp_path: Path) -> None:
     run_cell(demo_cell(tmp_path, *VGG, "save_adversarials=true", "n_images=1"))
     with pytest.raises(ConfigError, match="target vgg91 is unknown: did you mean vgg19"):
         agr.score.main([f"outputs={tmp_path}", "targets=[vgg91]"])
-
-
-@pytest.mark.parametrize(
-    "command", [["-m", "agr.plan"], ["-m", "agr.score"], ["scripts/make_tables.py"],
-                ["scripts/make_leaderboard.py"], ["scripts/make_figures.py"], ["-m", "agr.check"],
-                ["scripts/make_claims.py"], ["scripts/make_report.py"]]
-)  # fmt: skip
-@pytest.mark.slow
-def test_help_of_every_script(command: list[str]) -> None:
-    words = [sys.executable, *command, "--help"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "python" in done.stdout
-    assert done.stderr == ""

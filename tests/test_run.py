@@ -306,41 +306,6 @@ def test_a_machine_without_slurm_says_so(
     assert err.startswith("error: hydra/launcher=slurm: there is no srun here")
 
 
-@pytest.mark.slow
-def test_an_installed_wheel_works_from_any_folder(tmp_path: Path) -> None:
-    """conf/ and the demo suite travel inside the wheel."""
-    import zipfile
-
-    root = Path(__file__).parent.parent
-    wheel = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "-w",
-        str(tmp_path),
-        str(root),
-    ]
-    subprocess.run(wheel, check=True, capture_output=True, timeout=300)
-    (path,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(path) as f:
-        f.extractall(tmp_path / "site")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    code = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); import agr.run;"
-        "assert 'elsewhere' not in agr.run.__file__ and 'site' in agr.run.__file__; agr.run.main()"
-    )
-    words = ["source=vgg16", "n_images=4", "slots=4", "threads=1"]
-    subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "site"), *words],
-        cwd=elsewhere, check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    assert list(elsewhere.glob("outputs/demo/*/rows-*.parquet"))
-
-
 @pytest.mark.parametrize(
     ("word", "reason"),
     [

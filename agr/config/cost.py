@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -53,6 +54,39 @@ def left_out(chain: Iterable[Any], steps: int) -> int:
     return sum(stage.left_out(steps) for stage in chain if hasattr(stage, "left_out"))
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Gradients that an attack takes for an image."""
+
+    once: int  # before the first step
+    each: int  # for a step
+    chain: Sequence[Any]  # its stages
+    members: int  # networks of the source
+    drawn: float  # what a step costs on average, where that is drawn; else 0
+
+    @classmethod
+    def of(
+        cls, attack: Mapping[Any, Any], members: int, *, eot: int = 0, allow: Collection[str] = ()
+    ) -> Cost:
+        """Return the cost of an attack's config, whose parts are made for it."""
+        views, chain, ensemble, objective = (
+            [
+                make_part(f"attack.{key}", f"agr.attacks.{SLOTS[slot]}", node, allow)
+                for key, node in _nodes(attack, slot)
+            ]
+            for slot in ("views", "chain", "ensemble", "objective")
+        )
+        joined = ensemble[0] if ensemble else None
+        each = gradients_of(views, chain, joined, members, eot=eot)
+        once = sum(getattr(part, "once", 0) for part in (*objective, *views))
+        drawn = [stage.charged for stage in chain if hasattr(stage, "charged")]
+        return cls(once, each, chain, members, drawn[0] if drawn else 0)
+
+    def total(self, steps: int) -> int:
+        """Return the gradients of so many steps."""
+        return self.once + steps * self.each - left_out(self.chain, steps) * self.members
+
+
 def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Set `steps` of a config, composed from `overrides`, to what its `gradients` allow.
 
@@ -76,35 +110,26 @@ def set_steps(config: DictConfig, overrides: Sequence[str] = ()) -> None:
         )
     attack = OmegaConf.to_container(config.attack, resolve=True)
     assert isinstance(attack, dict)
-    views, chain, ensemble, objective = (
-        [
-            make_part(f"attack.{key}", f"agr.attacks.{SLOTS[slot]}", node, config.allow)
-            for key, node in _nodes(attack, slot)
-        ]
-        for slot in ("views", "chain", "ensemble", "objective")
-    )
-    if drawn := [stage for stage in chain if hasattr(stage, "charged")]:
+    members = 1 if isinstance(config.source, str) else len(config.source)
+    cost = Cost.of(attack, members, eot=config.eot, allow=config.allow)
+    if cost.drawn:
         raise ConfigError(
-            f"gradients={budget}: what a step of attack={name} costs is drawn, {drawn[0].charged} "
+            f"gradients={budget}: what a step of attack={name} costs is drawn, {cost.drawn} "
             "on average: give steps, and compare the gradients that it took"
         )
-    members = 1 if isinstance(config.source, str) else len(config.source)
-    joined = ensemble[0] if ensemble else None
-    each = gradients_of(views, chain, joined, members, eot=config.eot)
-    once = sum(getattr(part, "once", 0) for part in (*objective, *views))
-    if once + each > budget:
-        before = f" after {once} before the first" if once else ""
+    if cost.once + cost.each > budget:
+        before = f" after {cost.once} before the first" if cost.once else ""
         raise TooDear(
-            f"attack={name} takes {each} gradients for one step{before}, and gradients={budget} "
-            "allows fewer: give more"
+            f"attack={name} takes {cost.each} gradients for one step{before}, and "
+            f"gradients={budget} allows fewer: give more"
         )
-    steps = (budget - once) // each
-    while once + (steps + 1) * each - left_out(chain, steps + 1) * members <= budget:
+    steps = (budget - cost.once) // cost.each
+    while cost.total(steps + 1) <= budget:
         steps += 1
     config.steps = 1 if config.attack.steps == 1 else steps
 
 
-def _nodes(attack: dict[Any, Any], slot: str) -> list[tuple[str, Any]]:
+def _nodes(attack: Mapping[Any, Any], slot: str) -> list[tuple[str, Any]]:
     """Return the nodes of the filled parts of a slot, with their keys."""
     found = {slot: attack[slot]}
     if slot in GROUPS:

@@ -15,6 +15,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from agr.config.schema import GROUPS, Config, conf_dir
 from agr.config.yaml_files import read_yaml, yaml_problem
 from agr.utils.errors import ConfigError, bare, first_line, nearest
+from agr.utils.program import as_called
 
 # A parameter of an attack's part, such as attack.chain.momentum.decay
 PART_KEY = re.compile(r"attack\.((start|loss|step|stop|library)\.|(views|chain)\.\w+\.)")
@@ -29,6 +30,8 @@ MISSING = re.compile(r"[Mm]issing mandatory value: ([\w.]+)")
 NO_SUCH_FILE = re.compile(r"In '(?P<file>[^']+)': Could not (?:load|find) '(?P<name>[^']+)'")
 NOISE = ("HYDRA_FULL_ERROR", "full_key:", "object_type=", "reference_type=", "See https://")
 RAISED = re.compile(r"\w+ raised while resolving interpolation: ")
+
+ALL_KEYS = as_called("python -m agr.run --cfg job shows all")
 
 # Ends of messages, by a text that they contain.
 WAYS_OUT = {
@@ -183,7 +186,7 @@ def _unknown_key(e: BaseException, key: str) -> str:
         known = getattr(e.__cause__ or e, "parent_node", ())
         way = nearest(key.rpartition(".")[2], map(str, known))
         return f"{key} is no key of the launcher: {way}"
-    way = moved(key) or nearest(key, _all_keys(Config), "python -m agr.run --cfg job shows all")
+    way = moved(key) or nearest(key, _all_keys(Config), ALL_KEYS)
     if ADDED.fullmatch(key):
         way = f"correct the name, or add it as +{key}=…"
     return _with_place(e, None, f"{key} is no key of the config: {way}")

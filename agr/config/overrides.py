@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from agr.config.schema import conf_dir
 from agr.utils.errors import ConfigError, first_line
+from agr.utils.program import as_called, is_agr
 
 MOST_SHARDS = 9999
 MOST_SEEDS = 1000
@@ -47,7 +48,7 @@ VARIABLE = re.compile(r"\$\{(?:oc\.env|agr\.if_env):(\w+)")
 
 
 def shell_command(*words: str) -> str:
-    """Return a command of ours for a shell: `words` follow "python".
+    """Return a command of ours that works in a shell where we are: `words` follow "python".
 
     Where its suite finds images by an environment variable, its value is put in front.
     """
@@ -55,7 +56,8 @@ def shell_command(*words: str) -> str:
     texts = [file.read_text() for file in suites if f"suite={file.stem}" in words]
     read = {name: os.environ.get(name) for text in texts for name in VARIABLE.findall(text)}
     given = [f"{name}={shlex.quote(value)}" for name, value in read.items() if value]
-    return " ".join([*given, shlex.join(["python", *words])])
+    program = ["agr", *words[1:]] if is_agr(words) else ["python", *words]
+    return " ".join([*given, as_called(shlex.join(program))])
 
 
 # Keys that hold a list, of which a single name is one of one.

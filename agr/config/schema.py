@@ -6,13 +6,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-PACKAGE = Path(__file__).resolve().parent.parent
+from agr.utils.program import PACKAGE, as_called
+
 # The slots of an attack and the modules of agr.attacks that have their parts; those of GROUPS hold
 # several, by name.
 SLOTS = {
@@ -261,6 +261,7 @@ OmegaConf.register_new_resolver("agr.firsts", lambda groups: ",".join(_sources(g
 OmegaConf.register_new_resolver("agr.grouped", lambda groups: ",".join(_grouped(groups)))
 OmegaConf.register_new_resolver("agr.if_env", lambda key, a, b: a if os.environ.get(key) else b)
 OmegaConf.register_new_resolver("agr.assets", lambda path: str(PACKAGE / "assets" / path))
+OmegaConf.register_new_resolver("agr.command", lambda name: as_called(f"python -m agr.{name}"))
 
 
 def conf_dir() -> str:

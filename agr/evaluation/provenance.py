@@ -23,8 +23,9 @@ from agr.records.run_info import DataInfo, RunInfo, Session
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import digest
+from agr.utils.program import __version__
 
-PACKAGES = ("agr", "torch", "timm", "numpy", "pillow", "hydra-core", "pandas", "pyarrow")
+PACKAGES = ("torch", "timm", "numpy", "pillow", "hydra-core", "pandas", "pyarrow")
 
 
 def open_evaluator(cell: Cell, records: Records, *, note: bool = True) -> Evaluator:
@@ -48,8 +49,8 @@ def open_evaluator(cell: Cell, records: Records, *, note: bool = True) -> Evalua
         run.lpips = inputs.lpips or run.lpips
         if note:
             run.config, run.command, run.git = asdict(cell.config), cell.command(), git_commit()
-            run.versions = {p: version(p) for p in [*PACKAGES, *_library_of(cell)]}
-            run.versions["python"] = platform.python_version()
+            run.versions = {"agr": __version__, "python": platform.python_version()}
+            run.versions |= {p: version(p) for p in [*PACKAGES, *_library_of(cell)]}
 
     numeric = records.update_run(begin).numeric
     assert numeric is not None  # `begin` settled it

@@ -25,6 +25,7 @@ from agr.records.progress import Todo, todo
 from agr.records.run_info import Narrowing, NumericIdentity, RunInfo, Session
 from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line
+from agr.utils.program import as_called
 from agr.utils.signals import unbroken
 
 Say = Callable[[str], None]
@@ -148,7 +149,7 @@ def _none_eligible(evaluator: Evaluator) -> str:
     return (
         f"no image of {cell.config.data.root} is eligible: select={cell.config.select} asks that "
         f"{' and '.join(cell.selecting) or 'no network'} be right about it; "
-        "python -m agr.check shows what each has right, select=none asks nothing"
+        f"{as_called('python -m agr.check')} shows what each has right, select=none asks nothing"
     )
 
 

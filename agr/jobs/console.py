@@ -16,15 +16,17 @@ from agr.config.overrides import RUNNING_FLAGS, shell_command
 from agr.jobs.output import tolerant_output
 from agr.utils.errors import ConfigError, first_line, one_line
 from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
+from agr.utils.program import as_called
 from agr.utils.signals import ENDING, Interrupted, stoppable
 
-PRINTING = {"check", "plan", "status", "verify"}  # commands that do nothing but print
+# Commands that do nothing but print.
+PRINTING = {"check", "plan", "status", "verify", "list_attacks"}
 
 
 def script(work: Callable[[], None], text: str | None) -> None:
     """Run a program's `work`, or print its `text` where the user asks for help."""
     asked = {"-h", "--help"} & set(sys.argv[1:])
-    guard((lambda: print((text or "").strip())) if asked else work)
+    guard((lambda: print(as_called(text or "").strip())) if asked else work)
 
 
 def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = True) -> None:

@@ -38,7 +38,7 @@ def check_submitit(arguments: Sequence[str]) -> bool:
     named = [word.lstrip("+") for word in arguments if of_launcher(word) and "hydra/" in word]
     for word in named:
         if word.partition("=")[2] in ("slurm", "local") and find_spec("submitit") is None:
-            raise ConfigError(f'{word} needs submitit: pip install "agr[slurm]"')
+            raise ConfigError(f'{word} needs submitit: pip install "agr-bench[slurm]"')
     return bool(named)
 
 

@@ -1,4 +1,4 @@
-"""Requests of the programs in scripts/: cells to show, what to run first, where to write."""
+"""Requests of figures, claims and the report: cells to show, what to run first, where to write."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def _selected(cell: Cell, records: Records) -> pd.DataFrame | None:
 def _noted_of(cell: Cell, frame: pd.DataFrame) -> Noted:
     names = ["image_id", "flat", "steps_used", "linf", "l2", "found_linf", "found_l2"]
     images = frame[names].drop_duplicates("image_id")
-    flat = images["flat"].fillna(False).astype(bool)
+    flat = images["flat"].eq(True)
     tried = images["steps_used"].isna() | (images["steps_used"] > 0)
     unchanged = (images["linf"] == 0) & tried & ~flat
     smallest = smallest_sizes(images) if cell.smallest else ""

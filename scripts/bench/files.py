@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+import agr
 from scripts.bench import peers
 from scripts.bench.options import Options
 
@@ -25,7 +26,8 @@ def about(options: Options) -> dict[str, str]:
         device += f" {torch.cuda.get_device_name(device)}"
     else:
         device += f" {torch.backends.cpu.get_cpu_capability()}"
-    versions = [f"{name} {version(name)}" for name in ("agr", "torch", "timm", "numpy")]
+    versions = [f"agr {agr.__version__}"]
+    versions += [f"{name} {version(name)}" for name in ("torch", "timm", "numpy")]
     libraries = [
         f"{name} {peers.library_version(name) or 'not installed: skipped'}"
         for name in peers.PACKAGES
