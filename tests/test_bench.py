@@ -452,7 +452,7 @@ def test_the_report_has_every_section(measured: SimpleNamespace) -> None:
     ):
         assert what in text
     titles = [line for line in text.splitlines() if line.startswith("## ")]
-    assert len(titles) == 10
+    assert len(titles) == 11
     assert text.count("| yes") + text.count("| **no**") == len(targets(measured.frame))
 
 
