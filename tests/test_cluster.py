@@ -138,7 +138,7 @@ def test_a_launcher_that_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError, match="there is no srun here"):
         launcher_in(["hydra/launcher=slurm"])
     monkeypatch.setattr("agr.jobs.launcher.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r'needs submitit: pip install "agr\[slurm\]"'):
+    with pytest.raises(ConfigError, match=r'needs submitit: pip install "agr-bench\[slurm\]"'):
         launcher_in(["hydra/launcher=slurm"])
 
 
