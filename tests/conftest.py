@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -108,3 +109,14 @@ class Several(nn.Module):
 def as_source(attack: Attack, model: nn.Module) -> nn.Module:
     """The model, or twice the model for an attack on several networks."""
     return Several(model, model) if attack.ensemble else model
+
+
+def called(main: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Call a program's main: exit code, stdout, stderr."""
+    code = 0
+    try:
+        main()
+    except SystemExit as e:
+        code = int(e.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err

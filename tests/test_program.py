@@ -17,6 +17,7 @@ from agr.__main__ import COMMANDS, main
 from agr.config.overrides import shell_command
 from agr.utils.errors import ConfigError
 from agr.utils.program import other_program
+from tests.conftest import called
 
 ROOT = Path(__file__).parent.parent
 SCREEN = 45  # lines
@@ -28,13 +29,7 @@ def call(
     """Run the program in this process: exit code, stdout, stderr without the note."""
     monkeypatch.setattr(sys, "argv", ["agr", *words])
     monkeypatch.setattr("agr.__main__.other_program", lambda: "")
-    code = 0
-    try:
-        main()
-    except SystemExit as e:
-        code = int(e.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return called(main, capsys)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from agr.records.store import Records
 from agr.run import main
-from tests.conftest import assert_same_bits, demo_cell
+from tests.conftest import assert_same_bits, called, demo_cell
 
 QUICK = ["source=vgg16", "n_images=12", "slots=8", "threads=1", "attack=ifgsm_stop"]
 
@@ -22,13 +22,7 @@ def say(
     """Run the command in this process: exit code, stdout, stderr."""
     monkeypatch.setattr(sys, "argv", ["agr", *words])
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    code = 0
-    try:
-        main()
-    except SystemExit as e:
-        code = int(e.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return called(main, capsys)
 
 
 WRONG = {
