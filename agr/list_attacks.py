@@ -4,7 +4,7 @@ Of each its name, as in attack=NAME, the gradients that its T steps take for an 
 its paper. Gradients are of three sources where an attack needs several; "~" says that they are
 drawn, and this is their mean, "-" that another library counts them, "?" that a part of yours does.
 WORDs narrow the list to lines that have them all, in any case. --config-dir adds your own attacks,
-in FOLDER/attack. For example:
+in FOLDER/attack. Those of other installed distributions stand with its name. For example:
 
     python -m agr attacks cvpr 2025
     python -m agr attacks targeted/
@@ -24,6 +24,7 @@ from tabulate import tabulate
 
 from agr.config.composer import hydra
 from agr.config.cost import Cost
+from agr.config.distributions import offers
 from agr.config.overrides import flags_first, without_flags
 from agr.config.schema import conf_dir
 from agr.config.yaml_files import read_yaml
@@ -46,8 +47,11 @@ def main(arguments: Sequence[str]) -> None:
     )
     if any(not flag.startswith(("--config-dir=", "-cd=")) for flag in flags):
         raise ConfigError(f"{' '.join(flags)}: give words and --config-dir=FOLDER, nothing else")
-    tops = [Path(conf_dir()), *(Path(flag.partition("=")[2]) for flag in flags)]
-    found = {name: (*heading(path),) for top in tops for name, path in _files(top).items()}
+    tops = {Path(conf_dir()): "", **{o.folder: o.distribution for o in offers()}}
+    tops |= {Path(flag.partition("=")[2]): "" for flag in flags}
+    found = {
+        name: (*heading(path), by) for top, by in tops.items() for name, path in _files(top).items()
+    }
     kept = {
         name: texts
         for name, texts in found.items()
@@ -56,9 +60,11 @@ def main(arguments: Sequence[str]) -> None:
     if not kept:
         raise ConfigError(f"{' '.join(words)}: none of the {len(found)} attacks has this")
     costs = _costs([*kept], without_flags(flags))
-    rows = [[name, costs[name], *texts] for name, texts in kept.items()]
-    header = ["attack", "gradients", "title", "paper"]
-    print(tabulate(rows, header, disable_numparse=True, colalign=("left", "right", "left", "left")))
+    others = any(by for *_, by in kept.values())
+    header = ["attack", "gradients", "title", "paper", *(["distribution"] if others else [])]
+    rows = [[name, costs[name], *texts][: len(header)] for name, texts in kept.items()]
+    align = ("left", "right", *["left"] * (len(header) - 2))
+    print(tabulate(rows, header, disable_numparse=True, colalign=align))
     print(f"\n{len(kept)} of {len(found)} attacks")
 
 

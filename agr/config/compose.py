@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from agr.config.cell import Cell
 from agr.config.composer import Composer, hydra
 from agr.config.cost import TooDear
+from agr.config.distributions import offers
 from agr.config.load import to_cell
 from agr.config.overrides import (
     as_list,
@@ -102,6 +103,18 @@ def check_overrides(overrides: Sequence[str]) -> None:
         composer = Composer(loader, given)
         if composer.foreign:
             composer.compose_whole(composer.plain)
+
+
+def given_by(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the distributions whose config files are in one composed config, with versions."""
+    if not offers():
+        return {}
+    from hydra.types import RunMode
+
+    with hydra() as loader:
+        chosen = loader.compute_defaults_list("config", list(overrides), RunMode.RUN).defaults
+    files = [each.config_path for each in chosen if each.config_path]
+    return {o.distribution: o.version for o in offers() if any(map(o.has, files))}
 
 
 def _points(parsed: Sequence[Override]) -> list[list[str]]:

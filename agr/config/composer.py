@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from agr.config.distributions import Offered, offers
 from agr.config.messages import explained
 from agr.config.schema import conf_dir
 from agr.config.security import check_hydra
@@ -47,7 +48,7 @@ class Composer:
 
     Hydra needs 0.1 s to read and merge the files that a command line chooses, and next to nothing
     to set single keys. So what files make is kept, and keys are set in copies: as long as our files
-    are as they were, or, where a user's folder is searched too, for this composer.
+    are as they were, or, where others' folders are searched too, for this composer.
     """
 
     _of_ours: ClassVar[dict[tuple[str, ...], tuple[bytes, bytes]]] = {}
@@ -58,7 +59,7 @@ class Composer:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         self._searched = [word for word in overrides if word.startswith("hydra.searchpath=")]
-        self.foreign = bool(self._searched)
+        self.foreign = bool(self._searched or offers())
         self._loader = loader
         self._by_user: dict[tuple[str, ...], Any] = {}  # Hydra's node, by the user's words for it
         self._parser = OverridesParser.create(cast("ConfigLoader", self))
@@ -132,8 +133,9 @@ class Composer:
         return config
 
     def _read_all(self) -> None:
-        """Read all config files of the user's folders. Raises ConfigError for the first bad one."""
+        """Read all config files of others' folders. Raises ConfigError for the first bad one."""
         folders: Any = [self._parse_one(word).value() for word in self._searched]
+        folders.append([str(offer.folder) for offer in offers()])
         for folder in itertools.chain(*folders):
             for path in sorted(Path(folder.removeprefix("file://")).rglob("*.yaml")):
                 read_yaml(path)
@@ -153,7 +155,10 @@ def hydra() -> Iterator[ConfigLoader]:
     """
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.plugins import Plugins
 
+    offers()  # an error of theirs shows as ours
+    Plugins.instance().register(Offered)
     instance = GlobalHydra.instance()
     outer, instance.hydra = instance.hydra, None
     try:

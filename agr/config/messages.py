@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
 
+from agr.config.distributions import offers
 from agr.config.schema import GROUPS, Config, conf_dir
 from agr.config.yaml_files import read_yaml, yaml_problem
 from agr.utils.errors import ConfigError, bare, first_line, nearest
@@ -157,8 +158,9 @@ def _unknown_file(e: MissingConfigException) -> str:
         inner_group, _, name = name.partition("/")
         group = f"{head}/{inner_group}"
     if group == "attack":  # Hydra lists the first level only
-        inner_files = Path(conf_dir(), group).glob("*/*.yaml")
-        known += [f"{path.parent.name}/{path.stem}" for path in inner_files]
+        for top in (Path(conf_dir()), *(offer.folder for offer in offers())):
+            inner_files = Path(top, group).glob("*/*.yaml")
+            known += [f"{path.parent.name}/{path.stem}" for path in inner_files]
     known = [k for k in known if not k.startswith(("_", "submitit_"))]  # pieces of others
     path = Path(name)
     if len(path.parts) > 1 and (path.suffix in (".yaml", ".yml") or path.parts[-2] == group):

@@ -14,6 +14,7 @@ from timm.data import ImageNetInfo
 
 from agr.attacks.library import DISTRIBUTIONS
 from agr.config.cell import Cell
+from agr.config.compose import given_by
 from agr.evaluation.determinism import settle
 from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.predictions import Evaluator
@@ -51,6 +52,7 @@ def open_evaluator(cell: Cell, records: Records, *, note: bool = True) -> Evalua
             run.config, run.command, run.git = asdict(cell.config), cell.command(), git_commit()
             run.versions = {"agr": __version__, "python": platform.python_version()}
             run.versions |= {p: version(p) for p in [*PACKAGES, *_library_of(cell)]}
+            run.versions |= given_by(cell.overrides)
 
     numeric = records.update_run(begin).numeric
     assert numeric is not None  # `begin` settled it
