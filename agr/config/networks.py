@@ -34,14 +34,14 @@ WEIGHT_ARGUMENTS = (
 
 def same_network(a: NetworkConfig, b: NetworkConfig) -> bool:
     """True if two entries are one network, by whatever names."""
-    idle = ("title", "tag", "family", "top1", "sha256")
+    idle = ("title", "tag", "family", "top1", "license", "sha256")
     return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(a) if f.name not in idle)
 
 
 def numbers_of(network: NetworkConfig) -> dict[str, Any]:
     """Fields that decide a network's predictions; of its weights the hash counts, not the place."""
     known = asdict(network) | {"weights": Path(network.weights).name}
-    idle = ("title", "tag", "family", "top1", "crop", "interpolation", "mode")
+    idle = ("title", "tag", "family", "top1", "license", "crop", "interpolation", "mode")
     return {k: v for k, v in known.items() if k not in idle}
 
 

@@ -75,7 +75,8 @@ def describe(name: str, place: str) -> dict[str, Any]:
         return _from_hub(rest, place)
     if colon:
         own = "; an architecture of an allowed package goes into a suite (docs/networks.md)"
-        return _from_registry(head, place, own) | {"title": Path(rest).name, "weights": rest}
+        found = _from_registry(head, place, own)  # of which the weights are others
+        return found | {"title": Path(rest).name, "weights": rest, "license": None}
     if Path(name).suffix in WEIGHT_SUFFIXES:
         raise ConfigError(f"{place}: say which network of timm it is, TAG:FILE")
     if "/" in name and not name.startswith("timm/"):
@@ -174,4 +175,5 @@ def _fields(found: Mapping[str, Any], place: str) -> dict[str, Any]:
         "mode": mode,
         "mean": [float(v) for v in found["mean"]],
         "std": [float(v) for v in found["std"]],
+        "license": found.get("license") and str(found["license"]),
     }

@@ -73,6 +73,7 @@ class NetworkConfig:
     mean: list[float] = MISSING
     std: list[float] = MISSING
     top1: float | None = None  # published, percent, in its own geometry
+    license: str | None = None  # of the weights, by its SPDX id where it has one; null: not stated
 
     def __post_init__(self) -> None:
         # None until here: a suite's own values must be told from what it leaves out
@@ -105,6 +106,7 @@ class Suite:
     notice: str | None = None  # printed with every output
     root: str | None = None  # of the images; data.root is this unless given
     labels: str | None = None  # likewise data.labels
+    data_license: str | None = None  # of the images at `root`, as a network's; null: not stated
     synsets: str | None = None  # imagenet: classes in timm's order; null: sorted synset folders
     images: int | None = None  # how many there are when the data are complete
     classes: int | None = None  # of these images; null: as many as the groups' networks know

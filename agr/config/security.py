@@ -23,7 +23,10 @@ HOME = "agr"  # the package whose parts a config may always name
 FREE = {"hydra.mode", "hydra.overrides", "hydra.runtime", "hydra.sweeper.params"}
 FREE |= {f"hydra.job.{key}" for key in ("name", "config_name", "override_dirname", "id", "num")}
 # What tables show of an attack and a suite.
-TEXTS = {"attack": ("name", "title"), "suite": ("name", "notice", "groups", "networks")}
+TEXTS = {
+    "attack": ("name", "title"),
+    "suite": ("name", "notice", "data_license", "groups", "networks"),
+}
 # A text of tables may say whether a variable is set, and nothing else of the environment.
 SET_OR_NOT = re.compile(r"\$\{agr\.if_env:\w+(,[\w .-]*){2}\}")
 
@@ -100,6 +103,7 @@ def _published(config: DictConfig) -> Iterator[tuple[str, Any, str]]:
             yield f"suite.{kind}.{name}", nodes, name
     for name, network in config.suite.networks.items():
         yield f"suite.networks.{name}.title", network, "title"
+        yield f"suite.networks.{name}.license", network, "license"
 
 
 def check_hydra(composed: Any, by_user: Any) -> None:

@@ -10,6 +10,7 @@ from agr.config.cell import Cell
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.report.answers import QUESTIONS, answers
+from agr.report.checklist import Question
 from agr.report.claims.judge import NOT_ASKED, NOT_RUN, Judgement
 from agr.report.claims.page import LEGEND, Verdicts, judge_claims
 from agr.report.claims.wording import Compared, described, measure_title
@@ -50,6 +51,7 @@ class Findings:
     transfers: dict[str, list[Compared]]  # every two attacks by their mean transfer, by norm
     runs: Sequence[RunInfo]  # run.json of the cells that have one
     figures: Sequence[Figure]
+    checklist: Sequence[Question] = ()
 
 
 def gather(
@@ -134,6 +136,7 @@ def build_page(found: Findings) -> Page:
         examples=examples_of(found.outcomes),
         leaderboards=boards,
         further=differences,
+        checklist=found.checklist,
         provenance=provenance(found.runs),
         cells=cells_table(found.cells, found.runs, found.outcomes.missing()),
         commands=[found.command("make_report")],

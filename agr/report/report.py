@@ -10,6 +10,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from agr.report.checklist import markdown as checklist_text
 from agr.report.claims.page import LEGEND, grid, which_supports_which
 from agr.report.formats import (
     TEX_TEMPLATES,
@@ -41,6 +42,8 @@ def write_report(found: Findings, folder: Path) -> list[Path]:
         "tables.tex": tex(found.tables),
         "differences.csv": csv_text(differences_frame(compared)),
     }
+    if found.checklist:
+        texts["checklist.md"] = checklist_text(found.checklist)
     return write_texts(texts, folder)
 
 

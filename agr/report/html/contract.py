@@ -104,5 +104,6 @@ class Page:
     figures: Sequence[Figure] = ()
     examples: Sequence[Example] = ()
     leaderboards: Sequence[HtmlTable] = ()
+    checklist: Sequence[tuple[str, Sequence[str]]] = ()  # questions and their answers
     further: Sequence[HtmlTable] = ()  # differences between attacks and the like, long ones
     classes: Mapping[int, str] = field(default_factory=dict)  # names of labels, where there are any

@@ -27,7 +27,8 @@ POLICY = (
 SECTIONS = (
     *(("short", "In short"), ("summary", "What was run"), ("leaderboards", "Leaderboards")),
     *(("tables", "Tables"), ("claims", "Claims"), ("figures", "Figures"), ("browser", "Images")),
-    *(("further", "Differences between attacks"), ("provenance", "Provenance")),
+    *(("further", "Differences between attacks"), ("checklist", "Checklist")),
+    ("provenance", "Provenance"),
 )
 # How a verdict begins, its sign and its style: never colour alone.
 VERDICTS = (
