@@ -43,6 +43,5 @@ def test_the_citation_file_says_what_the_project_says() -> None:
     assert {"cff-version", "message", "title", "type", "abstract"} <= CFF.keys()
     paper = (ROOT / "conf" / "attack" / "agr.yaml").read_text().splitlines()[0]
     (reference,) = CFF["references"]
-    assert paper == (
-        f"# AGR. {', '.join(a['family-names'] for a in reference['authors'])}: {reference['title']}."
-    )
+    names = ", ".join(author["family-names"] for author in reference["authors"])
+    assert paper == f"# AGR. {names}: {reference['title']}."

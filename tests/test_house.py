@@ -27,7 +27,7 @@ ROOMS = {
     "jobs": "utils config data models records attacks report evaluation",
 }
 COMMANDS = {
-    *("run", "check", "plan", "status", "score", "verify", "export", "compare"),
+    *("run", "check", "plan", "status", "score", "verify", "export", "publish", "compare"),
     *("tables", "leaderboard", "figures", "claims", "write_report", "list_attacks", "__main__"),
 }
 MOST_LINES = 300

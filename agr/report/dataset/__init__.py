@@ -1,0 +1,1 @@
+"""Records of finished cells as a data set that others can load."""
