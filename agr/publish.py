@@ -1,10 +1,12 @@
-"""Write finished cells as a data set: agr publish CELL [CELL ...] to=FOLDER repo=OWNER/NAME license=ID
+"""Write finished cells as a data set, in the layout of the Hugging Face Hub.
 
-CELL is a folder of records. FOLDER is laid out as on the Hugging Face Hub: data/*.parquet (all rows
-of all cells, and a table of the cells), README.md (the card) and croissant.json (Croissant 1.1). It
-holds no images and no paths of this machine. `license` is that of the tables, which you choose
-(cc-by-4.0); `version` is 1.0.0 unless given. Cells that are unfinished or damaged are refused.
-Nothing is sent: the command that uploads is printed. For example:
+python -m agr.publish CELL [CELL ...] to=FOLDER repo=OWNER/NAME license=ID [version=1.0.0]
+
+CELL is a folder of records. FOLDER gets data/rows.parquet (all rows of all cells),
+data/cells.parquet (a row per cell), README.md (the card) and croissant.json (Croissant 1.1). It
+holds no images and no paths of this machine. The licence of the tables is yours to choose, such as
+cc-by-4.0. Cells that are unfinished or damaged are refused. Nothing is sent: the command that
+uploads is printed. For example:
 
     python -m agr.publish outputs/demo/*-linf-* to=transfer repo=me/transfer license=cc-by-4.0
 """
@@ -45,6 +47,12 @@ def main(arguments: Sequence[str]) -> None:
     """Parse the arguments, check the cells, and write the folder whole or not at all."""
     to, request, folders = _parse(arguments)
     found = [_finished(folder) for folder in folders]
+    by_id = {of.cell.id: of for of in found}
+    for of in found:
+        if (twin := by_id[of.cell.id]) is not of:
+            raise ConfigError(
+                f"{of.records.folder} and {twin.records.folder} are the same cell: leave one out"
+            )
     draft = to.with_name(f".{to.name}.{secrets.token_hex(4)}{DRAFT}")
     try:
         with naming(to):
@@ -78,7 +86,8 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, Request, list[Path]]:
     if to.exists() or to.is_symlink():
         raise ConfigError(f"to={to} is there already: give the name of a new folder")
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return to, Request(*(str(given[key]) for key in FORMS), today), folders
+    repo, license, version = (str(given[key]) for key in FORMS)
+    return to, Request(repo, license, version, today), folders
 
 
 def _finished(folder: Path) -> Finished:
@@ -90,8 +99,8 @@ def _finished(folder: Path) -> Finished:
     report = check_records(records)
     if report.problems:
         raise ConfigError(
-            f"{folder} is damaged: {report.problems[0]}: agr verify says more; restore it, or leave "
-            "it out"
+            f"{folder} is damaged: {report.problems[0]}: agr verify says more; restore it, or "
+            "leave it out"
         )
     cell = stored_cell(run.config, folder)
     state = progress(cell, records)

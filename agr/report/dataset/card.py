@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from agr.report.dataset.croissant import About, meaning
+from agr.report.dataset.croissant import About
 from agr.report.dataset.facts import licences
 from agr.report.dataset.tables import Finished, Written, shared_command
 from agr.report.formats import bullets, pipe_table

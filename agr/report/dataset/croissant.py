@@ -50,7 +50,7 @@ DATA_TYPES = {
 
 
 class About(NamedTuple):
-    """What a data set is, as its card and Croissant file say it."""
+    """A data set's name, licence, citation and description, for its card and Croissant file."""
 
     repo: str  # owner/name, on the Hub
     license: str

@@ -1,4 +1,4 @@
-"""What a data set's card and Croissant file say of it, from the configs and run.json of its cells."""
+"""Sentences of a data set's card and Croissant file, from the configs and run.json of its cells."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ USES = [
     "have right",
 ]
 PERSONAL = [
-    "none was collected: rows hold names of image files (image_id), numbers of classes, and numbers "
-    "of perturbations and predictions; no image is part of the data set, and the file names are "
-    "those of the images' own data set",
+    "none was collected: rows hold names of image files (image_id), classes, and numbers about "
+    "perturbations and predictions; no image is part of the data set",
+    "file names are as they were given: whether they tell of persons is not known to the program",
 ]
 
 
 class Request(NamedTuple):
-    """What the user says of a data set."""
+    """Words of the user about a data set."""
 
     repo: str
     license: str
@@ -57,14 +57,15 @@ def about_of(request: Request, of: Sequence[Finished], tables: Sequence[Written]
     description = (
         f"Outcomes of adversarial attacks on image classifiers, image by image: "
         f"{plural(rows, 'row')} of {plural(len(cells), 'cell')} of suite {suites}. A cell is one "
-        f"attack with one budget on one source network; a row is one attacked image and one network "
-        f"that was scored on it. Attacks: {', '.join(attacks)}."
+        "attack with one budget on one source network; a row is one attacked image and one "
+        f"network that was scored on it. Attacks: {', '.join(attacks)}."
     )
+    machines = _listed(run.numeric.device for _, _, run in of if run.numeric)
     rai: dict[str, str | Sequence[str]] = {
         "dataCollection": (
-            "Computed by the program agr: adversarial images were crafted on the source network and "
-            f"scored on every target. Networks: {_listed(_titles(cells))}. Images: {_images(of)}. "
-            f"Machines: {_listed(r.numeric.device for _, _, r in of if r.numeric)}."
+            "Computed by the program agr: adversarial images were crafted on the source network "
+            f"and scored on every target. Networks: {_listed(_titles(cells))}. "
+            f"Images: {_images(of)}. Machines: {machines}."
         ),
         "dataCollectionType": ["Software Collection"],
         "dataBiases": biases(cells),

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from agr.config.cell import Cell
 from agr.records.run_info import RunInfo
-from agr.records.schema import LEVEL, ROWS, column
+from agr.records.schema import ROWS, column
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 
