@@ -187,6 +187,7 @@ def a_page(some: Sequence[Example] | None = None, **changes: Any) -> Page:
         "examples": examples() if some is None else some,
         "leaderboards": [table("leaderboard")],
         "further": [table("differences")],
+        "checklist": [(f"Are there {HOSTILE[0]}?", ["one", f"two {HOSTILE[1]}"])],
         "provenance": [("commit", "abc"), (HOSTILE[0], HOSTILE[2])],
         "cells": table("cells"),
         "commands": ["make report", HOSTILE[0]],

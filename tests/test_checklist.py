@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,18 +124,40 @@ def test_weights_of_ones_own_have_no_licence_of_timms(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_it_as_text(tmp_path: Path) -> None:
-    page = replace(a_page(), checklist=[("Why <b>?", ["because |<i>|"])])
-    text = render(page)
+    text = render(a_page(checklist=[("Why <b>?", ["because |<i>|"])]))
     assert '<a href="#checklist">Checklist</a>' in text
     assert "<h3>Why &lt;b&gt;?</h3>" in text
     assert "<li>because |&lt;i&gt;|</li>" in text
-    assert 'id="checklist"' not in render(a_page())
+    assert 'id="checklist"' not in render(a_page(checklist=[]))
     cells = cells_of(tmp_path)
     finish(cells[0], [1] * 4)
     outcomes = Outcomes(cells)
     told = markdown(checklist(outcomes, judge_claims(outcomes, "agr_paper"), "a | b <c>"))
     assert told.startswith("# Reproducibility checklist\n\n## Are the claims")
     assert r"- command: a \| b \<c>" in told
+
+
+@pytest.mark.slow
+def test_the_command_writes_it_on_the_page_and_as_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["experiment=readings", "attack=ifgsm,agr", "source=vgg16", "norm=linf", "n_images=4"]
+    words += [f"outputs={tmp_path}"]
+    for cell in expand(words):
+        finish(cell, [10, 10, 3, 0])
+    monkeypatch.setattr(sys, "argv", ["report", *words, "checklist=true"])
+    code, out, err = called(main, capsys)
+    assert (code, err) == (0, "")
+    (folder,) = (tmp_path / "demo" / "report").iterdir()
+    assert str(folder / "checklist.md") in out
+    text, page = ((folder / name).read_text() for name in ("checklist.md", "report.html"))
+    assert "\n- gradients: 46 for 8 attacked images\n" in text
+    assert "<li>gradients: 46 for 8 attacked images</li>" in page
+    assert f"outputs={tmp_path} checklist=true</code>" in page  # the command that makes it again
+    monkeypatch.setattr(sys, "argv", ["report", *words, "checklist=false"])
+    assert called(main, capsys)[0] == 0
+    assert 'id="checklist"' not in (folder / "report.html").read_text()
+    assert not (folder / "checklist.md").exists()
 
 
 def test_the_word_is_true_or_false(

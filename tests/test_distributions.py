@@ -100,6 +100,12 @@ def test_configs_are_found_by_name_and_nothing_of_the_package_runs(site: Path) -
     assert cell.config.defenses["jpeg30"]["quality"] == 30
     assert given_by(cell.overrides) == {"agr-extra": "1.2"}
     assert given_by(["attack=agr", "norm=l2"]) == {}  # nothing of theirs is in it
+    own = site.parent / "my/attack/own.yaml"  # of the user's folder, made of theirs
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [/attack/extra/clipped@_here_]\nname: own\nchain: {smooth: null}\n")
+    (made,) = expand(["attack=own", f"--config-dir={site.parent / 'my'}"])
+    assert made.config.attack.title == "MI-FGSM, clipped"
+    assert given_by(made.overrides) == {"agr-extra": "1.2"}
     with pytest.raises(ConfigError, match=r"or allow=\[agr_extra\] its package"):
         expand(["attack=extra/clipped"])
     with pytest.raises(ConfigError, match="attack=clipped is unknown: did you mean extra/clipped"):

@@ -44,7 +44,7 @@ def write_report(found: Findings, folder: Path) -> list[Path]:
     }
     if found.checklist:
         texts["checklist.md"] = checklist_text(found.checklist)
-    return write_texts(texts, folder)
+    return write_texts(texts, folder, older=[folder / "checklist.md"])
 
 
 def results(found: Findings) -> str:
