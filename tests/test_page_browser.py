@@ -212,6 +212,7 @@ def test_the_standard_report_is_not_too_tall(browser: Any, tmp_path: Path) -> No
             for i in range(12)
         ],
         further=[tall(f"further{i}", 45) for i in range(4)],
+        checklist=[],
     )
     with opened(browser, written(render(page), tmp_path)) as tab:
         tab.set_viewport_size({"width": 1400, "height": 900})
