@@ -55,9 +55,9 @@ class At(NamedTuple):
 
 
 class Slopes(Protocol):
-    """What `Slope` returns at each of some points that don't depend on each other, in order.
+    """Losses (B,) and gradients as of `Slope`, at points that don't depend on each other.
 
-    Quicker where few images are left: their copies share passes.
+    They come in the order of the points; where few images are left their copies share passes.
     """
 
     def __call__(self, points: Iterable[At]) -> Iterator[tuple[Tensor, Tensor]]: ...
