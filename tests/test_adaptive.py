@@ -16,7 +16,8 @@ from agr.attacks import Attack
 from agr.attacks.ball import Linf
 from agr.attacks.draws import GRADIENT, STEPS, fold
 from agr.attacks.engine import Calls, Item, craft
-from agr.attacks.gradient import Goal, Taker
+from agr.attacks.goal import Goal
+from agr.attacks.gradient import Taker
 from agr.attacks.idle import idle_parts
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.views import Diverse, Draws

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from agr.attacks import Attack
 from agr.attacks.ball import Linf
 from agr.attacks.engine import Calls, Item, craft
-from agr.attacks.gradient import Goal
+from agr.attacks.goal import Goal
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.stop import OnceFooled
 from agr.config.cell import Cell

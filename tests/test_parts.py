@@ -49,6 +49,8 @@ def a_context(x: Tensor, ball: Ball = BALLS["linf"], **changes: Any) -> Context:
     given = {"x": x, "x0": x, "image": x, "point": x, "label": torch.zeros(n).long()}
     given |= {"t": torch.zeros(n).long(), "steps": 10, "size": 0.01, "ball": ball}
     given |= {"root": torch.arange(n), "path": (), "grad": None, "pool": None}
+    if grad := changes.get("grad"):
+        given["slopes"] = lambda points: ((torch.zeros(n), grad(p.point, p.use)) for p in points)
     return Context(**given | changes)
 
 

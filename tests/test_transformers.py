@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from agr.attacks import L2, Attack, Linf
 from agr.attacks.engine import Calls, Item, craft
-from agr.attacks.gradient import Goal, Taker
+from agr.attacks.goal import Goal
+from agr.attacks.gradient import Taker
 from agr.attacks.idle import idle_parts
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.rows import Host

@@ -3,80 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from agr.attacks.ball import per_image
-from agr.attacks.contracts import Objective, View
+from agr.attacks.goal import Goal
 from agr.attacks.host import known
-from agr.attacks.loss import CrossEntropy
-from agr.attacks.parts import Context, Loss, State
+from agr.attacks.packing import MOST, Made, Run, packed
+from agr.attacks.parts import At, Context, State
 from agr.attacks.surrogate import Features, Surrogate
 from agr.models.logits import is_fooled, joint, predict
 from agr.utils.errors import Refused, first_line
 
 MemberWeights = dict[int, Tensor | float]  # members of an ensemble, and the weights of their logits
-
-
-class Goal(NamedTuple):
-    """The loss that an attack climbs, or descends when targeted, and the views it is taken over."""
-
-    loss: Loss
-    objective: Objective | None
-    views: tuple[View, ...]
-    targeted: bool
-
-    def losses(
-        self, logits: Tensor, y: Tensor, features: Features, made: State, image: Tensor
-    ) -> Tensor:
-        """Return the loss of each image, (B,), or its objective, where features were taken."""
-        if not (part := self.objective):
-            return self.own(logits, y)
-        seen = [*features, image] if getattr(part, "image", False) else features
-        value = part(logits, y, seen, made["objective"])
-        if self.targeted and getattr(part, "climbs", False):
-            value = -value  # `gradient` descends
-        return self.own(logits, y) + value if getattr(part, "adds", False) else value
-
-    def own(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the attack's own loss of each image, (B,); over an ensemble's members the mean."""
-        if logits.dim() == 2:
-            return self.loss(logits, y)
-        return torch.stack([self.loss(own, y) for own in logits.unbind(1)]).mean(0)
-
-    @property
-    def joint(self) -> bool:
-        """True if the loss is that of the mean of the copies' logits."""
-        return any(getattr(view, "joint", False) for view in self.views)
-
-    def bare(self) -> Goal:
-        """Return the goal of the plain loss, without views."""
-        return Goal(CrossEntropy(), None, (), self.targeted)
-
-    def climbed(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return what the attack's own loss climbs, (B,): its negative if it is targeted."""
-        found = self.own(logits, y)
-        return -found if self.targeted else found
-
-    def gradient(self, losses: Tensor, point: Tensor) -> Tensor:
-        """Return the gradient of the sum of `losses` (B,) at `point`, towards the attack's goal."""
-        loss = losses.sum()
-        (g,) = torch.autograd.grad(-loss if self.targeted else loss, point)
-        return g
-
-
-class Made(NamedTuple):
-    """One copy of a point, made by the views."""
-
-    leaf: Tensor  # the point
-    image: Tensor  # made of it
-    share: Tensor | float
-    takes: Tensor  # (B,) bool: rows that have a share
-    draw: Tensor | None
-    own: Context  # of the draws of rules
 
 
 class Taker(NamedTuple):
@@ -90,6 +33,7 @@ class Taker(NamedTuple):
     spent: Tensor  # (B,): passes of each row, added to in place
     looked: Tensor  # (B,): forward passes alone, likewise
     fooled: Tensor | None = None  # (B,) bool: rows that fooled the source in one; added to in place
+    few: Tensor | None = None  # the rows that live, (n,), where more than one copy of each has room
 
     def of(self, rows: Tensor | None, bare: bool = False) -> Taker:
         """Return the taker of gradients of some rows, or of bare ones: see `Slope`."""
@@ -127,11 +71,56 @@ class Taker(NamedTuple):
                     losses = self._losses(image, leaf, own, mix, draw, weights, rows) * share
                     losses = torch.where(takes, losses, 0.0)
                     g = self.goal.gradient(losses, leaf)
-            # Rows without a share are left out, since 0 times a NaN is no 0.
-            total += torch.where(per_image(takes, g), g, 0.0) if isinstance(share, Tensor) else g
+            total += _counted(copy, g)
             value = value if self.goal.joint else value + losses.detach()
             self.spent.add_(self.live & takes, alpha=len(mix or [0]))
-        return -value if self.goal.targeted else value, total
+        return self._signed(value), total
+
+    def slopes(self, points: Iterable[At], c: Context) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what `slope` returns at each of some points, whose uses `c` draws for, in order.
+
+        Where few rows live, several copies go through the source in one pass.
+        """
+        contexts = ((c._replace(point=at.point).at(at.use), at.make) for at in points)
+        room = self._room()
+        if room < 2:
+            yield from (self.slope(own, make=make) for own, make in contexts)
+            return
+        sums = deque[tuple[Tensor, Tensor]]()  # of points that were begun
+
+        def copies() -> Iterator[tuple[tuple[Tensor, Tensor], Made]]:
+            for own, make in contexts:
+                sums.append((own.point.new_zeros(len(own.point)), torch.zeros_like(own.point)))
+                for copy in self._copies(own, None, make):
+                    yield sums[-1], copy
+
+        run: Run = self.source.graphs or self._run
+        made = copies()
+        while group := [*itertools.islice(made, room)]:
+            found = packed(
+                run, self.goal, [copy for _, copy in group], self.y, cast(Tensor, self.few)
+            )
+            for ((value, total), copy), (losses, g) in zip(group, found, strict=True):
+                value += losses
+                total += _counted(copy, g)
+                self.spent.add_(self.live & copy.takes)
+            while sums[0] is not group[-1][0]:
+                yield self._signed(sums[0][0]), sums.popleft()[1]
+        yield from ((self._signed(value), total) for value, total in sums)
+
+    def _run(self, goal: Goal, image: Tensor, own: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        return one_pass(self.source, goal, own, image, *more)
+
+    def _room(self) -> int:
+        """Return how many copies of the living rows go into one pass."""
+        goal, source = self.goal, self.source
+        apart = goal.joint or goal.objective or source.rules or source.is_random
+        if self.few is None or apart:
+            return 1
+        return min(MOST, len(self.live) // max(len(self.few), 1))
+
+    def _signed(self, losses: Tensor) -> Tensor:
+        return -losses if self.goal.targeted else losses
 
     def _copies(
         self, c: Context, mix: MemberWeights | None, make: Callable[[Tensor], Tensor] | None
@@ -237,6 +226,11 @@ class Taker(NamedTuple):
             return -found if self.goal.targeted else found
 
         return losses
+
+
+def _counted(copy: Made, g: Tensor) -> Tensor:
+    """Return a copy's gradient in the rows that have a share: 0 times a NaN is no 0."""
+    return torch.where(per_image(copy.takes, g), g, 0.0) if isinstance(copy.share, Tensor) else g
 
 
 def one_pass(

@@ -6,7 +6,7 @@ by a step; the plain call and the engine with its slots share these. Nothing her
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +15,13 @@ from torch import Tensor
 from agr.attacks.ball import per_image
 from agr.attacks.composition import Composition, look_aheads, replaces
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
-from agr.attacks.gradient import Goal, Taker
+from agr.attacks.goal import Goal
+from agr.attacks.gradient import Taker
 from agr.attacks.host import known
 from agr.attacks.maker import Maker
 from agr.attacks.members import Members
 from agr.attacks.parts import (
+    At,
     Context,
     Model,
     Observation,
@@ -92,7 +94,7 @@ class Iteration(Composition):
             more = s["live"] & (s["t"] < self.steps)
             if not host.goes_on(more, None, s):
                 return None, s
-            return None, self._step(source, None, self._shown(s), s)
+            return None, self._step(source, None, self._shown(s), s, host.few(more))
         point, y = self._shown(s).detach().requires_grad_(), s["y"].clamp_min(0)
         with torch.enable_grad():
             if source.graphs:
@@ -107,7 +109,7 @@ class Iteration(Composition):
             if not source.graphs:
                 losses = self._goal.losses(logits, y, features, s["made"], point)
                 g = self._goal.gradient(losses, point)
-        return seen, self._step(source, g, point.detach(), s)
+        return seen, self._step(source, g, point.detach(), s, host.few(seen.more))
 
     @torch.no_grad()
     def observe(self, model: Model, s: State) -> tuple[Observation, State]:
@@ -186,13 +188,18 @@ class Iteration(Composition):
         }
         return Observation(pred, confidence(logits), fooled, image, more), s | changed
 
-    def _step(self, source: Surrogate, g: Tensor | None, image: Tensor, s: State) -> State:
-        """Take one step with the living rows; `g` is the gradient at `image` if it is known."""
+    def _step(
+        self, source: Surrogate, g: Tensor | None, image: Tensor, s: State, few: Tensor | None
+    ) -> State:
+        """Take one step with the living rows; `g` is the gradient at `image` if it is known.
+
+        `few` are these rows, if they are few.
+        """
         more = s["live"] & (s["t"] < self.steps)
         given, replaced = int(g is not None), replaces(self.chain)
         # Gradients of each row, beyond a `g` that is known, and forward passes alone.
         spent, looked, fooled = s["t"] * 0, s["t"] * 0, s["fooled"].clone()
-        counts = (more, spent, looked, fooled if source.watches else None)
+        counts = (more, spent, looked, fooled if source.watches else None, few)
         made = leafwise(lambda own, _: own, s["made"], s["made"])  # dicts of its own
         taker = Taker(self._goal, source, made, s["y"].clamp_min(0), *counts)
         context, ensemble, ask = self.context(s, image), s["ensemble"], None
@@ -210,13 +217,16 @@ class Iteration(Composition):
             ) -> tuple[Tensor, Tensor]:
                 if rows is not None and not known((more & rows).any(), True):
                     return torch.zeros_like(more, dtype=point.dtype), torch.zeros_like(point)
-                c = context._replace(point=point).at(i + 1, GRADIENT, use)
-                return taker.of(rows, bare).slope(c, make=make)
+                own = taker.of(rows, bare)
+                return next(own.slopes([At(point, use, make)], context.at(i + 1, GRADIENT)))
 
             def grad(point: Tensor, use: int) -> Tensor:
                 return slope(point, use)[1]
 
-            return context._replace(grad=grad, slope=slope).at(i + 1, OWN)
+            def slopes(points: Iterable[At]) -> Iterator[tuple[Tensor, Tensor]]:
+                return taker.slopes(points, context.at(i + 1, GRADIENT))
+
+            return context._replace(grad=grad, slope=slope, slopes=slopes).at(i + 1, OWN)
 
         if g is None:
             for i in look_aheads(self.chain):

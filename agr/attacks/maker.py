@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from agr.attacks.gradient import Goal
+from agr.attacks.goal import Goal
 from agr.attacks.parts import Context, State
 from agr.attacks.surrogate import Features, Surrogate
 

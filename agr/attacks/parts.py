@@ -9,7 +9,7 @@ comes from a key per row (`agr.attacks.draws`), so that no image depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -44,6 +44,23 @@ class Slope(Protocol):
         rows: Tensor | None = None,
         bare: bool = False,
     ) -> tuple[Tensor, Tensor]: ...
+
+
+class At(NamedTuple):
+    """A point where a gradient is asked for."""
+
+    point: Tensor  # (B, 3, H, W)
+    use: int  # of the key: each has draws of its own
+    make: Callable[[Tensor], Tensor] | None = None  # what the source gets of it
+
+
+class Slopes(Protocol):
+    """Losses (B,) and gradients as of `Slope`, at points that don't depend on each other.
+
+    They come in the order of the points; where few images are left their copies share passes.
+    """
+
+    def __call__(self, points: Iterable[At]) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 def no_gradient(*_: Any, **__: Any) -> Any:
@@ -97,6 +114,7 @@ class Context(NamedTuple):
     # Of a view that asks: images -> losses (B,), which it may climb.
     losses: Callable[[Tensor], Tensor] | None = None
     slope: Slope = no_gradient  # `grad`, with losses and options
+    slopes: Slopes = no_gradient  # likewise, at several points
     # Of a rule that watches: images that fooled the source in a gradient's pass before this step.
     fooled: Tensor | None = None  # (B,) bool
     made: State | None = None  # of a view with `once`: what it made before the first step

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agr.attacks.gradient import Goal, one_pass
+from agr.attacks.goal import Goal
+from agr.attacks.gradient import one_pass
 from agr.attacks.parts import Model
 from agr.models.defended import DefendedNetwork
 from agr.utils.errors import first_line

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from agr.attacks.ball import row_norm
-from agr.attacks.host import told
+from agr.attacks.host import sent, told
 from agr.attacks.parts import Observation, State
 
 
@@ -24,6 +24,11 @@ class Host:
         `seen` is the observation in this tick, where it makes one, and `s` the state after it.
         """
         return bool(more.any())
+
+    def few(self, more: Tensor) -> Tensor | None:
+        """Return the numbers of the rows in `more` (B,), if two of each have room; else None."""
+        rows = more.nonzero().flatten()
+        return rows if 0 < 2 * len(rows) <= len(more) else None
 
 
 @dataclass
@@ -74,6 +79,10 @@ class Rows(Host):
         if seen:
             self.ask(seen, s)
         return any(self.moving())
+
+    def few(self, more: Tensor) -> Tensor | None:
+        rows = [row for row, moves in enumerate(self.moving()) if moves]
+        return sent(rows, more.device) if 0 < 2 * len(rows) <= len(more) else None
 
 
 def _points(observed: Observation, state: State) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agr.attacks.ball import per_image
 from agr.attacks.draws import fold
-from agr.attacks.parts import Context, State, Stateless
+from agr.attacks.parts import At, Context, State, Stateless
 from agr.attacks.stages.basic import mean_normalized
 from agr.attacks.stages.points import around
 from agr.utils.checks import LIMIT, Checked, number, whole
@@ -59,9 +59,8 @@ class Flatten(Checked):
             last = s[str(k)]
             found[str(k)] = torch.sub(mean_normalized(part), last, alpha=self.inner_decay)
 
-        for k in range(n):
-            near = around(c, self.reach, k)
-            loss, slope = c.slope(torch.add(near, s[str(k)], alpha=along), k)
+        points = (torch.add(around(c, self.reach, k), s[str(k)], alpha=along) for k in range(n))
+        for k, (loss, slope) in enumerate(c.slopes(map(At, points, range(n)))):
             if lamb:  # weights need all losses
                 waiting.append((loss, slope))
             else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, normal, symmetric, uniform
-from agr.attacks.parts import Context, State, Stateless
+from agr.attacks.parts import At, Context, State, Stateless
 from agr.attacks.views.copies import check_square
 from agr.attacks.views.resized import drawn_place, placed, resized
 from agr.attacks.views.sampling import bilinear
@@ -63,15 +65,23 @@ class Integrate(Checked, Stateless):
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         check_square(c.x)
-        total, uses, canvas = torch.zeros_like(g), itertools.count(), self.canvas(c.x.shape[-1])
-        for k, j in itertools.product(range(self.copies + 1), range(self.baselines)):
-            move = self.move(k, c) if k else None
-            image = moved(c.image, move, canvas)
-            low = floors(image, self.levels(k, j, c).to(image.dtype))
-            for i in range(self.points):
-                place = (i + self.position) / self.points
-                make = partial(_between, move=move, canvas=canvas, low=low, place=place)
-                total += c.slope(c.image, next(uses), make)[1] * (image - low)
+        total, canvas = torch.zeros_like(g), self.canvas(c.x.shape[-1])
+        paths = deque[Tensor]()  # of points whose gradients are awaited
+
+        def points() -> Iterator[At]:
+            uses = itertools.count()
+            for k, j in itertools.product(range(self.copies + 1), range(self.baselines)):
+                move = self.move(k, c) if k else None
+                image = moved(c.image, move, canvas)
+                low = floors(image, self.levels(k, j, c).to(image.dtype))
+                for i in range(self.points):
+                    paths.append(image - low)
+                    place = (i + self.position) / self.points
+                    make = partial(_between, move=move, canvas=canvas, low=low, place=place)
+                    yield At(c.image, next(uses), make)
+
+        for _, slope in c.slopes(points()):
+            total += slope * paths.popleft()
         return total, s
 
     def canvas(self, side: int) -> int:
@@ -166,8 +176,9 @@ class Collect(Checked):
         line = [self.reach * (2 * i / (n - 1) - 1) for i in range(n)] if n > 1 else [0.0]
         total, drawn = s["total"].clone(), torch.zeros_like(g)
         z = torch.zeros_like(c.t, dtype=g.dtype)  # the sum of the draws
-        for i, (right, down) in enumerate(itertools.product(line, line)):
-            slope = c.slope(c.image, i, partial(shifted, down=down, right=right))[1]
+        shifts = (partial(shifted, down=d, right=r) for r, d in itertools.product(line, line))
+        points = (At(c.image, i, shift) for i, shift in enumerate(shifts))
+        for i, (_, slope) in enumerate(c.slopes(points)):
             slope = slope.nan_to_num_(0.0, 0.0, 0.0)  # it would stay in the sum for good
             total += slope
             if self.sample:

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, symmetric
-from agr.attacks.parts import Context, State
+from agr.attacks.packing import MOST
+from agr.attacks.parts import At, Context, State
 from agr.attacks.stages.basic import mean_normalized
 from agr.utils.checks import LIMIT, Checked, number, whole
 
@@ -43,8 +44,8 @@ class Variance(Checked):
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         total = torch.zeros_like(g)
-        for i in range(self.samples):
-            total += c.grad(around(c, self.beta, i), i)
+        for _, near in c.slopes(At(around(c, self.beta, i), i) for i in range(self.samples)):
+            total += near
         return g + s["v"], {"v": total.div_(self.samples).sub_(g)}
 
 
@@ -81,10 +82,10 @@ class Enhance(Checked):
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         size, half = c.size / c.ball.ones(c.x), self.samples // 2
         total = g.clone()
-        for i in range(-half, half + 1):
-            if i:
-                along = self.reach * i / half * size
-                total += c.grad(torch.add(c.point, s["last"], alpha=along), i + half)
+        along = ((i, self.reach * i / half * size) for i in range(-half, half + 1) if i)
+        points = (At(torch.add(c.point, s["last"], alpha=by), i + half) for i, by in along)
+        for _, own in c.slopes(points):
+            total += own
         mean = total.div_(self.samples)
         return mean, {"last": mean_normalized(mean)}
 
@@ -118,11 +119,15 @@ class Penalize(Checked):
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         total, size = torch.zeros_like(g), c.size / c.ball.ones(c.x)
-        for i in range(self.samples):
-            near = around(c, self.reach, i)
-            own = c.grad(near, 2 * i)
-            below = c.grad(torch.sub(near, mean_normalized(own), alpha=size), 2 * i + 1)
-            total += (1 - self.delta) * own + self.delta * below
+        for first in range(0, self.samples, MOST):  # all of a pass are held
+            near = {i: around(c, self.reach, i) for i in range(self.samples)[first : first + MOST]}
+            own = [g for _, g in c.slopes(At(x, 2 * i) for i, x in near.items())]
+            down = (
+                At(torch.sub(x, mean_normalized(g), alpha=size), 2 * i + 1)
+                for (i, x), g in zip(near.items(), own, strict=True)
+            )
+            for here, (_, below) in zip(own, c.slopes(down), strict=True):
+                total += (1 - self.delta) * here + self.delta * below
         return total.div_(self.samples), s
 
 
@@ -152,8 +157,8 @@ class Relate(Checked):
 
     def update(self, g: Tensor, s: State, c: Context) -> tuple[Tensor, State]:
         total = torch.zeros_like(g)
-        for i in range(self.samples):
-            total += c.grad(around(c, self.reach, i), i)
+        for _, near in c.slopes(At(around(c, self.reach, i), i) for i in range(self.samples)):
+            total += near
         mean = total.div_(self.samples)
         cosine = per_image(F.cosine_similarity(g.flatten(1), mean.flatten(1)), g)
         return cosine * g + (1 - cosine) * mean, s
