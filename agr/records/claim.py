@@ -60,10 +60,10 @@ class ClaimedRate:
     white_box: bool
     images: int  # counted by the protocol's denominator
     successes: int
-    asr: float
-    low: float
-    high: float
-    clean: float  # accuracy on the same images when clean
+    asr: float | None  # None of no images, as the next three
+    low: float | None
+    high: float | None
+    clean: float | None  # accuracy on the same images when clean
 
 
 @dataclass(frozen=True)
