@@ -20,6 +20,8 @@ COMMANDS = {
     "score": "score saved images on further targets, or images of another program",
     "verify": "check all records again",
     "export": "write adversarial images as PNGs with their labels",
+    "submit": "make an entry of a leaderboard from finished cells",
+    "review": "check an entry of a leaderboard, perhaps a stranger's",
     "compare": "compare the cells of any sweep in one table",
     "tables": "render the paper's Tables 1-3",
     "leaderboard": "rank all attacks by mean transfer",
@@ -33,7 +35,7 @@ MODULES = {"attacks": "list_attacks", "report": "write_report"}  # rooms have th
 ASKING = ("-h", "--help")
 SHELLS = ("bash", "fish", "zsh")
 COMPLETION = ("--shell-completion", "-sc")  # Hydra's flag
-WITHOUT_CONFIGS = ("attacks", "completion", "export", "verify")
+WITHOUT_CONFIGS = ("attacks", "completion", "export", "review", "verify")
 HELP = """\
 agr: which attack, crafted on which network, fools which other networks, and by how much?
 

@@ -31,6 +31,7 @@ from agr.report.frames import selected
 from agr.report.rates import rate
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
+from agr.utils.text import plural
 
 SAMPLE = 20  # images of a cell
 DIGITS = 4  # of rates and means
@@ -62,9 +63,13 @@ def entry_of(records: Records) -> Entry:
             "would run for a review: export its images and give them to agr.score"
         )
     wanted, scored = Wanted(cell, run), records.scored()
-    lost = wanted.of(run.lost)
+    if lost := wanted.of(run.lost):
+        raise ConfigError(
+            f"{records.folder} lost {plural(len(lost), 'image')}, whose files went bad: restore "
+            "them, and run the cell again"
+        )
     known = {t for t in scored if undefended(t, cell.config.defenses)[0] in cell.suite.networks}
-    whole = [t for t in known if len(wanted.of(scored[t]) | lost) == len(wanted)]
+    whole = {t for t in known if len(wanted.of(scored[t])) == len(wanted)}
     if missing := [target for target in cell.targets if target not in whole]:
         raise ConfigError(
             f"{records.folder} is not finished: images have no row for {', '.join(missing)}; the "
