@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "write adversarial images as PNGs with their labels",
     "submit": "make an entry of a leaderboard from finished cells",
     "review": "check an entry of a leaderboard, perhaps a stranger's",
+    "site": "write entries of a leaderboard as a static site",
     "compare": "compare the cells of any sweep in one table",
     "tables": "render the paper's Tables 1-3",
     "leaderboard": "rank all attacks by mean transfer",
@@ -35,7 +36,7 @@ MODULES = {"attacks": "list_attacks", "report": "write_report"}  # rooms have th
 ASKING = ("-h", "--help")
 SHELLS = ("bash", "fish", "zsh")
 COMPLETION = ("--shell-completion", "-sc")  # Hydra's flag
-WITHOUT_CONFIGS = ("attacks", "completion", "export", "review", "verify")
+WITHOUT_CONFIGS = ("attacks", "completion", "export", "review", "site", "verify")
 HELP = """\
 agr: which attack, crafted on which network, fools which other networks, and by how much?
 
