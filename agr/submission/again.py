@@ -103,9 +103,10 @@ def chosen_again(entry: Entry, cell: Cell) -> str:
     """
     ids, (networks, width) = _ids(entry), _networks(entry, cell, cell.selecting)
     try:
-        order = Images(cell, find_images(cell)).order()
+        manifest = find_images(cell)
     except ConfigError as e:
         raise Unknown(f"the clean images aren't here: {first_line(e)}") from e
+    order = Images(cell, manifest).order()
     if unknown := sorted(ids - {e.image_id for e in order}):
         raise Unknown(f"{unknown[0]} is none of the clean images here")
     last = max(n for n, each in enumerate(order) if each.image_id in ids)
@@ -118,7 +119,10 @@ def chosen_again(entry: Entry, cell: Cell) -> str:
     answers = [predict_batched(network, images, width) for network in networks.values()]
     for n, each in enumerate(looked):
         if all(a[n].pred == each.label and a[n].conf > 0.5 + FAR for a in answers):
-            raise ConfigError(f"{each.image_id} was left out, and every selecting network knows it")
+            text = f"{each.image_id} was left out, and every selecting network is right about it"
+            if entry.run.data and entry.run.data.fingerprint == manifest.fingerprint:
+                raise ConfigError(text)
+            raise Unknown(f"{text}: but the records are of another list of images")
     return f"{len(looked)} of {plural(len(passed), 'image')} that were passed over: rightly"
 
 

@@ -91,7 +91,7 @@ def claim_of(
     attacks = {claimed_attack(entry.cell).hash: claimed_attack(entry.cell) for entry in entries}
     if len(attacks) > 1:
         named = ", ".join(f"{attack.name} ({hash})" for hash, attack in attacks.items())
-        raise ConfigError(f"an entry is of one attack, and these cells are of {named}: give some")
+        raise ConfigError(f"an entry is of one attack, and these are of {named}: submit them apart")
     protocols = [asdict(_protocol(entry)) for entry in entries]
     for key, value in protocols[0].items():
         if values := sorted({str(p[key]) for p in protocols} - {str(value)}):
