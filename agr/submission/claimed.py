@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -75,10 +75,8 @@ def entry_of(records: Records) -> Entry:
             f"{records.folder} is not finished: images have no row for {', '.join(missing)}; the "
             "same command goes on"
         )
-    more = sorted({*whole} - {*cell.targets})
-    return Entry(
-        stored_cell(run.config, records.folder, targets=[*cell.targets, *more]), run, records
-    )
+    targets = [*cell.targets, *sorted(whole - {*cell.targets})]
+    return Entry(Cell(replace(cell.config, targets=targets)), run, records)
 
 
 def claim_of(
