@@ -32,8 +32,9 @@ from agr.records.progress import progress
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.report.frames import selected
-from agr.submission.checks import FALSE, UNKNOWN
-from agr.submission.claimed import SAMPLE, sample_of
+from agr.submission.checks import FALSE, UNKNOWN, Unknown
+from agr.submission.claimed import SAMPLE, Entry, sample_of
+from agr.submission.ours import our_attack, our_cell
 from agr.submission.portable import PLACE, _short_names, command_without_places, texts_of
 from agr.submission.reviewing import reviewed
 from agr.submission.sample import read_sample
@@ -154,6 +155,7 @@ def test_a_claim_is_read(tmp_path: Path) -> None:
         (json.dumps(claimed()).replace('"a"', '"\\ud800"'), "sign that can't be shown"),
         (" " * (1 << 22) + json.dumps(claimed()), "larger than"),
     ],
+    ids=lambda text: text.strip()[:20],
 )
 def test_no_claim(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / CLAIM).write_text(text)
@@ -209,6 +211,39 @@ def test_commands_and_weights_lose_their_places() -> None:
     weights = ["/a/w.pth", "/b/w.pth", "/a/w.pth", "hub:x/y", "package:x/y.pth"]
     short = {"/a/w.pth": "w.pth", "/b/w.pth": "2/w.pth"}
     assert _short_names(weights) == short | {w: w for w in weights[3:]}
+
+
+def composed(*words: str) -> Entry:
+    return Entry(expand(["attack=ifgsm", "norm=linf", *words])[0], RunInfo(), Records(Path("x")))
+
+
+def test_attacks_are_ours_by_their_hash() -> None:
+    """Nothing of a stranger's attack is built: it is composed anew, or not at all."""
+    for words in ([], ["steps=3"], ["source=[vgg16,vgg19]"], ["attack=library/ddn", "norm=l2"]):
+        entry = composed(*words)
+        assert our_attack(entry, []) == entry.cell.config.attack
+        assert our_attack(entry, []) is not entry.cell.config.attack
+    with pytest.raises(Unknown, match="has other parts or parameters than agr's"):
+        our_attack(composed("attack.size=2"), [])
+    for name in ("mine", "../attack/ifgsm", "_base", "a b", "ifgsm.yaml"):
+        with pytest.raises(Unknown, match=r"is none of agr's|has other parts|can't be composed"):
+            our_attack(composed(f"attack.name='{name}'"), [])
+
+
+def test_networks_are_ours_or_none() -> None:
+    entry = composed("source=vgg16", "targets=[vgg16,vgg19/jpeg75]")
+    run = RunInfo(networks={t: entry.cell.network_digest(t) for t in entry.cell.targets})
+    entry = entry._replace(run=run)
+    ours = our_cell(entry, [], "there")
+    assert (ours.id, ours.config.outputs, ours.targets) == (entry.cell.id, "there", [*run.networks])
+    run.networks["vgg16"] = "another"
+    with pytest.raises(ConfigError, match="vgg16 has another config here"):
+        our_cell(entry, [], "there")
+    larger = composed("source=vgg16", "suite.networks.vgg16.width=0.25")
+    with pytest.raises(ConfigError, match="suite=demo has other networks, defenses or images here"):
+        our_cell(larger, [], "there")
+    with pytest.raises(Unknown, match="suite='theirs' isn't known here"):
+        our_cell(composed("suite.name=theirs"), [], "there")
 
 
 # ---- from cells to an entry ----------------------------------------------------------------------

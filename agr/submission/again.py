@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -32,7 +33,7 @@ from agr.utils.errors import ConfigError, first_line
 from agr.utils.hashing import draw
 from agr.utils.text import plural
 
-MOST_STEPS = 1_000  # of an attack that is crafted again: a stranger's could take days
+MOST_PASSES = 1_000  # of an image that is crafted again: a stranger's could take days
 # How far apart two machines' probabilities may be: in float32, and in lower precisions.
 CLOSE, FAR = 2e-3, 5e-2
 SIZES = ("linf", "l2", "mean_abs", "rel_l2", "cosine")
@@ -170,8 +171,11 @@ def _check_weights(entry: Entry, cell: Cell, name: str) -> None:
 
 def crafted_again(entry: Entry, cell: Cell, sample: Sequence[SampleImage]) -> str:
     """Craft images of the sample again and compare their rows; `cell` has an attack of ours."""
-    if cell.config.steps > MOST_STEPS:
-        raise Unknown(f"{cell.config.steps:,} steps are too many to be taken for a review")
+    passes, run = cell.config.steps * max(1, cell.config.eot), entry.run.numeric
+    if passes > MOST_PASSES:
+        raise Unknown(f"{passes:,} passes an image are too many to be done again for a review")
+    if run and run.threads > (os.cpu_count() or 1):
+        raise Unknown(f"it was made with {run.threads:,} threads, more than there are cores here")
     positions = {image.position for image in sample}
     try:
         found = list(differences(cell, entry.run, entry.records, positions))
