@@ -5,7 +5,9 @@ python -m agr.review FOLDER [sample=FOLDER] [images=20] [suite=â€¦] [data.root=â
 One line per check: it holds, doesn't hold, or can't be checked here, and why. The records are
 verified, and all that the claim says is computed from them again. The sample's images must be the
 claimed ones, within the budget of the clean images, and get the recorded answers from the networks
-at hand; of an attack of agr's the first images=n of each sample are crafted again, bit by bit.
+at hand; those of an attack of agr's are crafted again, bit by bit; images that were passed over
+must be ones that a selecting network has wrong. images=n looks at n of each, 0 at no network.
+
 Nothing in FOLDER is run: attacks and networks are our own of the same hash, or left out. Exits with
 0 if nothing is false, 1 if something doesn't hold, 2 if the arguments are wrong. For example:
 

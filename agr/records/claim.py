@@ -87,7 +87,7 @@ class SampleImage:
 
 @dataclass(frozen=True)
 class ClaimedCell:
-    """What is claimed of one cell."""
+    """Claim of one cell."""
 
     folder: str  # below records/SUITE
     source: str

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from agr.config.cell import Cell
 from agr.data.decode import BadImage, load_image
@@ -19,19 +21,19 @@ from agr.evaluation.inputs import find_images
 from agr.evaluation.predictions import predict_batched
 from agr.evaluation.replay import differences
 from agr.evaluation.scoring import norms
-from agr.models.defended import DefendedNetwork
-from agr.models.network import Network
+from agr.models.logits import joint, predict
+from agr.models.sources import Source
 from agr.models.weights import check_weights
 from agr.records.claim import SampleImage
 from agr.records.schema import within
 from agr.submission.checks import Unknown
-from agr.submission.claimed import SAMPLE, Entry
+from agr.submission.claimed import Entry
 from agr.submission.sample import Pixels
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.hashing import draw
 from agr.utils.text import plural
 
-MOST_STEPS = 1_000  # of an attack that is crafted again: a stranger's could take days
+MOST_PASSES = 1_000  # of an image that is crafted again: a stranger's could take days
 # How far apart two machines' probabilities may be: in float32, and in lower precisions.
 CLOSE, FAR = 2e-3, 5e-2
 SIZES = ("linf", "l2", "mean_abs", "rel_l2", "cosine")
@@ -96,39 +98,53 @@ def scored_again(entry: Entry, cell: Cell, images: dict[str, Pixels]) -> str:
     return f"{count}: the same answers{more}"
 
 
-def chosen_again(entry: Entry, cell: Cell) -> str:
-    """Ask the selecting networks about images that were passed over: they must have some wrong.
+def chosen_again(entry: Entry, cell: Cell, images: int) -> str:
+    """Ask the selecting networks about some images that were passed over: one must be wrong.
 
     Else whoever made the records could have left out what was hard to attack.
     """
-    ids, (networks, width) = _ids(entry), _networks(entry, cell, cell.selecting)
+    ids, (networks, _) = _ids(entry), _networks(entry, cell, cell.selecting)
     try:
-        order = Images(cell, find_images(cell)).order()
+        manifest = find_images(cell)
     except ConfigError as e:
         raise Unknown(f"the clean images aren't here: {first_line(e)}") from e
+    order = Images(cell, manifest).order()
     if unknown := sorted(ids - {e.image_id for e in order}):
         raise Unknown(f"{unknown[0]} is none of the clean images here")
     last = max(n for n, each in enumerate(order) if each.image_id in ids)
     passed = [each for each in order[:last] if each.image_id not in ids]
-    looked, images = list[ImageEntry](), list[Any]()
-    for each in sorted(passed, key=lambda e: draw(cell.id, "passed", e.image_id))[:SAMPLE]:
+    looked, pixels = list[ImageEntry](), list[Any]()
+    for each in sorted(passed, key=lambda e: draw(cell.id, "passed", e.image_id))[:images]:
         with suppress(BadImage):  # here as there
-            images.append(load_image(each, cell.geometry))
+            pixels.append(load_image(each, cell.geometry))
             looked.append(each)
-    answers = [predict_batched(network, images, width) for network in networks.values()]
+    knowing = [_right(n, pixels, [e.label for e in looked]) for n in networks.values() if pixels]
     for n, each in enumerate(looked):
-        if all(a[n].pred == each.label and a[n].conf > 0.5 + FAR for a in answers):
-            raise ConfigError(f"{each.image_id} was left out, and every selecting network knows it")
+        if all(of_network[n] for of_network in knowing):
+            text = f"{each.image_id} was left out, and every selecting network is right about it"
+            if entry.run.data and entry.run.data.fingerprint == manifest.fingerprint:
+                raise ConfigError(text)
+            raise Unknown(f"{text}: but the records are of another list of images")
     return f"{len(looked)} of {plural(len(passed), 'image')} that were passed over: rightly"
+
+
+@torch.no_grad()
+def _right(network: Source, images: Sequence[Any], labels: Sequence[int]) -> list[bool]:
+    """Return for which images a network is right, and would be on any machine."""
+    logits = joint(network(network.as_input(images)))
+    y = torch.tensor(labels, device=logits.device)
+    shares = logits.float().softmax(1)
+    own = shares.gather(1, y[:, None])[:, 0]
+    others = shares.scatter(1, y[:, None], 0).amax(1)
+    right: list[bool] = ((predict(logits) == y) & (own - others > 2 * CLOSE)).tolist()
+    return right
 
 
 def _ids(entry: Entry) -> set[str]:
     return {*entry.records.read("rows", ["image_id"])["image_id"]}
 
 
-def _networks(
-    entry: Entry, cell: Cell, names: Sequence[str]
-) -> tuple[dict[str, Network | DefendedNetwork], int]:
+def _networks(entry: Entry, cell: Cell, names: Sequence[str]) -> tuple[dict[str, Source], int]:
     """Load networks of a cell, and return the width of their batches here. Raises Unknown."""
     cell = replace(cell, config=replace(cell.config, precision="fp32"))
     bare = sorted({cell.bare(name) for name in names})
@@ -155,8 +171,11 @@ def _check_weights(entry: Entry, cell: Cell, name: str) -> None:
 
 def crafted_again(entry: Entry, cell: Cell, sample: Sequence[SampleImage]) -> str:
     """Craft images of the sample again and compare their rows; `cell` has an attack of ours."""
-    if cell.config.steps > MOST_STEPS:
-        raise Unknown(f"{cell.config.steps:,} steps are too many to be taken for a review")
+    passes, run = cell.config.steps * max(1, cell.config.eot), entry.run.numeric
+    if passes > MOST_PASSES:
+        raise Unknown(f"{passes:,} passes an image are too many to be done again for a review")
+    if run and run.threads > (os.cpu_count() or 1):
+        raise Unknown(f"it was made with {run.threads:,} threads, more than there are cores here")
     positions = {image.position for image in sample}
     try:
         found = list(differences(cell, entry.run, entry.records, positions))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -75,10 +75,8 @@ def entry_of(records: Records) -> Entry:
             f"{records.folder} is not finished: images have no row for {', '.join(missing)}; the "
             "same command goes on"
         )
-    more = sorted({*whole} - {*cell.targets})
-    return Entry(
-        stored_cell(run.config, records.folder, targets=[*cell.targets, *more]), run, records
-    )
+    targets = [*cell.targets, *sorted(whole - {*cell.targets})]
+    return Entry(Cell(replace(cell.config, targets=targets)), run, records)
 
 
 def claim_of(
@@ -91,7 +89,7 @@ def claim_of(
     attacks = {claimed_attack(entry.cell).hash: claimed_attack(entry.cell) for entry in entries}
     if len(attacks) > 1:
         named = ", ".join(f"{attack.name} ({hash})" for hash, attack in attacks.items())
-        raise ConfigError(f"an entry is of one attack, and these cells are of {named}: give some")
+        raise ConfigError(f"an entry is of one attack, and these are of {named}: submit them apart")
     protocols = [asdict(_protocol(entry)) for entry in entries]
     for key, value in protocols[0].items():
         if values := sorted({str(p[key]) for p in protocols} - {str(value)}):

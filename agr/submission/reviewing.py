@@ -43,7 +43,8 @@ def reviewed(
     Args:
         folder: of the entry.
         sample: folder of its images, if they came with it.
-        images: how many of each cell's sample are crafted again.
+        images: how many of each cell's images are scored, crafted or chosen again; with 0 neither
+            networks nor clean images are looked at.
         words: overrides of the reviewer: where images lie, folders of configs.
     """
     yield (first := check("folder", lambda: check_folder(folder)))
@@ -155,6 +156,8 @@ def _sampled(
     name, pixels, cells = mine.folder, dict[str, Pixels](), list[Cell]()
 
     def local() -> Cell:
+        if not images:
+            raise Unknown("images=0 looks at no network")
         if not cells:
             cells.append(our_cell(entry, words, to))
         return cells[0]
@@ -162,7 +165,12 @@ def _sampled(
     def given() -> dict[str, Pixels]:
         if not pixels:
             raise Unknown("its images aren't here" if sample else "give its images, sample=FOLDER")
-        return pixels
+        return dict(list(pixels.items())[:images])
+
+    def choose() -> str:
+        from agr.submission.again import chosen_again
+
+        return chosen_again(entry, local(), images)
 
     def measure() -> str:
         from agr.submission.again import measured
@@ -174,14 +182,7 @@ def _sampled(
 
         return scored_again(entry, local(), given())
 
-    def choose() -> str:
-        from agr.submission.again import chosen_again
-
-        return chosen_again(entry, local())
-
     def craft() -> str:
-        if not images:
-            raise Unknown("images=0")
         ours = replace(local().config, attack=our_attack(entry, words))
         from agr.submission.again import crafted_again
 
