@@ -21,6 +21,9 @@ COMMANDS = {
     "verify": "check all records again",
     "export": "write adversarial images as PNGs with their labels",
     "publish": "write finished cells as a data set, in the layout of the Hugging Face Hub",
+    "submit": "make an entry of a leaderboard from finished cells",
+    "review": "check an entry of a leaderboard, perhaps a stranger's",
+    "site": "write entries of a leaderboard as a static site",
     "compare": "compare the cells of any sweep in one table",
     "tables": "render the paper's Tables 1-3",
     "leaderboard": "rank all attacks by mean transfer",
@@ -34,7 +37,7 @@ MODULES = {"attacks": "list_attacks", "report": "write_report"}  # rooms have th
 ASKING = ("-h", "--help")
 SHELLS = ("bash", "fish", "zsh")
 COMPLETION = ("--shell-completion", "-sc")  # Hydra's flag
-WITHOUT_CONFIGS = ("attacks", "completion", "export", "publish", "verify")
+WITHOUT_CONFIGS = ("attacks", "completion", "export", "publish", "review", "site", "verify")
 HELP = """\
 agr: which attack, crafted on which network, fools which other networks, and by how much?
 

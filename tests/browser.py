@@ -55,7 +55,7 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, path: Path, **context: Any) -> Iterator[Any]:
+def opened(browser: Any, path: Path, *, waits: bool = True, **context: Any) -> Iterator[Any]:
     """A page of a file once its script is through; in the end nothing may have gone wrong on it.
 
     Wrong are errors, whatever the console says, and any request but for the file itself.
@@ -68,7 +68,7 @@ def opened(browser: Any, path: Path, **context: Any) -> Iterator[Any]:
     tab.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     window.on("request", lambda request: wrong.extend(_foreign(request.url, path)))
     tab.goto(path.as_uri())
-    if context.get("java_script_enabled", True):
+    if waits and context.get("java_script_enabled", True):
         tab.wait_for_selector("html[data-tables=ready]", state="attached")
     yield tab
     tab.wait_for_timeout(50)  # what was begun may still fail

@@ -24,10 +24,12 @@ ROOMS = {
     "attacks": "utils config models",
     "report": "utils config records",
     "evaluation": "utils config data models records attacks report",
+    "submission": "utils config data models records attacks report evaluation",
     "jobs": "utils config data models records attacks report evaluation",
 }
 COMMANDS = {
     *("run", "check", "plan", "status", "score", "verify", "export", "publish", "compare"),
+    *("submit", "review", "site"),
     *("tables", "leaderboard", "figures", "claims", "write_report", "list_attacks", "__main__"),
 }
 MOST_LINES = 300

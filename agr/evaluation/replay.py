@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +13,8 @@ import pandas as pd
 from agr.attacks.engine import Calls
 from agr.config.cell import Cell
 from agr.config.load import stored_cell
-from agr.evaluation.crafting import attack_of, crafted, whole_chunks
+from agr.data.decode import Pixels
+from agr.evaluation.crafting import CraftedImage, attack_of, crafted, whole_chunks
 from agr.evaluation.determinism import settle
 from agr.evaluation.inputs import check_inputs, check_unchanged
 from agr.evaluation.predictions import Evaluator
@@ -39,35 +40,66 @@ def recraft(
     with the slots that it was made with. Nothing that an earlier run kept is used, and nothing is
     written.
     """
-    again, problems = 0, []
+    again, problems = 0, list[str]()
     try:
         run = records.run() or RunInfo()
-        rows, abouts = _recorded(records)
-        if rows.empty:
+        scored = records.scored()
+        if not scored:
             return 0, []
-        targets = sorted({*rows["target"]})
-        cell = stored_cell(run.config, records.folder, targets=targets)
+        cell = stored_cell(run.config, records.folder, targets=sorted(scored))
         if foreign := [package for package in cell.foreign if package not in allow]:
             raise ConfigError(
                 f"its attack has parts of {', '.join(foreign)}, whose code would be run: "
                 f"add allow=[{','.join(foreign)}] if you trust it"
             )
-        steps = records.read("steps")
-        known = sorted({*rows["position"].tolist()})
+        known = sorted(set().union(*scored.values()))
         drawn = random.Random(seed).sample(known, min(images, len(known)))
-        for n, about in enumerate(abouts):
-            mine = rows[(rows["about"] == n) & rows["position"].isin(drawn)]
-            if len(mine):
-                before = mine.drop(columns="about").set_index(KEYS["rows"])
-                its = steps[steps["position"].isin(mine["position"])].set_index(KEYS["steps"])
-                for key, was, found in _differences(cell, run, before, its, about):
-                    problems.append(f"crafted again, {key} is {found}, recorded is {was}")
+        problems += differences(cell, run, records, drawn)
         again = len(drawn)
     except ConfigError as e:
         problems.append(f"not crafted again: {first_line(e)}")
     except Exception as e:  # whoever can write records can have anything crafted
         problems.append(f"not crafted again: {type(e).__name__}: {first_line(e)}")
     return again, problems
+
+
+def differences(
+    cell: Cell, run: RunInfo, records: Records, positions: Collection[int]
+) -> Iterator[str]:
+    """Craft and score the images at some positions again, and say what differs from the records.
+
+    `cell` has the images, networks and attack that are used. Raises ConfigError where they aren't
+    those that `run` speaks of, or this machine gives other bits.
+    """
+    rows, abouts = _recorded(records)
+    steps = records.read("steps")
+    for n, about in enumerate(abouts):
+        mine = rows[(rows["about"] == n) & rows["position"].isin([*positions])]
+        if len(mine):
+            before = mine.drop(columns="about").set_index(KEYS["rows"])
+            its = steps[steps["position"].isin(mine["position"])].set_index(KEYS["steps"])
+            for key, was, found in _differences(cell, run, before, its, about):
+                yield f"crafted again, {key} is {found}, recorded is {was}"
+
+
+def images_again(
+    cell: Cell, run: RunInfo, records: Records, positions: Collection[int]
+) -> dict[str, Pixels]:
+    """Craft the images at some positions again, and return them, (3, H, W), by their ids.
+
+    Raises ConfigError as `differences` does.
+    """
+    rows, abouts = _recorded(records)
+    found: dict[str, Pixels] = {}
+    for n, about in enumerate(abouts):
+        mine = rows[(rows["about"] == n) & rows["position"].isin([*positions])]
+        if len(mine):
+            with TemporaryDirectory() as place:
+                config = replace(cell.config, outputs=place, progress=False, slots=None, width=None)
+                before = mine.set_index(KEYS["rows"])
+                _, made = _crafted_again(replace(cell, config=config), run, before, about)
+            found |= {m.item.tag.image_id: m.image for m in made}
+    return found
 
 
 def _recorded(records: Records) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -124,6 +156,19 @@ def _made_again(
     about: dict[str, Any],
 ) -> dict[str, list[dict[str, Any]]]:
     """Make the rows, and those of scored steps, once more. Raises ConfigError."""
+    evaluator, made = _crafted_again(cell, run, before, about)
+    positions = {position for position, _ in before.index}
+    at: dict[tuple[str, int], set[int]] = {}
+    for position, target, step in steps.index:
+        at.setdefault((target, step), set()).add(position)
+    work = Todo(dict.fromkeys(cell.targets, positions), set(), set(), at, positions, set())
+    return scored(evaluator, work, made)
+
+
+def _crafted_again(
+    cell: Cell, run: RunInfo, before: pd.DataFrame, about: dict[str, Any]
+) -> tuple[Evaluator, list[CraftedImage]]:
+    """Craft the images of some rows, all made with `about`, once more. Raises ConfigError."""
     positions = {position for position, _ in before.index}
     inputs = check_inputs(cell)
     check_unchanged(cell, run, inputs)
@@ -134,12 +179,8 @@ def _made_again(
     selected = _selected(evaluator, before, positions)
     entries = [c.entry for c in whole_chunks(cell, selected, positions)]
     evaluator.ensure_clean_predictions(dict.fromkeys([cell.source, *cell.targets]), entries)
-    at: dict[tuple[str, int], set[int]] = {}
-    for position, target, step in steps.index:
-        at.setdefault((target, step), set()).add(position)
-    work = Todo(dict.fromkeys(cell.targets, positions), set(), set(), at, positions, set())
     made = crafted(evaluator, attack_of(cell), selected, positions, Calls())
-    return scored(evaluator, work, list(made))
+    return evaluator, list(made)
 
 
 def _check_memory(evaluator: Evaluator) -> None:

@@ -20,7 +20,7 @@ from agr.utils.program import as_called
 from agr.utils.signals import ENDING, Interrupted, stoppable
 
 # Commands that do nothing but print.
-PRINTING = {"check", "plan", "status", "verify", "list_attacks"}
+PRINTING = {"check", "plan", "status", "verify", "review", "list_attacks"}
 
 
 def script(work: Callable[[], None], text: str | None) -> None:

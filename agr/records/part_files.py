@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -16,7 +18,7 @@ from agr.records.folders import DAMAGED, folder_of
 from agr.records.run_info import check_range, parse_run
 from agr.records.schema import KEYS, TABLES
 from agr.utils.errors import ConfigError
-from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole
+from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole, write_named
 
 PART = re.compile(
     rf"({'|'.join(TABLES)})-(\d+of\d+)-(\d{{5,}})-[0-9a-f]{{{CHECKSUM_LENGTH}}}\.parquet"
@@ -87,6 +89,22 @@ class PartFile(NamedTuple):
             f"{self.path} is damaged: run the cell again, which sets it aside and does its images "
             "once more"
         )
+
+
+def write_part_file(
+    part: PartFile, table: pa.Table, about: Mapping[str, Any], **options: Any
+) -> Path:
+    """Write the table of a part below its `path`, the cell's folder, and return the file's path.
+
+    `options` are those of `pyarrow.parquet.write_table`.
+    """
+    note, content = {"agr": json.dumps(dict(about))}, io.BytesIO()
+    table = table.replace_schema_metadata(note)
+    pq.write_table(table, content, **{"compression": "zstd"} | options)
+    place = folder_of(part.path, part.kind)
+    place.mkdir(exist_ok=True)
+    stem = f"{part.kind}-{part.shard}-{part.number:05d}"
+    return write_named(place, stem, ".parquet", content.getvalue())
 
 
 def part_files_in(cell: Path, *kinds: str) -> list[PartFile]:

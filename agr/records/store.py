@@ -11,7 +11,6 @@ content, and run.json holds one of its own, so that damage is noticed.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,13 +26,13 @@ from filelock import SoftFileLease
 from numpy.typing import NDArray
 
 from agr.config.cell import Cell
-from agr.records.folders import ABOUT, PNG, failure_file, folder_of
-from agr.records.part_files import PartFile, mended, once, part_files_in
+from agr.records.folders import ABOUT, PNG, failure_file
+from agr.records.part_files import PartFile, mended, once, part_files_in, write_part_file
 from agr.records.run_info import RunInfo, parse_config, parse_run
 from agr.records.schema import KEYS, NULLABLE, SCHEMA_VERSION, TABLES
 from agr.records.values import faults, is_plain
 from agr.utils.errors import ConfigError
-from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole, read_text, write_json, write_named
+from agr.utils.files import CHECKSUM_LENGTH, DRAFT, is_whole, read_text, write_json
 from agr.utils.locks import Busy, check_ours, locked
 from agr.utils.signals import unbroken
 from agr.utils.text import printable
@@ -177,18 +176,12 @@ class Records:
         # Of all kinds: a number that a kill left without its rows is never used again.
         before = [part.number for part in part_files_in(self.folder) if part.shard == stem]
         number = max(before, default=-1) + 1
-        note = {"agr": json.dumps(dict(about or {}))}
         with unbroken():
             for kind, schema in TABLES.items():
                 if (table := tables.get(kind, ())) or kind == "rows":
                     if not isinstance(table, pa.Table):
                         table = pa.Table.from_pylist([*table], schema=schema)
-                    content = io.BytesIO()
-                    pq.write_table(table.replace_schema_metadata(note), content, compression="zstd")
-                    name = f"{kind}-{stem}-{number:05d}"
-                    place = folder_of(self.folder, kind)
-                    place.mkdir(exist_ok=True)
-                    write_named(place, name, ".parquet", content.getvalue())
+                    write_part_file(PartFile(self.folder, kind, stem, number), table, about or {})
 
     def part_files(self, kind: str) -> list[PartFile]:
         """List the part files of a kind in order; those of a part without rows don't count."""

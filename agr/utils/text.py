@@ -22,9 +22,9 @@ def is_name(text: str, most: int) -> bool:
     return shown and len(text.encode()) <= most
 
 
-def plural(n: int, noun: str) -> str:
-    """Return a number with its noun: "1 job", "2,000 jobs"."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def plural(n: int, noun: str, several: str = "") -> str:
+    """Return a number with its noun: "1 job", "2,000 jobs", "2 entries"."""
+    return f"{n:,} {noun if n == 1 else several or f'{noun}s'}"
 
 
 def zero_gradients(flat: int, images: int) -> str:

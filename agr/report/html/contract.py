@@ -18,6 +18,7 @@ class HtmlTable:
     header: Sequence[str]
     rows: Sequence[Sequence[TableCell]]
     notes: Sequence[str] = ()
+    links: Sequence[str] = ()  # addresses of the rows' first cells, if these lead anywhere
 
 
 @dataclass(frozen=True)
@@ -107,3 +108,25 @@ class Page:
     checklist: Sequence[tuple[str, Sequence[str]]] = ()  # questions and their answers
     further: Sequence[HtmlTable] = ()  # differences between attacks and the like, long ones
     classes: Mapping[int, str] = field(default_factory=dict)  # names of labels, where there are any
+
+
+@dataclass(frozen=True)
+class SiteSection:
+    """A section of a page of a site: paragraphs, then terms, tables and a text as it stands."""
+
+    title: str
+    texts: Sequence[str] = ()
+    terms: Sequence[tuple[str, str]] = ()
+    tables: Sequence[HtmlTable] = ()
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class SitePage:
+    """One page of a site: texts and numbers, made elsewhere and all untrusted."""
+
+    title: str
+    sections: Sequence[SiteSection]
+    texts: Sequence[str] = ()  # below the title
+    links: Sequence[tuple[str, str]] = ()  # words and address: the way back, files, a paper
+    sortable: bool = False  # its tables get DataTables, which is a quarter of a megabyte

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from agr.report.html import escapes
 from agr.report.html.browser import browser
-from agr.report.html.contract import ClaimView, HtmlTable, Page
+from agr.report.html.contract import ClaimView, HtmlTable, Page, SitePage
 from agr.report.numbers import Number, TableCell, printed
 from agr.utils.errors import ConfigError
 
@@ -97,6 +97,18 @@ def _filled(page: Page, examples: dict[str, Any] | None) -> str:
         style=escapes.own("style.css"),
         policy=POLICY.format(digest=escapes.digest(script)),
     )  # fmt: skip
+
+
+def render_site(page: SitePage) -> str:
+    """One self-contained HTML file of a site."""
+    script = (escapes.own("page.js") if page.sortable else "") + escapes.own("reading.js")
+    text = _environment().get_template("site.html.j2").render(
+        page=page,
+        script=script,
+        style=escapes.own("style.css"),
+        policy=POLICY.format(digest=escapes.digest(script)),
+    )  # fmt: skip
+    return text.encode("utf-8", "replace").decode()
 
 
 def _environment() -> Environment:

@@ -1,0 +1,67 @@
+"""Review an entry of a leaderboard as a stranger's: claim, records, and a sample of its images.
+
+python -m agr.review FOLDER [sample=FOLDER] [images=20] [suite=…] [data.root=…] [--config-dir=…]
+
+One line per check: it holds, doesn't hold, or can't be checked here, and why. The records are
+verified, and all that the claim says is computed from them again. The sample's images must be the
+claimed ones, within the budget of the clean images, and get the recorded answers from the networks
+at hand; those of an attack of agr's are crafted again, bit by bit; images that were passed over
+must be ones that a selecting network has wrong. images=n looks at n of each, 0 at no network.
+
+Nothing in FOLDER is run: attacks and networks are our own of the same hash, or left out. Exits with
+0 if nothing is false, 1 if something doesn't hold, 2 if the arguments are wrong. For example:
+
+    python -m agr.review leaderboard/mi-fgsm sample=sample
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from agr.config.overrides import parse_pairs, without_flags
+from agr.jobs.console import script
+from agr.submission.checks import FALSE, HOLDS, UNKNOWN
+from agr.submission.reviewing import reviewed
+from agr.utils.errors import ConfigError
+from agr.utils.text import plural, printable
+
+OWN = ("sample", "images")
+OURS = ("suite=", "data.root=", "data.labels=", "--config-dir=")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print a line per check and the sum, and exit with 1 if something doesn't hold."""
+    folders = [word for word in arguments if "=" not in word]
+    words = [word for word in arguments if word.startswith(OURS)]
+    mine = [word for word in arguments if "=" in word and word not in words]
+    given = parse_pairs(mine)
+    if len(folders) != 1 or not {*given} <= {*OWN}:
+        raise ConfigError(
+            f"{' '.join(arguments)}: give one folder of an entry, and no more than "
+            f"{', '.join(f'{key}=' for key in OWN)}, {', '.join(OURS)}"
+        )
+    images, folder = given.get("images", 20), Path(folders[0])
+    if type(images) is not int or images < 0:
+        raise ConfigError(f"images={images} is no number of images: give 0 or more")
+    if folder.is_symlink() or not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder: give that of an entry, made by agr submit")
+    sample = Path(str(given["sample"])).expanduser() if given.get("sample") else None
+    if sample and not sample.is_dir():
+        raise ConfigError(f"sample={sample} is no folder: give that of the sample's images")
+    verdicts: Counter[str] = Counter()
+    for each in reviewed(folder, sample, images, without_flags(words)):
+        print(each, flush=True)
+        verdicts[each.verdict] += 1
+    counts = (
+        f"{verdicts[HOLDS]} hold, {verdicts[FALSE]} don't, {verdicts[UNKNOWN]} can't be checked"
+    )
+    print(f"\n{printable(str(folder))}: {plural(verdicts.total(), 'check')}: {counts} here")
+    if verdicts[FALSE]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    script(lambda: main(sys.argv[1:]), __doc__)

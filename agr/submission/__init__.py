@@ -1,0 +1,1 @@
+"""Entries of a leaderboard: made from records (agr.submit), and reviewed (agr.review)."""

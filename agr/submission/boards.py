@@ -1,0 +1,176 @@
+"""Boards of a leaderboard's entries: places, differences from the best, and who led when.
+
+A board is of one protocol, budget, source and list of black-box targets, so that every entry of it
+had the same task. Transfer is, as in `agr.report.leaderboard`, the share of those targets that an
+image fools.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from agr.records.claim import RECORDS, Claim, Protocol, read_claim
+from agr.records.store import Records
+from agr.report.comparison.paired import in_short, transfer_pair
+from agr.report.frames import selected
+from agr.report.rates import NAN
+from agr.report.statistics import holm
+from agr.report.transfer import mean_rates, success_shares
+from agr.submission.claimed import Entry, claim_of, entry_of
+from agr.submission.folder import check_folder
+from agr.utils.errors import ConfigError
+
+COSTS = (10, 70, 210, math.inf)  # gradients per image, up to which entries are ranked apart
+BEST = "the best"
+# What an entry is free to choose: how many steps, which iterates are rounded, in which numbers.
+FREE: dict[str, Any] = {"steps": 0, "quantize": "", "precision": ""}
+
+
+class Submitted(NamedTuple):
+    """An entry of the leaderboard."""
+
+    folder: Path
+    claim: Claim
+    cells: list[Entry]
+
+
+class Task(NamedTuple):
+    """What the entries of one board had to do, but for the protocol."""
+
+    norm: str
+    eps: float  # 0-255 scale
+    source: str
+    targets: tuple[str, ...]  # black-box ones
+
+
+class Result(NamedTuple):
+    """An entry's result on a board: of one cell, or of several seeds."""
+
+    entry: Submitted
+    cells: list[Entry]
+    shares: pd.Series[float]  # percent of the targets fooled, by image id
+    rates: dict[str, float]  # of `mean_rates`
+    gradients: float  # per image; NaN where nobody counted them
+    day: str  # on which its last image was crafted, ISO 8601; "" of images from elsewhere
+
+
+class Placed(NamedTuple):
+    """A result with its place among those that cost no more than some number of gradients."""
+
+    result: Result
+    place: int
+    against_best: str
+
+
+class Lead(NamedTuple):
+    """A result that was the best of its board when it came."""
+
+    result: Result
+    before: Result | None  # the one that led until then
+
+
+def read_entries(folders: Sequence[Path]) -> list[Submitted]:
+    """Read entries, and check that their records show what they claim.
+
+    Raises ConfigError for those that don't, for two of one name, and where there is none.
+    """
+    found: dict[str, Submitted] = {}
+    for folder in folders:
+        check_folder(folder)
+        claim = read_claim(folder)
+        records = folder / RECORDS / claim.protocol.suite
+        cells = [entry_of(Records(records / cell.folder)) for cell in claim.cells]
+        if claim != claim_of(cells, claim.name, claim.paper, claim.code, claim.by):
+            raise ConfigError(
+                f"{folder} claims what its records don't show: agr review {folder} says where"
+            )
+        if twin := found.get(claim.name):
+            raise ConfigError(
+                f"{twin.folder} and {folder} are both called {claim.name}: leave one out"
+            )
+        found[claim.name] = Submitted(folder, claim, cells)
+    if not found:
+        raise ConfigError("there is no entry: give folders that agr submit has made")
+    return [*found.values()]
+
+
+def protocol_of(entry: Submitted) -> Protocol:
+    """Return what two entries must share to be ranked together; the rest of it is their choice."""
+    return replace(entry.claim.protocol, **FREE)
+
+
+def boards_of(entries: Sequence[Submitted]) -> dict[Task, list[Result]]:
+    """Return the results of entries of one protocol, by board; the largest first."""
+    boards: dict[Task, list[Result]] = {}
+    for entry in entries:
+        tasks: dict[Task, list[Entry]] = {}
+        for one in entry.cells:
+            tasks.setdefault(_task(one), []).append(one)
+        for task, cells in tasks.items():
+            boards.setdefault(task, []).append(_result(entry, cells))
+    return dict(sorted(boards.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def _task(one: Entry) -> Task:
+    c, cell = one.cell.config, one.cell
+    targets = sorted(t for t in cell.targets if not cell.white_box(t))
+    return Task(c.norm.name, float(c.eps), cell.source, tuple(targets))
+
+
+def _result(entry: Submitted, cells: Sequence[Entry]) -> Result:
+    finished = []
+    for one in cells:
+        frame = selected(one.cell, in_passing=True)
+        if frame is None:
+            raise ConfigError(f"{one.records.folder} isn't finished any more: submit it again")
+        finished.append((one.cell, frame))
+    shares = pd.concat([success_shares(*each, white_box=False) for each in finished])
+    spent = pd.concat([f.drop_duplicates("image_id")["backwards"] for _, f in finished])
+    days = [session.ended[:10] for one in cells for session in one.run.sessions]
+    return Result(
+        entry,
+        [*cells],
+        100 * shares.groupby(level=0).mean(),
+        mean_rates(finished),
+        float(spent.mean()) if spent.notna().all() else NAN,
+        max(days, default=""),
+    )
+
+
+def placed(results: Iterable[Result], most: float = math.inf) -> list[Placed]:
+    """Return the results of a board that cost at most so many gradients per image, best first.
+
+    Each is compared with the best on the images of both, with Holm's correction over them all.
+    Results of unknown cost have a place where cost doesn't count.
+    """
+    within = [r for r in results if r.gradients <= most or most == math.inf]
+    order = sorted(within, key=lambda r: (-_transfer(r), r.entry.claim.name))
+    if not order:
+        return []
+    best, others = order[0], order[1:]
+    pairs = [transfer_pair([r.shares], [best.shares]) for r in others]
+    adjusted = holm([pair.p if pair.n else 1.0 for pair in pairs])
+    words = [in_short(pair, p, len(pairs)) for pair, p in zip(pairs, adjusted, strict=True)]
+    places = [1 + sum(_transfer(o) > _transfer(r) for o in order) for r in order]
+    return [Placed(*each) for each in zip(order, places, [BEST, *words], strict=True)]
+
+
+def _transfer(result: Result) -> float:
+    value = result.rates["transfer"]
+    return value if value == value else -1.0  # without a black-box target: last
+
+
+def leads(results: Iterable[Result]) -> list[Lead]:
+    """Return the results of a board that were the best when they came, the first one first."""
+    found: list[Lead] = []
+    for result in sorted(results, key=lambda r: (r.day, -_transfer(r))):
+        before = found[-1].result if found else None
+        if before is None or _transfer(result) > _transfer(before):
+            found.append(Lead(result, before))
+    return found

@@ -1,0 +1,348 @@
+"""Pages of a leaderboard's site: one of all protocols, one for each, and a card for each entry."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from agr.records.claim import Claim, Protocol
+from agr.report.comparison.paired import transfer_pair
+from agr.report.formats import csv_text
+from agr.report.html.contract import HtmlTable, SitePage, SiteSection
+from agr.report.html.render import render_site
+from agr.report.numbers import Number, TableCell
+from agr.report.rates import NAN, NORM_TITLES
+from agr.submission.boards import (
+    COSTS,
+    Placed,
+    Result,
+    Submitted,
+    Task,
+    boards_of,
+    leads,
+    placed,
+    protocol_of,
+)
+from agr.utils.hashing import digest, slug
+from agr.utils.text import plural
+
+INDEX = "index.html"
+BOARD = ["entry", "source", "place", "mean transfer % [95 %]", "against the best"]
+BOARD += ["white-box %", "gradients / image", "steps", "images", "by", "day"]
+LEADS = ["entry", "day", "board", "mean transfer % [95 %]", "led before"]
+TARGETS = ["target", "source", "budget", "ASR % [95 %]", "fooled", "images", "clean %", "seed"]
+CELLS = ["cell", "gradients / image", "forwards / image", "steps", "s / image", "device"]
+AGAINST = ["against", "board", "images", "difference, points [95 %]", "p"]
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})", re.IGNORECASE)
+NOTES = (
+    "mean transfer: the share of its black-box targets that an image fools; brackets: 95 % "
+    "bootstrap interval over images",
+    "place: among the results with the same source in this table",
+    "against the best: of the same source in this table, on the images of both, by McNemar's test "
+    "where there is one target and by a bootstrap over images else, with Holm's correction",
+    "gradients: of the source, as the image needed them; steps: at most",
+)
+
+
+class Group(NamedTuple):
+    """The entries of one protocol, and the files about them."""
+
+    protocol: Protocol
+    name: str  # of its page and its table, without an ending
+    entries: list[Submitted]
+    boards: dict[Task, list[Result]]
+
+
+def site(entries: Sequence[Submitted], title: str) -> dict[str, str]:
+    """Return the files of a site, texts by their paths in it."""
+    cards = _cards(entries)
+    groups = _groups(entries)
+    files = {INDEX: render_site(_index(groups, title))}
+    for group in groups:
+        files[f"{group.name}.html"] = render_site(_protocol_page(group, cards))
+        files[f"{group.name}.csv"] = csv_text(_frame(group))
+        for entry in group.entries:
+            files[cards[entry.claim.name]] = render_site(_card(entry, group))
+    return files
+
+
+def _cards(entries: Sequence[Submitted]) -> dict[str, str]:
+    """Return the path of each entry's card, by its name."""
+    found: dict[str, str] = {}
+    for name in (entry.claim.name for entry in entries):
+        short = re.sub(r"[^\w-]+", "_", slug(name), flags=re.ASCII).strip("_") or "entry"
+        path = f"entries/{short}.html"
+        # On some file systems names that differ in case are one.
+        taken = {each.lower() for each in found.values()}
+        found[name] = f"entries/{short}-{digest(name)}.html" if path.lower() in taken else path
+    return found
+
+
+def _groups(entries: Sequence[Submitted]) -> list[Group]:
+    """Return the entries by protocol, the one with the most of them first."""
+    by: dict[Protocol, list[Submitted]] = {}
+    for entry in entries:
+        by.setdefault(protocol_of(entry), []).append(entry)
+    order = sorted(by.items(), key=lambda item: (-len(item[1]), str(item[0])))
+    names: list[str] = []
+    for protocol, _ in order:
+        name, again = slug(protocol.suite), sum(p.suite == protocol.suite for p, _ in order)
+        names.append(f"{name}-{digest(str(protocol))}" if again > 1 else name)
+    return [Group(p, n, of, boards_of(of)) for (p, of), n in zip(order, names, strict=True)]
+
+
+def _index(groups: Sequence[Group], title: str) -> SitePage:
+    rows: list[list[TableCell]] = []
+    links = list[str]()
+    for group in groups:
+        for task, results in group.boards.items():
+            best = placed(results)[0].result
+            rows.append([
+                group.protocol.suite, _conditions(group.protocol), budget(task),
+                _source(results), Number(len(results), "d"), best.entry.claim.name, _transfer(best),
+            ])  # fmt: skip
+            links.append(f"{group.name}.html#section-{1 + [*_budgets(group)].index(task[:2])}")
+    header = ["suite", "protocol", "budget", "source", "entries", "best", "mean transfer % [95 %]"]
+    table = HtmlTable("boards", "Every board, and who leads it", header, rows, (), links)
+    texts = [
+        "Which attack, crafted on which network, fools which other networks, and is the difference "
+        "real? Every number here was made from the rows that an entry brings: one for each image "
+        "and target.",
+    ]
+    return SitePage(title, [SiteSection("Boards", tables=[table])], texts, sortable=True)
+
+
+def _protocol_page(group: Group, cards: dict[str, str]) -> SitePage:
+    sections = [
+        SiteSection(budget(tasks[0]), _targets(tasks, group), tables=_tables(tasks, group, cards))
+        for tasks in _budgets(group).values()
+    ]
+    history = _history(group, cards)
+    words = "By the day on which an entry's last image was crafted."
+    sections.append(SiteSection("History", [words], tables=[history]))
+    notices = dict.fromkeys(one.cell.suite.notice for e in group.entries for one in e.cells)
+    terms = SiteSection("Protocol", terms=_protocol_terms(group.protocol))
+    return SitePage(
+        f"Leaderboard: {group.protocol.suite}",
+        [*sections, terms],
+        [
+            f"{plural(len(group.entries), 'entry', 'entries')}; {_conditions(group.protocol)}",
+            *filter(None, notices),
+        ],
+        [("All boards", INDEX), ("These numbers as CSV", f"{group.name}.csv")],
+        sortable=True,
+    )
+
+
+def _budgets(group: Group) -> dict[tuple[str, float], list[Task]]:
+    """Return the boards of a protocol by norm and eps."""
+    found: dict[tuple[str, float], list[Task]] = {}
+    for task in group.boards:
+        found.setdefault((task.norm, task.eps), []).append(task)
+    return found
+
+
+def _tables(tasks: Sequence[Task], group: Group, cards: dict[str, str]) -> list[HtmlTable]:
+    """Return the tables of one budget: of all results, and of those below smaller costs."""
+    tables, shown = list[HtmlTable](), set[int]()
+    for most in sorted(COSTS, reverse=True):
+        rows = [p for task in tasks for p in placed(group.boards[task], most)]
+        rows.sort(key=lambda p: (p.place, -p.result.rates["transfer"]))
+        if len(rows) in shown or not rows:  # nothing costs more than this
+            continue
+        shown.add(len(rows))
+        cost = "any cost" if most == math.inf else f"at most {most} gradients per image"
+        tables.append(
+            HtmlTable(
+                f"{group.name}-{budget(tasks[0])}-{cost}",
+                f"{budget(tasks[0])}, {cost}",
+                BOARD,
+                [_board_row(p) for p in rows],
+                NOTES if most == math.inf else (),
+                [cards[p.result.entry.claim.name] for p in rows],
+            )
+        )
+    return tables
+
+
+def _board_row(p: Placed) -> list[TableCell]:
+    result, claim = p.result, p.result.entry.claim
+    return [
+        claim.name,
+        _source([result]),
+        Number(p.place, "d"),
+        _transfer(result),
+        p.against_best,
+        Number(result.rates["white_box"], ".1f"),
+        Number(result.gradients, ".1f"),
+        Number(claim.protocol.steps, "d"),
+        Number(result.rates["images"], ".0f"),
+        claim.by,
+        result.day,
+    ]
+
+
+def _history(group: Group, cards: dict[str, str]) -> HtmlTable:
+    rows: list[list[TableCell]] = []
+    links = []
+    for task, results in group.boards.items():
+        for lead in leads(results):
+            before = lead.before.entry.claim.name if lead.before else ""
+            board = f"{_source(results)}, {budget(task)}"
+            name = lead.result.entry.claim.name
+            rows.append([name, lead.result.day, board, _transfer(lead.result), before])
+            links.append(cards[name])
+    return HtmlTable("history", "Entries that led when they came", LEADS, rows, (), links)
+
+
+def _card(entry: Submitted, group: Group) -> SitePage:
+    claim = entry.claim
+    titles = {n: one.cell.title(n) for one in entry.cells for n in one.cell.targets}
+    titles |= {one.cell.source: one.cell.title(one.cell.source) for one in entry.cells}
+    about = [("attack", claim.attack.title), ("by", claim.by), ("paper", claim.paper)]
+    about += [("code", claim.code), *_protocol_terms(claim.protocol)]
+    about += [("steps", str(claim.protocol.steps)), ("rounded to 8 bits", claim.protocol.quantize)]
+    about += [("numbers", claim.protocol.precision), ("agr at", claim.git or "")]
+    versions = ", ".join(f"{package} {version}" for package, version in claim.versions.items())
+    about += [("versions", versions)]
+    sections = [
+        SiteSection("About", terms=[(term, text) for term, text in about if text]),
+        SiteSection("Targets", tables=[_rates(claim, titles)]),
+        SiteSection("Cost", tables=[_cost(claim)]),
+    ]
+    if against := _against(entry, group):
+        words = "On the images that both attacked. p is of one test each, without a correction."
+        sections.append(SiteSection("Against the other entries", [words], tables=[against]))
+    said = [f"sha256 of its images: {claim.attack.images}"] if claim.attack.images else []
+    sections.append(SiteSection("The attack, with every value", said, code=claim.attack.yaml))
+    links = [("Leaderboard", f"../{group.name}.html"), ("All boards", f"../{INDEX}")]
+    links += [
+        (w, a) for w, a in (("Paper", address(claim.paper)), ("Code", address(claim.code))) if a
+    ]
+    return SitePage(claim.name, sections, [], links)
+
+
+def _rates(claim: Claim, titles: dict[str, str]) -> HtmlTable:
+    rows: list[list[TableCell]] = []
+    for cell in claim.cells:
+        for rate in cell.rates:
+            known = rate.asr is not None and rate.low is not None and rate.high is not None
+            interval = (rate.low or 0.0, rate.high or 0.0) if known else None
+            asr = Number(_known(rate.asr), ".1f", interval, star=rate.white_box)
+            rows.append([
+                titles[rate.target], titles[cell.source], _budget(cell.norm, cell.eps), asr,
+                Number(rate.successes, "d"), Number(rate.images, "d"),
+                Number(_known(rate.clean), ".1f"), Number(cell.seed, "d"),
+            ])  # fmt: skip
+    notes = ["* white-box", "brackets: 95 % Wilson interval; clean: accuracy on these images"]
+    return HtmlTable("targets", "Success on every target", TARGETS, rows, notes)
+
+
+def _cost(claim: Claim) -> HtmlTable:
+    rows: list[list[TableCell]] = [
+        [
+            cell.folder,
+            Number(_known(cell.cost.backwards), ".2f"),
+            Number(_known(cell.cost.forwards), ".2f"),
+            Number(_known(cell.cost.steps), ".2f"),
+            Number(_known(cell.cost.seconds), ".3f"),
+            cell.device,
+        ]
+        for cell in claim.cells
+    ]
+    notes = ["means over images; seconds are of crafting, on that machine, busy or not"]
+    return HtmlTable("cost", "What its images cost", CELLS, rows, notes)
+
+
+def _against(entry: Submitted, group: Group) -> HtmlTable | None:
+    """Return the paired differences of an entry from every other one of its boards."""
+    rows: list[list[TableCell]] = []
+    for task, results in group.boards.items():
+        mine = next((r for r in results if r.entry is entry), None)
+        for other in results if mine else []:
+            if (
+                mine
+                and other is not mine
+                and (pair := transfer_pair([mine.shares], [other.shares])).n
+            ):
+                gap = Number(pair.difference, "+.1f", (pair.low, pair.high))
+                p = Number(pair.p, ".4f", text="< 0.0001" if pair.p < 1e-4 else "")
+                board = f"{_source(results)}, {budget(task)}"
+                rows.append([other.entry.claim.name, board, Number(pair.n, "d"), gap, p])
+    if not rows:
+        return None
+    return HtmlTable("against", "Mean transfer, this entry less another", AGAINST, rows)
+
+
+def _frame(group: Group) -> pd.DataFrame:
+    """Return a protocol's results, a row each, as the CSV has them."""
+    rows = []
+    for task, results in group.boards.items():
+        for p in placed(results):
+            r, claim = p.result, p.result.entry.claim
+            rows.append(
+                {"norm": task.norm, "eps": task.eps, "source": task.source}
+                | {"targets": " ".join(task.targets), "place": p.place, "entry": claim.name}
+                | {"attack": claim.attack.name, "attack_hash": claim.attack.hash, "by": claim.by}
+                | {"steps": claim.protocol.steps, "gradients": r.gradients, "day": r.day}
+                | r.rates
+            )
+    return pd.DataFrame(rows)
+
+
+def address(text: str) -> str:
+    """Return what a paper or a program may link to: an address of the web, or "" if it is none."""
+    if match := ARXIV.search(text):
+        return f"https://arxiv.org/abs/{match[1]}"
+    return text if re.fullmatch(r"https?://[^\s<>\"']+", text) else ""
+
+
+def budget(task: Task) -> str:
+    """Return the budget of a board, such as "L∞ = 10"."""
+    return _budget(task.norm, task.eps)
+
+
+def _budget(norm: str, eps: float) -> str:
+    return f"{NORM_TITLES.get(norm, norm)} = {eps:g}"
+
+
+def _source(results: Sequence[Result]) -> str:
+    cell = results[0].cells[0].cell
+    return cell.title(cell.source)
+
+
+def _transfer(result: Result) -> Number:
+    rates = result.rates
+    return Number(rates["transfer"], ".1f", (rates["transfer_low"], rates["transfer_high"]))
+
+
+def _targets(tasks: Sequence[Task], group: Group) -> list[str]:
+    """Say on which targets the boards of some tasks are."""
+    lines = []
+    for task in tasks:
+        cell = group.boards[task][0].cells[0].cell
+        names = ", ".join(cell.title(name) for name in task.targets) or "none"
+        lines.append(f"From {cell.title(task.source)}, black-box targets: {names}.")
+    return lines
+
+
+def _conditions(protocol: Protocol) -> str:
+    return f"success={protocol.success}, denominator={protocol.denominator}"
+
+
+def _protocol_terms(protocol: Protocol) -> list[tuple[str, str]]:
+    return [
+        ("suite", protocol.suite),
+        ("images", f"list and labels with hash {protocol.data[:16]}…"),
+        ("select", f"{protocol.select}, split={protocol.split}"),
+        ("success", protocol.success),
+        ("denominator", protocol.denominator),
+    ]
+
+
+def _known(value: float | None) -> float:
+    return NAN if value is None else value

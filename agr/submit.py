@@ -1,0 +1,146 @@
+"""Make an entry of a leaderboard from finished cells: a claim, its records, a sample of images.
+
+python -m agr.submit CELL [CELL ...] name=NAME [paper=…] [code=…] [by=…] [to=FOLDER] [sample=FOLDER]
+python -m agr.submit attack=agr eps=8 [key=value ...] name=NAME [the same]
+
+CELL is a folder of records; overrides mean the cells that agr.run makes of them. All are of one
+attack, suite and protocol. FOLDER (to=NAME unless given) gets claim.json and records/, which name
+no file or person of this machine; `by` is who you want to be. The 20 images of each cell's sample,
+which nobody can choose, go to sample=FOLDER as PNGs, to be sent beside the entry: saved ones, or
+else they are crafted again. For example:
+
+    python -m agr.submit outputs/demo/mifgsm-* name=MI-FGSM paper=arXiv:1710.06081 sample=sample
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from agr.config.cell import Cell
+from agr.config.compose import expand
+from agr.config.overrides import without_flags
+from agr.jobs.console import script
+from agr.records.audit import check_records
+from agr.records.claim import LONGEST, RECORDS, write_claim
+from agr.records.progress import progress
+from agr.records.store import Records
+from agr.submission.claimed import Entry, claim_of, entry_of
+from agr.submission.portable import pack
+from agr.submission.sample import sample_images, write_sample
+from agr.utils.errors import ConfigError
+from agr.utils.files import DRAFT
+from agr.utils.hashing import slug
+from agr.utils.program import as_called
+from agr.utils.text import UNSHOWN, plural, printable
+
+FACTS = ("name", "paper", "code", "by")
+HELP = as_called("python -m agr.submit --help has examples")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the arguments, check all cells, and write the entry whole or not at all."""
+    own, rest = _parse(arguments)
+    to = Path(own.get("to") or slug(own["name"])).expanduser()
+    sample = Path(own["sample"]).expanduser() if "sample" in own else None
+    for place in filter(None, (to, sample)):
+        if place.exists() or place.is_symlink():
+            raise ConfigError(f"{place} is there already: give another name= or folder")
+    if sample and (sample.resolve().is_relative_to(to.resolve()) or to.resolve() == sample):
+        raise ConfigError(f"sample={sample} lies in the entry, which holds no image: name another")
+    entries = [_checked(Records(folder)) for folder in _folders(rest)]
+    facts = {key: own.get(key, "") for key in FACTS}
+    claim = claim_of(entries, **facts)  # of the cells as they are: they may not belong together
+    with _whole(to) as draft:
+        suite = draft / RECORDS / claim.protocol.suite
+        suite.mkdir(parents=True)
+        packed = [
+            pack(entry.records, suite / entry.records.folder.name, entry.cell.targets)
+            for entry in entries
+        ]
+        claim = claim_of([_checked(records) for records in packed], **facts)
+        write_claim(draft, claim)
+        if sample:
+            with _whole(sample) as beside:
+                for entry, cell in zip(entries, claim.cells, strict=True):
+                    write_sample(beside / cell.folder, sample_images(entry, cell.sample))
+    size = sum(path.stat().st_size for path in to.rglob("*") if path.is_file())
+    print(printable(f"{claim.name}: {plural(len(claim.cells), 'cell')}, {size:,} bytes: {to}"))
+    if sample:
+        images = sum(len(cell.sample) for cell in claim.cells)
+        print(f"{plural(images, 'image')} to send beside it: {printable(str(sample))}")
+    else:
+        print("without sample=… nobody can score its images again")
+    beside_it = f" sample={sample}" if sample else ""
+    print(f"as others will see it: {as_called('python -m agr.review')} {to}{beside_it}")
+
+
+def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return our own words by key, and the others. Raises ConfigError."""
+    own: dict[str, str] = {}
+    rest: list[str] = []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if equals and key in (*FACTS, "to", "sample"):
+            if key in own or not value.strip():
+                raise ConfigError(f"{word}: give {key}=… once, with a value: {HELP}")
+            own[key] = value
+        else:
+            rest.append(word)
+    if "name" not in own:
+        raise ConfigError(f"give name=…, what the entry is called on a leaderboard: {HELP}")
+    for key in FACTS:
+        if UNSHOWN.search(own.get(key, "")) or len(own.get(key, "")) > LONGEST:
+            raise ConfigError(
+                f"{key}={printable(own[key])[:50]}…: give one line of {LONGEST} characters at most"
+            )
+    return own, rest
+
+
+def _folders(words: Sequence[str]) -> list[Path]:
+    """Return the folders of the cells that the words name or mean. Raises ConfigError."""
+    overrides = [word for word in words if "=" in word or word.startswith("-")]
+    folders = [Path(word) for word in words if word not in overrides]
+    if folders and overrides:
+        raise ConfigError(f"give folders of cells or overrides ({overrides[0]}), not both: {HELP}")
+    if not words:
+        raise ConfigError(f"give folders of cells, or overrides that mean them: {HELP}")
+    if folders:
+        return list({folder.resolve(): folder for folder in folders}.values())
+    cells: dict[Path, Cell] = {cell.folder: cell.whole for cell in expand(without_flags(words))}
+    for folder, cell in cells.items():
+        state = progress(cell, Records(folder))
+        if state.missing:
+            raise ConfigError(f"{folder} is not finished ({state.word}): run {cell.command()}")
+    return [*cells]
+
+
+def _checked(records: Records) -> Entry:
+    """Return a cell that is finished, and whose records verify. Raises ConfigError."""
+    entry = entry_of(records)
+    report = check_records(records)
+    if report.problems:
+        more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
+        raise ConfigError(f"{records.folder}: {report.problems[0]}{more}: agr.verify says more")
+    return entry
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Give the draft of a folder: it takes its place unless something goes wrong, and is gone."""
+    draft = folder.absolute().with_name(f".{folder.name}{DRAFT}")
+    if draft.exists():
+        shutil.rmtree(draft)
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    script(lambda: main(sys.argv[1:]), __doc__)
