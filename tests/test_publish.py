@@ -25,7 +25,8 @@ from agr.publish import main
 from agr.records.schema import ROWS
 from agr.records.store import Records
 from agr.report.dataset.facts import CITATION
-from agr.report.dataset.tables import CELLS, shared_command
+from agr.records.places import shared_command
+from agr.report.dataset.tables import CELLS
 from agr.utils.errors import ConfigError
 from tests.conftest import demo_cell
 

@@ -35,7 +35,8 @@ from agr.report.frames import selected
 from agr.submission.checks import FALSE, UNKNOWN, Unknown
 from agr.submission.claimed import SAMPLE, Entry, sample_of
 from agr.submission.ours import our_attack, our_cell
-from agr.submission.portable import PLACE, _short_names, command_without_places, texts_of
+from agr.records.places import PLACE, shared_command, texts_of
+from agr.submission.portable import _short_names
 from agr.submission.reviewing import reviewed
 from agr.submission.sample import read_sample
 from agr.utils.errors import ConfigError
@@ -206,8 +207,8 @@ def test_places_are_known(text: str, there: bool) -> None:
 
 def test_commands_and_weights_lose_their_places() -> None:
     command = "NIPS17_DIR='/d s' python -m agr.run attack=agr outputs=o data.root=/x eps=8 a=/b/c"
-    assert command_without_places(command) == "python -m agr.run attack=agr eps=8"
-    assert command_without_places("it's") == ""
+    assert shared_command(command) == "python -m agr.run attack=agr eps=8 a=PATH"
+    assert shared_command("it's") == ""
     weights = ["/a/w.pth", "/b/w.pth", "/a/w.pth", "hub:x/y", "package:x/y.pth"]
     short = {"/a/w.pth": "w.pth", "/b/w.pth": "2/w.pth"}
     assert _short_names(weights) == short | {w: w for w in weights[3:]}

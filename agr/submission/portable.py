@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path, PurePath
@@ -15,6 +13,7 @@ import pyarrow.compute as pc
 
 from agr.records.held import held_by
 from agr.records.part_files import PartFile, once, write_part_file
+from agr.records.places import PLACE, shared_command, texts_of
 from agr.records.run_info import RunInfo
 from agr.records.schema import TABLES
 from agr.records.store import Records
@@ -25,10 +24,6 @@ from agr.utils.packages import PACKAGE
 # A cell of 100 images and 3 targets takes 22 KB with these and without the columns' descriptions,
 # else 32 KB.
 SMALL = {"compression_level": 19, "write_statistics": False}
-# Where a path begins in a text: at a root, a home or a drive. "https://a/b" and "vgg16/jpeg" don't.
-PLACE = re.compile(r"(?<![^\s\"'=:,;(\[])(/[^\s/]+/|~[\w.-]*/|[A-Za-z]:[\\/](?!/)|\\\\)")
-# Words of a command that say where something lies on one machine.
-PLACES = ("outputs=", "data.", "lpips=", "suite.root=", "suite.labels=", "hydra.", "device=")
 UNREAD = "its file could not be read"
 
 
@@ -85,7 +80,7 @@ def without_places(run: RunInfo, targets: list[str]) -> RunInfo:
     images by their hash. What can't be known elsewhere is left empty.
     """
     told = copy.deepcopy(run)
-    told.held, told.command = None, command_without_places(run.command)
+    told.held, told.command = None, shared_command(run.command)
     told.bad_images = dict.fromkeys(run.bad_images, UNREAD)
     config = told.config
     config |= {"outputs": "outputs", "shard": "0/1", "targets": targets, "experiment": None}
@@ -126,28 +121,3 @@ def _without_folders(node: Any) -> Any:
         name = {"file": PurePath(node["file"]).name} if isinstance(node.get("file"), str) else {}
         return {key: _without_folders(value) for key, value in node.items()} | name
     return [*map(_without_folders, node)] if isinstance(node, list) else node
-
-
-def command_without_places(command: str) -> str:
-    """Return a command without the words that say where something lies."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return ""
-    while words and re.match(r"\w+=", words[0]):  # variables of the environment
-        words.pop(0)
-    kept = [w for w in words if not w.lstrip("+").startswith(PLACES) and not PLACE.search(w)]
-    return shlex.join(kept)
-
-
-def texts_of(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (place, text) for all texts of plain data, "config.source", names of keys included."""
-    if isinstance(value, str):
-        yield place, value
-    elif isinstance(value, list):
-        for each in value:
-            yield from texts_of(each, place)
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            yield place or key, key
-            yield from texts_of(each, f"{place}.{key}" if place else key)

@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
+from agr.records.places import shared_command
 from agr.report.dataset.croissant import About
 from agr.report.dataset.facts import licences
-from agr.report.dataset.tables import Finished, Written, shared_command
+from agr.report.dataset.tables import Finished, Written
 from agr.report.formats import bullets, pipe_table
 from agr.report.numbers import MARKDOWN
 from agr.report.page import provenance

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,18 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agr.config.cell import Cell
+from agr.records.places import shared_command, without_paths
 from agr.records.run_info import RunInfo
 from agr.records.schema import ROWS, column
 from agr.records.store import Records
 from agr.utils.errors import ConfigError
 
-# Words of a command that say where files are, or how a machine ran it.
-ELSEWHERE = re.compile(
-    r"\+*(outputs|data\.\w+|suite\.(root|labels)|lpips|hydra\.\w+|shards?|device|workers|wait"
-    r"|resident|progress|part_seconds)="
-)
-# A path that begins at the root or at a home, but no slash inside of a name, such as agr/mifgsm.
-PATH = re.compile(r"(?<![\w.])[~/][^,\]]*")
 OF_A_FILE = re.compile(r"(^|:)([~/]|[A-Za-z]:\\)")  # a network's name: resnet50:/home/me/mine.pt
 
 CELLS = pa.schema(
@@ -115,7 +108,7 @@ def _described(of: Finished, images: int, targets: Sequence[str]) -> dict[str, A
         "attack": c.attack.name,
         "attack_hash": run.attack_hash,
         "title": c.attack.title,
-        "parameters": json.dumps({"size": c.attack.size, **_without_paths(parts)}),
+        "parameters": json.dumps({"size": c.attack.size, **without_paths(parts)}),
         "norm": c.norm.name,
         "eps": c.eps,
         "eps_effective": run.eps_effective,
@@ -138,23 +131,6 @@ def _described(of: Finished, images: int, targets: Sequence[str]) -> dict[str, A
         "seconds": sum(session.seconds for session in run.sessions),
         "crafting_seconds": sum(session.crafting_seconds for session in run.sessions),
     }
-
-
-def _without_paths(value: Any) -> Any:
-    """Return a config node, with "PATH" for the paths in its texts."""
-    if isinstance(value, str):
-        return PATH.sub("PATH", value)
-    if isinstance(value, Mapping):
-        return {key: _without_paths(inner) for key, inner in value.items()}
-    return [*map(_without_paths, value)] if isinstance(value, list | tuple) else value
-
-
-def shared_command(command: str) -> str:
-    """Return the command of a run without its environment and without places of files."""
-    words = shlex.split(command)
-    begin = next((i for i, word in enumerate(words) if not re.match(r"\w+=", word)), 0)
-    kept = [word for word in words[begin:] if not ELSEWHERE.match(word)]
-    return shlex.join(PATH.sub("PATH", word) for word in kept)
 
 
 def check_names(of: Finished) -> None:
