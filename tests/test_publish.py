@@ -22,10 +22,10 @@ from huggingface_hub import DatasetCard
 from agr.config.cell import Cell
 from agr.evaluation.runner import run_cell
 from agr.publish import main
+from agr.records.places import shared_command
 from agr.records.schema import ROWS
 from agr.records.store import Records
 from agr.report.dataset.facts import CITATION
-from agr.records.places import shared_command
 from agr.report.dataset.tables import CELLS
 from agr.utils.errors import ConfigError
 from tests.conftest import demo_cell

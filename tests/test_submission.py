@@ -28,6 +28,7 @@ from agr.evaluation.runner import run_cell
 from agr.records.audit import check_records
 from agr.records.claim import CLAIM, Claim, read_claim
 from agr.records.folders import cell_folders
+from agr.records.places import PLACE, shared_command, texts_of
 from agr.records.progress import progress
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
@@ -35,7 +36,6 @@ from agr.report.frames import selected
 from agr.submission.checks import FALSE, UNKNOWN, Unknown
 from agr.submission.claimed import SAMPLE, Entry, sample_of
 from agr.submission.ours import our_attack, our_cell
-from agr.records.places import PLACE, shared_command, texts_of
 from agr.submission.portable import _short_names
 from agr.submission.reviewing import reviewed
 from agr.submission.sample import read_sample
