@@ -82,18 +82,6 @@ def test_the_example_of_duckdb(here: Path) -> None:
     assert dict(zip(found["attack"], found["images"], strict=True)) == {"agr": 4, "ifgsm": 6}
 
 
-@pytest.mark.parametrize("kind", TABLES)
-def test_the_page_lists_every_column(kind: str) -> None:
-    section = PAGE.partition(f"### {kind}\n")[2].partition("\n### ")[0]
-    expected = []
-    for column in TABLES[kind]:
-        facts = {k.decode(): v.decode().replace("|", "\\|") for k, v in column.metadata.items()}
-        expected.append(
-            f"| `{column.name}` | {column.type} | {facts['unit']} | {facts['meaning']} |"
-        )
-    assert section.split("|---|---|---|---|\n")[1].strip().splitlines() == expected
-
-
 def test_units_are_in_the_files(outputs: Path) -> None:
     found = pq.read_schema(next(outputs.glob("demo/*/rows-*.parquet")))
     for name in ("eps", "eps_effective", "linf", "l2", "mean_abs"):
