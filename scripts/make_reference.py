@@ -106,7 +106,7 @@ def config_keys() -> str:
         title = f"`{before}KEY`" if before else "`KEY`"
         texts.append(f"\n## {title}\n\n{inspect.getdoc(kind)}\n\n")
         texts.append("| key | type | default | meaning |\n|---|---|---|---|\n")
-        for name, type_, default, meaning in _keys(kind):
+        for name, type_, default, meaning in keys(kind):
             if isinstance(given, dict) and name in given and not isinstance(given[name], dict):
                 default = _yaml(given[name])
             shown = f"`{default}`" if default else ""
@@ -114,7 +114,7 @@ def config_keys() -> str:
     return "".join(texts)
 
 
-def _keys(kind: type) -> Iterator[tuple[str, str, str, str]]:
+def keys(kind: type) -> Iterator[tuple[str, str, str, str]]:
     """Read a class of the schema as it is written: names, types, defaults and comments."""
     for line in inspect.getsource(kind).splitlines():
         if match := KEY.fullmatch(line):

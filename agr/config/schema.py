@@ -217,7 +217,7 @@ class Config:
     save_adversarials: bool | int = False  # of all images, or of the first so many
     part_seconds: float = 20.0  # how often finished images are written
     progress: bool = True  # a bar on stderr
-    check: Check = field(default_factory=Check)
+    check: Check = field(default_factory=Check)  # of agr.check
 
 
 STEP_RULES = ("even", "decaying", "full")  # see agr.attacks.step.step_size
