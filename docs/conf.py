@@ -23,6 +23,7 @@ highlight_language = "none"  # of blocks that name no language: what programs pr
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}  # a union of a dozen types
 
 html_theme = "furo"
 html_title = f"agr {__version__}"

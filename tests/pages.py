@@ -16,7 +16,7 @@ from typing import Any
 from tests.forked import run
 
 DOCS = Path(__file__).parents[1] / "docs"
-FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NAMED = re.compile(r"# ([\w./-]+\.\w+)\n")  # the first line of a block that is a file's content
 # What --run runs, in the same process: that it is one of its own is seen in other tests.
 AT_ONCE = """
