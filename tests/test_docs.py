@@ -140,6 +140,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # tests run beside each other
     there = tmp_path / "notebook"
     there.mkdir()
     run = [sys.executable, "-c", EXECUTE, str(NOTEBOOK), str(there)]
