@@ -14,7 +14,7 @@ CELLS := experiment=$(EXPERIMENT) suite=$(SUITE) $(ARGS)
 
 .DEFAULT_GOAL := help
 TARGETS := help setup demo real ready plan status verify compare tables leaderboard figures claims report \
-  bench attacks-page test test-all check wheel lowest clean
+  bench attacks-page reference docs test test-all check wheel lowest clean
 .PHONY: $(TARGETS)
 
 # What each target reads of the command line. Anything else would do nothing, so it stops make.
@@ -97,6 +97,12 @@ bench: setup ## measure speed against a bare loop and other libraries; ARGS="--p
 
 attacks-page: setup ## write docs/attacks.md again: attacks, parts, and their oracles
 	$(RUN) -m tests.attacks_page
+
+reference: setup ## write docs/reference again: commands, config keys, columns
+	$(RUN) scripts/make_reference.py
+
+docs: setup ## build the pages of docs/ into build/docs; a broken link is an error
+	$(RUN) -m sphinx -W --keep-going --quiet -b html docs build/docs
 
 test: setup ## run the fast tests
 	$(RUN) -m pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)

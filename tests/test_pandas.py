@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,10 @@ from agr.evaluation.runner import run_cell
 from agr.records.schema import TABLES
 from agr.records.store import Records
 from agr.report.rates import rates_and_sizes
+from tests.pages import DOCS, blocks
 
-PAGE = Path(__file__).parents[1].joinpath("docs/pandas.md").read_text(encoding="utf-8")
+PAGE = DOCS / "pandas.md"
 WORDS = ["suite=demo", "source=inc_v3", "targets=[inc_v3,vgg16]", "steps=2", "progress=false"]
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +52,7 @@ def test_a_folder_reads_as_its_rows(outputs: Path) -> None:
 
 def test_the_examples_of_pandas(here: Path) -> None:
     names: dict[str, Any] = {}
-    for text in blocks("python"):
+    for text in blocks(PAGE, "python"):
         exec(text, names)
     assert len(names["one"]) == 4 * 2
     assert len(names["rows"]) == (4 + 6) * 2
@@ -73,25 +69,13 @@ def test_the_examples_of_pandas(here: Path) -> None:
 
 
 def test_the_example_of_duckdb(here: Path) -> None:
-    (query,) = blocks("sql")
+    (query,) = blocks(PAGE, "sql")
     found = duckdb.sql(query).df()
     rows = pd.read_parquet(sorted(here.glob("demo/*/rows-*.parquet")))
     black = rows[~rows["white_box"]]
     expected = (100 * black.groupby("attack")["success"].mean()).round(1).to_dict()
     assert dict(zip(found["attack"], found["asr"], strict=True)) == expected
     assert dict(zip(found["attack"], found["images"], strict=True)) == {"agr": 4, "ifgsm": 6}
-
-
-@pytest.mark.parametrize("kind", TABLES)
-def test_the_page_lists_every_column(kind: str) -> None:
-    section = PAGE.partition(f"### {kind}\n")[2].partition("\n### ")[0]
-    expected = []
-    for column in TABLES[kind]:
-        facts = {k.decode(): v.decode().replace("|", "\\|") for k, v in column.metadata.items()}
-        expected.append(
-            f"| `{column.name}` | {column.type} | {facts['unit']} | {facts['meaning']} |"
-        )
-    assert section.split("|---|---|---|---|\n")[1].strip().splitlines() == expected
 
 
 def test_units_are_in_the_files(outputs: Path) -> None:

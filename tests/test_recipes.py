@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,27 +14,12 @@ from safetensors.torch import save_file
 
 from tests import standins
 from tests.forked import run
+from tests.pages import AT_ONCE, DOCS, blocks, commands, globbed
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("recipes")]
-PAGE = Path(__file__).parents[1].joinpath("docs/recipes.md").read_text(encoding="utf-8")
-COMMANDS = [
-    shlex.split(line, comments=True)[1:]
-    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    for line in block.splitlines()
-]
+COMMANDS = [words[1:] for block in blocks(DOCS / "recipes.md", "sh") for words in commands(block)]
 N = 4
 QUICK = [f"n_images={N}", "slots=4", "progress=false"]
-# What --run runs, in the same process: that it is one of its own is seen in other tests.
-AT_ONCE = """
-import agr.jobs.session as session
-from agr.config.compose import expand
-
-def run_first(words):
-    cells = expand(words)
-    session.run_all(cells, session.check_all(cells))
-
-session.run_first = run_first
-"""
 MINE = """
 defaults: [mifgsm]
 name: mine
@@ -58,13 +40,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file(network.state_dict(), place / f"{name}.safetensors")
     standins.synset_folders(place / "images", standins.photos(N))
     return place
-
-
-def globbed(word: str, here: Path) -> Iterator[str]:
-    if "*" not in word:
-        yield word
-        return
-    yield from sorted(str(path.relative_to(here)) for path in here.glob(word))
 
 
 def command(part: str, here: Path) -> str:

@@ -37,7 +37,7 @@ class Geometry:
     """Geometry of attacked images: a file is resized to size/crop, and its centre is cut out."""
 
     size: int = MISSING  # pixels, height and width
-    crop: float = 1.0
+    crop: float = 1.0  # share of the resized side that is kept
     interpolation: str = "bilinear"  # bilinear | bicubic
     mode: str = "center"  # center: the shorter side is resized | squash: both sides are
 
@@ -63,15 +63,15 @@ class NetworkConfig:
     sha256: str | None = None  # of that file; another hash is refused
     family: str | None = None  # one of FAMILIES; null: unknown
     width: float | None = None  # a slim copy at this fraction of the width (agr.models.slim)
-    classes: int = 1000
+    classes: int = 1000  # of its logits
     size: int = MISSING  # pixels of its input
     fixed_size: bool = False  # it takes no other
     resize: str | None = None  # bilinear: how images of another size are brought to it, antialiased
     crop: float | None = None  # 1.0; of its own geometry, with `size` and the next two
     interpolation: str | None = None  # bilinear
     mode: str | None = None  # center
-    mean: list[float] = MISSING
-    std: list[float] = MISSING
+    mean: list[float] = MISSING  # of its preprocessing, for images in [0, 1]
+    std: list[float] = MISSING  # likewise
     top1: float | None = None  # published, percent, in its own geometry
     license: str | None = None  # of the weights, by its SPDX id where it has one; null: not stated
 
@@ -92,8 +92,8 @@ class NetworkConfig:
 class Group:
     """Networks that are compared with each other, and the geometry of images crafted on them."""
 
-    networks: list[str] = MISSING
-    geometry: Geometry = field(default_factory=Geometry)
+    networks: list[str] = MISSING  # names of the suite's networks
+    geometry: Geometry = field(default_factory=Geometry)  # of their images
     extra: bool = False  # sweeps over the suite's groups leave it out
     sources: list[str] = field(default_factory=list)  # of eps and leaderboards; none: the first
 
@@ -102,7 +102,7 @@ class Group:
 class Suite:
     """Images and networks."""
 
-    name: str = MISSING
+    name: str = MISSING  # the folder of its records below outputs
     notice: str | None = None  # printed with every output
     root: str | None = None  # of the images; data.root is this unless given
     labels: str | None = None  # likewise data.labels
@@ -110,10 +110,10 @@ class Suite:
     synsets: str | None = None  # imagenet: classes in timm's order; null: sorted synset folders
     images: int | None = None  # how many there are when the data are complete
     classes: int | None = None  # of these images; null: as many as the groups' networks know
-    n_images: int = 1000
+    n_images: int = 1000  # the default of the config's own key
     l2_reference: int | None = None  # pixels x channels for which L2 budgets are stated
-    groups: dict[str, Group] = MISSING
-    networks: dict[str, NetworkConfig] = MISSING
+    groups: dict[str, Group] = MISSING  # by name, in the order of tables
+    networks: dict[str, NetworkConfig] = MISSING  # by name, as in source=NAME
 
 
 @dataclass
@@ -128,23 +128,23 @@ class GivenConfig:
 class AttackConfig:
     """An attack as named parts; conf/attack/_base.yaml says what each slot is."""
 
-    name: str = MISSING
+    name: str = MISSING  # as in attack=NAME
     title: str = MISSING  # in tables
-    steps: int = 10
-    size: Any = "even"
-    targeted: bool = False
+    steps: int = 10  # the default of the config's own key
+    size: Any = "even"  # of a step: one of STEP_RULES, eps/N, or levels
+    targeted: bool = False  # towards target labels
     target: str | None = None  # random | least_likely | file; null: the file's, else random
-    label: str = "truth"
+    label: str = "truth"  # attacked: truth | prediction, the source's of the clean image
     quantize: str = "always"  # the default of the config's own key
-    start: Any = None
-    loss: Any = None
-    objective: Any = None
-    views: dict[str, Any] = field(default_factory=dict)
-    surrogate: dict[str, Any] = field(default_factory=dict)
-    ensemble: Any = None
-    chain: dict[str, Any] = field(default_factory=dict)
-    step: Any = None
-    stop: Any = None
+    start: Any = None  # where iterates begin; null: at the image
+    loss: Any = None  # what gradients are of
+    objective: Any = None  # a loss over features, in its place
+    views: dict[str, Any] = field(default_factory=dict)  # copies that gradients are averaged over
+    surrogate: dict[str, Any] = field(default_factory=dict)  # rules on the source's modules
+    ensemble: Any = None  # how the members' gradients are joined
+    chain: dict[str, Any] = field(default_factory=dict)  # stages, from the gradient to the step
+    step: Any = None  # how the iterate moves
+    stop: Any = None  # which images are done early
     library: Any = None  # another library's attack (agr.attacks.library), in place of all parts
     images: GivenConfig | None = None  # or images that another program made
 
@@ -160,8 +160,8 @@ class AttackConfig:
 class Norm:
     """A norm and its default budget on the 0-255 pixel scale."""
 
-    name: str = MISSING
-    eps: float = MISSING
+    name: str = MISSING  # linf | l2
+    eps: float = MISSING  # the default of the config's own key
 
 
 @dataclass
@@ -176,21 +176,21 @@ class Check:
 class Config:
     """Settings of a run, as in conf/config.yaml."""
 
-    suite: Suite = field(default_factory=Suite)
-    data: Data = field(default_factory=Data)
-    attack: AttackConfig = field(default_factory=AttackConfig)
-    norm: Norm = field(default_factory=Norm)
-    experiment: Any = None
+    suite: Suite = field(default_factory=Suite)  # images and networks, a file of conf/suite
+    data: Data = field(default_factory=Data)  # where they are
+    attack: AttackConfig = field(default_factory=AttackConfig)  # a file of conf/attack
+    norm: Norm = field(default_factory=Norm)  # a file of conf/norm
+    experiment: Any = None  # a sweep, a file of conf/experiment
     allow: list[str] = field(default_factory=list)  # packages whose parts attacks may name
     defenses: dict[str, Any] = field(default_factory=dict)  # by name: vgg16/jpeg75
     source: Any = MISSING  # a network, or a list of them: an ensemble
     eot: int = 0  # draws of the source's random defenses that a gradient is averaged over; 0: none
     ensemble: str = "logits"  # what is averaged over its members: logits | losses
     targets: list[str] | None = None  # null: the source's group
-    eps: float = MISSING
-    steps: int = MISSING
+    eps: float = MISSING  # budget on the 0-255 pixel scale
+    steps: int = MISSING  # T, at most
     gradients: int | None = None  # per image, at most: steps follows from it
-    n_images: int = MISSING
+    n_images: int = MISSING  # counted after selection
     select: str = "group"  # none | source | group: which networks must be right about an image
     split: str = "all"  # all | tuning: the end of the seeded order (agr.evaluation.images)
     seed: int = 0  # of the choice of images and of target labels
@@ -198,28 +198,28 @@ class Config:
     denominator: str = "all"  # all | target-correct | all-correct, of the closing table
     quantize: str = "always"  # always | end | off
     paper: bool | None = None  # the paper's values beside ours; null: where the setting is its own
-    slots: int | None = None
-    width: int | None = None  # images per scoring batch
+    slots: int | None = None  # images attacked at once; null: 32, on a GPU what fits, to 128
+    width: int | None = None  # images per scoring batch; null: as slots
     memory_format: str = "auto"  # auto: by the network | channels_last | contiguous | try: timed
     fold: bool = True  # batch norms go into the convolutions before them
     precision: str = "fp32"  # fp32 | tf32 | bf16 | fp64
     fp32_images: int = 64  # done in fp32 as well, to compare, where precision is tf32 or bf16
-    threads: int | None = None
+    threads: int | None = None  # of torch on a CPU; null: all cores
     device: str = "auto"  # auto: a GPU if there is one, of several the shard's | cpu | cuda:N
     resident: bool | None = None  # keep all targets on the device; null: if they fit
     graph: bool | None = False  # replay gradient passes as CUDA graphs; null: where that can be
-    workers: int = 2
+    workers: int = 2  # threads that decode images ahead
     shard: str = "0/1"  # i/k: this run does every k-th image, from the i-th
     wait: bool = False  # for another process that runs the cell, rather than leave it to that one
-    outputs: str = "outputs"
+    outputs: str = "outputs"  # folder of all records
     perceptual: bool = False  # PSNR, SSIM and CIEDE2000 of every image
     lpips: Any = None  # a file or list of files: LPIPS of every image too (agr.models.lpips)
     trace: bool = False  # one row per (image, step): fooled, l2, cosine
     score_steps: list[int] | None = None  # whose iterates are scored on every target, too
     save_adversarials: bool | int = False  # of all images, or of the first so many
-    part_seconds: float = 20.0
-    progress: bool = True
-    check: Check = field(default_factory=Check)
+    part_seconds: float = 20.0  # how often finished images are written
+    progress: bool = True  # a bar on stderr
+    check: Check = field(default_factory=Check)  # of agr.check
 
 
 STEP_RULES = ("even", "decaying", "full")  # see agr.attacks.step.step_size

@@ -1,6 +1,6 @@
 """Columns of the records: rows, traces and saved adversarial images.
 
-Each has its meaning and unit in the field's metadata (docs/pandas.md lists them). Whatever a pixel
+Each has its meaning and unit in the field's metadata (docs/reference/columns.md). Whatever a pixel
 is counted in is in levels, the 0-255 scale that budgets are given in.
 """
 
