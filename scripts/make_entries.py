@@ -1,7 +1,7 @@
 """Make our own entries: python scripts/make_entries.py FOLDER [FOLDER ...] to=leaderboard
 
 FOLDER holds the cells of a suite, as outputs/demo does. Each attack that has finished cells there
-becomes the entry to/SUITE/ATTACK, with the paper that its YAML names; an entry of before is
+becomes the entry to/SUITE-ATTACK, with the paper that its YAML names; an entry of before is
 replaced. Cells that aren't finished are left out, by name. For example:
 
     python scripts/make_entries.py outputs/real-leaderboard/lite-nips17 to=leaderboard
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str]) -> None:
             continue
         attacks.setdefault((cell.suite.name, cell.config.attack.name), []).append(place)
     for (suite, attack), cells in sorted(attacks.items()):
-        _replace(Path(str(given["to"]), suite, slug(attack.replace("/", "-"))), attack, cells)
+        name = slug(f"{suite}-{attack}".replace("/", "-"))
+        _replace(Path(str(given["to"]), name), attack, cells)
 
 
 def _replace(to: Path, attack: str, cells: Sequence[Path]) -> None:

@@ -126,6 +126,15 @@ def test_two_entries_of_one_name_are_refused(folders: list[Path]) -> None:
         read_entries(folders)
 
 
+def test_a_name_may_come_again_under_another_protocol(tmp_path: Path) -> None:
+    one = entered(tmp_path / "one", "Same", "ifgsm", WEAK, "denominator=all")
+    other = entered(tmp_path / "other", "Same", "ifgsm", WEAK, "denominator=target-correct")
+    files = site(read_entries([one, other]), "T")
+    cards = [name for name in files if name.startswith("entries/")]
+    assert len(cards) == 2
+    assert [sum(card in text for text in files.values()) for card in cards] == [1, 1]
+
+
 def called(*words: Any) -> None:
     main([*map(str, words)])
 
@@ -136,15 +145,15 @@ def test_the_command_writes_a_site_and_replaces_its_own_only(
     to = tmp_path / "site"
     called(tmp_path, f"to={to}")
     assert capsys.readouterr().out == f"3 entries: {to}/index.html\n"
-    assert (to / "entries" / "Weak.html").exists()
+    assert (to / "entries" / "demo-Weak.html").exists()
     called(folders[1], f"to={to}")
-    assert not (to / "entries" / "Weak.html").exists()
+    assert not (to / "entries" / "demo-Weak.html").exists()
     frame = pd.read_csv(to / "demo.csv")
     assert frame[["entry", "place", "transfer"]].values.tolist() == [["Strong", 1, 93.75]]
     (to / "thesis.tex").write_text("mine")
     with pytest.raises(ConfigError, match=r"has thesis\.tex, which is of no site"):
         called(folders[0], f"to={to}")
-    assert (to / "entries" / "Strong.html").exists()
+    assert (to / "entries" / "demo-Strong.html").exists()
 
 
 @pytest.mark.parametrize(

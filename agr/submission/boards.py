@@ -78,9 +78,9 @@ class Lead(NamedTuple):
 def read_entries(folders: Sequence[Path]) -> list[Submitted]:
     """Read entries, and check that their records show what they claim.
 
-    Raises ConfigError for those that don't, for two of one name, and where there is none.
+    Raises ConfigError for those that don't, for two of one name and protocol, and for none at all.
     """
-    found: dict[str, Submitted] = {}
+    found: dict[tuple[str, Protocol], Submitted] = {}
     for folder in folders:
         check_folder(folder)
         claim = read_claim(folder)
@@ -90,11 +90,12 @@ def read_entries(folders: Sequence[Path]) -> list[Submitted]:
             raise ConfigError(
                 f"{folder} claims what its records don't show: agr review {folder} says where"
             )
-        if twin := found.get(claim.name):
+        entry = Submitted(folder, claim, cells)
+        twin = found.setdefault((claim.name, protocol_of(entry)), entry)
+        if twin is not entry:
             raise ConfigError(
                 f"{twin.folder} and {folder} are both called {claim.name}: leave one out"
             )
-        found[claim.name] = Submitted(folder, claim, cells)
     if not found:
         raise ConfigError("there is no entry: give folders that agr submit has made")
     return [*found.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -66,19 +67,21 @@ def site(entries: Sequence[Submitted], title: str) -> dict[str, str]:
         files[f"{group.name}.html"] = render_site(_protocol_page(group, cards))
         files[f"{group.name}.csv"] = csv_text(_frame(group))
         for entry in group.entries:
-            files[cards[entry.claim.name]] = render_site(_card(entry, group))
+            files[cards[entry.folder]] = render_site(_card(entry, group))
     return files
 
 
-def _cards(entries: Sequence[Submitted]) -> dict[str, str]:
-    """Return the path of each entry's card, by its name."""
-    found: dict[str, str] = {}
-    for name in (entry.claim.name for entry in entries):
-        short = re.sub(r"[^\w-]+", "_", slug(name), flags=re.ASCII).strip("_") or "entry"
-        path = f"entries/{short}.html"
-        # On some file systems names that differ in case are one.
-        taken = {each.lower() for each in found.values()}
-        found[name] = f"entries/{short}-{digest(name)}.html" if path.lower() in taken else path
+def _cards(entries: Sequence[Submitted]) -> dict[Path, str]:
+    """Return the path of each entry's card, by the entry's folder."""
+    found: dict[Path, str] = {}
+    taken = set[str]()
+    for folder, claim, _ in entries:
+        name = f"{claim.protocol.suite}-{claim.name}"
+        short = re.sub(r"[^\w-]+", "_", slug(name), flags=re.ASCII).strip("_")
+        if short.lower() in taken:  # on some file systems names that differ in case are one
+            short = f"{short}-{digest([name, str(claim)])}"
+        taken.add(short.lower())
+        found[folder] = f"entries/{short}.html"
     return found
 
 
@@ -116,7 +119,7 @@ def _index(groups: Sequence[Group], title: str) -> SitePage:
     return SitePage(title, [SiteSection("Boards", tables=[table])], texts, sortable=True)
 
 
-def _protocol_page(group: Group, cards: dict[str, str]) -> SitePage:
+def _protocol_page(group: Group, cards: dict[Path, str]) -> SitePage:
     sections = [
         SiteSection(budget(tasks[0]), _targets(tasks, group), tables=_tables(tasks, group, cards))
         for tasks in _budgets(group).values()
@@ -146,7 +149,7 @@ def _budgets(group: Group) -> dict[tuple[str, float], list[Task]]:
     return found
 
 
-def _tables(tasks: Sequence[Task], group: Group, cards: dict[str, str]) -> list[HtmlTable]:
+def _tables(tasks: Sequence[Task], group: Group, cards: dict[Path, str]) -> list[HtmlTable]:
     """Return the tables of one budget: of all results, and of those below smaller costs."""
     tables, shown = list[HtmlTable](), set[int]()
     for most in sorted(COSTS, reverse=True):
@@ -163,7 +166,7 @@ def _tables(tasks: Sequence[Task], group: Group, cards: dict[str, str]) -> list[
                 BOARD,
                 [_board_row(p) for p in rows],
                 NOTES if most == math.inf else (),
-                [cards[p.result.entry.claim.name] for p in rows],
+                [cards[p.result.entry.folder] for p in rows],
             )
         )
     return tables
@@ -186,7 +189,7 @@ def _board_row(p: Placed) -> list[TableCell]:
     ]
 
 
-def _history(group: Group, cards: dict[str, str]) -> HtmlTable:
+def _history(group: Group, cards: dict[Path, str]) -> HtmlTable:
     rows: list[list[TableCell]] = []
     links = []
     for task, results in group.boards.items():
@@ -195,7 +198,7 @@ def _history(group: Group, cards: dict[str, str]) -> HtmlTable:
             board = f"{_source(results)}, {budget(task)}"
             name = lead.result.entry.claim.name
             rows.append([name, lead.result.day, board, _transfer(lead.result), before])
-            links.append(cards[name])
+            links.append(cards[lead.result.entry.folder])
     return HtmlTable("history", "Entries that led when they came", LEADS, rows, (), links)
 
 
