@@ -26,7 +26,8 @@ FOLLOWED = [
 ]
 OUTSIDE = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "outputs/README.md"]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+# But for the one that reviews entries, which has tests of its own.
+WORKFLOWS = [*(ROOT / ".github" / "workflows" / f"{n}.yml" for n in ("docs", "release", "tests"))]
 NOTEBOOK = DOCS / "notebook.ipynb"
 
 
