@@ -17,8 +17,9 @@ from agr.records.run_info import DataInfo, RunInfo, Session
 from agr.records.store import Records
 from agr.site import main
 from agr.submission.boards import BEST, boards_of, leads, placed, protocol_of, read_entries
+from agr.submission.card import address
 from agr.submission.claimed import claim_of, entry_of
-from agr.submission.site import address, site
+from agr.submission.site import site
 from agr.utils.errors import ConfigError
 from tests.browser import HOSTILE, chromium, opened
 from tests.madeup import record

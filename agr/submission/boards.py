@@ -41,7 +41,7 @@ class Submitted(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What the entries of one board had to do, but for the protocol."""
+    """Task of the entries of one board, but for the protocol."""
 
     norm: str
     eps: float  # 0-255 scale

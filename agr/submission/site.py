@@ -10,13 +10,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from agr.records.claim import Claim, Protocol
-from agr.report.comparison.paired import transfer_pair
+from agr.records.claim import Protocol
 from agr.report.formats import csv_text
 from agr.report.html.contract import HtmlTable, SitePage, SiteSection
 from agr.report.html.render import render_site
 from agr.report.numbers import Number, TableCell
-from agr.report.rates import NAN, NORM_TITLES
 from agr.submission.boards import (
     COSTS,
     Placed,
@@ -28,6 +26,7 @@ from agr.submission.boards import (
     placed,
     protocol_of,
 )
+from agr.submission.card import budget, card, protocol_terms, source_of
 from agr.utils.hashing import digest, slug
 from agr.utils.text import plural
 
@@ -35,10 +34,6 @@ INDEX = "index.html"
 BOARD = ["entry", "source", "place", "mean transfer % [95 %]", "against the best"]
 BOARD += ["white-box %", "gradients / image", "steps", "images", "by", "day"]
 LEADS = ["entry", "day", "board", "mean transfer % [95 %]", "led before"]
-TARGETS = ["target", "source", "budget", "ASR % [95 %]", "fooled", "images", "clean %", "seed"]
-CELLS = ["cell", "gradients / image", "forwards / image", "steps", "s / image", "device"]
-AGAINST = ["against", "board", "images", "difference, points [95 %]", "p"]
-ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})", re.IGNORECASE)
 NOTES = (
     "mean transfer: the share of its black-box targets that an image fools; brackets: 95 % "
     "bootstrap interval over images",
@@ -66,8 +61,9 @@ def site(entries: Sequence[Submitted], title: str) -> dict[str, str]:
     for group in groups:
         files[f"{group.name}.html"] = render_site(_protocol_page(group, cards))
         files[f"{group.name}.csv"] = csv_text(_frame(group))
+        back = [("Leaderboard", f"../{group.name}.html"), ("All boards", f"../{INDEX}")]
         for entry in group.entries:
-            files[cards[entry.folder]] = render_site(_card(entry, group))
+            files[cards[entry.folder]] = render_site(card(entry, group.boards, back))
     return files
 
 
@@ -106,7 +102,8 @@ def _index(groups: Sequence[Group], title: str) -> SitePage:
             best = placed(results)[0].result
             rows.append([
                 group.protocol.suite, _conditions(group.protocol), budget(task),
-                _source(results), Number(len(results), "d"), best.entry.claim.name, _transfer(best),
+                source_of(results), Number(len(results), "d"), best.entry.claim.name,
+                _transfer(best),
             ])  # fmt: skip
             links.append(f"{group.name}.html#section-{1 + [*_budgets(group)].index(task[:2])}")
     header = ["suite", "protocol", "budget", "source", "entries", "best", "mean transfer % [95 %]"]
@@ -128,7 +125,7 @@ def _protocol_page(group: Group, cards: dict[Path, str]) -> SitePage:
     words = "By the day on which an entry's last image was crafted."
     sections.append(SiteSection("History", [words], tables=[history]))
     notices = dict.fromkeys(one.cell.suite.notice for e in group.entries for one in e.cells)
-    terms = SiteSection("Protocol", terms=_protocol_terms(group.protocol))
+    terms = SiteSection("Protocol", terms=protocol_terms(group.protocol))
     return SitePage(
         f"Leaderboard: {group.protocol.suite}",
         [*sections, terms],
@@ -176,7 +173,7 @@ def _board_row(p: Placed) -> list[TableCell]:
     result, claim = p.result, p.result.entry.claim
     return [
         claim.name,
-        _source([result]),
+        source_of([result]),
         Number(p.place, "d"),
         _transfer(result),
         p.against_best,
@@ -195,90 +192,11 @@ def _history(group: Group, cards: dict[Path, str]) -> HtmlTable:
     for task, results in group.boards.items():
         for lead in leads(results):
             before = lead.before.entry.claim.name if lead.before else ""
-            board = f"{_source(results)}, {budget(task)}"
+            board = f"{source_of(results)}, {budget(task)}"
             name = lead.result.entry.claim.name
             rows.append([name, lead.result.day, board, _transfer(lead.result), before])
             links.append(cards[lead.result.entry.folder])
     return HtmlTable("history", "Entries that led when they came", LEADS, rows, (), links)
-
-
-def _card(entry: Submitted, group: Group) -> SitePage:
-    claim = entry.claim
-    titles = {n: one.cell.title(n) for one in entry.cells for n in one.cell.targets}
-    titles |= {one.cell.source: one.cell.title(one.cell.source) for one in entry.cells}
-    about = [("attack", claim.attack.title), ("by", claim.by), ("paper", claim.paper)]
-    about += [("code", claim.code), *_protocol_terms(claim.protocol)]
-    about += [("steps", str(claim.protocol.steps)), ("rounded to 8 bits", claim.protocol.quantize)]
-    about += [("numbers", claim.protocol.precision), ("agr at", claim.git or "")]
-    versions = ", ".join(f"{package} {version}" for package, version in claim.versions.items())
-    about += [("versions", versions)]
-    sections = [
-        SiteSection("About", terms=[(term, text) for term, text in about if text]),
-        SiteSection("Targets", tables=[_rates(claim, titles)]),
-        SiteSection("Cost", tables=[_cost(claim)]),
-    ]
-    if against := _against(entry, group):
-        words = "On the images that both attacked. p is of one test each, without a correction."
-        sections.append(SiteSection("Against the other entries", [words], tables=[against]))
-    said = [f"sha256 of its images: {claim.attack.images}"] if claim.attack.images else []
-    sections.append(SiteSection("The attack, with every value", said, code=claim.attack.yaml))
-    links = [("Leaderboard", f"../{group.name}.html"), ("All boards", f"../{INDEX}")]
-    links += [
-        (w, a) for w, a in (("Paper", address(claim.paper)), ("Code", address(claim.code))) if a
-    ]
-    return SitePage(claim.name, sections, [], links)
-
-
-def _rates(claim: Claim, titles: dict[str, str]) -> HtmlTable:
-    rows: list[list[TableCell]] = []
-    for cell in claim.cells:
-        for rate in cell.rates:
-            known = rate.asr is not None and rate.low is not None and rate.high is not None
-            interval = (rate.low or 0.0, rate.high or 0.0) if known else None
-            asr = Number(_known(rate.asr), ".1f", interval, star=rate.white_box)
-            rows.append([
-                titles[rate.target], titles[cell.source], _budget(cell.norm, cell.eps), asr,
-                Number(rate.successes, "d"), Number(rate.images, "d"),
-                Number(_known(rate.clean), ".1f"), Number(cell.seed, "d"),
-            ])  # fmt: skip
-    notes = ["* white-box", "brackets: 95 % Wilson interval; clean: accuracy on these images"]
-    return HtmlTable("targets", "Success on every target", TARGETS, rows, notes)
-
-
-def _cost(claim: Claim) -> HtmlTable:
-    rows: list[list[TableCell]] = [
-        [
-            cell.folder,
-            Number(_known(cell.cost.backwards), ".2f"),
-            Number(_known(cell.cost.forwards), ".2f"),
-            Number(_known(cell.cost.steps), ".2f"),
-            Number(_known(cell.cost.seconds), ".3f"),
-            cell.device,
-        ]
-        for cell in claim.cells
-    ]
-    notes = ["means over images; seconds are of crafting, on that machine, busy or not"]
-    return HtmlTable("cost", "What its images cost", CELLS, rows, notes)
-
-
-def _against(entry: Submitted, group: Group) -> HtmlTable | None:
-    """Return the paired differences of an entry from every other one of its boards."""
-    rows: list[list[TableCell]] = []
-    for task, results in group.boards.items():
-        mine = next((r for r in results if r.entry is entry), None)
-        for other in results if mine else []:
-            if (
-                mine
-                and other is not mine
-                and (pair := transfer_pair([mine.shares], [other.shares])).n
-            ):
-                gap = Number(pair.difference, "+.1f", (pair.low, pair.high))
-                p = Number(pair.p, ".4f", text="< 0.0001" if pair.p < 1e-4 else "")
-                board = f"{_source(results)}, {budget(task)}"
-                rows.append([other.entry.claim.name, board, Number(pair.n, "d"), gap, p])
-    if not rows:
-        return None
-    return HtmlTable("against", "Mean transfer, this entry less another", AGAINST, rows)
 
 
 def _frame(group: Group) -> pd.DataFrame:
@@ -295,27 +213,6 @@ def _frame(group: Group) -> pd.DataFrame:
                 | r.rates
             )
     return pd.DataFrame(rows)
-
-
-def address(text: str) -> str:
-    """Return what a paper or a program may link to: an address of the web, or "" if it is none."""
-    if match := ARXIV.search(text):
-        return f"https://arxiv.org/abs/{match[1]}"
-    return text if re.fullmatch(r"https?://[^\s<>\"']+", text) else ""
-
-
-def budget(task: Task) -> str:
-    """Return the budget of a board, such as "L∞ = 10"."""
-    return _budget(task.norm, task.eps)
-
-
-def _budget(norm: str, eps: float) -> str:
-    return f"{NORM_TITLES.get(norm, norm)} = {eps:g}"
-
-
-def _source(results: Sequence[Result]) -> str:
-    cell = results[0].cells[0].cell
-    return cell.title(cell.source)
 
 
 def _transfer(result: Result) -> Number:
@@ -335,17 +232,3 @@ def _targets(tasks: Sequence[Task], group: Group) -> list[str]:
 
 def _conditions(protocol: Protocol) -> str:
     return f"success={protocol.success}, denominator={protocol.denominator}"
-
-
-def _protocol_terms(protocol: Protocol) -> list[tuple[str, str]]:
-    return [
-        ("suite", protocol.suite),
-        ("images", f"list and labels with hash {protocol.data[:16]}…"),
-        ("select", f"{protocol.select}, split={protocol.split}"),
-        ("success", protocol.success),
-        ("denominator", protocol.denominator),
-    ]
-
-
-def _known(value: float | None) -> float:
-    return NAN if value is None else value
