@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import datetime
 import re
-import secrets
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +31,7 @@ from agr.report.dataset.croissant import croissant
 from agr.report.dataset.facts import Request, about_of
 from agr.report.dataset.tables import Finished, check_names, write_tables
 from agr.utils.errors import ConfigError
-from agr.utils.files import DRAFT, naming, write_content, write_json
+from agr.utils.files import naming, whole_folder, write_content, write_json
 from agr.utils.text import plural, printable
 
 FORMS = {
@@ -53,18 +51,12 @@ def main(arguments: Sequence[str]) -> None:
             raise ConfigError(
                 f"{of.records.folder} and {twin.records.folder} are the same cell: leave one out"
             )
-    draft = to.with_name(f".{to.name}.{secrets.token_hex(4)}{DRAFT}")
-    try:
+    with whole_folder(to) as draft:
         with naming(to):
-            draft.mkdir(parents=True)
             tables = write_tables(found, draft)
         about = about_of(request, found, tables)
         write_content(draft / "README.md", card(about, tables, found).encode())
         write_json(draft / "croissant.json", croissant(about, tables, draft))
-        with naming(to):
-            draft.rename(to)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     print(printable(f"{plural(tables[0].rows, 'row')} of {plural(len(found), 'cell')}: {to}"))
     upload = shlex.join(["hf", "upload", request.repo, str(to), ".", "--repo-type", "dataset"])
     print(f"to upload it: {upload}")

@@ -14,10 +14,8 @@ else they are crafted again. For example:
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from agr.config.cell import Cell
@@ -32,10 +30,10 @@ from agr.submission.claimed import Entry, claim_of, entry_of
 from agr.submission.portable import pack
 from agr.submission.sample import sample_images, write_sample
 from agr.utils.errors import ConfigError
-from agr.utils.files import DRAFT
+from agr.utils.files import whole_folder
 from agr.utils.hashing import slug
 from agr.utils.program import as_called
-from agr.utils.text import UNSHOWN, plural, printable
+from agr.utils.text import UNSHOWN, first_of, plural, printable
 
 FACTS = ("name", "paper", "code", "by")
 HELP = as_called("python -m agr.submit --help has examples")
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     entries = [_checked(Records(folder)) for folder in _folders(rest)]
     facts = {key: own.get(key, "") for key in FACTS}
     claim = claim_of(entries, **facts)  # of the cells as they are: they may not belong together
-    with _whole(to) as draft:
+    with whole_folder(to) as draft:
         suite = draft / RECORDS / claim.protocol.suite
         suite.mkdir(parents=True)
         packed = [
@@ -64,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         claim = claim_of([_checked(records) for records in packed], **facts)
         write_claim(draft, claim)
         if sample:
-            with _whole(sample) as beside:
+            with whole_folder(sample) as beside:
                 for entry, cell in zip(entries, claim.cells, strict=True):
                     write_sample(beside / cell.folder, sample_images(entry, cell.sample))
     size = sum(path.stat().st_size for path in to.rglob("*") if path.is_file())
@@ -123,23 +121,9 @@ def _checked(records: Records) -> Entry:
     entry = entry_of(records)
     report = check_records(records)
     if report.problems:
-        more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
-        raise ConfigError(f"{records.folder}: {report.problems[0]}{more}: agr.verify says more")
+        found = first_of(report.problems)
+        raise ConfigError(f"{records.folder}: {found}: agr.verify says more")
     return entry
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Give the draft of a folder: it takes its place unless something goes wrong, and is gone."""
-    draft = folder.absolute().with_name(f".{folder.name}{DRAFT}")
-    if draft.exists():
-        shutil.rmtree(draft)
-    try:
-        draft.mkdir(parents=True)
-        yield draft
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 if __name__ == "__main__":

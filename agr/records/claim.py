@@ -10,8 +10,9 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from agr.records.places import texts_of
 from agr.records.run_info import parse_run
 from agr.records.values import is_plain
 from agr.utils.errors import ConfigError, first_line
@@ -166,12 +167,12 @@ def _finite(text: str) -> float:
 
 def _check(claim: Claim) -> None:
     """Raise ValueError for a value that no claim has."""
-    for place, text in _texts(asdict(claim)):
-        yaml = place == ".attack.yaml"
+    for place, text in texts_of(asdict(claim)):
+        yaml = place == "attack.yaml"
         if len(text) > (LONGEST_YAML if yaml else LONGEST):
-            raise ValueError(f"{place[1:]} has {len(text):,} characters")
+            raise ValueError(f"{place} has {len(text):,} characters")
         if UNSHOWN.search(text.replace("\n", "") if yaml else text):
-            raise ValueError(f"{place[1:]} has a sign that can't be shown")
+            raise ValueError(f"{place} has a sign that can't be shown")
     if not claim.name.strip() or not claim.cells:
         raise ValueError("it has no name, or no cells")
     folders = [cell.folder for cell in claim.cells]
@@ -187,15 +188,3 @@ def _check(claim: Claim) -> None:
         for image in cell.sample:
             if not is_plain(image.image_id):
                 raise ValueError(f"{image.image_id!r:.60} is no id of an image")
-
-
-def _texts(value: Any, place: str = "") -> list[tuple[str, str]]:
-    """List the texts of a claim with their places, ".attack.yaml", names of keys included."""
-    if isinstance(value, str):
-        return [(place, value)]
-    if isinstance(value, dict):
-        inner = [(f"{place}.{key}", each) for key, each in value.items()]
-        return [(place, key) for key in value] + [t for p, each in inner for t in _texts(each, p)]
-    if isinstance(value, list):
-        return [text for each in value for text in _texts(each, place)]
-    return []

@@ -31,7 +31,7 @@ from agr.submission.claimed import Entry
 from agr.submission.sample import Pixels
 from agr.utils.errors import ConfigError, first_line
 from agr.utils.hashing import draw
-from agr.utils.text import plural
+from agr.utils.text import first_of, plural
 
 MOST_PASSES = 1_000  # of an image that is crafted again: a stranger's could take days
 # How far apart two machines' probabilities may be: in float32, and in lower precisions.
@@ -182,6 +182,5 @@ def crafted_again(entry: Entry, cell: Cell, sample: Sequence[SampleImage]) -> st
     except ConfigError as e:
         raise Unknown(first_line(e)) from e
     if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise ConfigError(f"{found[0]}{more}")
+        raise ConfigError(first_of(found))
     return f"{plural(len(positions), 'image')}: the same bits"

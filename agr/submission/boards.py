@@ -144,22 +144,28 @@ def _result(entry: Submitted, cells: Sequence[Entry]) -> Result:
     )
 
 
-def placed(results: Iterable[Result], most: float = math.inf) -> list[Placed]:
+def ranked(results: Iterable[Result], most: float = math.inf) -> list[tuple[Result, int]]:
     """Return the results of a board that cost at most so many gradients per image, best first.
 
-    Each is compared with the best on the images of both, with Holm's correction over them all.
-    Results of unknown cost have a place where cost doesn't count.
+    Each has its place; those of unknown cost have one where cost doesn't count.
     """
     within = [r for r in results if r.gradients <= most or most == math.inf]
     order = sorted(within, key=lambda r: (-_transfer(r), r.entry.claim.name))
-    if not order:
+    return [(r, 1 + sum(_transfer(o) > _transfer(r) for o in order)) for r in order]
+
+
+def placed(results: Iterable[Result], most: float = math.inf) -> list[Placed]:
+    """Return the `ranked` results, each compared with the best on the images of both.
+
+    Holm's correction is over all of them.
+    """
+    if not (order := ranked(results, most)):
         return []
-    best, others = order[0], order[1:]
+    best, others = order[0][0], [r for r, _ in order[1:]]
     pairs = [transfer_pair([r.shares], [best.shares]) for r in others]
     adjusted = holm([pair.p if pair.n else 1.0 for pair in pairs])
     words = [in_short(pair, p, len(pairs)) for pair, p in zip(pairs, adjusted, strict=True)]
-    places = [1 + sum(_transfer(o) > _transfer(r) for o in order) for r in order]
-    return [Placed(*each) for each in zip(order, places, [BEST, *words], strict=True)]
+    return [Placed(*each, word) for each, word in zip(order, [BEST, *words], strict=True)]
 
 
 def _transfer(result: Result) -> float:

@@ -86,7 +86,7 @@ def claim_of(
 
     Raises ConfigError for cells of several attacks, suites or protocols.
     """
-    attacks = {claimed_attack(entry.cell).hash: claimed_attack(entry.cell) for entry in entries}
+    attacks = {attack.hash: attack for attack in (claimed_attack(e.cell) for e in entries)}
     if len(attacks) > 1:
         named = ", ".join(f"{attack.name} ({hash})" for hash, attack in attacks.items())
         raise ConfigError(f"an entry is of one attack, and these are of {named}: submit them apart")

@@ -21,7 +21,7 @@ from agr.submission.ours import our_attack, our_cell
 from agr.submission.sample import Pixels, read_sample
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
-from agr.utils.text import plural
+from agr.utils.text import first_of, plural
 
 ROUNDING = 1.5e-4  # of claimed numbers, which have four digits
 LARGEST_SIDE = 2048  # pixels, of a sample's images
@@ -94,8 +94,7 @@ def _audited(folder: Path, claim: Claim, cell: ClaimedCell, entries: list[Entry]
     records = Records(folder / RECORDS / claim.protocol.suite / cell.folder)
     report = check_records(records)
     if report.problems:
-        more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
-        raise ConfigError(f"{report.problems[0]}{more}")
+        raise ConfigError(first_of(report.problems))
     entry = entry_of(records)
     _check_order(entry)
     entries.append(entry)

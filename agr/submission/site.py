@@ -25,6 +25,7 @@ from agr.submission.boards import (
     leads,
     placed,
     protocol_of,
+    ranked,
 )
 from agr.submission.card import budget, card, protocol_terms, source_of
 from agr.utils.hashing import digest, slug
@@ -99,7 +100,7 @@ def _index(groups: Sequence[Group], title: str) -> SitePage:
     links = list[str]()
     for group in groups:
         for task, results in group.boards.items():
-            best = placed(results)[0].result
+            best, _ = ranked(results)[0]
             rows.append([
                 group.protocol.suite, _conditions(group.protocol), budget(task),
                 source_of(results), Number(len(results), "d"), best.entry.claim.name,
@@ -203,11 +204,11 @@ def _frame(group: Group) -> pd.DataFrame:
     """Return a protocol's results, a row each, as the CSV has them."""
     rows = []
     for task, results in group.boards.items():
-        for p in placed(results):
-            r, claim = p.result, p.result.entry.claim
+        for r, place in ranked(results):
+            claim = r.entry.claim
             rows.append(
                 {"norm": task.norm, "eps": task.eps, "source": task.source}
-                | {"targets": " ".join(task.targets), "place": p.place, "entry": claim.name}
+                | {"targets": " ".join(task.targets), "place": place, "entry": claim.name}
                 | {"attack": claim.attack.name, "attack_hash": claim.attack.hash, "by": claim.by}
                 | {"steps": claim.protocol.steps, "gradients": r.gradients, "day": r.day}
                 | r.rates

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -47,6 +48,20 @@ def write_all(contents: Mapping[Path, bytes], older: Iterable[Path] = ()) -> lis
     for path in left:
         path.unlink(missing_ok=True)
     return [*contents]
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give the draft of a new folder: it takes its place at the end, and is gone after an error."""
+    draft = folder.absolute().with_name(f".{folder.name}.{secrets.token_hex(4)}{DRAFT}")
+    try:
+        with naming(folder):
+            draft.mkdir(parents=True)
+        yield draft
+        with naming(folder):
+            draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Control characters, which can move a cursor, colour a terminal or end a line; lone surrogates, of
 # file names that are no text; and signs that make text run backwards.
@@ -25,6 +26,11 @@ def is_name(text: str, most: int) -> bool:
 def plural(n: int, noun: str, several: str = "") -> str:
     """Return a number with its noun: "1 job", "2,000 jobs", "2 entries"."""
     return f"{n:,} {noun if n == 1 else several or f'{noun}s'}"
+
+
+def first_of(lines: Sequence[str]) -> str:
+    """Return the first of some lines, and how many more there are: "a (and 2 more)"."""
+    return lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
 
 
 def zero_gradients(flat: int, images: int) -> str:
