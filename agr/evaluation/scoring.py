@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from agr.evaluation.predictions import Evaluator, Prediction
 from agr.evaluation.selection import Chosen
 from agr.records.progress import Todo
 from agr.records.schema import PERCEPTUAL, within
-from agr.utils.pixels import LEVELS, write_png
+from agr.utils.pixels import LEVELS, digest_of, write_png
 
 Row = dict[str, Any]  # of the records, by column
 
@@ -167,7 +166,7 @@ def succeeded(rule: str, label: int, target_label: int | None, predictions: Row)
 
 def image_hash(image: np.ndarray[Any, Any]) -> str:
     """Return the sha256 of an image (3, H, W), of its bytes in the order (H, W, 3)."""
-    return hashlib.sha256(np.ascontiguousarray(image.transpose(1, 2, 0)).tobytes()).hexdigest()
+    return digest_of(image.transpose(1, 2, 0))
 
 
 def norms(clean: Pixels, image: np.ndarray[Any, Any]) -> dict[str, float]:

@@ -5,12 +5,10 @@ They lie at FOLDER/CELL/ID.png. What counts is the hash of their pixels.
 
 from __future__ import annotations
 
-import hashlib
 import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +18,7 @@ from agr.records.claim import SampleImage
 from agr.records.store import image_of
 from agr.submission.claimed import Entry
 from agr.utils.errors import ConfigError, first_line
-from agr.utils.pixels import write_png
+from agr.utils.pixels import digest_of, write_png
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 SPARE = 1 << 16  # bytes of a PNG beside its pixels
@@ -90,8 +88,3 @@ def _decoded(path: Path, side: int) -> Pixels:
             if image.size != (side, side) or image.mode != "RGB":
                 raise ValueError(f"it is of {image.size} px and mode {image.mode}, not {side}, RGB")
             return np.asarray(image)
-
-
-def digest_of(pixels: NDArray[Any]) -> str:
-    """Return the sha256 of an image (H, W, 3), as `adv_sha256` in records."""
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,11 @@ def to_levels(x: Tensor) -> Tensor:
 def is_8bit(x: Tensor) -> bool:
     """Return whether every value of `x` lies on the grid k/255."""
     return bool(((x * LEVELS) - to_levels(x)).abs().max() < NOISE)
+
+
+def digest_of(pixels: NDArray[Any]) -> str:
+    """Return the sha256 of an image (H, W, 3), as `adv_sha256` in records."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()  # in this order, however it lies in memory
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8], **options: Any) -> None:
