@@ -53,7 +53,7 @@ from tests.conftest import CLASSES, EPS, images, small_model
 
 TINY = (
     *("--rounds", "1", "--images", "2", "--threads", "1"),
-    *("--demo-images", "8", "--real-images", "4", "--rows", "500"),
+    *("--demo-images", "8", "--real-images", "2", "--rows", "500"),
 )
 
 # ---- timing --------------------------------------------------------------------------------------
@@ -352,6 +352,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         patch.setattr(growth, "MOST_SLOTS", 2)
         patch.setattr(growth, "_in_new_process", in_this_process)
         patch.setattr(many, "ATTACKS", {"resnet18": ("sgm",)})
+        patch.setattr(records, "SWEEP", ("experiment=paper", "source=vgg16"))
         patch.setattr(startup, "FEW", 2)
         patch.setattr(startup, "FINISHED_CELLS", 1)
         patch.setattr(sys, "argv", ["scripts.bench", *TINY, *arguments])
@@ -420,7 +421,7 @@ def test_rows_of_both_ways_are_scored_alike(measured: SimpleNamespace) -> None:
 @pytest.mark.xdist_group("bench")
 def test_real_networks_are_attacked_on_photographs(measured: SimpleNamespace) -> None:
     own = measured.frame[measured.frame["part"] == "real"]
-    assert set(own["setting"]) == {"lite0, 4 photographs, 3 targets"}
+    assert set(own["setting"]) == {"lite0, 2 photographs, 3 targets"}
     asr = own[own["round"] == 0].pivot(index="unit", columns="contender", values="value")
     assert (asr.loc[row.WHITE_BOX] == 1).all()
     ifgsm, peer = row.OWN_REAL["ifgsm"], row.THEIR_REAL["ifgsm"]

@@ -47,9 +47,13 @@ def read(name: str) -> Any:
 # ---- identities of cells -------------------------------------------------------------------------
 
 
+WITHIN = {"leaderboard", "paper", "readings", "real"}  # whose cells others have, too
+
+
 def identities() -> dict[str, dict[str, str]]:
     """The id of every cell of every experiment, by its folder's name."""
-    names = sorted(path.stem for path in Path(conf_dir(), "experiment").glob("*.yaml"))
+    paths = Path(conf_dir(), "experiment").glob("*.yaml")
+    names = sorted({path.stem for path in paths} - WITHIN)
     return {
         name: {cell.name.removesuffix(f"-{cell.id}"): cell.id for cell in cells}
         for name in names

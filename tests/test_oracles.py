@@ -13,7 +13,7 @@ from agr import load_attack
 from tests.attacks_page import PAGE, build_page
 from tests.conftest import CLASSES
 from tests.oracles import ORACLES, UNSEEN, VARIANTS
-from tests.oracles.base import L2_EPS, composed, configs, ours
+from tests.oracles.base import L2_EPS, composed, config_of, ours
 
 pytestmark = pytest.mark.xdist_group("oracles")  # the attacks are composed once
 
@@ -62,7 +62,7 @@ def test_every_parameter_of_an_attack_is_seen_by_an_oracle(name: str) -> None:
         if oracle.attack == VARIANTS.get(name, name)
         for change in oracle.changes
     }
-    missing = {"eps", "steps", "attack.size", *_parameters(configs()[0][name])}
+    missing = {"eps", "steps", "attack.size", *_parameters(config_of(name))}
     assert missing - changes <= set(UNSEEN)
 
 

@@ -308,11 +308,11 @@ def test_the_main_job_and_the_tables(world: World) -> None:
     """One Inception and one of the others, each in its geometry, with targets of the other size."""
     tree = world.data("synsets")
     tree = tree if tree.exists() else synset_tree(tree, world.items["inc_v3"])
-    words, inception = job(world, "inc_v3", "inc_v3,inc_v4,ir_v2,res152", tree)
+    words, inception = job(world, "inc_v3", "inc_v3,res152", tree)
     check_job(world, inception, "inc_v3", 299)
     packed = world.data("packed")
     archive(packed, world.items["vgg16"])
-    _, vgg = job(world, "vgg16", "vgg16,vgg19,res152,inc_v3,vgg16/jpeg75", packed)
+    _, vgg = job(world, "vgg16", "vgg16,inc_v3,vgg16/jpeg75", packed)
     check_job(world, vgg, "vgg16", 224)
 
     for records, source, kind, pairs in (

@@ -43,6 +43,15 @@ def _without_hydra(config: DictConfig) -> DictConfig:
     return config
 
 
+def _with_assets(config: DictConfig) -> DictConfig:
+    """Fill in the places of a suite's weights: OmegaConf would parse them again in every cell."""
+    for network in config.suite.networks.values():
+        written = OmegaConf.to_container(network, resolve=False)
+        if str(written["weights"]).startswith("${agr.assets:"):
+            network.weights = network.weights
+    return config
+
+
 class Composer:
     """Hydra's `compose` for the many points of a sweep.
 
@@ -111,7 +120,7 @@ class Composer:
                 self._merged.clear()
             config = self.compose_whole(files)
             whole = pickle.dumps(config)
-            self._merged[key] = pickle.dumps(_without_hydra(config)), whole
+            self._merged[key] = pickle.dumps(_with_assets(_without_hydra(config))), whole
         return self._merged[key]
 
     def compose_whole(self, overrides: Sequence[str]) -> DictConfig:

@@ -21,6 +21,7 @@ from scripts.bench.memory import PEAK, cost
 from scripts.bench.options import Options
 from scripts.bench.timing import Measurement
 
+SWEEP = ("experiment=paper",)
 IMAGES_IN_PART = 512
 STATUS, TABLES, VERIFY = "agr.status", "make_tables", "agr.verify"
 
@@ -28,7 +29,7 @@ STATUS, TABLES, VERIFY = "agr.status", "make_tables", "agr.verify"
 def records(options: Options) -> Iterator[list[Measurement]]:
     """Yield the rows of the commands, on the cells of the paper's tables, all of them finished."""
     outputs = options.cells / "records"
-    words = ["experiment=paper", f"outputs={outputs}"]
+    words = [*SWEEP, f"outputs={outputs}"]
     cells = expand(words)
     rows_of_an_image = sum(len(cell.targets) for cell in cells)
     n = max(1, options.rows // rows_of_an_image)

@@ -53,15 +53,10 @@ def composed() -> list[str]:
 
 
 @cache
-def configs() -> tuple[dict[str, Config], dict[str, Any]]:
-    """Return the config of each composed attack, nothing rounded; and of each norm."""
-    overrides = ["quantize=off", "suite.l2_reference=null"]
-    attacks = expand([f"attack={','.join(composed())}", "norm=linf", *overrides])
-    norms = expand(["attack=ifgsm", "norm=linf,l2", *overrides])
-    return (
-        {c.config.attack.name: c.config for c in attacks},
-        {c.config.norm.name: c.config.norm for c in norms},
-    )
+def config_of(name: str, norm: str = "linf") -> Config:
+    """Return the config of an attack, nothing rounded."""
+    words = [f"attack={name}", f"norm={norm}", "quantize=off", "suite.l2_reference=null"]
+    return expand(words)[0].config
 
 
 def changed(config: Config, *overrides: str) -> Config:
@@ -87,9 +82,9 @@ def changed(config: Config, *overrides: str) -> Config:
 
 def ours(name: str, norm: str = "linf", *overrides: str) -> Attack:
     """Build conf/attack/`name`.yaml as `agr.load_attack` does; budget 10, or 1 in L2."""
-    attacks, norms = configs()
+    config = replace(config_of(name), norm=config_of("ifgsm", norm).norm)
     eps = "eps=10" if norm == "linf" else f"eps={L2_EPS}"
-    return build_attack(changed(replace(attacks[name], norm=norms[norm]), eps, *overrides))
+    return build_attack(changed(config, eps, *overrides))
 
 
 # ---- what is attacked ----------------------------------------------------------------------------
