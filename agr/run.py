@@ -15,11 +15,11 @@ import hydra
 from omegaconf import DictConfig
 
 from agr.config.compose import check_overrides, compose_cells
-from agr.config.overrides import RUNNING_FLAGS, flags_first, without_shards
+from agr.config.overrides import RUNNING_FLAGS, as_list, flags_first, without_shards
 from agr.config.schema import conf_dir
 from agr.jobs.console import guard
 from agr.jobs.launcher import check_submitit, launcher_of
-from agr.jobs.session import check_all, run_all, show_sweep
+from agr.jobs.session import NO_TABLE, check_all, run_all, show_sweep
 from agr.jobs.sweep import sweep
 
 
@@ -40,7 +40,8 @@ def _main() -> None:
     flags = {word.partition("=")[0] for word in arguments if word.startswith("-")}
     if not flags <= {*RUNNING_FLAGS}:  # help, or a config that is shown
         check_overrides(arguments)
-        sys.argv[1:] = [w for w in without_shards(arguments) if not w.startswith("seeds=")]
+        words = [w for w in without_shards(arguments) if not w.startswith("seeds=")]
+        sys.argv[1:] = [*map(as_list, words)]
         _show()
         return
     named = check_submitit(arguments)
@@ -51,7 +52,7 @@ def _main() -> None:
     prepared = check_all(composition.cells)
     cells = composition.cells
     code = sweep(launcher, arguments, cells) if launcher else run_all(cells, prepared)
-    if len(cells) > 1:
+    if len(cells) > 1 and NO_TABLE not in os.environ:
         show_sweep(cells, arguments, composition.left_out)
     if code:
         raise SystemExit(code)

@@ -326,7 +326,8 @@ def test_the_command_runs_what_is_missing_and_writes_every_format(tmp_path: Path
     words = ["attack=ifgsm,mifgsm", "eps=4,8", "n_images=4", "slots=4", f"outputs={tmp_path}"]
     done = run(["--run", *words, "against=mifgsm"], module="agr.compare")
     assert done.returncode == 0, done.stderr
-    assert "against MI-FGSM" in done.stdout
+    assert done.stdout.count("against MI-FGSM") == 1
+    assert done.stdout.count("Mean transfer (%) by attack and eps") == 1
     (folder,) = (tmp_path / "demo/compare").iterdir()
     kinds = {path.suffix for path in folder.iterdir()}
     assert kinds == {".md", ".tex", ".csv", ".png", ".pdf", ".html"}

@@ -291,6 +291,15 @@ def test_slurm_is_configured(
     assert "max_num_timeout: 3" in out
 
 
+def test_a_config_is_shown_of_the_words_that_a_run_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = say(["--cfg", "job", "targets=vgg16", "allow=torch"], monkeypatch, capsys)
+    assert (code, err) == (0, "")
+    assert "targets:\n- vgg16\n" in out
+    assert "allow:\n- torch\n" in out
+
+
 def test_a_machine_without_slurm_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

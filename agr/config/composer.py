@@ -46,7 +46,7 @@ def _without_hydra(config: DictConfig) -> DictConfig:
 def _with_assets(config: DictConfig) -> DictConfig:
     """Fill in the places of a suite's weights: OmegaConf would parse them again in every cell."""
     for network in config.suite.networks.values():
-        written = OmegaConf.to_container(network, resolve=False)
+        written: Any = OmegaConf.to_container(network, resolve=False)
         if str(written["weights"]).startswith("${agr.assets:"):
             network.weights = network.weights
     return config

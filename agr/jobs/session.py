@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Place = tuple[int, int]  # of a cell in its sweep: 1 of 1 stands alone
 ALONE = (1, 1)
 MOST_ROWS = 40  # of the table that ends a sweep
+NO_TABLE = "AGR_NO_TABLE"  # variable of the environment that leaves it out
 
 
 def check_all(cells: Sequence[Cell]) -> list[AnyAttack | None]:
@@ -107,8 +108,12 @@ def run_overrides(overrides: Sequence[str]) -> None:
 
 
 def run_first(overrides: Sequence[str]) -> None:
-    """Run a sweep in a process of its own, whose error ends this one too."""
-    code = subprocess.run([sys.executable, "-m", "agr.run", *overrides]).returncode
+    """Run a sweep in a process of its own, whose error ends this one too.
+
+    It leaves out the table of a sweep: the command that needs the cells shows them.
+    """
+    command = [sys.executable, "-m", "agr.run", *overrides]
+    code = subprocess.run(command, env=os.environ | {NO_TABLE: "1"}).returncode
     if code:
         raise SystemExit(code)
 
