@@ -18,7 +18,7 @@ from agr.attacks.draws import fold, normal, symmetric, uniform
 from agr.attacks.parts import At, Context, State, Stateless
 from agr.attacks.views.copies import check_square
 from agr.attacks.views.resized import drawn_place, placed, resized
-from agr.attacks.views.sampling import bilinear
+from agr.attacks.views.sampling import bilinear, either
 from agr.utils.checks import LIMIT, Checked, flag, number, whole
 
 # Of MuMoDIG; the first has probability 1/2, the others 1/10 each.
@@ -126,7 +126,7 @@ def moved(x: Tensor, move: Move | None, canvas: int) -> Tensor:
     right = torch.where(at("flip columns"), width - 1 - column, right)
     small = placed(x, move.size, move.top, move.left, canvas, "bilinear", "black")
     small = resized(small, width, "bilinear")
-    return torch.where(at("resize")[:, None], small, bilinear(x, down, right))
+    return either(at("resize")[:, None], small, bilinear(x, down, right))
 
 
 def floors(x: Tensor, levels: Tensor) -> Tensor:

@@ -150,19 +150,20 @@ class Structure(Checked):
         rows, columns = strips(p.rows, height), strips(p.columns, width)
 
         def of(table: Tensor) -> Tensor:  # (B, k, k) -> (B, 1, H, W)
-            return of_blocks(table, rows.strip, columns.strip)[:, None]
+            return of_blocks(table.to(x.dtype), rows.strip, columns.strip)[:, None]
 
-        does = of(p.operation)
-        made = gathered(x, *_moved(p, rows, columns))
-        noisy = (made + p.noise * (self.noise / 255)).clamp(0, 1)
-        made = torch.where(_at(does, "scale"), made * of(p.scale).to(x.dtype), made)
-        kept = torch.stack([of_blocks(k, rows.strip, columns.strip) for k in p.kept.unbind(1)], 1)
-        made = torch.where(_at(does, "drop"), made * kept / (1 - DROPPED), made)
-        made = torch.where(_at(does, "noise"), noisy, made)
+        scales, drops, is_noisy, shrinks, smooths = (
+            p.operation == OPERATIONS.index(name)
+            for name in ("scale", "drop", "noise", "resize", "low-pass")
+        )
+        factor = torch.where(scales, p.scale, (~(is_noisy | shrinks | smooths)).to(p.scale.dtype))
+        kept = torch.cat([of(torch.where(drops, k, factor)) for k in p.kept.unbind(1)], 1)
+        moved = gathered(x, *_moved(p, rows, columns))
+        made = moved * kept / of(torch.where(drops, 1 - DROPPED, 1.0))
+        made = made + (moved + p.noise * (self.noise / 255)).clamp(0, 1) * of(is_noisy)
         small = between(_resized(rows, x.dtype), x, _resized(columns, x.dtype)).clamp(0, 1)
-        made = torch.where(_at(does, "resize"), small, made)
         low = between(_low(rows, x.dtype), x, _low(columns, x.dtype))
-        return Copy(torch.where(_at(does, "low-pass"), low, made), 1 / self.copies)
+        return Copy(made + small * of(shrinks) + low * of(smooths), 1 / self.copies)
 
     def plan(self, height: int, width: int, i: int, c: Context) -> Plan:
         """Draw copy `i` of images of `height` x `width` px."""

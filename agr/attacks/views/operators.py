@@ -14,7 +14,7 @@ from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, symmetric, uniform
 from agr.attacks.parts import Context, Copy
 from agr.attacks.views.copies import check_square
-from agr.attacks.views.sampling import between, gathered
+from agr.attacks.views.sampling import between, either, gathered
 from agr.utils.checks import Checked, number, whole
 
 # The operators' numbers: 0 none, 1 and 2 flips of rows and of columns, 3 and 4 rolls down and to
@@ -98,7 +98,7 @@ POOL = 1 << 21  # use of an image's own key, apart from its start and steps
 def applied(x: Tensor, operator: Tensor, numbers: Tensor) -> Tensor:
     """Apply an operator (B,) to each square image, with its numbers (B, 3) in [0, 1)."""
     is_resize = per_image(operator >= RESIZE, x)
-    return torch.where(is_resize, _resized(x, operator, numbers), _moved(x, operator, numbers))
+    return either(is_resize, _resized(x, operator, numbers), _moved(x, operator, numbers))
 
 
 def _moved(x: Tensor, operator: Tensor, numbers: Tensor) -> Tensor:

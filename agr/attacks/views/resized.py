@@ -11,7 +11,7 @@ from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, integers, uniform
 from agr.attacks.parts import Context, Copy
 from agr.attacks.views.copies import LEVEL, check_square
-from agr.attacks.views.sampling import between
+from agr.attacks.views.sampling import between, either
 from agr.utils.checks import LIMIT, Checked, flag, number, one_of, whole
 
 
@@ -69,7 +69,7 @@ class Diverse(Checked):
         made = self.padded(x, c)
         if self._grows:
             return Copy(made, coin.to(x.dtype))
-        return Copy(torch.where(per_image(coin, x), made, x), 1.0)
+        return Copy(either(per_image(coin, x), made, x), 1.0)
 
     def coin(self, c: Context) -> Tensor:
         """Draw the images that are resized, (B,) bool."""

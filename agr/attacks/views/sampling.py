@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+Pair = tuple[Tensor, Tensor]
+
 
 class Box(NamedTuple):
     """Bounds of the pixels that a place may read, each (B, h, w) int64; the ends are outside."""
@@ -46,6 +48,15 @@ def between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:
     return down[:, None] @ x @ right[:, None].transpose(2, 3)
 
 
+def either(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return `a` where the condition holds and `b` elsewhere: finite images of (B, C, H, W).
+
+    `torch.where` and its gradient take three times as long on a CPU.
+    """
+    share = condition.to(a.dtype)
+    return a * share + b * (1 - share)
+
+
 def gathered(x: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Return the pixels of `x` (B, C, H, W) at `row` and `column`, (B, h, w) int64 each."""
     index = (row * x.shape[3] + column).flatten(1)[:, None].expand(-1, x.shape[1], -1)
@@ -59,16 +70,23 @@ def bilinear(x: Tensor, row: Tensor, column: Tensor, box: Box | None = None) -> 
     Pixels outside of `box`, or of the image, count as 0. Differentiable in image and places.
     """
     height, width = x.shape[2:]
-    down, right = row.detach().floor(), column.detach().floor()
+    top, bottom, left, right = box or (0, height, 0, width)
+    rows, columns = _beside(row, top, bottom, height), _beside(column, left, right, width)
     total = torch.zeros((), dtype=x.dtype, device=x.device)
-    for i in (0, 1):
-        for j in (0, 1):
-            r, c = down.long() + i, right.long() + j
-            share = (1 - (row - (down + i)).abs()) * (1 - (column - (right + j)).abs())
-            if box:
-                inside = (r >= box.top) & (r < box.bottom) & (c >= box.left) & (c < box.right)
-            else:
-                inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
-            pixels = gathered(x, r.clamp(0, height - 1), c.clamp(0, width - 1))
-            total = total + pixels * (share * inside).to(x.dtype)[:, None]
+    for r, tall in rows:
+        for c, wide in columns:
+            total = total + gathered(x, r, c) * (tall * wide).to(x.dtype)[:, None]
     return total
+
+
+def _beside(place: Tensor, first: Tensor | int, end: Tensor | int, n: int) -> list[Pair]:
+    """Return the pixels before and after a place on a line of `n`, and the share of each.
+
+    That of pixels outside of [`first`, `end`) is 0.
+    """
+    before = place.detach().floor()
+    pixel, part = before.long(), place - before
+    return [
+        (p.clamp(0, n - 1), share * ((p >= first) & (p < end)))
+        for p, share in ((pixel, 1 - part), (pixel + 1, part))
+    ]
