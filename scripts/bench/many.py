@@ -25,12 +25,11 @@ from scripts.bench.full_size import BARE, PIPELINE, Setup, bare_loop, prepare, t
 from scripts.bench.options import EPS, Options
 from scripts.bench.timing import Contender, Measurement, interleave
 
+CONVOLUTIONAL = "tifgsm ssa bsr sia pgn decowa ops_3x3 mumodig bfa sgm"
 # Attacks by the network that is their source.
-ATTACKS = {
-    "resnet50": ("bsr", "sia", "pgn", "decowa", "ops_3x3", "bfa", "sgm"),
-    "vit_base_patch16_224": ("tgr",),
-}
-STEPS = {"bsr": 1, "sia": 1, "pgn": 1, "decowa": 1, "ops_3x3": 2}  # of the others 10
+ATTACKS = {"resnet50": tuple(CONVOLUTIONAL.split()), "vit_base_patch16_224": ("tgr",)}
+# Of the others 10.
+STEPS = {"ssa": 1, "bsr": 1, "sia": 1, "pgn": 1, "decowa": 1, "ops_3x3": 2, "mumodig": 2}
 PEER = "torchattack"
 # Names and arguments of torchattack's, which has no SIA, PGN, OPS.
 THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
