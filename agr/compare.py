@@ -23,7 +23,7 @@ from agr.config.compose import compose_cells
 from agr.config.overrides import MULTIRUN, shell_command, without_flags, without_shards
 from agr.jobs.console import script
 from agr.jobs.request import RUN_FLAG
-from agr.jobs.session import run_first
+from agr.jobs.session import run_missing
 from agr.report.comparison.axes import (
     Options,
     check_success,
@@ -48,7 +48,7 @@ def main() -> None:
     layout_of(varying(cells), options)  # an error shows before anything is run
     check_success(cells)
     if RUN_FLAG in sys.argv[1:]:
-        run_first(["-m", *overrides])
+        run_missing(["-m", *overrides], cells)
     comparison = Comparison(cells, options, left_out)
     print(plain(comparison_sheet(comparison)))
     if len(steps := by_steps(comparison)):

@@ -22,7 +22,7 @@ from agr.config.compose import compose_cells
 from agr.config.overrides import with_experiment, without_flags
 from agr.jobs.console import script
 from agr.jobs.request import RUN_FLAG
-from agr.jobs.session import run_first
+from agr.jobs.session import run_missing
 from agr.jobs.trials import parse_options
 from agr.jobs.tuned import Ranking, tuned_ranking
 from agr.report.comparison.axes import output_folder
@@ -68,7 +68,7 @@ def run(asked: Sequence[str], cells: Sequence[Cell]) -> None:
         word.partition("=")[2] for c in cells for word in c.overrides if word.startswith("attack=")
     )
     rest = [word for word in asked if not word.startswith("attack=")]
-    run_first([*rest, f"attack={','.join(attacks)}"])
+    run_missing([*rest, f"attack={','.join(attacks)}"], cells)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from agr.config.compose import expand
 from agr.config.overrides import with_experiment, without_shards
 from agr.jobs.console import script
 from agr.jobs.request import RUN_FLAG
-from agr.jobs.session import run_first
+from agr.jobs.session import run_missing
 from agr.report.comparison.axes import output_folder
 from agr.report.tables import write_tables
 
@@ -28,7 +28,7 @@ def main() -> None:
     asked = without_shards(divided)
     cells = expand(asked)
     if RUN_FLAG in sys.argv[1:]:
-        run_first(divided)
+        run_missing(divided, cells)
     paths = write_tables(cells, output_folder(cells, asked, "tables"))
     for path in paths:
         if path.suffix == ".md":

@@ -332,6 +332,8 @@ def test_the_command_runs_what_is_missing_and_writes_every_format(tmp_path: Path
     kinds = {path.suffix for path in folder.iterdir()}
     assert kinds == {".md", ".tex", ".csv", ".png", ".pdf", ".html"}
     assert "agr.compare --run attack=ifgsm,mifgsm" in (folder / "compare.html").read_text()
+    finished = run(["--run", *words], module="agr.compare").stdout
+    assert finished.startswith("4 cells finished before: nothing to run\n")
     again = run(["-m", *words], module="agr.run")
     assert again.stdout.count("95 % interval") == 0  # one table in place of four
     assert "Mean transfer (%) by attack and eps" in again.stdout

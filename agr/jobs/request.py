@@ -15,7 +15,7 @@ from agr.config.overrides import (
     without_flags,
     without_shards,
 )
-from agr.jobs.session import run_first
+from agr.jobs.session import run_missing
 from agr.report.claims.spec import load_claims
 from agr.report.comparison.axes import output_folder
 from agr.report.outcomes import Outcomes
@@ -60,19 +60,19 @@ def parse_request(arguments: Sequence[str], *, sweeps: bool = False) -> Request:
     given = [word for word in given if not word.startswith("claims=")]
     divided = without_flags(with_experiment(given, REPORT))  # perhaps into shards
     overrides = without_shards(divided)
-    cells = expand(overrides)
-    filled = _filled(divided, cells)
-    cells += [cell for each in filled for cell in expand(without_shards(each))]
+    parts = [(divided, expand(overrides))]
+    parts += [(each, expand(without_shards(each))) for each in _filled(divided, parts[0][1])]
+    cells = [cell for _, of_part in parts for cell in of_part]
     name = claims[0] if claims else CLAIMS
     load_claims(name)  # an error of either shows before anything is run
     Outcomes(cells)
     over_eps = _over_eps(divided, cells) if sweeps and REPORT in overrides else []
+    swept = [(each, expand(without_shards(each))) for each in over_eps]
     if RUN_FLAG in arguments:
-        for each in (divided, *filled, *over_eps):
-            run_first(each)
+        for part in (*parts, *swept):
+            run_missing(*part)
     shown = overrides if name == CLAIMS else [*overrides, f"claims={name}"]
-    swept = [cell for each in over_eps for cell in expand(without_shards(each))]
-    return Request(shown, cells, name, swept)
+    return Request(shown, cells, name, [cell for _, of_part in swept for cell in of_part])
 
 
 def _filled(overrides: Sequence[str], cells: Sequence[Cell]) -> list[list[str]]:

@@ -27,6 +27,7 @@ from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line, one_line
 from agr.utils.locks import Busy
 from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
+from agr.utils.text import plural
 
 if TYPE_CHECKING:
     from agr.evaluation.crafting import AnyAttack
@@ -105,6 +106,16 @@ def run_overrides(overrides: Sequence[str]) -> None:
     (cell,) = expand(overrides)
     cell = replace(cell, config=replace(cell.config, wait=True, progress=False))
     run(cell, *check_all([cell]))
+
+
+def run_missing(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
+    """Run a sweep, of these `cells`, as `run_first` does, unless nothing of it is missing."""
+    from agr.jobs.tasks import undone
+
+    if undone(cells):
+        run_first(overrides)
+    else:
+        print(f"{plural(len(cells), 'cell')} finished before: nothing to run")
 
 
 def run_first(overrides: Sequence[str]) -> None:
