@@ -45,6 +45,8 @@ def _without_hydra(config: DictConfig) -> DictConfig:
 
 def _with_assets(config: DictConfig) -> DictConfig:
     """Fill in the places of a suite's weights: OmegaConf would parse them again in every cell."""
+    if OmegaConf.is_missing(config.suite, "networks"):
+        return config
     for network in config.suite.networks.values():
         written: Any = OmegaConf.to_container(network, resolve=False)
         if str(written["weights"]).startswith("${agr.assets:"):
