@@ -66,6 +66,17 @@ def test_the_cells_of_an_experiment() -> None:
     }
 
 
+def test_attacks_that_are_read_alone() -> None:
+    """Of a sweep's attacks but the first only the own files are read; of wrong ones nothing."""
+    with pytest.raises(ConfigError, match="attack=agrr is unknown"):
+        expand(["attack=agrr", "seed=3"])
+    same(expand(["attack=agr,bsr,targeted/logit,agr/bsr", "norm=l2,linf", "seed=3"]))
+    (one,) = expand(["attack=bsr", "attack.step=null", "attack.views.shuffle.angle=0.1"])
+    (other,) = expand(["attack=bsr"])
+    assert other.config.attack.step is not None
+    assert one.id != other.id
+
+
 @pytest.mark.parametrize(
     "words",
     [

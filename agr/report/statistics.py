@@ -103,7 +103,11 @@ def bootstrap(
         return _limit(sums, sizes)
     else:
         drawn = _draws(len(sums), resamples)
-        means = np.concatenate([(part @ sums) / (part @ sizes) for part in drawn])
+        means = np.concatenate([_product(part, sums) for part in drawn])
+        if len(sums) == len(x):
+            means /= len(x)
+        else:
+            means /= np.concatenate([_product(part, sizes.astype(float)) for part in drawn])
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     rarer = float(min((means <= 0).sum(), (means >= 0).sum()))
     p = 2 * (1 + rarer) / (resamples + 1)
@@ -113,6 +117,11 @@ def bootstrap(
     # Rounding puts the mean of values that are all alike beside their own interval.
     mean = float(x.mean())
     return Bootstrap(min(mean, float(low)), max(mean, float(high)), min(1.0, p))
+
+
+def _product(matrix: NDArray[np.float64], vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Multiply without BLAS, whose threads wait busily for the next product, of which none need."""
+    return np.einsum("ij,j->i", matrix, vector)
 
 
 @lru_cache(maxsize=4)  # a file of claims needs the same draws a thousand times
