@@ -22,8 +22,8 @@ import sys
 from agr.config.compose import compose_cells
 from agr.config.overrides import MULTIRUN, shell_command, without_flags, without_shards
 from agr.jobs.console import script
+from agr.jobs.needed import run_missing
 from agr.jobs.request import RUN_FLAG
-from agr.jobs.session import run_missing
 from agr.report.comparison.axes import (
     Options,
     check_success,

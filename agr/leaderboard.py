@@ -21,8 +21,8 @@ from agr.config.cell import Cell
 from agr.config.compose import compose_cells
 from agr.config.overrides import with_experiment, without_flags
 from agr.jobs.console import script
+from agr.jobs.needed import run_missing
 from agr.jobs.request import RUN_FLAG
-from agr.jobs.session import run_missing
 from agr.jobs.trials import parse_options
 from agr.jobs.tuned import Ranking, tuned_ranking
 from agr.report.comparison.axes import output_folder

@@ -19,7 +19,8 @@ from agr.config.overrides import RUNNING_FLAGS, as_list, flags_first, without_sh
 from agr.config.schema import conf_dir
 from agr.jobs.console import guard
 from agr.jobs.launcher import check_submitit, launcher_of
-from agr.jobs.session import NO_TABLE, check_all, run_all, show_sweep
+from agr.jobs.needed import NO_TABLE
+from agr.jobs.session import check_all, run_all, show_sweep
 from agr.jobs.sweep import sweep
 
 

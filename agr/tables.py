@@ -15,8 +15,8 @@ import sys
 from agr.config.compose import expand
 from agr.config.overrides import with_experiment, without_shards
 from agr.jobs.console import script
+from agr.jobs.needed import run_missing
 from agr.jobs.request import RUN_FLAG
-from agr.jobs.session import run_missing
 from agr.report.comparison.axes import output_folder
 from agr.report.tables import write_tables
 

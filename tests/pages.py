@@ -20,6 +20,7 @@ FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NAMED = re.compile(r"# ([\w./-]+\.\w+)\n")  # the first line of a block that is a file's content
 # What --run runs, in the same process: that it is one of its own is seen in other tests.
 AT_ONCE = """
+import agr.jobs.needed as needed
 import agr.jobs.session as session
 from agr.config.compose import expand
 
@@ -27,7 +28,7 @@ def run_first(words):
     cells = expand(words)
     session.run_all(cells, session.check_all(cells))
 
-session.run_first = run_first
+needed.run_first = run_first
 """
 # The program `agr`, as it is installed.
 AS_AGR = """

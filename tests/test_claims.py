@@ -369,7 +369,7 @@ def test_what_is_wrong_is_said_before_anything_is_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[Any] = []
-    monkeypatch.setattr("agr.jobs.session.run_first", ran.append)
+    monkeypatch.setattr("agr.jobs.needed.run_first", ran.append)
     words = ["--run", f"outputs={tmp_path}", "n_images=2", "norm=linf", "source=vgg16"]
     with pytest.raises(ConfigError, match="claims=nonsense"):
         parse_request([*words, "claims=nonsense"])

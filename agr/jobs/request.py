@@ -15,7 +15,7 @@ from agr.config.overrides import (
     without_flags,
     without_shards,
 )
-from agr.jobs.session import run_missing
+from agr.jobs.needed import run_missing
 from agr.report.claims.spec import load_claims
 from agr.report.comparison.axes import output_folder
 from agr.report.outcomes import Outcomes

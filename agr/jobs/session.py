@@ -7,7 +7,6 @@ import errno
 import os
 import secrets
 import socket
-import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,7 +26,6 @@ from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line, one_line
 from agr.utils.locks import Busy
 from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
-from agr.utils.text import plural
 
 if TYPE_CHECKING:
     from agr.evaluation.crafting import AnyAttack
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 Place = tuple[int, int]  # of a cell in its sweep: 1 of 1 stands alone
 ALONE = (1, 1)
 MOST_ROWS = 40  # of the table that ends a sweep
-NO_TABLE = "AGR_NO_TABLE"  # variable of the environment that leaves it out
 
 
 def check_all(cells: Sequence[Cell]) -> list[AnyAttack | None]:
@@ -106,27 +103,6 @@ def run_overrides(overrides: Sequence[str]) -> None:
     (cell,) = expand(overrides)
     cell = replace(cell, config=replace(cell.config, wait=True, progress=False))
     run(cell, *check_all([cell]))
-
-
-def run_missing(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
-    """Run a sweep, of these `cells`, as `run_first` does, unless nothing of it is missing."""
-    from agr.jobs.tasks import undone
-
-    if undone(cells):
-        run_first(overrides)
-    else:
-        print(f"{plural(len(cells), 'cell')} finished before: nothing to run")
-
-
-def run_first(overrides: Sequence[str]) -> None:
-    """Run a sweep in a process of its own, whose error ends this one too.
-
-    It leaves out the table of a sweep: the command that needs the cells shows them.
-    """
-    command = [sys.executable, "-m", "agr.run", *overrides]
-    code = subprocess.run(command, env=os.environ | {NO_TABLE: "1"}).returncode
-    if code:
-        raise SystemExit(code)
 
 
 def run(cell: Cell, prepared: AnyAttack | None, *, place: Place = ALONE) -> None:

@@ -13,8 +13,8 @@ import pandas as pd
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.jobs.apart import check_apart, check_enough
+from agr.jobs.needed import run_first
 from agr.jobs.search_space import SearchSpace, load_space
-from agr.jobs.session import run_first
 from agr.jobs.trials import (
     SEARCHED,
     Options,
