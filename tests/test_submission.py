@@ -561,11 +561,11 @@ def test_folders_that_hold_something_else(mine: Path, tmp_path: Path) -> None:
     part = linf.part_files("rows")[0].path
     for place in ("a.py", "records/x.png", "records/demo/x", ".git", "records/.x"):
         (mine / place).write_text("")
-        assert "doesn't belong into an entry" in said()
+        assert "doesn't belong in an entry" in said()
         (mine / place).unlink()
     for place in ("records/demo/x/y", "_png", f"records/demo/{linf.folder.name}/_trace"):
         (mine / place).mkdir(parents=True)
-        assert "doesn't belong into an entry" in said()
+        assert "doesn't belong in an entry" in said()
         shutil.rmtree(mine / place)
     shutil.rmtree(mine / "records/demo/x", ignore_errors=True)
     (mine / "records/elsewhere").symlink_to("/etc")

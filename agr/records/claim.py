@@ -126,13 +126,13 @@ def write_claim(folder: Path, claim: Claim) -> None:
     write_json(folder / CLAIM, asdict(claim))
 
 
-def read_claim(folder: Path) -> Claim:
+def read_claim(folder: str | Path) -> Claim:
     """Read the claim of an entry, which may come from anyone; nothing in it is run or resolved.
 
     Raises ConfigError, with one line, for a claim that is missing, of another schema, or that this
     program would not have written.
     """
-    path = folder / CLAIM
+    path = Path(folder) / CLAIM
     try:
         if path.is_symlink() or path.stat().st_size > LARGEST:
             raise ValueError(f"it is a link, or larger than {LARGEST:,} bytes")

@@ -19,7 +19,7 @@ LARGEST_PART, LARGEST_RUN = 1 << 25, 1 << 21  # bytes; 20,000 and 15,000 are usu
 
 
 def check_folder(folder: Path) -> str:
-    """Return how large an entry is. Raises ConfigError for what doesn't belong into one.
+    """Return how large an entry is. Raises ConfigError for what doesn't belong in one.
 
     Links and pipes don't, nor images or files of any other kind, nor what is far too large.
     """
@@ -28,7 +28,7 @@ def check_folder(folder: Path) -> str:
         place = path.relative_to(folder)
         most = _most(place.parts, is_folder=stat.S_ISDIR(found.st_mode))
         if most is None or not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
-            raise ConfigError(f"{printable(str(place))} doesn't belong into an entry")
+            raise ConfigError(f"{printable(str(place))} doesn't belong in an entry")
         if stat.S_ISREG(found.st_mode):
             files, size = files + 1, size + found.st_size
             if found.st_size > most:
