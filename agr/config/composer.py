@@ -138,7 +138,7 @@ class Composer:
         """
         chosen = [word for word in files if word.startswith("attack=")]
         others = [word for word in files if word not in chosen]
-        if len(chosen) != 1 or any("attack" in word for word in others):
+        if len(chosen) != 1 or any(w.lstrip("+~").startswith("attack") for w in others):
             return None
         before = self._first.get((self._files, *others))
         if before is None or (self._files, False, *before) not in self._merged:

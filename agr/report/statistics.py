@@ -120,7 +120,7 @@ def bootstrap(
 
 
 def _product(matrix: NDArray[np.float64], vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Multiply without BLAS, whose threads wait busily for the next product, of which none need."""
+    """Multiply without BLAS: between products its threads would keep other cores busy."""
     return np.einsum("ij,j->i", matrix, vector)
 
 

@@ -25,10 +25,10 @@ from scripts.bench.full_size import BARE, PIPELINE, Setup, bare_loop, prepare, t
 from scripts.bench.options import EPS, Options
 from scripts.bench.timing import Contender, Measurement, interleave
 
-CONVOLUTIONAL = "tifgsm ssa bsr sia pgn decowa ops_3x3 mumodig bfa sgm"
+OF_CNNS = ("tifgsm", "ssa", "bsr", "sia", "pgn", "decowa", "ops_3x3", "mumodig", "bfa", "sgm")
 # Attacks by the network that is their source.
-ATTACKS = {"resnet50": tuple(CONVOLUTIONAL.split()), "vit_base_patch16_224": ("tgr",)}
-# Of the others 10.
+ATTACKS = {"resnet50": OF_CNNS, "vit_base_patch16_224": ("tgr",)}
+# The others take 10.
 STEPS = {"ssa": 1, "bsr": 1, "sia": 1, "pgn": 1, "decowa": 1, "ops_3x3": 2, "mumodig": 2}
 PEER = "torchattack"
 # Names and arguments of torchattack's, which has no SIA, PGN, OPS.

@@ -153,8 +153,7 @@ class Structure(Checked):
             return of_blocks(table.to(x.dtype), rows.strip, columns.strip)[:, None]
 
         scales, drops, is_noisy, shrinks, smooths = (
-            p.operation == OPERATIONS.index(name)
-            for name in ("scale", "drop", "noise", "resize", "low-pass")
+            _at(p.operation, name) for name in ("scale", "drop", "noise", "resize", "low-pass")
         )
         factor = torch.where(scales, p.scale, (~(is_noisy | shrinks | smooths)).to(p.scale.dtype))
         kept = torch.cat([of(torch.where(drops, k, factor)) for k in p.kept.unbind(1)], 1)
