@@ -45,12 +45,11 @@ def _without_hydra(config: DictConfig) -> DictConfig:
 
 def _with_assets(config: DictConfig) -> DictConfig:
     """Fill in the places of a suite's weights: OmegaConf would parse them again in every cell."""
-    if OmegaConf.is_missing(config.suite, "networks"):
-        return config
-    for network in config.suite.networks.values():
-        written: Any = OmegaConf.to_container(network, resolve=False)
-        if str(written["weights"]).startswith("${agr.assets:"):
-            network.weights = network.weights
+    written: Any = OmegaConf.to_container(config)
+    networks = written["suite"]["networks"]
+    for name, network in networks.items() if isinstance(networks, dict) else ():
+        if isinstance(network, dict) and str(network["weights"]).startswith("${agr.assets:"):
+            config.suite.networks[name].weights = config.suite.networks[name].weights
     return config
 
 
@@ -125,7 +124,9 @@ class Composer:
             if config is None:
                 config = self.compose_whole(files)
                 self._merged[self._files, True, *files] = pickle.dumps(config)
-                config = _with_assets(_without_hydra(config))
+                config = _without_hydra(config)
+                if not self.foreign:  # others' texts are checked as they were written
+                    config = _with_assets(config)
             self._merged[self._files, False, *files] = pickle.dumps(config)
         kept: DictConfig = self._copy(key)
         return kept
