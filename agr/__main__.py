@@ -35,6 +35,7 @@ COMMANDS = {
 }
 MODULES = {"attacks": "list_attacks", "report": "write_report"}  # rooms have these names
 ASKING = ("-h", "--help")
+KEYS = ("attack", "norm", "eps", "source", "targets", "suite", "experiment")  # often taken for one
 SHELLS = ("bash", "fish", "zsh")
 COMPLETION = ("--shell-completion", "-sc")  # Hydra's flag
 WITHOUT_CONFIGS = ("attacks", "completion", "export", "publish", "review", "site", "verify")
@@ -82,7 +83,9 @@ def main(*before: str) -> None:
     elif "=" in name or name.startswith(("-", "~")):
         _start("run", words)
     else:
-        _fail(f"{name} is no command: {nearest(name, COMMANDS)}")
+        value = " ".join(words[1:2]) or "NAME"
+        way = f"write {name}={value}" if name in KEYS else nearest(name, COMMANDS)
+        _fail(f"{name} is no command: {way}")
 
 
 def _start(name: str, words: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Review an entry of a leaderboard as a stranger's: claim, records, and a sample of its images.
+"""Review an entry of a leaderboard without trusting it: claim, records, and a sample of its images.
 
 python -m agr.review FOLDER [sample=FOLDER] [images=20] [suite=…] [data.root=…] [--config-dir=…]
 
@@ -16,13 +16,16 @@ Nothing in FOLDER is run: attacks and networks are our own of the same hash, or 
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from agr.config.compose import expand
 from agr.config.overrides import parse_pairs, without_flags
 from agr.jobs.console import script
+from agr.records.claim import CLAIM
 from agr.submission.checks import FALSE, HOLDS, UNKNOWN
 from agr.submission.reviewing import reviewed
 from agr.utils.errors import ConfigError
@@ -48,15 +51,21 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"images={images} is no number of images: give 0 or more")
     if folder.is_symlink() or not folder.is_dir():
         raise ConfigError(f"{folder} is no folder: give that of an entry, made by agr submit")
+    inner = sorted(path.parent.name for path in folder.glob(f"*/{CLAIM}"))
+    if inner and not (folder / CLAIM).exists():
+        one = shlex.quote(str(folder / inner[0]))
+        raise ConfigError(f"{folder} holds {len(inner)} entries: review one at a time, as {one}")
     sample = Path(str(given["sample"])).expanduser() if given.get("sample") else None
     if sample and not sample.is_dir():
         raise ConfigError(f"sample={sample} is no folder: give that of the sample's images")
+    words = without_flags(words)
+    expand(words)  # folders and suites that aren't there show before anything is checked
     verdicts: Counter[str] = Counter()
-    for each in reviewed(folder, sample, images, without_flags(words)):
+    for each in reviewed(folder, sample, images, words):
         print(each, flush=True)
         verdicts[each.verdict] += 1
     counts = (
-        f"{verdicts[HOLDS]} hold, {verdicts[FALSE]} don't, {verdicts[UNKNOWN]} can't be checked"
+        f"{verdicts[HOLDS]} right, {verdicts[FALSE]} wrong, {verdicts[UNKNOWN]} that can't be done"
     )
     print(f"\n{printable(str(folder))}: {plural(verdicts.total(), 'check')}: {counts} here")
     if verdicts[FALSE]:

@@ -17,9 +17,8 @@ from omegaconf import DictConfig
 from agr.config.compose import check_overrides, compose_cells
 from agr.config.overrides import RUNNING_FLAGS, as_list, flags_first, without_shards
 from agr.config.schema import conf_dir
-from agr.jobs.console import guard
+from agr.jobs.console import INNER, guard
 from agr.jobs.launcher import check_submitit, launcher_of
-from agr.jobs.needed import NO_TABLE
 from agr.jobs.session import check_all, run_all, show_sweep
 from agr.jobs.sweep import sweep
 
@@ -53,7 +52,7 @@ def _main() -> None:
     prepared = check_all(composition.cells)
     cells = composition.cells
     code = sweep(launcher, arguments, cells) if launcher else run_all(cells, prepared)
-    if len(cells) > 1 and NO_TABLE not in os.environ:
+    if len(cells) > 1 and INNER not in os.environ:
         show_sweep(cells, arguments, composition.left_out)
     if code:
         raise SystemExit(code)

@@ -1,4 +1,4 @@
-"""Show how far a sweep is: cells done, running, failed or missing, and the command for the rest.
+"""Show how far a sweep is: cells done, begun, running or failed, and the command for the rest.
 
 python -m agr.status [experiment=paper] [key=value ...]
 
@@ -36,7 +36,7 @@ LONGEST = 100  # characters of an error in the table
 class CellStatus(NamedTuple):
     """Progress of a cell, and who runs it or what went wrong."""
 
-    word: str  # done | done, 2 lost | running | failed | damaged | missing
+    word: str  # done | done, 2 lost | running | failed | damaged | begun | missing
     missing: int  # images
     wanted: int
     more: str  # who runs it, or what went wrong
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     running = alive([path for cell in cells for path in Records(cell.folder).lock_files()])
     statuses = [status_of(cell, running) for cell in cells]
     rows = [_row(cell, status) for cell, status in zip(cells, statuses, strict=True)]
-    header = ["attack", "norm, eps", "source", "seed", "state", "images", ""]
+    header = ["attack", "norm, eps", "source", "seed", "state", "images", "by, or why"]
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
     count = Counter(status.word for status in statuses)
     print(f"\n{len(cells)} cells: {', '.join(f'{n} {word}' for word, n in count.items())}")
@@ -78,7 +78,8 @@ def status_of(cell: Cell, running: Mapping[Path, Holder]) -> CellStatus:
         shard, failure = next(iter(failures.items()))
         place = "" if shard == "0/1" else f"shard {shard}: "
         return CellStatus("failed", missing, wanted, f"{place}{failure['error']}"[:LONGEST])
-    return CellStatus("damaged" if word == "damaged" else "missing", missing, wanted, "")
+    begun = "begun" if 0 < missing < wanted else "missing"
+    return CellStatus("damaged" if word == "damaged" else begun, missing, wanted, "")
 
 
 def _row(cell: Cell, status: CellStatus) -> list[object]:

@@ -537,7 +537,9 @@ VALUES = {
     "a sweep without end": words("-m eps=range(0,1e9)", "1,000,000,000 cells", first=True),
     "a sweep over nothing": words("-m eps=glob(*)", "means no cell", first=True),
     "a launcher that isn't": words("hydra/launcher=nope", "hydra/launcher=nope is unknown"),
-    "a package of no configs": words("hydra.searchpath=[pkg://nope]", "path=nope is not available"),
+    "a package of no configs": words(
+        "hydra.searchpath=[pkg://nope]", "nope is no folder of configs"
+    ),
     "a callback in words": words(
         "+hydra.callbacks.x._target_=os.getcwd", "has no effect on a run", "leave it out"
     ),

@@ -164,7 +164,7 @@ def test_the_page_says_everything(cells: list[Cell], tmp_path: Path) -> None:
     assert evidence is shown.further[0]
     board = shown.leaderboards[0]
     assert board.header[:4] == [
-        "Attack", "mean transfer ASR % [95 %]", "against the best, points", "difference real"
+        "Attack", "mean transfer ASR % [95 %]", "against the best, points", "significant"
     ]  # fmt: skip
     second = ["I-FGSM", "25.0", "−50.0", "yes"]
     assert [printed(cell).split(" ")[0] for cell in board.rows[1][:4]] == second

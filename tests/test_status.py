@@ -85,7 +85,7 @@ def test_what_is_lost_is_not_missing(tmp_path: Path) -> None:
     cell = demo_cell(tmp_path, *VGG, "attack=fgsm", "shard=0/2")
     records = run_cell(cell)
     whole = demo_cell(tmp_path, *VGG, "attack=fgsm")
-    assert status_of(whole, {})[:3] == ("missing", 2, 4)
+    assert status_of(whole, {})[:3] == ("begun", 2, 4)
     records.update_run(lambda run: run.lost.extend([1, 3]))
     assert status_of(whole, {})[:3] == ("done, 2 lost", 0, 4)
 

@@ -280,7 +280,7 @@ def test_an_entry_holds_what_was_run(
             assert np.asarray(Image.open(path)).shape == (64, 64, 3)
     agr.review.main([str(made / "both"), f"sample={made / 'both-sample'}"])
     out = capsys.readouterr().out
-    assert out.endswith("29 checks: 29 hold, 0 don't, 0 can't be checked here\n")
+    assert out.endswith("29 checks: 29 right, 0 wrong, 0 that can't be done here\n")
     assert out.count("6 images: the same bits") == 2
 
 
@@ -307,14 +307,17 @@ def test_an_entry_names_no_place_and_nobody(made: Path, outputs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_commands_work_on_an_entry(mine: Path) -> None:
+def test_commands_work_on_an_entry(mine: Path, tmp_path: Path) -> None:
     cell = demo_cell(mine / "records", *VGG)
     assert progress(cell, Records(cell.folder)).word == "done"
     assert selected(cell) is not None  # as tables read it
-    more = demo_cell(mine / "records", *VGG, "n_images=8")
-    run_cell(more)  # goes on from there
-    assert Records(cell.folder).scored() == {t: {*range(8)} for t in ("vgg16", "vgg19")}
-    assert check_records(Records(cell.folder)).problems == []
+    with pytest.raises(ConfigError, match=r"records of an entry.*go on in a copy"):
+        run_cell(demo_cell(mine / "records", *VGG, "n_images=8"))
+    shutil.copytree(mine / "records", tmp_path / "more")
+    more = demo_cell(tmp_path / "more", *VGG, "n_images=8")
+    run_cell(more)
+    assert Records(more.folder).scored() == {t: {*range(8)} for t in ("vgg16", "vgg19")}
+    assert check_records(Records(more.folder)).problems == []
 
 
 @pytest.mark.slow
@@ -332,7 +335,10 @@ def test_commands_work_on_an_entry(mine: Path) -> None:
         (["{linf}", "name=x", "to={there}"], "is there already"),
         (["{linf}", "name=x", "sample={there}"], "is there already"),
         (["{linf}", "name=x", "sample={new}/sample", "to={new}"], "lies in the entry"),
-        (["{linf}", "{other}", "name=x"], "is of one attack, and these are of ifgsm .*, mifgsm"),
+        (
+            ["{linf}", "{other}", "name=x"],
+            "is of one attack, and these are of 2: .*ifgsm.*, .*mifgsm",
+        ),
         (["{linf}", "{seven}", "name=x"], "share their select, and these have group, none"),
         (["{unfinished}", "name=x"], "is not finished"),
         (["{damaged}", "name=x"], "is damaged"),
@@ -594,7 +600,7 @@ def test_damaged_records(mine: Path) -> None:
     part, run = linf.part_files("rows")[0].path, linf.run_file
     whole, text = part.read_bytes(), run.read_text()
     part.write_bytes(whole[: len(whole) // 2])
-    assert "is not what was written" in found(mine)["records"]
+    assert "was changed or damaged after it was written" in found(mine)["records"]
     part.write_bytes(whole)
     for damaged in ("[" * 100_000, text.replace('"inc_v3"', '"x"')):
         run.write_text(damaged)

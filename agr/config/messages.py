@@ -28,10 +28,15 @@ ADDED = re.compile(
     r"\.[^.]+"
 )
 MISSING = re.compile(r"[Mm]issing mandatory value: ([\w.]+)")
+WRONG_VALUE = re.compile(  # such as "eps=abc"
+    r"Error merging override (\S+); Value .* (?:could not be converted to \w+|is not a valid bool)"
+)
+NO_FOLDER = re.compile(r"provider=hydra.searchpath.* path=(.+) is not available")
 NO_SUCH_FILE = re.compile(r"In '(?P<file>[^']+)': Could not (?:load|find) '(?P<name>[^']+)'")
 NOISE = ("HYDRA_FULL_ERROR", "full_key:", "object_type=", "reference_type=", "See https://")
 RAISED = re.compile(r"\w+ raised while resolving interpolation: ")
 
+ALL_ATTACKS = "agr attacks lists them"
 ALL_KEYS = as_called("python -m agr.run --cfg job shows all")
 
 # Ends of messages, by a text that they contain.
@@ -55,7 +60,6 @@ WAYS_OUT = {
     "Union[bool, int]": "give true, false or a number",
     "No config source": "folders of configs are named as hydra.searchpath=[folder] or --config-dir",
     "searchpath must be": "write hydra.searchpath=[folder]",
-    "is not available": "name a folder that is there",
     "Exceeds the limit": "give a shorter number",
     "Unexpected type for root": "the key above it is empty: give it as a whole, {NAME: VALUE}",
     "Config group override": "files are chosen by name, as attack=agr",
@@ -140,7 +144,11 @@ def explain(e: BaseException) -> str:
     else:
         text = _plain(e)
         way = next((way for words, way in WAYS_OUT.items() if words in text), None)
-        text = f"{text}: {way}" if way else text
+        value = WRONG_VALUE.match(text)
+        if folder := NO_FOLDER.search(text):
+            text = f"{folder[1]} is no folder of configs: name one that is there"
+        elif way:
+            text = f"{value[1] if value else text}: {way}"
     return _with_place(e, key and str(key), text)
 
 
@@ -171,7 +179,8 @@ def _unknown_file(e: MissingConfigException) -> str:
             f"{above}/{group}/{path.stem}.yaml"
         )
     within = [k for k in known if k.rpartition("/")[2] == name]  # cfm: targeted/cfm
-    way = f"did you mean {' or '.join(within)}?" if within else nearest(name, known)
+    more = ALL_ATTACKS if group == "attack" else None
+    way = f"did you mean {' or '.join(within)}?" if within else nearest(name, known, more)
     return f"{group}={name} is unknown: {way}"
 
 

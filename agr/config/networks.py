@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from agr.config.schema import FAMILIES, LARGEST_SIDE, MODES, RESIZING, Geometry, NetworkConfig
-from agr.utils.errors import ConfigError, first_line, nearest
+from agr.utils.errors import ConfigError, bare, first_line, nearest
 
 MOST_CLASSES = 10_000_000
 MOST_TARGETS, MOST_DEFENSES = 1_000, 16
@@ -110,9 +110,19 @@ def with_networks(config: DictConfig) -> DictConfig:
         if not is_tag(name):
             hint = f"known: {', '.join(known)}, timm's names, and TAG:FILE"
             every = [*known, *timm.list_models()]
-            raise ConfigError(f"{place} is unknown: {suggested(name, every, hint)}")
+            way = _as_here(name, known) or suggested(name, every, hint)
+            raise ConfigError(f"{place} is unknown: {way}")
         known[name] = NetworkConfig(**describe(name, place))
     return config
+
+
+def _as_here(name: str, networks: DictConfig) -> str:
+    """Return the hint for a network that the suite has by another name, or ""."""
+    for known, network in networks.items():
+        node: Any = OmegaConf.to_container(network)
+        if bare(name) in {bare(str(node[key])) for key in ("architecture", "title")}:
+            return f"{node['title']} is {known!s} in this suite"
+    return ""
 
 
 def register_networks(config: DictConfig) -> None:

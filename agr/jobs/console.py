@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
 from agr.utils.program import as_called
 from agr.utils.signals import ENDING, Interrupted, stoppable
 
+# A variable of the environment: another command of ours needs this run, and has the last word.
+INNER = "AGR_INNER"
 # Commands that do nothing but print.
 PRINTING = {"check", "plan", "status", "verify", "review", "list_attacks"}
 
@@ -57,11 +60,12 @@ def guard(work: Callable[[], None], *, full: bool = False, keep_memory: bool = T
             for n in ENDING if isinstance(e, Interrupted) else ():
                 signal.signal(n, signal.SIG_IGN)  # while the interpreter ends
             by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-            print(
-                f"stopped by {by}: what was finished is kept; the same command goes on: "
-                f"{_command()}",
-                file=sys.stderr,
-            )
+            if INNER not in os.environ:
+                print(
+                    f"stopped by {by}: what was finished is kept; the same command goes on: "
+                    f"{_command()}",
+                    file=sys.stderr,
+                )
             raise SystemExit(128 + number) from None
 
 
@@ -103,10 +107,9 @@ def _system_message(e: OSError) -> str:
             f"kept; once it can, the same command goes on: {_command()}"
         )
     if where := e.filename2 or e.filename:
-        return (
-            f"{where}: {e.strerror}: move what is in the way, or name another place (outputs=…, "
-            "data.root=…)"
-        )
+        given = next((word for word in sys.argv if word.endswith(f"={where}")), where)
+        places = "" if given != where else " (outputs=…, data.root=…)"
+        return f"{given}: {e.strerror}: move what is in the way, or name another place{places}"
     return first_line(e)
 
 

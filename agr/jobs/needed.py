@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from agr.config.cell import Cell
+from agr.jobs.console import INNER
 from agr.jobs.tasks import undone
+from agr.utils.signals import ENDING, Interrupted
 from agr.utils.text import plural
-
-NO_TABLE = "AGR_NO_TABLE"  # variable of the environment: a sweep ends without its table
 
 
 def run_missing(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
@@ -25,9 +25,18 @@ def run_missing(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
 def run_first(overrides: Sequence[str]) -> None:
     """Run a sweep in a process of its own, whose error ends this one too.
 
-    It leaves out the table of a sweep: the command that needs the cells shows them.
+    It leaves out the table of a sweep, and the way to go on: both are those of this command. A
+    signal ends both processes.
     """
     command = [sys.executable, "-m", "agr.run", *overrides]
-    code = subprocess.run(command, env=os.environ | {NO_TABLE: "1"}).returncode
+    with subprocess.Popen(command, env=os.environ | {INNER: "1"}) as run:
+        try:
+            code = run.wait()
+        except Interrupted as e:
+            run.send_signal(e.number)  # which a terminal has sent to both
+            run.wait()
+            raise
+    if code - 128 in ENDING:
+        raise Interrupted(code - 128)
     if code:
         raise SystemExit(code)

@@ -19,6 +19,7 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.overrides import shell_command, without_flags, without_shards
 from agr.config.schema import Config
+from agr.records.claim import CLAIM
 from agr.records.precision import compare, twin
 from agr.records.progress import finished
 from agr.records.run_info import RunInfo
@@ -225,8 +226,13 @@ def _unusual_settings(cell: Cell) -> str:
 
 
 def _check_writable(cell: Cell) -> None:
+    outputs = Path(cell.config.outputs)
+    if (outputs.parent / CLAIM).exists():
+        raise ConfigError(
+            f"outputs={outputs} are the records of an entry, which would no longer be what it "
+            f"claims: go on in a copy (cp -r {outputs} outputs/more), outputs=outputs/more"
+        )
     try:
-        outputs = Path(cell.config.outputs)
         outputs.mkdir(parents=True, exist_ok=True)
         probe = outputs / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
         probe.touch()

@@ -166,7 +166,7 @@ def _transfer(field: Field) -> str:
     said += f", {c.difference:.1f} points {interval_words(c)} more than the next, {order[1].title}"
     if c.p_holm < LEVEL:
         return f"{said} (p {p_words(c.p_holm)})"
-    return f"{said}, which is no real difference (p {p_words(c.p_holm)})"
+    return f"{said}, which may be chance (p {p_words(c.p_holm)})"
 
 
 def _cost(field: Field) -> str:

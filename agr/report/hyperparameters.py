@@ -43,4 +43,5 @@ def whose_note(kinds: Mapping[str, str]) -> str:
         (kind,) = titles
         return f"hyperparameters: {kind}{AS_SHIPPED * (kind == AUTHORS)}"
     others = [f"{kind}: {', '.join(of)}" for kind, of in titles.items() if kind != AUTHORS]
-    return f"hyperparameters: the authors', but {'; '.join(others)}"
+    rest = ["the authors' but for these"] if AUTHORS in titles else []
+    return f"hyperparameters: {'; '.join([*rest, *others])}"

@@ -21,18 +21,25 @@ from agr.utils.pixels import LEVELS
 from agr.utils.text import came_back, plural, printable, zero_gradients
 
 
+def settings(cells: Sequence[Cell], key: str) -> str:
+    """Return the values of a key in a sweep's order, "always/end"; numbers from the smallest."""
+    values = dict.fromkeys(getattr(cell.config, key) for cell in cells)
+    numbers = all(isinstance(value, int | float) for value in values)
+    return "/".join(map(str, sorted(values) if numbers else values))
+
+
 def setting_notes(cells: Sequence[Cell]) -> list[str]:
     """Return the notes that belong below any table of these cells."""
-    cell, c = cells[0], cells[0].config
+    cell = cells[0]
     runs = [run for x in cells if (run := Records(x.folder).run())]
     notes = [cell.suite.notice] if cell.suite.notice else []
-    steps = "/".join(map(str, sorted({x.config.steps for x in cells})))
     seeds = sorted({x.config.seed for x in cells})
     one_seed = len(seeds) == 1
     seed = f"seed {seeds[0]}" if one_seed else f"mean ± standard deviation over seeds {seeds}"
     notes.append(
-        f"{c.n_images} images at most per cell, select={c.select}, T={steps}, "
-        f"quantize={c.quantize}, {seed}"
+        f"{settings(cells, 'n_images')} images at most per cell, "
+        f"select={settings(cells, 'select')}, T={settings(cells, 'steps')}, "
+        f"quantize={settings(cells, 'quantize')}, {seed}"
     )
     modes = {x.config.ensemble for x in cells if len(x.sources) > 1}
     if modes:
@@ -60,8 +67,8 @@ def setting_notes(cells: Sequence[Cell]) -> list[str]:
         images = max(comparison.images for comparison in comparisons)
         gap = max(abs(rate.asr - rate.asr_fp32) for rate in rates)
         notes.append(
-            f"precision={c.precision}: on {images} images of a cell, ASR is at most {gap:.1f} "
-            "points from that in fp32"
+            f"precision={settings(cells, 'precision')}: on {images} images of a cell, ASR is at "
+            f"most {gap:.1f} points from that in fp32"
         )
     return notes
 

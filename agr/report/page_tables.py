@@ -14,7 +14,7 @@ from agr.report.numbers import Number, TableCell
 from agr.report.pairwise import best_and_equal
 from agr.report.statistics import LEVEL
 
-REAL = "difference real"
+REAL = "significant"
 GAP = ("difference", "95 % interval", "p (Holm)")
 
 
@@ -67,7 +67,7 @@ def ranked(board: HtmlTable, transfers: Mapping[str, Sequence[Compared]]) -> Htm
 
 
 def _real(c: Compared) -> str:
-    return "yes" if c.p_holm < LEVEL else "can't be told"
+    return "yes" if c.p_holm < LEVEL else "no"
 
 
 def gap_first(c: Compared) -> list[TableCell]:

@@ -125,7 +125,7 @@ def chosen_again(entry: Entry, cell: Cell, images: int) -> str:
             if entry.run.data and entry.run.data.fingerprint == manifest.fingerprint:
                 raise ConfigError(text)
             raise Unknown(f"{text}: but the records are of another list of images")
-    return f"{len(looked)} of {plural(len(passed), 'image')} that were passed over: rightly"
+    return f"{len(looked)} of the {len(passed)} that were passed over: a network has each wrong"
 
 
 @torch.no_grad()

@@ -107,7 +107,7 @@ def protocol_of(entry: Submitted) -> Protocol:
 
 
 def boards_of(entries: Sequence[Submitted]) -> dict[Task, list[Result]]:
-    """Return the results of entries of one protocol, by board; the largest first."""
+    """Return the results of entries of one protocol, by board: L∞ first, then by eps and source."""
     boards: dict[Task, list[Result]] = {}
     for entry in entries:
         tasks: dict[Task, list[Entry]] = {}
@@ -115,7 +115,7 @@ def boards_of(entries: Sequence[Submitted]) -> dict[Task, list[Result]]:
             tasks.setdefault(_task(one), []).append(one)
         for task, cells in tasks.items():
             boards.setdefault(task, []).append(_result(entry, cells))
-    return dict(sorted(boards.items(), key=lambda item: (-len(item[1]), item[0])))
+    return dict(sorted(boards.items(), key=lambda item: (item[0].norm != "linf", item[0])))
 
 
 def _task(one: Entry) -> Task:

@@ -94,7 +94,7 @@ def _against(entry: Submitted, boards: Mapping[Task, Sequence[Result]]) -> HtmlT
                 rows.append([other.entry.claim.name, board, Number(pair.n, "d"), gap, p])
     if not rows:
         return None
-    return HtmlTable("against", "Mean transfer, this entry less another", AGAINST, rows)
+    return HtmlTable("against", "Mean transfer, this entry minus another", AGAINST, rows)
 
 
 def address(text: str) -> str:

@@ -87,9 +87,12 @@ def claim_of(
     Raises ConfigError for cells of several attacks, suites or protocols.
     """
     attacks = {attack.hash: attack for attack in (claimed_attack(e.cell) for e in entries)}
+    one_of_each = {e.cell.attack_hash: str(e.records.folder) for e in reversed(entries)}
     if len(attacks) > 1:
-        named = ", ".join(f"{attack.name} ({hash})" for hash, attack in attacks.items())
-        raise ConfigError(f"an entry is of one attack, and these are of {named}: submit them apart")
+        raise ConfigError(
+            f"an entry is of one attack, and these are of {len(attacks)}: submit them apart, "
+            + ", ".join(one_of_each.values())
+        )
     protocols = [asdict(_protocol(entry)) for entry in entries]
     for key, value in protocols[0].items():
         if values := sorted({str(p[key]) for p in protocols} - {str(value)}):

@@ -163,7 +163,8 @@ def _sampled(
 
     def given() -> dict[str, Pixels]:
         if not pixels:
-            raise Unknown("its images aren't here" if sample else "give its images, sample=FOLDER")
+            given_wrong = "the images given are not all there, or not the claimed ones"
+            raise Unknown(given_wrong if sample else "give its images, sample=FOLDER")
         return dict(list(pixels.items())[:images])
 
     def choose() -> str:

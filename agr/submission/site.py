@@ -114,6 +114,7 @@ def _index(groups: Sequence[Group], title: str) -> SitePage:
         "real? Every number here was made from the rows that an entry brings: one for each image "
         "and target.",
     ]
+    texts += dict.fromkeys(notice for group in groups for notice in _notices(group))
     return SitePage(title, [SiteSection("Boards", tables=[table])], texts, sortable=True)
 
 
@@ -125,18 +126,23 @@ def _protocol_page(group: Group, cards: dict[Path, str]) -> SitePage:
     history = _history(group, cards)
     words = "By the day on which an entry's last image was crafted."
     sections.append(SiteSection("History", [words], tables=[history]))
-    notices = dict.fromkeys(one.cell.suite.notice for e in group.entries for one in e.cells)
     terms = SiteSection("Protocol", terms=protocol_terms(group.protocol))
     return SitePage(
         f"Leaderboard: {group.protocol.suite}",
         [*sections, terms],
         [
             f"{plural(len(group.entries), 'entry', 'entries')}; {_conditions(group.protocol)}",
-            *filter(None, notices),
+            *_notices(group),
         ],
         [("All boards", INDEX), ("These numbers as CSV", f"{group.name}.csv")],
         sortable=True,
     )
+
+
+def _notices(group: Group) -> list[str]:
+    """Return what the suite says about its results, such as that its networks are stand-ins."""
+    said = (one.cell.suite.notice for entry in group.entries for one in entry.cells)
+    return [*dict.fromkeys(filter(None, said))]
 
 
 def _budgets(group: Group) -> dict[tuple[str, float], list[Task]]:
@@ -211,7 +217,7 @@ def _frame(group: Group) -> pd.DataFrame:
                 | {"targets": " ".join(task.targets), "place": place, "entry": claim.name}
                 | {"attack": claim.attack.name, "attack_hash": claim.attack.hash, "by": claim.by}
                 | {"steps": claim.protocol.steps, "gradients": r.gradients, "day": r.day}
-                | r.rates
+                | {name: round(value, 4) for name, value in r.rates.items()}
             )
     return pd.DataFrame(rows)
 
@@ -227,7 +233,10 @@ def _targets(tasks: Sequence[Task], group: Group) -> list[str]:
     for task in tasks:
         cell = group.boards[task][0].cells[0].cell
         names = ", ".join(cell.title(name) for name in task.targets) or "none"
-        lines.append(f"From {cell.title(task.source)}, black-box targets: {names}.")
+        counts = sorted(int(result.rates["images"]) for result in group.boards[task])
+        few, many = counts[0], counts[-1]
+        unequal = f" Entries have {few:,} to {many:,} images." if few < many else ""
+        lines.append(f"From {cell.title(task.source)}, black-box targets: {names}.{unequal}")
     return lines
 
 

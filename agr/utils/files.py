@@ -66,11 +66,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make system errors in the block name the file `path`: that of a full disk names none."""
+    """Make system errors in the block name `path`, which no draft is; a full disk names none."""
     try:
         yield
     except OSError as e:
-        e.filename = e.filename or str(path)
+        e.filename, e.filename2 = str(path), None
         raise
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agr.config.cell import Cell
+from agr.config.schema import Config
+from agr.records.claim import CLAIM
 from agr.report.outcomes import distinct
 from agr.report.rates import NORM_TITLES
 from agr.utils.errors import ConfigError
@@ -81,7 +83,7 @@ def check_success(cells: Sequence[Cell]) -> None:
 
 
 def output_folder(cells: Sequence[Cell], overrides: Sequence[str], kind: str) -> Path:
-    """Return the folder for what is made of some cells: outputs/SUITE/KIND/NAME.
+    """Return the folder for what is made of some cells: OUTPUTS/SUITE/KIND/NAME.
 
     The name is that of the experiment with the overrides that change what is shown, or, where these
     are many, what varies and a hash of them.
@@ -92,7 +94,10 @@ def output_folder(cells: Sequence[Cell], overrides: Sequence[str], kind: str) ->
     if len(name) > MOST_LETTERS:
         keys = named[:1] or list(varying(cells)) or ["cells"]
         name = slug("-".join([*(key.rpartition(".")[2] for key in keys[:4]), digest(changes)[:6]]))
-    return cells[0].suite_folder / kind / name
+    outputs = Path(cells[0].config.outputs)
+    if (outputs.parent / CLAIM).exists():  # an entry's records, beside which nothing else belongs
+        outputs = Path(Config.outputs)
+    return outputs / cells[0].suite.name / kind / name
 
 
 def _words(cell: Cell) -> dict[str, str]:

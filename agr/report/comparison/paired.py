@@ -96,5 +96,7 @@ def in_short(found: Paired, p: float, tests: int = 1) -> str:
         gap = minus(f"{found.difference:+.1f} points [{found.low:.1f}, {found.high:.1f}]")
         return f"transfers {word} ({gap})"
     needed = images_to_show(found, tests)
-    would = f" (about {needed:,.0f} would do)" if math.isfinite(needed) else ""
-    return f"can't be told apart at n = {found.n:,}{would}"
+    more = [f"about {needed:,.0f} would do"] if math.isfinite(needed) else []
+    if tests * 2 * 0.5**found.n >= LEVEL:  # the least p of either test
+        more.insert(0, "too few for any difference")
+    return f"can't be told apart at n = {found.n:,}" + (f" ({'; '.join(more)})" if more else "")

@@ -17,6 +17,7 @@ from agr.report.notes import (
     nonfinite_notes,
     perceptual_notes,
     setting_notes,
+    settings,
 )
 from agr.report.numbers import Number, TableCell, over_seeds_cell
 from agr.report.rates import APPEARANCE, NAN, rate
@@ -98,16 +99,17 @@ def _range(values: Sequence[float], form: str = ".1f") -> TableCell:
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:
-    cells, c = comparison.cells, comparison.cells[0].config
+    cells = comparison.cells
     yield from setting_notes(cells)
     fixed = {key: axis_of(cells, key) for key in ("attack", "norm", "eps", "source")}
     alike = [f"{k} {''.join(a.titles.values())}" for k, a in fixed.items() if len(a.titles) < 2]
     if alike:
         yield f"in all of it: {', '.join(alike)}"
+    success = "/".join(dict.fromkeys(cell.success for cell in cells))
     yield (
-        f"denominator={c.denominator}, success={cells[0].success}; mean transfer: the share of its "
-        "black-box targets that an image fools, with a bootstrap interval over images; in a "
-        "target's brackets Wilson's; * white-box"
+        f"denominator={settings(cells, 'denominator')}, success={success}; mean transfer: the "
+        "share of its black-box targets that an image fools, with a bootstrap interval over "
+        "images; in a target's brackets Wilson's; * white-box"
     )
     if comparison.families:
         yield from family_notes(cells)
@@ -119,10 +121,11 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         )
     if comparison.baseline:
         yield (
-            f"differences from {comparison.baseline} are of the same images, in points; bold: p < "
-            f"{LEVEL:g} by McNemar's exact test, or by a bootstrap where an image has several "
-            "targets or sources, with Holm's correction (mean transfer: over "
-            f"{plural(comparison.tests, 'comparison')})"
+            f"differences from {comparison.baseline} are of the same images, in points; bold in "
+            f"the files: p < {LEVEL:g} by McNemar's exact test, or by a bootstrap where an image "
+            "has several targets or sources, with Holm's correction (mean transfer: over "
+            f"{plural(comparison.tests, 'comparison')}); brackets are of one difference alone, and "
+            "may leave out 0 where that correction doesn't find it significant"
         )
     for line in comparison.left_out:
         yield f"left out (—): {line}"
