@@ -18,6 +18,7 @@ from agr.report.comparison.page import write_comparison
 from agr.report.comparison.paired import Paired, images_to_show, in_short, paired, transfer_pair
 from agr.report.comparison.sheet import comparison_sheet
 from agr.report.formats import markdown, plain
+from agr.report.notes import setting_notes
 from agr.report.statistics import mcnemar, over_seeds, wilson
 from agr.utils.errors import ConfigError
 from tests.forked import run
@@ -105,6 +106,20 @@ def test_folders_have_short_names() -> None:
     assert re.fullmatch("attack-source-eps-[0-9a-f]{6}", name)
     assert output_folder(cells, [*words, "seed=1"], "compare").name != name
     assert output_folder(cells, ["eps=2,4"], "compare") == Path("x/demo/compare/eps=2,4")
+
+
+def test_nothing_is_written_into_an_entry(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path / "entry" / "records", "eps=2,4")
+    inside = tmp_path / "entry" / "records" / "demo" / "tables" / "eps=2,4"
+    assert output_folder(cells, ["eps=2,4"], "tables") == inside  # of records that are no entry's
+    (tmp_path / "entry").mkdir()
+    (tmp_path / "entry" / "claim.json").touch()
+    assert output_folder(cells, ["eps=2,4"], "tables") == Path("outputs/demo/tables/eps=2,4")
+
+
+def test_notes_name_every_value_that_varies() -> None:
+    (first, *_) = setting_notes(cells_of(Path("x"), "quantize=end,always", "steps=20,5"))[1:]
+    assert first == "40 images at most per cell, select=group, T=5/20, quantize=end/always, seed 0"
 
 
 # ---- numbers -------------------------------------------------------------------------------------
@@ -290,6 +305,12 @@ def test_words_follow_the_test() -> None:
     assert in_short(better, 0.001) == "transfers better (+6.2 points [2.1, 10.4])"
     assert in_short(better._replace(difference=-6.2), 0.001).startswith("transfers worse (−6.2")
     assert in_short(Paired(n=100), 1.0) == "can't be told apart at n = 100"
+    few = "can't be told apart at n = 5 (too few for any difference)"  # 2 / 2^5 > 0.05
+    assert in_short(Paired(n=5), 1.0) == few
+    assert in_short(Paired(n=6), 1.0) == few.partition(" (")[0].replace("5", "6")
+    assert in_short(Paired(n=6), 1.0, tests=2) == few.replace("5", "6")
+    more = Paired(n=5, difference=20.0, only_left=1)
+    assert in_short(more, 1.0).endswith("(too few for any difference; about 28 would do)")
     assert in_short(Paired(), 1.0) == "no image in common"
 
 

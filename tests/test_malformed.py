@@ -497,7 +497,16 @@ VALUES = {
     "a shard below none": words("shard=-1/3", "shard=-1/3 is no shard"),
     "a shard with a sign": words("shard=1_0/20", "shard=1_0/20 is no shard"),
     "other digits": words("eps=٣", "eps=٣ cannot be read"),
-    "an empty number": words("seed=", "Value '' of type 'str'", "whole number"),
+    "an empty number": words("seed=", "seed=: give a whole number"),
+    "a number in letters": words(
+        "eps=abc", "error: eps=abc: give a number; sizes are on the 0-255"
+    ),
+    "a norm that isn't": words("norm=l1", "norm=l1 is unknown: known: l2, linf"),
+    "an attack without a name": words("attack=", "attack= is unknown: agr attacks lists them"),
+    "timm's name, nearly": words(
+        "source=inceptionv3", "source=inceptionv3 is unknown: Inc-v3 is inc_v3 in this suite"
+    ),
+    "a title": words("targets=[Res152]", "targets: Res152 is unknown: Res152 is res152"),
     "a time that is none": words("part_seconds=nan", "part_seconds=nan is no time"),
     "a budget of infinity": words("eps=1e400", "eps=inf is no budget"),
     "a key from nowhere": words("eps=${nope}", "eps: Interpolation key 'nope' not found"),

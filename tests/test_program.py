@@ -61,6 +61,8 @@ def test_words_reach_their_command(
     ("words", "error"),
     [
         (["leaderbord"], "leaderbord is no command: did you mean leaderboard?"),
+        (["attack", "mifgsm"], "attack is no command: write attack=mifgsm"),
+        (["source"], "source is no command: write source=NAME"),
         (["xyzzy"], "xyzzy is no command: known: attacks, check, "),
         (["completion", "tcsh"], "agr completion tcsh: give one of bash, fish, zsh"),
         (["completion"], "agr completion: give one of bash"),

@@ -703,6 +703,22 @@ def test_wrong_words(words: list[str], reason: str) -> None:
         agr.review.main(words)
 
 
+def test_a_review_is_of_one_entry(tmp_path: Path) -> None:
+    for name in ("one", "two words"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "claim.json").touch()
+    with pytest.raises(
+        ConfigError, match=f"holds 2 entries: review one at a time, as {tmp_path}/one"
+    ):
+        agr.review.main([str(tmp_path)])
+
+
+def test_overrides_of_a_review_are_read_first(tmp_path: Path) -> None:
+    for word in (f"--config-dir={tmp_path}/nowhere", "suite=nowhere"):
+        with pytest.raises(ConfigError, match=r"nowhere is (no folder|unknown)"):
+            agr.review.main([str(tmp_path), word])
+
+
 def test_an_empty_folder_is_no_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = called(lambda: agr.review.main([str(tmp_path)]), capsys)
     assert (code, err) == (1, "")

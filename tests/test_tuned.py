@@ -261,8 +261,9 @@ def test_whose() -> None:
     assert whose_note({"A": authors, "B": authors}) == f"hyperparameters: {authors}{AS_SHIPPED}"
     assert (
         whose_note({"A": authors, "B": "x", "C": authors})
-        == f"hyperparameters: {authors}, but x: B"
+        == "hyperparameters: the authors' but for these; x: B"
     )
+    assert whose_note({"A": "x", "B": "y", "C": "x"}) == "hyperparameters: x: A, C; y: B"
     assert "as the column says" in whose_note({"A": authors, "A, tuned": "tuned: size=full"})
 
 

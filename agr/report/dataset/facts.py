@@ -58,7 +58,7 @@ def about_of(request: Request, of: Sequence[Finished], tables: Sequence[Written]
         f"Outcomes of adversarial attacks on image classifiers, image by image: "
         f"{plural(rows, 'row')} of {plural(len(cells), 'cell')} of suite {suites}. A cell is one "
         "attack with one budget on one source network; a row is one attacked image and one "
-        f"network that was scored on it. Attacks: {', '.join(attacks)}."
+        f"network that was scored on it. Attacks: {'; '.join(attacks)}."
     )
     machines = _listed(run.numeric.device for _, _, run in of if run.numeric)
     rai: dict[str, str | Sequence[str]] = {
