@@ -51,6 +51,8 @@ def main(arguments: Sequence[str]) -> None:
     statuses = [status_of(cell, running) for cell in cells]
     rows = [_row(cell, status) for cell, status in zip(cells, statuses, strict=True)]
     header = ["attack", "norm, eps", "source", "seed", "state", "images", "by, or why"]
+    if not any(status.more for status in statuses):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
     count = Counter(status.word for status in statuses)
     print(f"\n{len(cells)} cells: {', '.join(f'{n} {word}' for word, n in count.items())}")

@@ -6,6 +6,7 @@ own, five seconds sooner. How a program starts from nothing is the matter of oth
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -105,6 +106,7 @@ def _run(
     cwd: Path,
     said: list[Path],
 ) -> None:
+    gc.freeze()  # what is loaded stays: no collection looks through it
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -118,7 +118,7 @@ def test_words_choose_the_launcher() -> None:
     [
         ("hydra.launcher.partitionn=x", "hydra.launcher.partitionn is no key of the launcher: did"),
         ("+hydra.launcher.partitionn=x", "did you mean partition"),
-        ("hydra.launcher.timeout_min=x", "could not be converted to Integer"),
+        ("hydra.launcher.timeout_min=x", "timeout_min=x: give a whole number"),
         ("hydra.launcher.timeout_min=2", "timeout_min=2 is too short for signal_delay_s=120"),
         ("hydra.launcher.nodes=2", "hydra.launcher.nodes=2: a job is one process"),
         ("hydra.launcher.tasks_per_node=4", "give 1, and shards=K for more jobs"),
