@@ -67,7 +67,7 @@ ready: setup ## check this machine for the run: data, weights, memory, disk, tim
 plan: setup ## list the cells of the tables: which are done, and how long the others will take
 	@$(RUN) -m agr.plan $(CELLS)
 
-status: setup ## show which cells of the tables are done, running, failed or missing
+status: setup ## show which cells of the tables are done, begun, running, failed or missing
 	@$(RUN) -m agr.status $(CELLS)
 
 verify: setup ## check all records again; ARGS="images=20" also crafts 20 images per cell again

@@ -16,7 +16,7 @@ COMMANDS = {
     "run": "attack a source and score every target: one cell, or with -m a sweep",
     "check": "check this machine for a run: data, weights, memory, disk, time",
     "plan": "list the cells of a sweep: which are done, how long the others take",
-    "status": "show which cells are done, running, failed or missing",
+    "status": "show which cells are done, begun, running, failed or missing",
     "score": "score saved images on further targets, or images of another program",
     "verify": "check all records again",
     "export": "write adversarial images as PNGs with their labels",
@@ -35,7 +35,15 @@ COMMANDS = {
 }
 MODULES = {"attacks": "list_attacks", "report": "write_report"}  # rooms have these names
 ASKING = ("-h", "--help")
-KEYS = ("attack", "norm", "eps", "source", "targets", "suite", "experiment")  # often taken for one
+KEYS = (
+    "attack",
+    "norm",
+    "eps",
+    "source",
+    "targets",
+    "suite",
+    "experiment",
+)  # often typed as if they were commands
 SHELLS = ("bash", "fish", "zsh")
 COMPLETION = ("--shell-completion", "-sc")  # Hydra's flag
 WITHOUT_CONFIGS = ("attacks", "completion", "export", "publish", "review", "site", "verify")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from agr.config.compose import compose_cells
 from agr.config.overrides import with_experiment
 from agr.jobs.console import script
+from agr.records.claim import refuse_entry
 from agr.utils.text import plural
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ WIDTH = 110  # of the page, characters
 def main(arguments: Sequence[str]) -> bool:
     """Print the page, and return whether all is well."""
     cells, _, left_out = compose_cells(with_experiment(arguments, "experiment=paper"))
+    refuse_entry(cells[0].config.outputs)
     sources = ", ".join(dict.fromkeys(c.title(c.source) for c in cells))
     print(
         f"{plural(len(cells), 'cell')} of suite={cells[0].suite.name} on {sources}, "

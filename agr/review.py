@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
         print(each, flush=True)
         verdicts[each.verdict] += 1
     counts = (
-        f"{verdicts[HOLDS]} right, {verdicts[FALSE]} wrong, {verdicts[UNKNOWN]} that can't be done"
+        f"{verdicts[HOLDS]} right, {verdicts[FALSE]} wrong, {verdicts[UNKNOWN]} can't be checked"
     )
     print(f"\n{printable(str(folder))}: {plural(verdicts.total(), 'check')}: {counts} here")
     if verdicts[FALSE]:

@@ -31,6 +31,7 @@ from agr.config.overrides import parse_pairs, quoted, without_flags
 from agr.config.schema import Config
 from agr.jobs.console import script
 from agr.jobs.session import check_all, greet, run
+from agr.records.claim import refuse_entry
 from agr.records.folders import cell_folders
 from agr.records.run_info import RunInfo
 from agr.records.schema import within
@@ -190,6 +191,7 @@ def given_cell(arguments: Sequence[str]) -> Cell:
         "title": own["title"] or own["name"],
         "images": {"folder": str(images.folder.resolve()), "sha256": images.sha256},
     }
+    refuse_entry(own["outputs"])
     place, content = folder / "attack" / f"{own['name']}.yaml", OmegaConf.to_yaml(attack).encode()
     _check_free(place, own["name"], images)
     words = [f"attack={own['name']}", f"outputs={quoted(own['outputs'])}"]

@@ -1,4 +1,4 @@
-"""Show how far a sweep is: cells done, begun, running or failed, and the command for the rest.
+"""Show how far a sweep is, cell by cell, and the command for what is missing.
 
 python -m agr.status [experiment=paper] [key=value ...]
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     running = alive([path for cell in cells for path in Records(cell.folder).lock_files()])
     statuses = [status_of(cell, running) for cell in cells]
     rows = [_row(cell, status) for cell, status in zip(cells, statuses, strict=True)]
-    header = ["attack", "norm, eps", "source", "seed", "state", "images", "by, or why"]
+    header = ["attack", "norm, eps", "source", "seed", "state", "images", "run by, or error"]
     if not any(status.more for status in statuses):
         header, rows = header[:-1], [row[:-1] for row in rows]
     print(tabulate(rows, header, tablefmt="simple", disable_numparse=True))

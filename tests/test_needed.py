@@ -24,15 +24,17 @@ def stands_in(path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 
 
 def test_a_signal_ends_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = "cd $(dirname $0); trap 'touch ended; exit 143' TERM; touch began; while :; do :; done"
+    trap = "cd $(dirname $0); trap 'touch ended; exit 143' TERM; touch began"
+    script = f"{trap}; for i in $(seq 100); do sleep 0.1; done"  # 10 s, were it not stopped
     stands_in(tmp_path / "python", monkeypatch, script)
 
     def kill() -> None:
-        while not (tmp_path / "began").exists():
+        until = time.monotonic() + 10
+        while not (tmp_path / "began").exists() and time.monotonic() < until:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=kill).start()
+    threading.Thread(target=kill, daemon=True).start()
     with pytest.raises(Interrupted) as e, stoppable():
         run_first([])
     assert e.value.number == signal.SIGTERM
@@ -40,14 +42,22 @@ def test_a_signal_ends_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("code", "error"), [(143, Interrupted), (130, Interrupted), (2, SystemExit)]
+    ("end", "error"),
+    [
+        ("exit 143", Interrupted(signal.SIGTERM)),
+        ("exit 130", Interrupted(signal.SIGINT)),
+        ("kill -TERM $$", Interrupted(signal.SIGTERM)),  # before it could catch it
+        ("exit 2", SystemExit(2)),
+        ("kill -KILL $$", SystemExit(-9)),
+    ],
 )
 def test_its_end_is_ours(
-    code: int, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    end: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stands_in(tmp_path / "python", monkeypatch, f"exit {code}")
-    with pytest.raises(error):
+    stands_in(tmp_path / "python", monkeypatch, end)
+    with pytest.raises(type(error)) as e:
         run_first([])
+    assert e.value.args == error.args
 
 
 @pytest.mark.parametrize("inner", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -134,6 +135,23 @@ def test_a_name_may_come_again_under_another_protocol(tmp_path: Path) -> None:
     cards = [name for name in files if name.startswith("entries/")]
     assert len(cards) == 2
     assert [sum(card in text for text in files.values()) for card in cards] == [1, 1]
+
+
+def test_boards_stand_in_order_and_say_what_differs(tmp_path: Path) -> None:
+    few = {name: outcomes[:6] for name, outcomes in STRONG.items()}
+    folders = [
+        entered(tmp_path / "some", "Some", "ifgsm", WEAK, "eps=4,10,16"),
+        entered(tmp_path / "few", "Few", "mifgsm", few, "eps=10", "n_images=6"),
+    ]
+    files = site(read_entries(folders), "T")
+    places = [files["index.html"].index(f"L∞ = {eps}<") for eps in (4, 10, 16)]
+    assert places == sorted(places)
+    assert "demo suite: stand-in networks" in files["index.html"]
+    assert files["demo.html"].count("Entries have 6 to 8 images.") == 1
+    frame = pd.read_csv(io.StringIO(files["demo.csv"]))
+    assert frame["eps"].tolist() == [4, 10, 10, 16]
+    assert frame["transfer"].tolist() == [6.25, 100, 6.25, 6.25]
+    assert "91.6667" not in files["demo.csv"] or "91.66666" not in files["demo.csv"]
 
 
 def called(*words: Any) -> None:

@@ -1,4 +1,4 @@
-"""A sweep seen from outside: what is done, running, failed or missing."""
+"""A sweep seen from outside: what is done, begun, running, failed or missing."""
 
 from __future__ import annotations
 

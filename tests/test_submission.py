@@ -20,11 +20,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import agr.check
 import agr.review
+import agr.score
 import agr.submit
 from agr.config.compose import expand
 from agr.config.schema import PACKAGE
 from agr.evaluation.runner import run_cell
+from agr.jobs import session
+from agr.jobs.search_space import load_space
+from agr.jobs.trials import Options, draw_trials
 from agr.records.audit import check_records
 from agr.records.claim import CLAIM, Claim, read_claim
 from agr.records.folders import cell_folders
@@ -280,7 +285,7 @@ def test_an_entry_holds_what_was_run(
             assert np.asarray(Image.open(path)).shape == (64, 64, 3)
     agr.review.main([str(made / "both"), f"sample={made / 'both-sample'}"])
     out = capsys.readouterr().out
-    assert out.endswith("29 checks: 29 right, 0 wrong, 0 that can't be done here\n")
+    assert out.endswith("29 checks: 29 right, 0 wrong, 0 can't be checked here\n")
     assert out.count("6 images: the same bits") == 2
 
 
@@ -311,13 +316,32 @@ def test_commands_work_on_an_entry(mine: Path, tmp_path: Path) -> None:
     cell = demo_cell(mine / "records", *VGG)
     assert progress(cell, Records(cell.folder)).word == "done"
     assert selected(cell) is not None  # as tables read it
-    with pytest.raises(ConfigError, match=r"records of an entry.*go on in a copy"):
-        run_cell(demo_cell(mine / "records", *VGG, "n_images=8"))
     shutil.copytree(mine / "records", tmp_path / "more")
     more = demo_cell(tmp_path / "more", *VGG, "n_images=8")
     run_cell(more)
     assert Records(more.folder).scored() == {t: {*range(8)} for t in ("vgg16", "vgg19")}
     assert check_records(Records(more.folder)).problems == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["mine/records", "mine", "mine/records/../../mine/records"])
+def test_nothing_is_written_into_an_entry(mine: Path, tmp_path: Path, place: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in mine.rglob("*")}
+    words = [*VGG, f"outputs={tmp_path / place}"]
+    cells = expand(["attack=ifgsm,mifgsm", *words, "norm=linf"])
+    clean = Path(__file__).parents[1] / "agr" / "assets" / "demo" / "val.csv"
+    given = [f"images={tmp_path}", f"clean={clean}", words[-1]]
+    options = Options(both=False, trials=2, images=1, space="standard", words=())
+    for work in (
+        lambda: run_cell(demo_cell(tmp_path / place, *VGG, "n_images=8")),
+        lambda: session.check_all(cells),
+        lambda: agr.check.main(words),
+        lambda: agr.score.main(given),
+        lambda: draw_trials(options, load_space("standard", cells), [], cells),
+    ):
+        with pytest.raises(ConfigError, match=r"holds an entry's records; .* copy them"):
+            work()
+    assert {path: path.stat().st_mtime_ns for path in mine.rglob("*")} == before
 
 
 @pytest.mark.slow
@@ -337,7 +361,7 @@ def test_commands_work_on_an_entry(mine: Path, tmp_path: Path) -> None:
         (["{linf}", "name=x", "sample={new}/sample", "to={new}"], "lies in the entry"),
         (
             ["{linf}", "{other}", "name=x"],
-            "is of one attack, and these are of 2: .*ifgsm.*, .*mifgsm",
+            "is of one attack, and these are of 2: submit them separately: .*/ifgsm-.*, .*/mifgsm-",
         ),
         (["{linf}", "{seven}", "name=x"], "share their select, and these have group, none"),
         (["{unfinished}", "name=x"], "is not finished"),
@@ -600,7 +624,7 @@ def test_damaged_records(mine: Path) -> None:
     part, run = linf.part_files("rows")[0].path, linf.run_file
     whole, text = part.read_bytes(), run.read_text()
     part.write_bytes(whole[: len(whole) // 2])
-    assert "was changed or damaged after it was written" in found(mine)["records"]
+    assert "was changed after it was written" in found(mine)["records"]
     part.write_bytes(whole)
     for damaged in ("[" * 100_000, text.replace('"inc_v3"', '"x"')):
         run.write_text(damaged)

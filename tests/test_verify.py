@@ -530,7 +530,9 @@ def test_slots_that_would_fill_the_memory_are_a_problem(
 
 def test_files_that_are_wrong_are_found(records: Records) -> None:
     cases: dict[str, Callable[[Path], Any]] = {
-        "was changed or damaged": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+        "was changed after it was written": lambda path: path.write_bytes(
+            path.read_bytes() + b"\0"
+        ),
         "12 images have no row": lambda path: path.unlink(),
     }
     for words, spoil in cases.items():

@@ -36,7 +36,7 @@ NO_SUCH_FILE = re.compile(r"In '(?P<file>[^']+)': Could not (?:load|find) '(?P<n
 NOISE = ("HYDRA_FULL_ERROR", "full_key:", "object_type=", "reference_type=", "See https://")
 RAISED = re.compile(r"\w+ raised while resolving interpolation: ")
 
-ALL_ATTACKS = "agr attacks lists them"
+ALL_ATTACKS = "agr attacks lists them"  # which has no other door
 ALL_KEYS = as_called("python -m agr.run --cfg job shows all")
 
 # Ends of messages, by a text that they contain.

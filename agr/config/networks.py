@@ -103,8 +103,8 @@ def with_networks(config: DictConfig) -> DictConfig:
         if name in known:
             continue
         network, slash, defense = name.rpartition("/")
-        bare = undefended(network, config.defenses)[0]
-        if slash and (bare in known or Path(bare.partition(":")[2]).is_file()):
+        itself = undefended(network, config.defenses)[0]
+        if slash and (itself in known or Path(itself.partition(":")[2]).is_file()):
             hint = nearest(defense, config.defenses)
             raise ConfigError(f"{place}: {defense} is no defense: {hint}")
         if not is_tag(name):
@@ -118,11 +118,12 @@ def with_networks(config: DictConfig) -> DictConfig:
 
 def _as_here(name: str, networks: DictConfig) -> str:
     """Return the hint for a network that the suite has by another name, or ""."""
+    found = []
     for known, network in networks.items():
         node: Any = OmegaConf.to_container(network)
         if bare(name) in {bare(str(node[key])) for key in ("architecture", "title")}:
-            return f"{node['title']} is {known!s} in this suite"
-    return ""
+            found.append(f"{node['title']} is {known!s}")
+    return f"{', '.join(found)} in this suite" if found else ""
 
 
 def register_networks(config: DictConfig) -> None:

@@ -21,6 +21,7 @@ from agr.evaluation.provenance import check_same_images, note_run, open_evaluato
 from agr.evaluation.scoring import adversarial_rows, scored, trace_rows
 from agr.evaluation.selection import Chosen, select
 from agr.models.defended import DefendedNetwork, defenses_of
+from agr.records.claim import refuse_entry
 from agr.records.progress import Todo, todo
 from agr.records.run_info import Narrowing, NumericIdentity, RunInfo, Session
 from agr.records.store import Records
@@ -43,6 +44,7 @@ def run_cell(
     Raises ConfigError for what cannot be run, before a network is loaded, and Busy if another
     process runs the cell's shard (with `wait` it is waited for).
     """
+    refuse_entry(cell.config.outputs)
     records = Records(cell.folder)
     if not crafting:
         defenses_of(cell)  # as `prepare` does

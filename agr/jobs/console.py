@@ -20,7 +20,7 @@ from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
 from agr.utils.program import as_called
 from agr.utils.signals import ENDING, Interrupted, stoppable
 
-# A variable of the environment: another command of ours needs this run, and has the last word.
+# Set for a run that another of our commands started, which itself says how to go on.
 INNER = "AGR_INNER"
 # Commands that do nothing but print.
 PRINTING = {"check", "plan", "status", "verify", "review", "list_attacks"}

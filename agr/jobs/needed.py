@@ -25,8 +25,8 @@ def run_missing(overrides: Sequence[str], cells: Sequence[Cell]) -> None:
 def run_first(overrides: Sequence[str]) -> None:
     """Run a sweep in a process of its own, whose error ends this one too.
 
-    It leaves out the table of a sweep, and the way to go on: both are those of this command. A
-    signal ends both processes.
+    It leaves out the table of a sweep and what a stopped run says: both are this command's to
+    show. A signal ends both processes.
     """
     command = [sys.executable, "-m", "agr.run", *overrides]
     with subprocess.Popen(command, env=os.environ | {INNER: "1"}) as run:
@@ -36,7 +36,8 @@ def run_first(overrides: Sequence[str]) -> None:
             run.send_signal(e.number)  # which a terminal has sent to both
             run.wait()
             raise
-    if code - 128 in ENDING:
-        raise Interrupted(code - 128)
+    number = code - 128 if code > 0 else -code  # negative: before it could end by itself
+    if number in ENDING:
+        raise Interrupted(number)
     if code:
         raise SystemExit(code)

@@ -19,7 +19,7 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.overrides import shell_command, without_flags, without_shards
 from agr.config.schema import Config
-from agr.records.claim import CLAIM
+from agr.records.claim import refuse_entry
 from agr.records.precision import compare, twin
 from agr.records.progress import finished
 from agr.records.run_info import RunInfo
@@ -44,6 +44,8 @@ def check_all(cells: Sequence[Cell]) -> list[AnyAttack | None]:
     """
     from agr.evaluation.inputs import check_inputs
 
+    for outputs in {cell.config.outputs for cell in cells}:
+        refuse_entry(outputs)
     wholes = {repr(cell.whole.config): cell.whole for cell in cells}
     missing = {
         key: cell for key, cell in wholes.items() if not finished(cell, Records(cell.folder))
@@ -227,11 +229,6 @@ def _unusual_settings(cell: Cell) -> str:
 
 def _check_writable(cell: Cell) -> None:
     outputs = Path(cell.config.outputs)
-    if (outputs.parent / CLAIM).exists():
-        raise ConfigError(
-            f"outputs={outputs} are the records of an entry, which would no longer be what it "
-            f"claims: go on in a copy (cp -r {outputs} outputs/more), outputs=outputs/more"
-        )
     try:
         outputs.mkdir(parents=True, exist_ok=True)
         probe = outputs / f".probe-{os.getpid()}-{secrets.token_hex(4)}"

@@ -17,6 +17,7 @@ from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.overrides import MOST_VALUES, quoted
 from agr.jobs.search_space import SearchSpace, Values
+from agr.records.claim import refuse_entry
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_all
 from agr.utils.hashing import digest, slug
@@ -124,6 +125,7 @@ def draw_trials(
             f"trials={options.trials} of {len(names)} attacks are {len(tried):,} settings, and a "
             f"sweep holds {MOST_VALUES:,}: give fewer trials, or fewer attacks at once"
         )
+    refuse_entry(cells[0].config.outputs)
     write_all(files)
     found: dict[tuple[Setting, str], list[Cell]] = {}
     for cell in expand(trial_words(options, words, cells, tried)):

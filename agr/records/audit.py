@@ -171,7 +171,7 @@ def _files(
         report.notes.append(f"{aside} parts were found damaged before, and set aside in {DAMAGED}")
     for part in parts:
         if not is_whole(part.path):
-            yield f"{part.path.name} was changed or damaged after it was written"
+            yield f"{part.path.name} was changed after it was written"
             continue
         try:
             part.about()

@@ -117,6 +117,21 @@ class Claim:
     schema: int = SCHEMA
 
 
+def entry_at(outputs: str | Path) -> Path | None:
+    """Return the entry that an outputs folder is, or whose records it holds; None for others."""
+    place = Path(outputs).resolve()
+    return next((at for at in (place, place.parent) if (at / CLAIM).exists()), None)
+
+
+def refuse_entry(outputs: str | Path) -> None:
+    """Raise ConfigError if something is to be written into an entry."""
+    if entry_at(outputs):
+        raise ConfigError(
+            f"outputs={outputs} holds an entry's records; running here would make its claim false: "
+            "copy them to another folder and go on there"
+        )
+
+
 def write_claim(folder: Path, claim: Claim) -> None:
     """Write claim.json into an entry's folder. Raises ConfigError for what none can hold."""
     try:

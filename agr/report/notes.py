@@ -65,9 +65,10 @@ def setting_notes(cells: Sequence[Cell]) -> list[str]:
     rates = [rate for comparison in comparisons for rate in comparison.targets.values()]
     if rates:
         images = max(comparison.images for comparison in comparisons)
+        lower = [run.config["precision"] for run in runs if run.against_fp32]
         gap = max(abs(rate.asr - rate.asr_fp32) for rate in rates)
         notes.append(
-            f"precision={settings(cells, 'precision')}: on {images} images of a cell, ASR is at "
+            f"precision={'/'.join(dict.fromkeys(lower))}: on {images} images of a cell, ASR is at "
             f"most {gap:.1f} points from that in fp32"
         )
     return notes

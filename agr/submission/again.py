@@ -125,7 +125,9 @@ def chosen_again(entry: Entry, cell: Cell, images: int) -> str:
             if entry.run.data and entry.run.data.fingerprint == manifest.fingerprint:
                 raise ConfigError(text)
             raise Unknown(f"{text}: but the records are of another list of images")
-    return f"{len(looked)} of the {len(passed)} that were passed over: a network has each wrong"
+    if not passed:
+        return "none was passed over"
+    return f"{len(looked)} of {len(passed)} passed over, each misclassified by a selecting network"
 
 
 @torch.no_grad()

@@ -87,10 +87,12 @@ def claim_of(
     Raises ConfigError for cells of several attacks, suites or protocols.
     """
     attacks = {attack.hash: attack for attack in (claimed_attack(e.cell) for e in entries)}
-    one_of_each = {e.cell.attack_hash: str(e.records.folder) for e in reversed(entries)}
+    one_of_each = dict[str, str]()
+    for e in entries:
+        one_of_each.setdefault(e.cell.attack_hash, str(e.records.folder))
     if len(attacks) > 1:
         raise ConfigError(
-            f"an entry is of one attack, and these are of {len(attacks)}: submit them apart, "
+            f"an entry is of one attack, and these are of {len(attacks)}: submit them separately: "
             + ", ".join(one_of_each.values())
         )
     protocols = [asdict(_protocol(entry)) for entry in entries]

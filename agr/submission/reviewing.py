@@ -163,7 +163,7 @@ def _sampled(
 
     def given() -> dict[str, Pixels]:
         if not pixels:
-            given_wrong = "the images given are not all there, or not the claimed ones"
+            given_wrong = "none of the images given could be used, see above"
             raise Unknown(given_wrong if sample else "give its images, sample=FOLDER")
         return dict(list(pixels.items())[:images])
 

@@ -66,7 +66,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make system errors in the block name `path`, which no draft is; a full disk names none."""
+    """Make system errors in the block name `path` instead of its draft, or of no file at all."""
     try:
         yield
     except OSError as e:

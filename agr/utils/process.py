@@ -14,9 +14,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def set_up_process() -> None:
-    """Set environment variables that torch reads when it is loaded, and how often garbage goes."""
-    # torch and timm are a million objects, which Python's collector would look through again and
-    # again while they are made: a quarter of the time until a command begins.
+    """Set variables that torch reads when it is loaded, and how often garbage is collected."""
+    # torch and timm are a million objects. By default the collector looks through them so often
+    # that it takes a quarter of the time until a command begins, and a tenth of a short run.
     gc.set_threshold(20_000, 20, 50)
     # OpenMP's threads wait by spinning, by default for so long that a busy machine runs many
     # times slower. A short spin costs an idle machine nothing.

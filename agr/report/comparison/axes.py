@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from agr.config.cell import Cell
 from agr.config.schema import Config
-from agr.records.claim import CLAIM
+from agr.records.claim import entry_at
 from agr.report.outcomes import distinct
 from agr.report.rates import NORM_TITLES
 from agr.utils.errors import ConfigError
@@ -95,8 +95,8 @@ def output_folder(cells: Sequence[Cell], overrides: Sequence[str], kind: str) ->
         keys = named[:1] or list(varying(cells)) or ["cells"]
         name = slug("-".join([*(key.rpartition(".")[2] for key in keys[:4]), digest(changes)[:6]]))
     outputs = Path(cells[0].config.outputs)
-    if (outputs.parent / CLAIM).exists():  # an entry's records, beside which nothing else belongs
-        outputs = Path(Config.outputs)
+    if entry := entry_at(outputs):  # in which nothing else belongs
+        outputs, name = Path(Config.outputs), f"{entry.name},{name}"
     return outputs / cells[0].suite.name / kind / name
 
 

@@ -97,6 +97,6 @@ def in_short(found: Paired, p: float, tests: int = 1) -> str:
         return f"transfers {word} ({gap})"
     needed = images_to_show(found, tests)
     more = [f"about {needed:,.0f} would do"] if math.isfinite(needed) else []
-    if tests * 2 * 0.5**found.n >= LEVEL:  # the least p of either test
-        more.insert(0, "too few for any difference")
+    if 2 * 0.5**found.n >= LEVEL:  # the least p of either test, without a correction
+        more.insert(0, "too few images to show any difference")
     return f"can't be told apart at n = {found.n:,}" + (f" ({'; '.join(more)})" if more else "")

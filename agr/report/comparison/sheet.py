@@ -122,10 +122,10 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     if comparison.baseline:
         yield (
             f"differences from {comparison.baseline} are of the same images, in points; bold in "
-            f"the files: p < {LEVEL:g} by McNemar's exact test, or by a bootstrap where an image "
-            "has several targets or sources, with Holm's correction (mean transfer: over "
+            f"written files: p < {LEVEL:g} by McNemar's exact test, or by a bootstrap where an "
+            "image has several targets or sources, with Holm's correction (mean transfer: over "
             f"{plural(comparison.tests, 'comparison')}); brackets are of one difference alone, and "
-            "may leave out 0 where that correction doesn't find it significant"
+            "may exclude 0 where that correction doesn't find it significant"
         )
     for line in comparison.left_out:
         yield f"left out (—): {line}"

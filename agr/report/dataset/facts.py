@@ -34,7 +34,7 @@ USES = [
 PERSONAL = [
     "none was collected: rows hold names of image files (image_id), classes, and numbers about "
     "perturbations and predictions; no image is part of the data set",
-    "file names are as they were given; they may identify people, which the program can't know",
+    "file names are as they were given: whether they identify people is not known to the program",
 ]
 
 
