@@ -181,6 +181,7 @@ def given_cell(arguments: Sequence[str]) -> Cell:
         raise ConfigError(f"give both images=FOLDER and clean=DATA: {HELP}")
     if slug(own["name"]) != own["name"]:
         raise ConfigError(f"name={own['name']}: give letters, digits, - and _")
+    refuse_entry(own["outputs"])
 
     from agr.evaluation.given import images_in
 
@@ -191,7 +192,6 @@ def given_cell(arguments: Sequence[str]) -> Cell:
         "title": own["title"] or own["name"],
         "images": {"folder": str(images.folder.resolve()), "sha256": images.sha256},
     }
-    refuse_entry(own["outputs"])
     place, content = folder / "attack" / f"{own['name']}.yaml", OmegaConf.to_yaml(attack).encode()
     _check_free(place, own["name"], images)
     words = [f"attack={own['name']}", f"outputs={quoted(own['outputs'])}"]

@@ -324,7 +324,7 @@ def test_commands_work_on_an_entry(mine: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["mine/records", "mine", "mine/records/../../mine/records"])
+@pytest.mark.parametrize("place", ["mine", "mine/records/../records"])
 def test_nothing_is_written_into_an_entry(mine: Path, tmp_path: Path, place: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in mine.rglob("*")}
     words = [*VGG, f"outputs={tmp_path / place}"]
