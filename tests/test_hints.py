@@ -21,7 +21,7 @@ from agr.utils.errors import ConfigError, nearest
         ("attack=AGR", "did you mean agr?"),
         ("source=VGG16", "did you mean vgg16?"),
         ("source=Inc-v3", "did you mean inc_v3?"),
-        ("source=ResNet-50", "did you mean resnet50?"),
+        ("source=ResNet-50", "did you mean res50?"),
         ("norm=L2", "did you mean l2?"),
         ("norm=L_inf", "did you mean linf?"),
         ("norm=inf", "norm=inf chooses no file: write norm=linf or l2"),

@@ -504,9 +504,9 @@ VALUES = {
     "a norm that isn't": words("norm=l1", "norm=l1 is unknown: known: l2, linf"),
     "an attack without a name": words("attack=", "attack= is unknown: agr attacks lists them"),
     "timm's name, nearly": words(
-        "source=inceptionv3", "source=inceptionv3 is unknown: Inc-v3 is inc_v3 in this suite"
+        "source=inceptionv3", "source=inceptionv3 is unknown: did you mean inc_v3?"
     ),
-    "a title": words("targets=[Res152]", "target Res152 is unknown: Res152 is res152"),
+    "a title": words("targets=[Res152]", "target Res152 is unknown: did you mean res152?"),
     "a time that is none": words("part_seconds=nan", "part_seconds=nan is no time"),
     "a budget of infinity": words("eps=1e400", "eps=inf is no budget"),
     "a key from nowhere": words("eps=${nope}", "eps: Interpolation key 'nope' not found"),

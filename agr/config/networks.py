@@ -122,8 +122,8 @@ def _as_here(name: str, networks: DictConfig) -> str:
     for known, network in networks.items():
         node: Any = OmegaConf.to_container(network)
         if bare(name) in {bare(str(node[key])) for key in ("architecture", "title")}:
-            found.append(f"{node['title']} is {known!s}")
-    return f"{', '.join(found)} in this suite" if found else ""
+            found.append(str(known))
+    return f"did you mean {' or '.join(found)}?" if found else ""
 
 
 def register_networks(config: DictConfig) -> None:

@@ -10,7 +10,7 @@ from agr.utils.text import printable
 
 # Words of a network's name that say how it was defended in training: adv, ens3, robust.
 DEFENSE = re.compile(r"adv|ens\d+|(?<![a-z])(?:ens|robust)", re.IGNORECASE)
-FEW = 3  # names, which are all said unless one is nearly right
+FEW = 3  # names, which are all said unless one is close
 LONGEST_LIST = 400
 LONGEST_LINE = 1500
 
@@ -32,7 +32,7 @@ def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
     alike = [k for k in known if bare(k) == bare(name)]
     if alike:
         return f"did you mean {alike[0]}?"
-    cutoff = 0.8 if len(known) <= FEW else 0.5
+    cutoff = 0.6 if len(known) <= FEW else 0.5
     close = difflib.get_close_matches(name[:LONGEST_LIST], known, n=3, cutoff=cutoff)
     if close:
         return f"did you mean {' or '.join(close)}?"
