@@ -6,7 +6,7 @@ One line per check: it holds, doesn't hold, or can't be checked here, and why. T
 verified, and all that the claim says is computed from them again. The sample's images must be the
 claimed ones, within the budget of the clean images, and get the recorded answers from the networks
 at hand; those of an attack of agr's are crafted again, bit by bit; images that were passed over
-must be ones that a selecting network has wrong. images=n looks at n of each, 0 at no network.
+must be ones that a selecting network misclassifies. images=n looks at n of each, 0 at no network.
 
 Nothing in FOLDER is run: attacks and networks are our own of the same hash, or left out. Exits with
 0 if nothing is false, 1 if something doesn't hold, 2 if the arguments are wrong. For example:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     given = parse_pairs(mine)
     if len(folders) != 1 or not {*given} <= {*OWN}:
         raise ConfigError(
-            f"{' '.join(arguments)}: give one folder of an entry, and no more than "
+            f"{' '.join(arguments) or 'no words'}: give one folder of an entry, and no more than "
             f"{', '.join(f'{key}=' for key in OWN)}, {', '.join(OURS)}"
         )
     images, folder = given.get("images", 20), Path(folders[0])

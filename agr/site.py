@@ -3,13 +3,14 @@
 ENTRY is a folder of agr.submit, or a folder of such folders. FOLDER gets index.html with every
 board, a page and a CSV for each protocol (places by source and at equal cost, differences from the
 best on the same images, who led when), and a card for each entry. The pages need no server and no
-network; a folder with a site of before is replaced. For example:
+network; an earlier site in that folder is replaced. For example:
 
     python -m agr.site leaderboard to=site
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,11 @@ from agr.records.claim import CLAIM
 from agr.submission.boards import read_entries
 from agr.submission.site import INDEX, site
 from agr.utils.errors import ConfigError
-from agr.utils.files import write_all
+from agr.utils.files import read_text, write_all
 from agr.utils.text import plural, printable
 
 TITLE = "Transfer of adversarial attacks: leaderboard"
-ENDINGS = (".html", ".csv")
+FILES = "files.json"  # of a site: the names of the others, which the next one may replace
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,11 +33,16 @@ def main(arguments: Sequence[str]) -> None:
     given = parse_pairs([word for word in arguments if "=" in word])
     folders = [Path(word).expanduser() for word in arguments if "=" not in word]
     if not folders or not given.get("to") or set(given) - {"to", "title"}:
-        raise ConfigError("give folders of entries, to=FOLDER, perhaps title=…, and nothing else")
+        wrong = [f"{key}= is unknown: " for key in given if key not in ("to", "title")]
+        raise ConfigError(
+            f"{''.join(wrong[:1])}give folders of entries, to=FOLDER, perhaps title=…, and nothing "
+            "else"
+        )
     to = Path(str(given["to"])).expanduser()
     older = _older(to)
     entries = read_entries([entry for folder in folders for entry in _entries(folder)])
     files = site(entries, str(given.get("title") or TITLE))
+    files[FILES] = json.dumps([*files], indent=1)
     write_all({to / name: text.encode() for name, text in files.items()}, older)
     print(printable(f"{plural(len(entries), 'entry', 'entries')}: {to / INDEX}"))
 
@@ -53,19 +59,22 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _older(to: Path) -> list[Path]:
-    """Return the files of a site of before. Raises ConfigError for a folder of anything else."""
+    """Return the files of an earlier site. Raises ConfigError for a folder with any other file."""
     if not to.exists():
         return []
     if not to.is_dir():
         raise ConfigError(f"to={to} is a file: give the name of a folder")
-    found = [path for path in to.rglob("*") if not path.is_dir()]
-    foreign = [path for path in found if path.suffix not in ENDINGS or path.is_symlink()]
-    if found and (foreign or not (to / INDEX).exists()):
+    try:
+        listed = {FILES, *json.loads(read_text(to / FILES))}
+    except (OSError, ValueError, TypeError):
+        listed = set()
+    found = {path.relative_to(to).as_posix(): path for path in to.rglob("*") if not path.is_dir()}
+    if foreign := [name for name, path in found.items() if name not in listed or path.is_symlink()]:
         raise ConfigError(
-            f"to={to} has {(foreign or found)[0].relative_to(to)}, which is of no site: give the "
-            "name of a new folder"
+            f"to={to} has {foreign[0]}, which belongs to no site that agr wrote: give the name of "
+            "a new folder"
         )
-    return found
+    return [*found.values()]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from agr.config.compose import expand
 from agr.config.overrides import without_flags
 from agr.jobs.console import script
 from agr.records.audit import check_records
-from agr.records.claim import LONGEST, RECORDS, write_claim
+from agr.records.claim import LONGEST, RECORDS, entry_at, write_claim
 from agr.records.progress import progress
 from agr.records.store import Records
 from agr.submission.claimed import Entry, claim_of, entry_of
@@ -42,11 +42,13 @@ HELP = as_called("python -m agr.submit --help has examples")
 def main(arguments: Sequence[str]) -> None:
     """Parse the arguments, check all cells, and write the entry whole or not at all."""
     own, rest = _parse(arguments)
-    to = Path(own.get("to") or slug(own["name"])).expanduser()
+    to = Path(own.get("to") or slug(own["name"]).lstrip(".") or "entry").expanduser()
     sample = Path(own["sample"]).expanduser() if "sample" in own else None
-    for place in filter(None, (to, sample)):
-        if place.exists() or place.is_symlink():
-            raise ConfigError(f"{place} is there already: give another name= or folder")
+    for key, place in (("to", to), ("sample", sample)):
+        if place and (place.exists() or place.is_symlink()):
+            raise ConfigError(f"{place} is there already: give another folder, {key}=…")
+    if around := entry_at(to.parent):
+        raise ConfigError(f"to={to} lies in the entry {around}: name a folder outside of it")
     if sample and (sample.resolve().is_relative_to(to.resolve()) or to.resolve() == sample):
         raise ConfigError(f"sample={sample} lies in the entry, which holds no image: name another")
     entries = [_checked(Records(folder)) for folder in _folders(rest)]

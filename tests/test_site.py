@@ -170,9 +170,24 @@ def test_the_command_writes_a_site_and_replaces_its_own_only(
     frame = pd.read_csv(to / "demo.csv")
     assert frame[["entry", "place", "transfer"]].values.tolist() == [["Strong", 1, 93.75]]
     (to / "thesis.tex").write_text("mine")
-    with pytest.raises(ConfigError, match=r"has thesis\.tex, which is of no site"):
+    with pytest.raises(ConfigError, match=r"has thesis\.tex, which belongs to no site"):
         called(folders[0], f"to={to}")
     assert (to / "entries" / "demo-Strong.html").exists()
+
+
+def test_a_page_of_somebodys_own_is_kept(folders: list[Path], tmp_path: Path) -> None:
+    to = tmp_path / "site"
+    to.mkdir()
+    for name in ("index.html", "thesis.html", "data.csv"):
+        (to / name).write_text("mine")
+        with pytest.raises(ConfigError, match=r"belongs to no site that agr wrote"):
+            called(folders[0], f"to={to}")
+        assert (to / name).read_text() == "mine"
+        (to / name).unlink()
+    called(folders[0], f"to={to}")
+    (to / "entries" / "mine.html").write_text("mine")
+    with pytest.raises(ConfigError, match=r"has entries/mine\.html"):
+        called(folders[0], f"to={to}")
 
 
 @pytest.mark.parametrize(

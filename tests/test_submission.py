@@ -138,11 +138,11 @@ def test_a_claim_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is no claim"),
+        ("", "is not a claim"),
         ("[]", "it is no JSON object"),
-        ("[" * 100_000, "is no claim"),
+        ("[" * 100_000, "is not a claim"),
         (json.dumps(claimed(schema=2)), "has schema 2, and this program reads 1: use a version"),
-        (json.dumps(claimed(schema=True)), "is no claim"),
+        (json.dumps(claimed(schema=True)), "is not a claim"),
         (json.dumps(claimed(more=1)), "keys that no claim has"),
         (json.dumps(claimed(name=7)), "7 is no <class 'str'>"),
         (json.dumps(claimed(name=" ")), "it has no name"),
@@ -152,8 +152,8 @@ def test_a_claim_is_read(tmp_path: Path) -> None:
         (json.dumps(claimed()).replace("25.0", "NaN"), "NaN is no number"),
         (json.dumps(claimed()).replace("25.0", "-Infinity"), "-Infinity is no number"),
         (json.dumps(claimed()).replace("25.0", "1e999"), "1e999 is no number"),
-        (json.dumps(claimed()).replace("25.0", "9" * 5000), "is no claim"),
-        (json.dumps(claimed()).replace("25.0", "9" * 400), "is no claim"),
+        (json.dumps(claimed()).replace("25.0", "9" * 5000), "is not a claim"),
+        (json.dumps(claimed()).replace("25.0", "9" * 400), "is not a claim"),
         (json.dumps(claimed()).replace('"successes": 1', '"successes": 5'), "are no rate"),
         (json.dumps(claimed()).replace('"folder": "c"', '"folder": "../c"'), "no name of a folder"),
         (json.dumps(claimed()).replace('"suite": "demo"', '"suite": ".."'), "no name of a folder"),
@@ -324,7 +324,7 @@ def test_commands_work_on_an_entry(mine: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["mine", "mine/records/../records"])
+@pytest.mark.parametrize("place", ["mine", "mine/records/../records", "mine/records/demo/new"])
 def test_nothing_is_written_into_an_entry(mine: Path, tmp_path: Path, place: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in mine.rglob("*")}
     words = [*VGG, f"outputs={tmp_path / place}"]
@@ -459,7 +459,7 @@ def test_a_false_claim(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (lambda c: c["cells"][0].update(folder="x"), "cells", "have demo/ifgsm-linf"),
         (lambda c: c["cells"][0].update(folder="x"), "records of x", "there is no run.json"),
         (lambda c: c.update(schema=2), "claim", "has schema 2"),
-        (lambda c: c["cells"][0]["rates"][1].update(asr=10**400), "claim", "is no claim"),
+        (lambda c: c["cells"][0]["rates"][1].update(asr=10**400), "claim", "is not a claim"),
         (lambda c: c["cells"][0]["rates"][1].update(asr=float("nan")), "claim", "NaN"),
         (lambda c: c["cells"][0].update(folder="../../etc"), "claim", "is no name of a folder"),
     ],

@@ -118,9 +118,9 @@ class Claim:
 
 
 def entry_at(outputs: str | Path) -> Path | None:
-    """Return the entry that an outputs folder is, or whose records it holds; None for others."""
+    """Return the entry that a folder is or lies in, as that of a cell does; None for others."""
     place = Path(outputs).resolve()
-    return next((at for at in (place, place.parent) if (at / CLAIM).exists()), None)
+    return next((at for at in (place, *place.parents[:3]) if (at / CLAIM).exists()), None)
 
 
 def refuse_entry(outputs: str | Path) -> None:
@@ -167,7 +167,9 @@ def read_claim(folder: str | Path) -> Claim:
     except FileNotFoundError as e:
         raise ConfigError(f"{path} is missing: an entry is a folder of agr submit") from e
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as e:
-        raise ConfigError(f"{path} is no claim of agr submit: {first_line(e):.200}") from e
+        raise ConfigError(
+            f"{path} is not a claim written by agr submit: {first_line(e):.200}"
+        ) from e
     return claim
 
 

@@ -37,7 +37,10 @@ def card(
         SiteSection("Cost", tables=[_cost(claim)]),
     ]
     if against := _against(entry, boards):
-        words = "On the images that both attacked. p is of one test each, without a correction."
+        words = (
+            "On the images that both attacked. p is of one test each, without a correction, and "
+        )
+        "never below what a sign test on as many images could give."
         sections.append(SiteSection("Against the other entries", [words], tables=[against]))
     said = [f"sha256 of its images: {claim.attack.images}"] if claim.attack.images else []
     sections.append(SiteSection("The attack, with every value", said, code=claim.attack.yaml))

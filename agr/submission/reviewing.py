@@ -85,8 +85,9 @@ def _same_cells(folder: Path, claim: Claim) -> str:
     there = {path.relative_to(place).as_posix() for path in place.glob("*/*")}
     said = {f"{claim.protocol.suite}/{cell.folder}" for cell in claim.cells}
     for name in sorted(there ^ said):
-        has, lacks = ("records", "claim") if name in there else ("claim", "records")
-        raise ConfigError(f"the {has} have {name} and the {lacks} have not")
+        if name in there:
+            raise ConfigError(f"the records have {name}, which the claim does not")
+        raise ConfigError(f"the claim has {name}, which the records do not")
     return f"the same {len(said)} in the claim and in the records"
 
 

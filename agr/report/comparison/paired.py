@@ -27,6 +27,7 @@ class Paired(NamedTuple):
     only_left: int = 0  # of rates: images that the left side alone fools
     only_right: int = 0
     p: float = NAN
+    differing: int = 0  # images with a difference
 
 
 def paired(columns: pd.DataFrame, *, rates: bool, clusters: bool) -> Paired:
@@ -47,6 +48,7 @@ def paired(columns: pd.DataFrame, *, rates: bool, clusters: bool) -> Paired:
     low, high, p = bootstrap(difference, images if clusters else None)
     left, right = map(float, both.mean(axis=0))
     found = Paired(left, right, float(difference.mean()), low, high, images.nunique(), p=p)
+    found = found._replace(differing=images[difference != 0].nunique())
     if not rates:
         return found
     only = int((difference > 0).sum()), int((difference < 0).sum())
@@ -69,7 +71,7 @@ def images_to_show(found: Paired, tests: int = 1) -> float:
     """Return about how many images would show a difference; inf where there is none.
 
     Rates: `images_needed`. Means: as many as shrink the interval's standard error until the
-    difference is significant at LEVEL / `tests`, Holm's first step.
+    difference is significant at LEVEL / `tests`, Holm's first step, and as a sign test needs.
     """
     if found.only_left or found.only_right:
         return images_needed(found.only_left, found.only_right, found.n, tests)
@@ -78,7 +80,9 @@ def images_to_show(found: Paired, tests: int = 1) -> float:
         return math.inf
     error = width / (2 * NormalDist().inv_cdf((1 + CONFIDENCE) / 2))
     wanted = NormalDist().inv_cdf(1 - LEVEL / tests / 2)
-    return max(found.n + 1, math.ceil(found.n * (wanted * error / found.difference) ** 2))
+    by_error = found.n * (wanted * error / found.difference) ** 2
+    by_signs = math.log2(2 * tests / LEVEL) * found.n / found.differing if found.differing else 0.0
+    return max(found.n + 1, math.ceil(by_error), math.ceil(by_signs))
 
 
 def in_short(found: Paired, p: float, tests: int = 1) -> str:
