@@ -188,7 +188,9 @@ def compare_images(pairs: pd.DataFrame, blank: Compared, *, shares: bool = False
     `shares` anything between: an image may then have several rows, and is drawn with all of them.
     """
     rates = blank.measure == "asr" and not shares
-    return replace(blank, **paired(pairs, rates=rates, clusters=shares)._asdict())
+    numbers = paired(pairs, rates=rates, clusters=shares)._asdict()
+    del numbers["differing"]  # which tells how many images would do, of means
+    return replace(blank, **numbers)
 
 
 def corrected(compared: Sequence[Compared]) -> list[Compared]:
