@@ -137,6 +137,12 @@ def test_a_name_may_come_again_under_another_protocol(tmp_path: Path) -> None:
     assert [sum(card in text for text in files.values()) for card in cards] == [1, 1]
 
 
+def test_a_card_says_what_its_p_is(folders: list[Path]) -> None:
+    files = site(read_entries(folders), "T")
+    card = files["entries/demo-Weak.html"]
+    assert "without a correction, and never below what a sign test on as many images could" in card
+
+
 def test_boards_stand_in_order_and_say_what_differs(tmp_path: Path) -> None:
     few = {name: outcomes[:6] for name, outcomes in STRONG.items()}
     folders = [

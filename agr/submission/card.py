@@ -39,8 +39,8 @@ def card(
     if against := _against(entry, boards):
         words = (
             "On the images that both attacked. p is of one test each, without a correction, and "
+            "never below what a sign test on as many images could give."
         )
-        "never below what a sign test on as many images could give."
         sections.append(SiteSection("Against the other entries", [words], tables=[against]))
     said = [f"sha256 of its images: {claim.attack.images}"] if claim.attack.images else []
     sections.append(SiteSection("The attack, with every value", said, code=claim.attack.yaml))
