@@ -35,15 +35,8 @@ COMMANDS = {
 }
 MODULES = {"attacks": "list_attacks", "report": "write_report"}  # rooms have these names
 ASKING = ("-h", "--help")
-KEYS = (
-    "attack",
-    "norm",
-    "eps",
-    "source",
-    "targets",
-    "suite",
-    "experiment",
-)  # often typed as if they were commands
+# Keys that are often typed as if they were commands.
+KEYS = ("attack", "norm", "eps", "source", "targets", "suite", "experiment")
 SHELLS = ("bash", "fish", "zsh")
 COMPLETION = ("--shell-completion", "-sc")  # Hydra's flag
 WITHOUT_CONFIGS = ("attacks", "completion", "export", "publish", "review", "site", "verify")

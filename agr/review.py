@@ -59,7 +59,8 @@ def main(arguments: Sequence[str]) -> None:
     if sample and not sample.is_dir():
         raise ConfigError(f"sample={sample} is no folder: give that of the sample's images")
     words = without_flags(words)
-    expand(words)  # folders and suites that aren't there show before anything is checked
+    if words:  # folders and suites that aren't there show before anything is checked
+        expand(words)
     verdicts: Counter[str] = Counter()
     for each in reviewed(folder, sample, images, words):
         print(each, flush=True)

@@ -45,8 +45,8 @@ def _without_hydra(config: DictConfig) -> DictConfig:
 
 def _with_assets(config: DictConfig) -> DictConfig:
     """Fill in the places of a suite's weights: OmegaConf would parse them again in every cell."""
-    written: Any = OmegaConf.to_container(config)
-    networks = written["suite"]["networks"]
+    written: Any = OmegaConf.to_container(config.suite)
+    networks = written["networks"]  # perhaps missing, or the text of an interpolation
     for name, network in networks.items() if isinstance(networks, dict) else ():
         if isinstance(network, dict) and str(network["weights"]).startswith("${agr.assets:"):
             config.suite.networks[name].weights = config.suite.networks[name].weights

@@ -21,11 +21,11 @@ from agr.utils.pixels import LEVELS
 from agr.utils.text import came_back, plural, printable, zero_gradients
 
 
-def settings(cells: Sequence[Cell], key: str) -> str:
-    """Return the values of a key in a sweep's order, "always/end"; numbers from the smallest."""
-    values = dict.fromkeys(getattr(cell.config, key) for cell in cells)
-    numbers = all(isinstance(value, int | float) for value in values)
-    return "/".join(map(str, sorted(values) if numbers else values))
+def alternatives(values: Iterable[str | int]) -> str:
+    """Return the values of a setting in a sweep's order, "always/end"; numbers rising."""
+    each = dict.fromkeys(values)
+    numbers = all(isinstance(value, int) for value in each)
+    return "/".join(map(str, sorted(each) if numbers else each))
 
 
 def setting_notes(cells: Sequence[Cell]) -> list[str]:
@@ -37,9 +37,10 @@ def setting_notes(cells: Sequence[Cell]) -> list[str]:
     one_seed = len(seeds) == 1
     seed = f"seed {seeds[0]}" if one_seed else f"mean ± standard deviation over seeds {seeds}"
     notes.append(
-        f"{settings(cells, 'n_images')} images at most per cell, "
-        f"select={settings(cells, 'select')}, T={settings(cells, 'steps')}, "
-        f"quantize={settings(cells, 'quantize')}, {seed}"
+        f"{alternatives(x.config.n_images for x in cells)} images at most per cell, "
+        f"select={alternatives(x.config.select for x in cells)}, "
+        f"T={alternatives(x.config.steps for x in cells)}, "
+        f"quantize={alternatives(x.config.quantize for x in cells)}, {seed}"
     )
     modes = {x.config.ensemble for x in cells if len(x.sources) > 1}
     if modes:
@@ -65,10 +66,10 @@ def setting_notes(cells: Sequence[Cell]) -> list[str]:
     rates = [rate for comparison in comparisons for rate in comparison.targets.values()]
     if rates:
         images = max(comparison.images for comparison in comparisons)
-        lower = [run.config["precision"] for run in runs if run.against_fp32]
+        lower = alternatives(run.config["precision"] for run in runs if run.against_fp32)
         gap = max(abs(rate.asr - rate.asr_fp32) for rate in rates)
         notes.append(
-            f"precision={'/'.join(dict.fromkeys(lower))}: on {images} images of a cell, ASR is at "
+            f"precision={lower}: on {images} images of a cell, ASR is at "
             f"most {gap:.1f} points from that in fp32"
         )
     return notes

@@ -87,10 +87,10 @@ def claim_of(
     Raises ConfigError for cells of several attacks, suites or protocols.
     """
     attacks = {attack.hash: attack for attack in (claimed_attack(e.cell) for e in entries)}
-    one_of_each = dict[str, str]()
-    for e in entries:
-        one_of_each.setdefault(e.cell.attack_hash, str(e.records.folder))
     if len(attacks) > 1:
+        one_of_each = dict[str, str]()
+        for e in entries:
+            one_of_each.setdefault(e.cell.attack_hash, str(e.records.folder))
         raise ConfigError(
             f"an entry is of one attack, and these are of {len(attacks)}: submit them separately: "
             + ", ".join(one_of_each.values())

@@ -11,13 +11,13 @@ from agr.report.comparison.numbers import Comparison, Entry, Row
 from agr.report.families import family_notes
 from agr.report.formats import Block, Sheet
 from agr.report.notes import (
+    alternatives,
     clean_accuracy_notes,
     idle_notes,
     missing_notes,
     nonfinite_notes,
     perceptual_notes,
     setting_notes,
-    settings,
 )
 from agr.report.numbers import Number, TableCell, over_seeds_cell
 from agr.report.rates import APPEARANCE, NAN, rate
@@ -105,9 +105,10 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     alike = [f"{k} {''.join(a.titles.values())}" for k, a in fixed.items() if len(a.titles) < 2]
     if alike:
         yield f"in all of it: {', '.join(alike)}"
-    success = "/".join(dict.fromkeys(cell.success for cell in cells))
+    denominator = alternatives(cell.config.denominator for cell in cells)
+    success = alternatives(cell.success for cell in cells)
     yield (
-        f"denominator={settings(cells, 'denominator')}, success={success}; mean transfer: the "
+        f"denominator={denominator}, success={success}; mean transfer: the "
         "share of its black-box targets that an image fools, with a bootstrap interval over "
         "images; in a target's brackets Wilson's; * white-box"
     )
