@@ -86,7 +86,7 @@ def main(*before: str) -> None:
     else:
         value = " ".join(words[1:2]) or "NAME"
         way = f"write {name}={value}" if name in KEYS else nearest(name, COMMANDS)
-        _fail(f"{name} is no command: {way}")
+        _fail(f"{name} is not a command: {way}")
 
 
 def _start(name: str, words: list[str]) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 
 from agr.config.compose import compose_cells
-from agr.config.overrides import MULTIRUN, shell_command, without_flags, without_shards
+from agr.config.overrides import MULTIRUN, shell_command, split_own, without_flags, without_shards
 from agr.jobs.console import script
 from agr.jobs.needed import run_missing
 from agr.jobs.request import RUN_FLAG
@@ -36,13 +36,13 @@ from agr.report.comparison.page import write_comparison
 from agr.report.comparison.sheet import comparison_sheet
 from agr.report.comparison.steps import by_steps, steps_sheet
 from agr.report.formats import plain
-from agr.utils.errors import ConfigError
 
 
 def main() -> None:
     """Run what is missing if asked to, print the comparison and write its files."""
     given = [word for word in sys.argv[1:] if word not in (RUN_FLAG, *MULTIRUN)]
-    options, overrides = _options(without_flags(given))
+    own, overrides = split_own(without_flags(given), Options._fields)
+    options = Options(**own)
     whole = without_shards(overrides)
     cells, _, left_out = compose_cells(whole)
     layout_of(varying(cells), options)  # an error shows before anything is run
@@ -57,21 +57,6 @@ def main() -> None:
     command = shell_command("-m", "agr.compare", RUN_FLAG, *whole, *said)
     folder = output_folder(cells, [*whole, *said], "compare")
     print("written:", *write_comparison(comparison, folder, command))
-
-
-def _options(words: list[str]) -> tuple[Options, list[str]]:
-    """Split the options of the table from overrides. Raises ConfigError."""
-    found: dict[str, str] = {}
-    rest = []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key not in Options._fields:
-            rest.append(word)
-        elif key in found or not value:
-            raise ConfigError(f"{word}: give {key}=… once, with a value")
-        else:
-            found[key] = value
-    return Options(**found), rest
 
 
 if __name__ == "__main__":

@@ -33,15 +33,15 @@ COLUMNS = ["filename", "label", "targeted_label"]
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the arguments and write the images of each cell."""
-    given = parse_pairs([word for word in arguments if "=" in word])
+    given = parse_pairs([word for word in arguments if "=" in word], ("to", "clean"))
     folders = [Path(word) for word in arguments if "=" not in word]
-    if not folders or not given.get("to") or set(given) - {"to", "clean"}:
-        raise ConfigError("give folders of cells, to=FOLDER, perhaps clean=true, and nothing else")
+    if not folders or not given.get("to"):
+        raise ConfigError("give folders of cells and to=FOLDER, perhaps clean=true")
     if type(given.get("clean", False)) is not bool:
         raise ConfigError(f"clean={given['clean']}: give true or false")
     to = Path(str(given["to"])).expanduser()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ConfigError(f"to={to} is there already: give the name of a new folder")
+        raise ConfigError(f"to={to} already exists: give the name of a new folder")
     cells = {folder.resolve(): Records(folder) for folder in folders}
     places = {folder: to if len(cells) == 1 else to / folder.name for folder in cells}
     for folder, place in places.items():

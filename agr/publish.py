@@ -65,18 +65,17 @@ def main(arguments: Sequence[str]) -> None:
 def _parse(arguments: Sequence[str]) -> tuple[Path, Request, list[Path]]:
     words = [word for word in arguments if re.match(r"\w+=", word)]
     folders = list(dict.fromkeys(Path(word).resolve() for word in arguments if word not in words))
-    given = {"version": "1.0.0"} | parse_pairs(words)
+    given = {"version": "1.0.0"} | parse_pairs(words, ("to", *FORMS))
     if not folders or {*given} != {"to", *FORMS} or given["to"] is None:
         raise ConfigError(
-            "give folders of cells, to=FOLDER, repo=OWNER/NAME, license=ID, perhaps version=1.0.0, "
-            "and nothing else"
+            "give folders of cells, to=FOLDER, repo=OWNER/NAME, license=ID, perhaps version=1.0.0"
         )
     for key, (form, way) in FORMS.items():
         if not re.fullmatch(form, str(given[key]), re.ASCII):
             raise ConfigError(f"{key}={given[key]}: give {way}")
     to = Path(str(given["to"])).expanduser()
     if to.exists() or to.is_symlink():
-        raise ConfigError(f"to={to} is there already: give the name of a new folder")
+        raise ConfigError(f"to={to} already exists: give the name of a new folder")
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     repo, license, version = (str(given[key]) for key in FORMS)
     return to, Request(repo, license, version, today), folders

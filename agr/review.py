@@ -25,39 +25,46 @@ from pathlib import Path
 from agr.config.compose import expand
 from agr.config.overrides import parse_pairs, without_flags
 from agr.jobs.console import script
-from agr.records.claim import CLAIM
+from agr.records.claim import CLAIM, entry_at
 from agr.submission.checks import FALSE, HOLDS, UNKNOWN
 from agr.submission.reviewing import reviewed
-from agr.utils.errors import ConfigError
+from agr.utils.errors import ConfigError, nearest
 from agr.utils.text import plural, printable
 
 OWN = ("sample", "images")
-OURS = ("suite=", "data.root=", "data.labels=", "--config-dir=")
+OURS = ("suite", "data.root", "data.labels", "--config-dir")  # overrides that a review takes
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print a line per check and the sum, and exit with 1 if something doesn't hold."""
     folders = [word for word in arguments if "=" not in word]
-    words = [word for word in arguments if word.startswith(OURS)]
-    mine = [word for word in arguments if "=" in word and word not in words]
-    given = parse_pairs(mine)
-    if len(folders) != 1 or not {*given} <= {*OWN}:
-        raise ConfigError(
-            f"{' '.join(arguments) or 'no words'}: give one folder of an entry, and no more than "
-            f"{', '.join(f'{key}=' for key in OWN)}, {', '.join(OURS)}"
-        )
+    words = [word for word in arguments if word.partition("=")[0] in OURS]
+    for key in (word.partition("=")[0] for word in arguments if word not in (*folders, *words)):
+        if key not in OWN:
+            raise ConfigError(f"{key}= is unknown: {nearest(key, (*OWN, *OURS))}")
+    given = parse_pairs([word for word in arguments if word.startswith(("sample=", "images="))])
+    if len(folders) != 1:
+        raise ConfigError(f"{' '.join(folders) or 'no folder'}: give one folder of an entry")
     images, folder = given.get("images", 20), Path(folders[0])
     if type(images) is not int or images < 0:
-        raise ConfigError(f"images={images} is no number of images: give 0 or more")
+        raise ConfigError(f"images={images} is not a number of images: give 0 or more")
     if folder.is_symlink() or not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder: give that of an entry, made by agr submit")
+        raise ConfigError(f"{folder} is not a folder: give that of an entry, made by agr submit")
     inner = sorted(path.parent.name for path in folder.glob(f"*/{CLAIM}"))
     if inner and not (folder / CLAIM).exists():
         one = shlex.quote(str(folder / inner[0]))
         raise ConfigError(f"{folder} holds {len(inner)} entries: review one at a time, as {one}")
+    if (entry := entry_at(folder)) not in (None, folder.resolve()):
+        raise ConfigError(f"{folder} lies in the entry {entry}: give that")
     sample = Path(str(given["sample"])).expanduser() if given.get("sample") else None
     if sample and not sample.is_dir():
-        raise ConfigError(f"sample={sample} is no folder: give that of the sample's images")
+        raise ConfigError(f"sample={sample} is not a folder: give that of the sample's images")
+    if sample and any(sample.glob("*.png")):
+        raise ConfigError(
+            f"sample={sample} holds images itself: give the folder around it, with one per cell"
+        )
+    if entry is None and any(folder.glob("*/*.png")):
+        raise ConfigError(f"{folder} looks like a sample: give the entry, and sample={folder}")
     words = without_flags(words)
     if words:  # folders and suites that aren't there show before anything is checked
         expand(words)

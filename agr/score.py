@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from agr.config.cell import Cell
 from agr.config.compose import expand
 from agr.config.load import stored_cell
-from agr.config.overrides import parse_pairs, quoted, without_flags
+from agr.config.overrides import parse_pairs, quoted, split_own, without_flags
 from agr.config.schema import Config
 from agr.jobs.console import script
 from agr.jobs.session import check_all, greet, run
@@ -101,7 +101,7 @@ def saved_cells(
     Raises ConfigError if there is no such cell, or if a target is unknown.
     """
     if not folders and not Path(outputs).is_dir():
-        raise ConfigError(f"outputs={outputs} is no folder: give the root of the records")
+        raise ConfigError(f"outputs={outputs} is not a folder: give the root of the records")
     cells = []
     for folder in folders or cell_folders(Path(outputs)):
         records = Records(folder)
@@ -169,15 +169,10 @@ def given_cell(arguments: Sequence[str]) -> Cell:
 
     The attack is a file of configs, OUTPUTS/given/attack/NAME.yaml. Raises ConfigError.
     """
-    own = {"images": "", "clean": "", "name": "given", "title": "", "outputs": "outputs"}
-    rest = []
-    for word in arguments:
-        key, equals, value = word.partition("=")
-        if equals and key in own:
-            own[key] = value
-        else:
-            rest.append(word)
-    if not own["images"] or not own["clean"]:
+    own: dict[str, str] = {"name": "given", "title": "", "outputs": "outputs"}
+    given, rest = split_own(arguments, ("images", "clean", *own))
+    own |= given
+    if not {"images", "clean"} <= {*own}:
         raise ConfigError(f"give both images=FOLDER and clean=DATA: {HELP}")
     if slug(own["name"]) != own["name"]:
         raise ConfigError(f"name={own['name']}: give letters, digits, - and _")

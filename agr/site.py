@@ -30,14 +30,10 @@ FILES = "files.json"  # of a site: the names of the others, which the next one m
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the arguments, read the entries, and write the site."""
-    given = parse_pairs([word for word in arguments if "=" in word])
+    given = parse_pairs([word for word in arguments if "=" in word], ("to", "title"))
     folders = [Path(word).expanduser() for word in arguments if "=" not in word]
-    if not folders or not given.get("to") or set(given) - {"to", "title"}:
-        wrong = [f"{key}= is unknown: " for key in given if key not in ("to", "title")]
-        raise ConfigError(
-            f"{''.join(wrong[:1])}give folders of entries, to=FOLDER, perhaps title=…, and nothing "
-            "else"
-        )
+    if not folders or not given.get("to"):
+        raise ConfigError("give folders of entries and to=FOLDER, perhaps title=…")
     to = Path(str(given["to"])).expanduser()
     older = _older(to)
     entries = read_entries([entry for folder in folders for entry in _entries(folder)])
@@ -50,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
 def _entries(folder: Path) -> list[Path]:
     """Return the entries in or below a folder. Raises ConfigError where there is none."""
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder: give entries, as agr submit makes them")
+        raise ConfigError(f"{folder} is not a folder: give entries, as agr submit makes them")
     found = [folder] if (folder / CLAIM).exists() else []
     found = found or sorted(path.parent for path in folder.glob(f"**/{CLAIM}"))
     if not found:

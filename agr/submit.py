@@ -20,11 +20,11 @@ from pathlib import Path
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.overrides import without_flags
+from agr.config.overrides import split_own, without_flags
 from agr.jobs.console import script
 from agr.records.audit import check_records
 from agr.records.claim import LONGEST, RECORDS, entry_at, write_claim
-from agr.records.progress import progress
+from agr.records.progress import Wanted, progress
 from agr.records.store import Records
 from agr.submission.claimed import Entry, claim_of, entry_of
 from agr.submission.portable import pack
@@ -46,21 +46,18 @@ def main(arguments: Sequence[str]) -> None:
     sample = Path(own["sample"]).expanduser() if "sample" in own else None
     for key, place in (("to", to), ("sample", sample)):
         if place and (place.exists() or place.is_symlink()):
-            raise ConfigError(f"{place} is there already: give another folder, {key}=…")
+            raise ConfigError(f"{place} already exists: give another folder, {key}=…")
     if around := entry_at(to.parent):
         raise ConfigError(f"to={to} lies in the entry {around}: name a folder outside of it")
     if sample and (sample.resolve().is_relative_to(to.resolve()) or to.resolve() == sample):
         raise ConfigError(f"sample={sample} lies in the entry, which holds no image: name another")
-    entries = [_checked(Records(folder)) for folder in _folders(rest)]
+    entries = [_checked(Records(folder), n) for folder, n in _folders(rest).items()]
     facts = {key: own.get(key, "") for key in FACTS}
     claim = claim_of(entries, **facts)  # of the cells as they are: they may not belong together
     with whole_folder(to) as draft:
         suite = draft / RECORDS / claim.protocol.suite
         suite.mkdir(parents=True)
-        packed = [
-            pack(entry.records, suite / entry.records.folder.name, entry.cell.targets)
-            for entry in entries
-        ]
+        packed = [pack(entry, suite / entry.records.folder.name) for entry in entries]
         claim = claim_of([_checked(records) for records in packed], **facts)
         write_claim(draft, claim)
         if sample:
@@ -80,16 +77,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Return our own words by key, and the others. Raises ConfigError."""
-    own: dict[str, str] = {}
-    rest: list[str] = []
-    for word in arguments:
-        key, equals, value = word.partition("=")
-        if equals and key in (*FACTS, "to", "sample"):
-            if key in own or not value.strip():
-                raise ConfigError(f"{word}: give {key}=… once, with a value: {HELP}")
-            own[key] = value
-        else:
-            rest.append(word)
+    own, rest = split_own(arguments, (*FACTS, "to", "sample"))
     if "name" not in own:
         raise ConfigError(f"give name=…, what the entry is called on a leaderboard: {HELP}")
     for key in FACTS:
@@ -100,8 +88,11 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return own, rest
 
 
-def _folders(words: Sequence[str]) -> list[Path]:
-    """Return the folders of the cells that the words name or mean. Raises ConfigError."""
+def _folders(words: Sequence[str]) -> dict[Path, int | None]:
+    """Return the folders of the cells that the words name or mean, and n_images if they say it.
+
+    Raises ConfigError.
+    """
     overrides = [word for word in words if "=" in word or word.startswith("-")]
     folders = [Path(word) for word in words if word not in overrides]
     if folders and overrides:
@@ -109,22 +100,27 @@ def _folders(words: Sequence[str]) -> list[Path]:
     if not words:
         raise ConfigError(f"give folders of cells, or overrides that mean them: {HELP}")
     if folders:
-        return list({folder.resolve(): folder for folder in folders}.values())
+        return dict.fromkeys({folder.resolve(): folder for folder in folders}.values())
     cells: dict[Path, Cell] = {cell.folder: cell.whole for cell in expand(without_flags(words))}
     for folder, cell in cells.items():
         state = progress(cell, Records(folder))
         if state.missing:
             raise ConfigError(f"{folder} is not finished ({state.word}): run {cell.command()}")
-    return [*cells]
+    return {folder: cell.config.n_images for folder, cell in cells.items()}
 
 
-def _checked(records: Records) -> Entry:
+def _checked(records: Records, n_images: int | None = None) -> Entry:
     """Return a cell that is finished, and whose records verify. Raises ConfigError."""
-    entry = entry_of(records)
+    entry = entry_of(records, n_images)
     report = check_records(records)
     if report.problems:
         found = first_of(report.problems)
         raise ConfigError(f"{records.folder}: {found}: agr.verify says more")
+    if (n := len(Wanted(entry.cell, entry.run))) < report.images:
+        print(
+            f"{records.folder}: its first {n} images of {report.images}; overrides with "
+            f"n_images={report.images} would take all"
+        )
     return entry
 
 

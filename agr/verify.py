@@ -59,22 +59,19 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> dict[str, Any]:
-    given = parse_pairs(arguments)
-    if not {*given} <= {*DEFAULTS}:
-        raise ConfigError(f"{' '.join(arguments)}: give only {', '.join(sorted(DEFAULTS))}")
-    asked = DEFAULTS | given
+    asked = DEFAULTS | parse_pairs(arguments, DEFAULTS)
     for key in ("images", "seed"):
         if type(asked[key]) is not int or asked[key] < 0:
-            raise ConfigError(f"{key}={asked[key]} is no number of {key}: give 0 or more")
+            raise ConfigError(f"{key}={asked[key]} is not a number of {key}: give 0 or more")
     if not isinstance(asked["allow"], list):
-        raise ConfigError(f"allow={asked['allow']} is no list: write allow=[package]")
+        raise ConfigError(f"allow={asked['allow']} is not a list: write allow=[package]")
     return asked | {"outputs": str(asked["outputs"]), "cells": str(asked["cells"])}
 
 
 def _folders(outputs: Path, pattern: str) -> list[Path]:
     """Folders of cells below `outputs`, those of fp32 comparisons included."""
     if not outputs.is_dir():
-        raise ConfigError(f"outputs={outputs} is no folder: give the root of the records")
+        raise ConfigError(f"outputs={outputs} is not a folder: give the root of the records")
     found = cell_folders(outputs, "**")
     folders = [path for path in found if fnmatch.fnmatch(path.name, pattern)]
     if not folders:

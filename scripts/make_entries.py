@@ -32,10 +32,10 @@ YEAR = re.compile(r"\b(19|20)\d\d\b")  # that a paper is named with
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the arguments and make an entry of each attack."""
-    given = parse_pairs([word for word in arguments if "=" in word])
+    given = parse_pairs([word for word in arguments if "=" in word], ("to",))
     folders = [Path(word) for word in arguments if "=" not in word]
-    if not folders or {*given} != {"to"}:
-        raise ConfigError("give folders of a suite's cells and to=FOLDER, nothing else")
+    if not folders or not given:
+        raise ConfigError("give folders of a suite's cells and to=FOLDER")
     attacks: dict[tuple[str, str], list[Path]] = {}
     for place in (cell for folder in folders for cell in cell_folders(folder, "*")):
         try:

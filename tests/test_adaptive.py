@@ -355,7 +355,7 @@ def test_budgets_count_draws(tmp_path: Path) -> None:
         (["source=vgg16/randpad/jpeg75", "eot=1"], "source vgg16/randpad/jpeg75: RandomResizePad"),
         (["source=vgg16/smooth025/randpad", "eot=1"], "network's own answer: put it last"),
         (["source=vgg16/randpad", "eot=1", "attack=library/ddn"], "can't know a defense"),
-        (["source=vgg16/randpat", "eot=1"], "randpat is no defense: did you mean randpad"),
+        (["source=vgg16/randpat", "eot=1"], "randpat is not a defense: did you mean randpad"),
         (["source=[vgg16/jpeg75,vgg16/jpeg75]", "eot=1"], "a list of different networks"),
     ],
 )

@@ -255,7 +255,7 @@ def test_one_bad_row_leaves_the_others_alone(model: nn.Module, x: Tensor, y: Ten
 
 @pytest.mark.filterwarnings("ignore:.* logits are not finite", "ignore:.* came back unchanged")
 def test_images_without_an_answer_stay_as_they_are(model: nn.Module, x: Tensor) -> None:
-    """NO_ANSWER as the clean prediction is no label to move away from."""
+    """NO_ANSWER as the clean prediction is not a label to move away from."""
 
     class Silent(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -463,7 +463,7 @@ def test_the_report_has_every_section(measured: SimpleNamespace) -> None:
         (["--parts", "stop"], "did you mean stops"),
         (["--parts", "stops", "--demo-sources", "vgg"], "did you mean vgg"),
         (["--network", "inceptionv3"], "did you mean inception_v3"),
-        (["--rounds", "0"], "0 is no whole number"),
+        (["--rounds", "0"], "0 is not a whole number"),
         (["--precision", "fp8"], "invalid choice"),
         (["--parts", "stops", "--device", "cuda:99"], "--device cuda:99 is not there"),
         (["--colour"], "unrecognized arguments"),

@@ -278,7 +278,7 @@ WRONG_TUNES: list[tuple[Any, Any, str, str]] = [
     (lambda v: v, images(1), "auto", "model is a function"),
     ("resnet18", images(1), "auto", "model is a str"),
     (nn.ModuleList([small_model()]), images(1), "auto", "model is a ModuleList"),
-    (small_model(), images(1).numpy(), "auto", "x is no batch of images"),
+    (small_model(), images(1).numpy(), "auto", "x is not a batch of images"),
 ]
 
 

@@ -253,7 +253,7 @@ def test_the_first_images_can_be_kept_alone(tmp_path: Path) -> None:
     more = demo_cell(tmp_path, *VGG, "n_images=8", "save_adversarials=5")
     assert not finished(more, records)
     assert run_cell(more).positions("adversarials") == set(range(5))
-    with pytest.raises(ConfigError, match="save_adversarials=-1 is no number of images"):
+    with pytest.raises(ConfigError, match="save_adversarials=-1 is not a number of images"):
         demo_cell(tmp_path, *VGG, "save_adversarials=-1")
 
 

@@ -411,7 +411,7 @@ def test_places_are_those_of_the_sources_group(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("claim", "file", "words"),
     [
-        ({"expct": "higher"}, {}, "expct is no key of a file of claims"),
+        ({"expct": "higher"}, {}, "expct is not a key of a file of claims"),
         ({"compare": [BETTER], "expect": "more"}, {}, "expect: more"),
         ({"compare": [BETTER], "value": "asrr"}, {}, "asrr is not measured: did you mean asr"),
         ({}, {}, "give either compare: or possible:"),
@@ -419,7 +419,7 @@ def test_places_are_those_of_the_sources_group(tmp_path: Path) -> None:
         ({"possible": "rel"}, {}, "possible: rel"),
         ({"synsets": "mine", "compare": [BETTER]}, {}, "synsets: mine: give imagenet"),
         ({"possible": "rel_l2"}, {}, "value: asr is none of printed"),
-        ({"compare": [BETTER | {"left": {"atack": "agr"}}]}, {}, "atack is no part of a place"),
+        ({"compare": [BETTER | {"left": {"atack": "agr"}}]}, {}, "atack is not a part of a place"),
         ({"compare": [BETTER | {"right": {}}]}, {}, "right: name what differs"),
         (
             {"compare": [BETTER | {"right": {"attack": "agr"}}]},
@@ -435,7 +435,7 @@ def test_places_are_those_of_the_sources_group(tmp_path: Path) -> None:
         (
             {"compare": [BETTER]},
             {"readings": {"a": {"x": {"new": "agr"}}}},
-            "readings: a: new is no attack of these claims",
+            "readings: a: new is not an attack of these claims",
         ),
         ({"compare": [BETTER]}, {"readings": {"a": {}}}, "readings: a: name at least one"),
         (
@@ -447,7 +447,7 @@ def test_places_are_those_of_the_sources_group(tmp_path: Path) -> None:
         (
             {"compare": [BETTER]},
             {"printed": {"asr": {"file": "none.csv", "column": "x"}}},
-            r"none.csv is no file: put it there, as .*none.csv",
+            r"none.csv is not a file: put it there, as .*none.csv",
         ),
         (
             {"compare": [BETTER]},
@@ -510,7 +510,7 @@ def test_printed_tables_stand_beside_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ("linf,a,agr,b,44.2%", "row 0: 44.2% is no number: write 44.2, or nothing"),
+        ("linf,a,agr,b,44.2%", "row 0: 44.2% is not a number: write 44.2, or nothing"),
         ("Linf,a,agr,b,44.2", "norm Linf: did you mean linf"),
         ("linf,a,agr,b,44.2\nlinf,a,agr,b,50", "linf a agr b is there twice: leave one"),
     ],

@@ -68,13 +68,13 @@ def test_thousands_of_shards_are_composed_once(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["shards=0"], "shards=0 is no number of shards: give shards=K, K from 1 to 9999"),
-        (["shards=x"], "shards=x is no number of shards"),
-        (["shards="], "shards= is no number of shards"),
-        (["shards=2,4"], "shards=2,4 is no number of shards"),
-        (["shards=-1"], "shards=-1 is no number of shards"),
-        (["shards=10000"], "shards=10000 is no number of shards"),
-        (["shards=2", "shards=3"], "shards=2 shards=3 is no number of shards"),
+        (["shards=0"], "shards=0 is not a number of shards: give shards=K, K from 1 to 9999"),
+        (["shards=x"], "shards=x is not a number of shards"),
+        (["shards="], "shards= is not a number of shards"),
+        (["shards=2,4"], "shards=2,4 is not a number of shards"),
+        (["shards=-1"], "shards=-1 is not a number of shards"),
+        (["shards=10000"], "shards=10000 is not a number of shards"),
+        (["shards=2", "shards=3"], "shards=2 shards=3 is not a number of shards"),
         (["shards=2", "shard=0/2"], "shards=2 and shard=0/2: give one"),
     ],
 )
@@ -116,7 +116,7 @@ def test_words_choose_the_launcher() -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("hydra.launcher.partitionn=x", "hydra.launcher.partitionn is no key of the launcher: did"),
+        ("hydra.launcher.partitionn=x", "hydra.launcher.partitionn is not a key of the launcher"),
         ("+hydra.launcher.partitionn=x", "did you mean partition"),
         ("hydra.launcher.timeout_min=x", "timeout_min=x: give a whole number"),
         ("hydra.launcher.timeout_min=2", "timeout_min=2 is too short for signal_delay_s=120"),

@@ -167,10 +167,10 @@ REFUSED = {
     "attack=library/fmn_linf gradients=70": "another program takes it",
     "attack=vmifgsm gradients=20": "takes 21 gradients for one step",
     "gradients=0": "takes 1 gradients for one step",
-    "seeds=0": "no number of seeds",
+    "seeds=0": "not a number of seeds",
     "seeds=2 seed=1": "give one",
-    "seeds=2,3": "no number of seeds",
-    "seeds=2 seeds=3": "no number of seeds",
+    "seeds=2,3": "not a number of seeds",
+    "seeds=2 seeds=3": "not a number of seeds",
 }
 
 

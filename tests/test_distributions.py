@@ -160,8 +160,8 @@ def test_attacks_are_listed_with_the_distribution(
         ("agr_extra.deeper:conf", "there is no package agr_extra.deeper"),
         ("agr_whole:cond", "agr_whole has no folder cond"),
         ("agr_whole:empty", "there are no .yaml files in"),
-        ("agr_whole:../secret", "is no package:folder"),
-        ("agr_whole:", "is no package:folder"),
+        ("agr_whole:../secret", "is not a package:folder"),
+        ("agr_whole:", "is not a package:folder"),
         ("json.decoder:conf", "there is no package json.decoder"),
     ],
 )

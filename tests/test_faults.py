@@ -422,7 +422,7 @@ def test_a_damaged_part(
 
 
 def test_a_network_that_gives_nan(tmp_path: Path) -> None:
-    """It is named and counted, and what it doesn't answer is no success and no silent failure."""
+    """It is named and counted; what it doesn't answer is neither a success nor a silent failure."""
     weights = load_file(cell_of(tmp_path).suite.networks["vgg19"].weights)
     last = [name for name in weights if name.startswith("head.")]
     broken = tmp_path / "vgg19.safetensors"

@@ -264,7 +264,7 @@ def test_images_that_change_are_refused(exported: Path, tmp_path: Path) -> None:
         (["to=x"], "give folders of cells"),
         (["cell"], "give folders of cells"),
         (["nowhere", "to=x"], "nowhere has no records"),
-        (["nowhere", "to=."], "to=. is there already"),
+        (["nowhere", "to=."], "to=. already exists"),
         (["nowhere", "to=x", "clean=perhaps"], "clean=perhaps: give true or false"),
     ],
 )
@@ -282,7 +282,7 @@ def test_cells_of_one_name_are_not_exported_together(ours: Cell, tmp_path: Path)
     (tmp_path / "link").symlink_to(other)
     agr.export.main([str(other), str(tmp_path / "link"), f"to={to}"])  # one cell
     assert len([*to.glob("*.png")]) == N
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         agr.export.main([str(ours.folder), f"to={to}"])
 
 

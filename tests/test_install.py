@@ -1,4 +1,4 @@
-"""The wheel, installed into an environment of its own, from a folder that is no checkout."""
+"""The wheel, installed into an environment of its own, from a folder that is not a checkout."""
 
 from __future__ import annotations
 

@@ -373,10 +373,10 @@ def strange_things(root: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "unknown folder": (strange_folder, r"n99999999 is no class of ImageNet-1k \(1 such of 1"),
+    "unknown folder": (strange_folder, r"n99999999 is not a class of ImageNet-1k \(1 such of 1"),
     "1-based": (flat_with(f"{A} 1\n{B} 1000"), "label 1000, .* 0 to 999: the labels seem to count"),
     "too large": (flat_with(f"{A} 1\n{B} 1001"), "label 1001, the networks know 0 to 999$"),
-    "unknown synset": (flat_with(f"{A} n00000001\n{B} 3"), "n00000001 is no class of ImageNet-1k"),
+    "unknown synset": (flat_with(f"{A} n00000001\n{B} 3"), "n00000001 is not a class of ImageNet"),
     "no number": (flat_with(f"{A} 1\n{B} cat"), rf"val\.txt line 2: '{B}', label 'cat'"),
     "negative": (flat_with(f"{A} -1\n{B} 1"), r"val\.txt line 1"),
     "one word": (flat_with(f"{A}\n{B} 1"), r"val\.txt line 1"),
@@ -427,7 +427,7 @@ def test_wrong_labels_are_refused(tmp_path: Path) -> None:
         "gone.txt": "is not there",
         f"kit/{DEVKIT}": r"there is no meta\.mat in",
         "val": f"there is no {TRUTH} in",
-        "a.bin": "is no text file",
+        "a.bin": "is not a text file",
         "a.tar": "is damaged at byte 0: copy it again",
     }.items():
         with pytest.raises(ConfigError, match=words):
@@ -690,7 +690,7 @@ def test_compressed_tars_are_refused_with_the_way_out(
     with pytest.raises(ConfigError, match=rf"val\.tar\.x is compressed \({how}\): unpack it"):
         read(path)
     path.write_bytes(b"PK" + bytes(1000))
-    with pytest.raises(ConfigError, match=r"val\.tar\.x is no tar; images are read in place from"):
+    with pytest.raises(ConfigError, match=r"val\.tar\.x is not a tar; images are read in place"):
         read(path)
 
 
@@ -926,7 +926,7 @@ def test_folders_are_compared_where_labels_come_from_a_file(tmp_path: Path) -> N
 
 
 def test_two_pairs_of_orders_differ() -> None:
-    """What the tests above compare with is no identity."""
+    """What the tests above compare with is not an identity."""
     a, b = standins.ilsvrc_ids(0), standins.ilsvrc_ids(5)
     assert a != b
     assert all(sorted(ids) == list(range(1, 1001)) for ids in (a, b))

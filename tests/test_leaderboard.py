@@ -78,7 +78,7 @@ def fill(
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A user's folder: an attack, a targeted one, and files that are no attacks of the sweep."""
+    """A user's folder: an attack, a targeted one, and files that are not attacks of the sweep."""
     folder = tmp_path / "my"
     (folder / "attack" / "library").mkdir(parents=True)
     for name, text in {

@@ -122,7 +122,7 @@ def test_smallest_perturbations_fool_or_are_none(name: str, dtype: torch.dtype) 
     model, x = small_model(dtype=dtype), images(dtype=dtype)
     y = model(x).argmax(1)
     y[0] = (y[0] + 1) % CLASSES  # the model is wrong about it already
-    y[1] = -1  # and this is no label
+    y[1] = -1  # and this is not a label
     made = run(part(name), model, x, y)
     assert made.dtype == dtype
     assert made.min() >= 0

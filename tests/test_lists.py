@@ -165,7 +165,7 @@ def test_folders_that_are_numbers_are_the_classes(tmp_path: Path) -> None:
 def test_class_folders_of_other_names_are_none_of_imagenet(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         put(tmp_path / name / f"{name}.png", png(1))
-    with pytest.raises(ConfigError, match="cat is no class of ImageNet-1k"):
+    with pytest.raises(ConfigError, match="cat is not a class of ImageNet-1k"):
         read(tmp_path, synsets="imagenet", classes=1000)
 
 

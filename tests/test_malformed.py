@@ -386,9 +386,9 @@ CONFIGS = {
     "YAML that ends too soon": attack("name: [own\n", "own.yaml line 2", "mend it"),
     "YAML with a tab": attack("name:\tx\n\tsteps: 1\n", "own.yaml line 1", "'\\t'"),
     "YAML with a key twice": attack(f"{WHOLE}name: b\n", "own.yaml line 5", "duplicate key name"),
-    "YAML of bytes": attack(b"\x00\x01\xff", "own.yaml is no text in UTF-8"),
+    "YAML of bytes": attack(b"\x00\x01\xff", "own.yaml is not text in UTF-8"),
     "YAML with a NUL": attack("name: a\0b\n", "own.yaml is no YAML", "special characters"),
-    "YAML in UTF-16": attack(WHOLE.encode("utf-16"), "own.yaml is no text in UTF-8", "save it"),
+    "YAML in UTF-16": attack(WHOLE.encode("utf-16"), "own.yaml is not text in UTF-8", "save it"),
     "YAML of two documents": attack(f"{WHOLE}---\n{WHOLE}", "own.yaml line 5", "document"),
     "YAML with a Python tag": attack(
         f"{WHOLE}start: !!python/object/apply:os.system ['touch was_run']\n",
@@ -398,7 +398,7 @@ CONFIGS = {
     "YAML nested too deep": attack(f"{WHOLE}start: {'[' * 900}{']' * 900}\n", "levels deep"),
     "an alias inside of itself": attack("name: &a [*a]\n", "hundreds of levels deep"),
     "a list for an attack": attack("- a\n- b\n", "attack/own.yaml: ", "list is not"),
-    "a word for an attack": attack("hello\n", "attack/own.yaml: attack.hello is no key"),
+    "a word for an attack": attack("hello\n", "attack/own.yaml: attack.hello is not a key"),
     "an empty attack": attack("", "the attack has no name"),
     "a number with 5,000 digits": attack(
         f"{WHOLE}steps: {'9' * 5000}\n", "5000 digits", "shorter number"
@@ -417,7 +417,7 @@ CONFIGS = {
         WHOLE.replace("Own\n", '"\\e[31mO"\n', 1), "attack.title=\\x1b[31mO has a line break"
     ),
     "steps in words": attack(f"{WHOLE}steps: many\n", "attack.steps: Value 'many'", "whole number"),
-    "a step of infinity": attack(f"{WHOLE}size: 1e400\n", "attack.size=inf is no step size"),
+    "a step of infinity": attack(f"{WHOLE}size: 1e400\n", "attack.size=inf is not a step size"),
     "a part that isn't": attack(
         WHOLE.replace("Plain", "Plane"), "_target_=agr.attacks.step.Plane", "did you mean Plain"
     ),
@@ -451,7 +451,7 @@ CONFIGS = {
     "a suite at the root": suite({"name": "/tmp/evil"}, "suite.name=/tmp/evil is the name of a"),
     "a suite with a line break": suite({"name": '"a\\nb"'}, "suite.name=a\\nb has a line break"),
     "a suite with a long name": suite({"name": "n" * 5000}, "suite.name=nnn", "1 to 100 letters"),
-    "a suite with a key more": suite({"nets": "3"}, "suite.nets is no key"),
+    "a suite with a key more": suite({"nets": "3"}, "suite.nets is not a key"),
     "a suite of -3 images": suite({"images": "-3"}, "suite.images=-3 is too small"),
     "groups as a list": suite({"groups": "[a]"}, "suite/own.yaml: ", "list is not"),
     "a group without a size": suite(
@@ -493,9 +493,9 @@ VALUES = {
     "a billion slots": words("slots=1000000000", "slots=1000000000 is too large"),
     "threads without end": words("threads=99999999999999999999", "is too large: give 4096"),
     "a seed beyond 64 bits": words(f"seed=-{'9' * 30}", "is too small: give -9223372036854775808"),
-    "a billionth shard": words("shard=0/10**9", "shard=0/10**9 is no shard: write i/k"),
-    "a shard below none": words("shard=-1/3", "shard=-1/3 is no shard"),
-    "a shard with a sign": words("shard=1_0/20", "shard=1_0/20 is no shard"),
+    "a billionth shard": words("shard=0/10**9", "shard=0/10**9 is not a shard: write i/k"),
+    "a shard below none": words("shard=-1/3", "shard=-1/3 is not a shard"),
+    "a shard with a sign": words("shard=1_0/20", "shard=1_0/20 is not a shard"),
     "other digits": words("eps=٣", "eps=٣ cannot be read"),
     "an empty number": words("seed=", "seed=: give a whole number"),
     "a number in letters": words(
@@ -507,8 +507,8 @@ VALUES = {
         "source=inceptionv3", "source=inceptionv3 is unknown: did you mean inc_v3?"
     ),
     "a title": words("targets=[Res152]", "target Res152 is unknown: did you mean res152?"),
-    "a time that is none": words("part_seconds=nan", "part_seconds=nan is no time"),
-    "a budget of infinity": words("eps=1e400", "eps=inf is no budget"),
+    "a time that is none": words("part_seconds=nan", "part_seconds=nan is not a time"),
+    "a budget of infinity": words("eps=1e400", "eps=inf is not a budget"),
     "a key from nowhere": words("eps=${nope}", "eps: Interpolation key 'nope' not found"),
     "a key from itself": words("eps=${eps}", "eps: Recursive interpolation"),
     "outputs with a line break": words("outputs='a\nb'", "outputs=a\\nb has a line break"),
@@ -524,49 +524,49 @@ VALUES = {
     "no norm": words("norm=null", "norm=null chooses no file: write norm=linf or l2"),
     "a key taken away": words("~eps", "eps is missing: leave ~eps out"),
     "a list of lists": words("targets=[[vgg16]]", "targets=[['vgg16']]: give a list of names"),
-    "a package that is none": words("allow=['../x']", "allow=[../x] is no package"),
+    "a package that is none": words("allow=['../x']", "allow=[../x] is not a package"),
     "a device that computes nothing": words("device=meta", "device=meta is unknown: give auto"),
     "someone's home": words("data.root='~nobody_here/x'", "~nobody_here/x has no home folder"),
     "a file outside of its group": words("attack=../suite/demo", "attack/../suite/demo.yaml"),
     "an experiment outside": words(
         "experiment=../../../etc/passwd", "experiment=../../../etc/passwd"
     ),
-    "a flag that isn't": words("-x", "-x is no flag", first=True),
+    "a flag that isn't": words("-x", "-x is not a flag", first=True),
     "a flag that unpickles": words(
         "--experimental-rerun=a.pickle", "--experimental-rerun is not for agr", first=True
     ),
     "another main config": words("--config-name=x", "--config-name is not for agr", first=True),
     "another folder of configs": words("-cp x", "--config-path is not for agr", first=True),
     "configs that aren't there": words(
-        "--config-dir=/no", "--config-dir=/no is no folder", first=True
+        "--config-dir=/no", "--config-dir=/no is not a folder", first=True
     ),
-    "configs without a place": words("--config-dir=", "--config-dir= is no folder", first=True),
+    "configs without a place": words("--config-dir=", "--config-dir= is not a folder", first=True),
     "a config to show that isn't": words("--cfg nope", "--cfg=nope: give one of job", first=True),
     "a sweep and none": words("-m -r", "-m and -r", first=True),
     "a sweep without end": words("-m eps=range(0,1e9)", "1,000,000,000 cells", first=True),
     "a sweep over nothing": words("-m eps=glob(*)", "means no cell", first=True),
     "a launcher that isn't": words("hydra/launcher=nope", "hydra/launcher=nope is unknown"),
     "a package of no configs": words(
-        "hydra.searchpath=[pkg://nope]", "nope is no folder of configs"
+        "hydra.searchpath=[pkg://nope]", "nope is not a folder of configs"
     ),
     "a callback in words": words(
         "+hydra.callbacks.x._target_=os.getcwd", "has no effect on a run", "leave it out"
     ),
     "a score of nothing": program("agr.score", ["outputs=."], "give targets=[name,...]"),
     "a score of what isn't there": program(
-        "agr.score", ["outputs=nowhere", "targets=[vgg16]"], "outputs=nowhere is no folder"
+        "agr.score", ["outputs=nowhere", "targets=[vgg16]"], "outputs=nowhere is not a folder"
     ),
     "a score of a strange folder": program(
         "agr.score", ["outputs=.", "targets=[vgg16]"], "outputs=. has no saved adversarial images"
     ),
     "a score that can't be read": program("agr.score", ["targets=[vgg"], "targets=[vgg"),
-    "a plan of a wrong budget": program("agr.plan", ["eps=-1"], "eps=-1.0 is no budget"),
-    "a check of a wrong budget": program("agr.check", ["eps=-1"], "eps=-1.0 is no budget"),
-    "a status of a wrong budget": program("agr.status", ["eps=-1"], "eps=-1.0 is no budget"),
+    "a plan of a wrong budget": program("agr.plan", ["eps=-1"], "eps=-1.0 is not a budget"),
+    "a check of a wrong budget": program("agr.check", ["eps=-1"], "eps=-1.0 is not a budget"),
+    "a status of a wrong budget": program("agr.status", ["eps=-1"], "eps=-1.0 is not a budget"),
     "a check of records that aren't": program(
-        "agr.verify", ["outputs=nowhere"], "outputs=nowhere is no folder"
+        "agr.verify", ["outputs=nowhere"], "outputs=nowhere is not a folder"
     ),
-    "tables of a wrong budget": program("make_tables.py", ["eps=-1"], "eps=-1.0 is no budget"),
+    "tables of a wrong budget": program("make_tables.py", ["eps=-1"], "eps=-1.0 is not a budget"),
     "tables of no experiment": program("make_tables.py", ["experiment=papr"], "did you mean paper"),
     "a leaderboard of no attack": program(
         "make_leaderboard.py", ["attack=nope,agr"], "attack=nope is unknown"
@@ -580,13 +580,17 @@ IMAGES = {
         lambda path, i: path.write_bytes(photo(i)[:900]), UNREADABLE, "image file is truncated"
     ),
     "images of no bytes": images(of_bytes(b""), UNREADABLE, "it is empty"),
-    "images of text": images(of_bytes(b"hello\n"), UNREADABLE, "it is no image"),
+    "images of text": images(of_bytes(b"hello\n"), UNREADABLE, "it is not an image"),
     "images of too many pixels": images(of_bytes(bomb()), UNREADABLE, "400000000 pixels"),
     "images of 20 GB": images(lambda path, _: sparse(path, 20 << 30), UNREADABLE, "too many"),
-    "images that are folders": images(lambda path, _: path.mkdir(), UNREADABLE, "no regular file"),
-    "images that are pipes": images(lambda path, _: os.mkfifo(path), UNREADABLE, "no regular file"),
+    "images that are folders": images(
+        lambda path, _: path.mkdir(), UNREADABLE, "not a regular file"
+    ),
+    "images that are pipes": images(
+        lambda path, _: os.mkfifo(path), UNREADABLE, "not a regular file"
+    ),
     "images that are devices": images(
-        lambda path, _: path.symlink_to("/dev/zero"), UNREADABLE, "no regular file"
+        lambda path, _: path.symlink_to("/dev/zero"), UNREADABLE, "not a regular file"
     ),
     "images that lead in circles": images(
         lambda path, _: path.symlink_to(path.name),
@@ -607,7 +611,7 @@ IMAGES = {
         "val",
         "data.root=val: there is no image in val",
     ),
-    "a data set of text": place(lambda path: path.write_text("hello"), "x", "x is no tar"),
+    "a data set of text": place(lambda path: path.write_text("hello"), "x", "x is not a tar"),
     "a data set that is a pipe": place(os.mkfifo, "x", "data.root=x is a pipe"),
     "a list that is a pipe": place(os.mkfifo, "x.csv", "x.csv is a pipe: give a file"),
     "a data set without end": words("data.root=/dev/zero", "data.root=/dev/zero is a device"),
@@ -655,7 +659,7 @@ ARCHIVES = {
     "a tar of text": archive(
         some_files(["a.JPEG", "b.JPEG", "c.JPEG"], b"hello"),
         "can be read (3 tried; ",
-        "it is no image",
+        "it is not an image",
     ),
     "a devkit that swells": devkit(gzip.compress(bytes(200 << 20), 1), "too much for a devkit"),
     "a devkit of garbage": devkit(b"\x1f\x8b" + bytes(range(200)), "devkit.tgz cannot be unpacked"),
@@ -680,8 +684,8 @@ MANIFESTS = {
     ),
     "a CSV with fields too many": csv("filename,label\ni0.JPEG,0,7\n", "line 2: ", "more fields"),
     "a CSV with fields too few": csv("filename,label\ni0.JPEG\n", "line 2: 'i0.JPEG', label ''"),
-    "a CSV in UTF-16": csv("filename,label\n".encode("utf-16"), "list.csv is no text", "as UTF-8"),
-    "a CSV in Latin 1": csv("filename,label\nü.JPEG,0\n".encode("latin-1"), "list.csv is no text"),
+    "a CSV in UTF-16": csv("filename,label\n".encode("utf-16"), "is not a text file", "as UTF-8"),
+    "a CSV in Latin 1": csv("filename,label\nü.JPEG,0\n".encode("latin-1"), "is not a text file"),
     "a CSV with a NUL": csv("filename,label\ni\0.JPEG,0\n", "'i\\x00' needs another name"),
     "a CSV with an open quote": csv('filename,label\n"i0.JPEG,0\n', "list.csv line 2: "),
     "a CSV with a line break": csv('filename,label\n"i\n0.JPEG",0\n', "'i\\n0' needs another name"),
@@ -706,7 +710,7 @@ MANIFESTS = {
     "a name too long": csv(
         f"filename,label\n{'n' * 300}.JPEG,1\n", "is longer than 200: rename it"
     ),
-    "a hash that is none": csv("filename,label,sha256\ni0.JPEG,0,zz\n", "'zz' is no sha256"),
+    "a hash that is none": csv("filename,label,sha256\ni0.JPEG,0,zz\n", "'zz' is not a sha256"),
     "a target that is the class": csv("filename,label,target\ni0.JPEG,0,0\n", "its own label 0"),
     "labels of prose": text_labels("To be, or not\n", "line 1: ", "give an image and its class"),
     "labels of some images": text_labels(
@@ -755,7 +759,7 @@ CHECKPOINTS = {
         lambda: pickle.dumps({"a": Marks()}), "w.bin", NOT_A_STATE, "could run code"
     ),
     "a checkpoint of a list": checkpoint(
-        lambda: torch_file([1]), "w.pth", NOT_A_STATE, "no state_dict"
+        lambda: torch_file([1]), "w.pth", NOT_A_STATE, "not a state_dict"
     ),
     "a checkpoint of words": checkpoint(
         lambda: torch_file({"conv1.weight": "x"}), "w.pth", NOT_A_STATE, "other things in it"
@@ -763,10 +767,10 @@ CHECKPOINTS = {
     "a checkpoint of whole numbers": checkpoint(
         lambda: whole_numbers(), "w.pth", NOT_A_STATE, "is of torch.int64"
     ),
-    "a checkpoint of nothing": checkpoint(b"", "w.pt", NOT_A_STATE, "no state_dict"),
+    "a checkpoint of nothing": checkpoint(b"", "w.pt", NOT_A_STATE, "not a state_dict"),
     "a checkpoint of text": checkpoint(b"hello\n", "w.bin", NOT_A_STATE),
     "a checkpoint of a zip": checkpoint(b"PK\3\4" + bytes(300), "w.pth", NOT_A_STATE),
-    "a checkpoint of another kind": checkpoint(b"x", "w.npz", "w.npz is no weight file", ".pth"),
+    "a checkpoint of another kind": checkpoint(b"x", "w.npz", "w.npz is not a weight file", ".pth"),
     "weights that are a folder": weights(
         "w.safetensors",
         "there is no weight file w.safetensors",
@@ -779,7 +783,7 @@ CHECKPOINTS = {
     ),
     "weights without end": weights("/dev/zero", "there is no weight file /dev/zero"),
     "weights in someone's home": weights("'~nobody_here/w.pth'", "has no home folder"),
-    "weights of a hub that climbs": weights("hub:../x", "../x is no hub id: write owner/name"),
+    "weights of a hub that climbs": weights("hub:../x", "../x is not a hub id: write owner/name"),
     "weights from anywhere": weights("https://x.y/z.pth", "its weights are not on the hub"),
     "weights of another hash": words("suite.networks.vgg16.sha256=00ff", "the suite says 00ff"),
     "a slim copy with arguments": words(

@@ -488,7 +488,7 @@ def test_no_answer_is_no_success() -> None:
         (["attack.chain.momentum={_target_:agr.attacks.stages.Smooth,size:4}"], "size=4 has no"),
         (["attack=nifgsm", "attack.chain.smooth=${attack.chain.momentum}"], "both look ahead"),
         (["attack=difgsm", "attack.views.diverse.prob=1.5"], "prob=1.5 cannot be"),
-        (["++attack.stop={_target_:agr.attacks.stop.AnyOf,stops:[3]}"], "3 is no stop"),
+        (["++attack.stop={_target_:agr.attacks.stop.AnyOf,stops:[3]}"], "3 is not a stop"),
         (
             ["attack.step={_target_:agr.attacks.step.Tensor}"],
             "it must name a part of agr.attacks.s",
@@ -498,7 +498,7 @@ def test_no_answer_is_no_success() -> None:
             ["attack=ifgsm", "allow={my:parts}"],
             r"allow doesn't take this: a list is written allow",
         ),
-        (["attack=ifgsm", "attack.size=eps/0"], "attack.size=eps/0 is no step size"),
+        (["attack=ifgsm", "attack.size=eps/0"], "attack.size=eps/0 is not a step size"),
         (["attack=ifgsm", "attack.target=random"], "attack.target=random.*attack.targeted=true"),
         (["allow=[argparse]", "attack.step={_target_:argparse.Namespace}"], "has no init and no"),
     ],

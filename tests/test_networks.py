@@ -240,13 +240,13 @@ def test_a_squashing_network_keeps_its_mode() -> None:
         ("timm/resnet51", "timm .* has no resnet51: did you mean"),
         ("[inc_v3,inc_v3]", "a list of different networks"),
         ("[]", "a list of different networks"),
-        ("{a:1}", "is no network: give a name, or a list"),
+        ("{a:1}", "is not a network: give a name, or a list"),
         ("vgg16/jpeg75", "an attack that knows the defense needs eot=1"),
         (
             "owner/name",
             "config.json of owner/name is not in the hub cache .*hf download owner/name",
         ),
-        ("hf-hub:a/b/c", "is no hub id"),
+        ("hf-hub:a/b/c", "is not a hub id"),
         ("vit_base_patch14_dinov2.lvd142m", "has no classes"),
     ],
 )
@@ -265,8 +265,8 @@ def test_weights_that_are_not_on_the_hub_say_where_they_are() -> None:
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        ("vgg16/jpg75", "jpg75 is no defense: did you mean jpeg75"),
-        ("vgg16/jpeg75/squeez", "squeez is no defense: did you mean squeeze"),
+        ("vgg16/jpg75", "jpg75 is not a defense: did you mean jpeg75"),
+        ("vgg16/jpeg75/squeez", "squeez is not a defense: did you mean squeeze"),
         ("vgg91", "did you mean vgg19"),
     ],
 )

@@ -154,9 +154,9 @@ class Strange(nn.Module):
         ("convs", "no layer convs: use one of conv, pair"),
         ("pair", "pair returns a tuple, and the attack reads a tensor there: name another layer"),
         ("rows", "layer rows makes 8 rows of 2 images"),
-        (1.5, "layer=1.5 is no layer: give a depth from 0 to 1, or the name of a module"),
-        ("", "layer= is no layer"),
-        (True, "layer=True is no layer"),
+        (1.5, "layer=1.5 is not a layer: give a depth from 0 to 1, or the name of a module"),
+        ("", "layer= is not a layer"),
+        (True, "layer=True is not a layer"),
     ],
 )
 @pytest.mark.parametrize("kind", [Importance, Projection, Attribution])

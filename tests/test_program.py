@@ -60,10 +60,10 @@ def test_words_reach_their_command(
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["leaderbord"], "leaderbord is no command: did you mean leaderboard?"),
-        (["attack", "mifgsm"], "attack is no command: write attack=mifgsm"),
-        (["source"], "source is no command: write source=NAME"),
-        (["xyzzy"], "xyzzy is no command: known: attacks, check, "),
+        (["leaderbord"], "leaderbord is not a command: did you mean leaderboard?"),
+        (["attack", "mifgsm"], "attack is not a command: write attack=mifgsm"),
+        (["source"], "source is not a command: write source=NAME"),
+        (["xyzzy"], "xyzzy is not a command: known: attacks, check, "),
         (["completion", "tcsh"], "agr completion tcsh: give one of bash, fish, zsh"),
         (["completion"], "agr completion: give one of bash"),
     ],

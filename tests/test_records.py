@@ -391,7 +391,7 @@ def test_a_lease_is_a_number_of_seconds(value: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path
     )
-    assert f"AGR_LEASE_SECONDS={value} is no number of seconds: give one" in done.stderr
+    assert f"AGR_LEASE_SECONDS={value} is not a number of seconds: give one" in done.stderr
 
 
 def test_all_processes_agree_about_leases(tmp_path: Path) -> None:

@@ -32,31 +32,31 @@ WRONG = {
     "suite=demmo": "did you mean demo",
     "source=inc_v5": "did you mean inc_v",
     "targets=[vgg16,vgg91]": "target vgg91 is unknown: did you mean vgg19",
-    "epss=3": "epss is no key of the config: did you mean eps",
-    "+epss=3": "epss is no key of the config: did you mean eps",
-    "attack.chain.momentun.decay=3": "attack.chain.momentun is no key",
+    "epss=3": "epss is not a key of the config: did you mean eps",
+    "+epss=3": "epss is not a key of the config: did you mean eps",
+    "attack.chain.momentun.decay=3": "attack.chain.momentun is not a key",
     "+attack.stop.patience=3": "attack.stop: ",
-    "+suite.groups.inception.geometry.sise=3": "suite.groups.inception.geometry.sise is no key",
-    "eps=-1": "eps=-1.0 is no budget",
+    "+suite.groups.inception.geometry.sise=3": "suite.groups.inception.geometry.sise is not a key",
+    "eps=-1": "eps=-1.0 is not a budget",
     "eps=abc": "eps=abc: give a number",
-    "eps=nan": "eps=nan is no budget",
-    "eps=inf": "eps=inf is no budget",
+    "eps=nan": "eps=nan is not a budget",
+    "eps=inf": "eps=inf is not a budget",
     "eps=0.03": "eps=0.03 is below one level",
     "eps=256": "beyond the linf bound 255",
     "steps=0": "steps=0 is too small",
     "steps=1.5": "steps=1.5: give a whole number",
     "n_images=0": "n_images=0 is too small",
     "slots=0": "slots=0 is too small",
-    "shard=3/3": "shard=3/3 is no shard",
-    "shard=three": "shard=three is no shard",
+    "shard=3/3": "shard=3/3 is not a shard",
+    "shard=three": "shard=three is not a shard",
     "select=al": "select=al is unknown: known: group, none, source",
     "success=targeted": "needs a targeted attack",
     "success=labels": "did you mean label",
     "quantize=never": "known: always, end, off",
     "denominator=corect": "did you mean",
     "precision=fp16": "did you mean",
-    "attack.size=fast": "attack.size=fast is no step size",
-    "attack.size=-2": "attack.size=-2 is no step size",
+    "attack.size=fast": "attack.size=fast is not a step size",
+    "attack.size=-2": "attack.size=-2 is not a step size",
     "attack.step._target_=os.system": "it must name a part of agr.attacks",
     "attack.step.direction=up": "direction=up",
     "device=cuda:77": "device=cuda:77 is not there",
@@ -70,10 +70,10 @@ WRONG = {
     "source=[inc_v3,inc_v5]": "source=inc_v5 is unknown: did you mean inc_v",
     "source=vgg16/jpeg75": "needs eot=1",
     "targets=[resnet18]": "different numbers of classes",
-    "targets=[vgg16/jpg75]": "jpg75 is no defense: did you mean jpeg75",
+    "targets=[vgg16/jpg75]": "jpg75 is not a defense: did you mean jpeg75",
     "suite.groups.inception.geometry.mode=fit": "geometry.mode=fit is unknown",
     "suite.networks.vgg16.arguments.depth=3": "arguments",
-    "check.image=3": "check.image is no key",
+    "check.image=3": "check.image is not a key",
     "check.images=0": "check.images=0",
     "check.seconds=-1": "check.seconds=-1",
     "targets=[vgg16/randpad/jpeg75]": "target vgg16/randpad/jpeg75: RandomResizePad replaces",
@@ -101,7 +101,7 @@ WRONG = {
     "suite.groups.inception.sources=[vgg16]": "suite.groups.inception names vgg16: known: inc_v3",
     "suite.networks.inc_v3.mean=[0.5]": "give three",
     "suite.networks.inc_v3.resize=lanczos": "resize=lanczos is unknown",
-    "suite.l2_reference=0": "is no number of values",
+    "suite.l2_reference=0": "is not a number of values",
 }
 
 
@@ -154,7 +154,7 @@ def test_one_wrong_cell_stops_a_sweep_before_it_begins(
     words = ["-m", f"outputs={tmp_path}", "eps=2,4,-8", *QUICK]
     code, out, err = say(words, monkeypatch, capsys)
     assert code == 2
-    assert err == "error: eps=-8.0 is no budget: give a number that is 0 or more\n"
+    assert err == "error: eps=-8.0 is not a budget: give a number that is 0 or more\n"
     assert "VGG" not in out
     assert list(tmp_path.iterdir()) == []
 
@@ -313,7 +313,7 @@ def test_a_machine_without_slurm_says_so(
     ("word", "reason"),
     [
         ("defenses.jpeg75.quality=0", "defenses.jpeg75: "),
-        ("defenses.jpeg75.qualty=50", "defenses.jpeg75.qualty is no key"),
+        ("defenses.jpeg75.qualty=50", "defenses.jpeg75.qualty is not a key"),
         ("defenses.jpeg75._target_=os.system", "it must name a part of agr.models.defenses"),
     ],
 )

@@ -208,7 +208,7 @@ def tar_of(path: Path, names: list[str], content: bytes) -> None:
 
 
 def test_members_of_an_archive_stay_inside(tmp_path: Path) -> None:
-    """Nothing is unpacked: a member's name is no path, and links lead nowhere."""
+    """Nothing is unpacked: a member's name is not a path, and links lead nowhere."""
     place = tmp_path / "in"
     place.mkdir()
     items = photos(3)

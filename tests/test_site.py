@@ -201,8 +201,8 @@ def test_a_page_of_somebodys_own_is_kept(folders: list[Path], tmp_path: Path) ->
     [
         ((), "give folders of entries"),
         (("weak",), "to=FOLDER"),
-        (("weak", "to=site", "colour=red"), "and nothing else"),
-        (("nowhere", "to=site"), "nowhere is no folder"),
+        (("weak", "to=site", "colour=red"), "colour= is unknown: known: title, to"),
+        (("nowhere", "to=site"), "nowhere is not a folder"),
         (("empty", "to=site"), "empty has no entry"),
     ],
 )

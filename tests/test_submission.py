@@ -38,7 +38,7 @@ from agr.records.progress import progress
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.report.frames import selected
-from agr.submission.checks import FALSE, UNKNOWN, Unknown
+from agr.submission.checks import FALSE, HOLDS, UNKNOWN, Unknown
 from agr.submission.claimed import SAMPLE, Entry, sample_of
 from agr.submission.ours import our_attack, our_cell
 from agr.submission.portable import _short_names
@@ -143,21 +143,28 @@ def test_a_claim_is_read(tmp_path: Path) -> None:
         ("[" * 100_000, "is not a claim"),
         (json.dumps(claimed(schema=2)), "has schema 2, and this program reads 1: use a version"),
         (json.dumps(claimed(schema=True)), "is not a claim"),
-        (json.dumps(claimed(more=1)), "keys that no claim has"),
+        (json.dumps(claimed(more=1)), "no claim has 'more'"),
+        (
+            json.dumps(claimed(cells=[claimed()["cells"][0] | {"colour": {"of": 1}}])),
+            "no claim has 'cells'.0.'colour'$",
+        ),
         (json.dumps(claimed(name=7)), "7 is no <class 'str'>"),
         (json.dumps(claimed(name=" ")), "it has no name"),
         (json.dumps(claimed(name="a" * 301)), "name has 301 characters"),
         (json.dumps(claimed(name="a\x1b[2J")), "name has a sign that can't be shown"),
         (json.dumps(claimed(cells=[])), "no cells"),
-        (json.dumps(claimed()).replace("25.0", "NaN"), "NaN is no number"),
-        (json.dumps(claimed()).replace("25.0", "-Infinity"), "-Infinity is no number"),
-        (json.dumps(claimed()).replace("25.0", "1e999"), "1e999 is no number"),
+        (json.dumps(claimed()).replace("25.0", "NaN"), "NaN is not a number"),
+        (json.dumps(claimed()).replace("25.0", "-Infinity"), "-Infinity is not a number"),
+        (json.dumps(claimed()).replace("25.0", "1e999"), "1e999 is not a number"),
         (json.dumps(claimed()).replace("25.0", "9" * 5000), "is not a claim"),
         (json.dumps(claimed()).replace("25.0", "9" * 400), "is not a claim"),
         (json.dumps(claimed()).replace('"successes": 1', '"successes": 5'), "are no rate"),
-        (json.dumps(claimed()).replace('"folder": "c"', '"folder": "../c"'), "no name of a folder"),
-        (json.dumps(claimed()).replace('"suite": "demo"', '"suite": ".."'), "no name of a folder"),
-        (json.dumps(claimed()).replace('"image_id": "i"', '"image_id": "../i"'), "no id of an"),
+        (
+            json.dumps(claimed()).replace('"folder": "c"', '"folder": "../c"'),
+            "is not a folder name",
+        ),
+        (json.dumps(claimed()).replace('"suite": "demo"', '"suite": ".."'), "is not a folder name"),
+        (json.dumps(claimed()).replace('"image_id": "i"', '"image_id": "../i"'), "not an id of an"),
         (json.dumps(claimed()).replace('"a"', '"\\ud800"'), "sign that can't be shown"),
         (" " * (1 << 22) + json.dumps(claimed()), "larger than"),
     ],
@@ -179,7 +186,7 @@ def test_no_file_but_a_regular_one_is_a_claim(tmp_path: Path) -> None:
         read_claim(tmp_path)
     (tmp_path / CLAIM).unlink()
     os.mkfifo(tmp_path / CLAIM)
-    with pytest.raises(ConfigError, match="no regular file"):  # and doesn't wait for a writer
+    with pytest.raises(ConfigError, match="not a regular file"):  # and doesn't wait for a writer
         read_claim(tmp_path)
 
 
@@ -324,6 +331,31 @@ def test_commands_work_on_an_entry(mine: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_entry_is_of_the_images_asked_for(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Overrides say how many; folders mean the last run. What isn't claimed is left out."""
+    cell = demo_cell(shutil.copytree(outputs, tmp_path / "own"), *VGG, "norm=l2")
+    run_cell(demo_cell(tmp_path / "own", *VGG, "norm=l2", "n_images=4"))  # of 6: nothing to do
+    given = [word for word in VGG if not word.startswith("progress=")]
+    words = [*given, "norm=l2", f"outputs={tmp_path / 'own'}", "name=x"]
+    agr.submit.main([*words, f"to={tmp_path / 'six'}"])
+    assert "its first" not in capsys.readouterr().out
+    agr.submit.main([str(cell.folder), "name=x", f"to={tmp_path / 'four'}"])
+    assert "its first 4 images of 6; overrides with n_images=6 would" in capsys.readouterr().out
+    for entry, n in (("six", 6), ("four", 4)):
+        (claimed,) = read_claim(tmp_path / entry).cells
+        assert {rate.images for rate in claimed.rates} == {n}
+        records = records_of(tmp_path / entry)
+        assert records.positions("rows") == {*range(n)}
+        assert found(tmp_path / entry) == {}
+    (path,) = (tmp_path / "six/records").rglob("*.parquet")
+    shutil.copy(path, records_of(tmp_path / "four").folder)
+    held = found(tmp_path / "four", verdict=HOLDS)["records"]
+    assert held == "6 images, 12 rows; the claim is of the first 4"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["mine", "mine/records/../records", "mine/records/demo/new"])
 def test_nothing_is_written_into_an_entry(mine: Path, tmp_path: Path, place: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in mine.rglob("*")}
@@ -356,8 +388,10 @@ def test_nothing_is_written_into_an_entry(mine: Path, tmp_path: Path, place: str
         (["name=x"], "give folders of cells, or overrides"),
         (["{linf}", "eps=8", "name=x"], "not both"),
         (["nowhere", "name=x"], "nowhere has no records"),
-        (["{linf}", "name=x", "to={there}"], "is there already"),
-        (["{linf}", "name=x", "sample={there}"], "is there already"),
+        (["{linf}", "nmae=x"], r"nmae=x: did you mean name=\?"),
+        (["{linf}", "name=x", "smaple={new}"], r"did you mean sample=\?"),
+        (["{linf}", "name=x", "to={there}"], "already exists"),
+        (["{linf}", "name=x", "sample={there}"], "already exists"),
         (["{linf}", "name=x", "sample={new}/sample", "to={new}"], "lies in the entry"),
         (
             ["{linf}", "{other}", "name=x"],
@@ -461,7 +495,7 @@ def test_a_false_claim(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (lambda c: c.update(schema=2), "claim", "has schema 2"),
         (lambda c: c["cells"][0]["rates"][1].update(asr=10**400), "claim", "is not a claim"),
         (lambda c: c["cells"][0]["rates"][1].update(asr=float("nan")), "claim", "NaN"),
-        (lambda c: c["cells"][0].update(folder="../../etc"), "claim", "is no name of a folder"),
+        (lambda c: c["cells"][0].update(folder="../../etc"), "claim", "is not a folder name"),
     ],
 )
 def test_a_hostile_claim(
@@ -562,10 +596,10 @@ def test_samples_that_are_none(mine: Path, sample: Path, tmp_path: Path) -> None
     first.unlink()
     assert "is missing" in said()
     first.symlink_to(second)
-    assert "no regular file" in said()
+    assert "not a regular file" in said()
     first.unlink()
     os.mkfifo(first)
-    assert "no regular file" in said()
+    assert "not a regular file" in said()
     first.unlink()
     first.write_bytes(bytes(200_000))
     assert "it has 200,000 bytes" in said()
@@ -576,7 +610,7 @@ def test_samples_that_are_none(mine: Path, sample: Path, tmp_path: Path) -> None
     assert read_sample(folder, cell.sample[0], 64).shape == (64, 64, 3)
     folder.rename(tmp_path / "moved")
     folder.symlink_to(tmp_path / "moved")
-    assert "no regular file" in said()
+    assert "not a regular file" in said()
 
 
 @pytest.mark.slow
@@ -716,13 +750,34 @@ def test_images_that_were_left_out(tmp_path: Path) -> None:
     [
         ([], "give one folder"),
         (["a", "b"], "give one folder"),
-        (["nowhere"], "nowhere is no folder"),
-        ([".", "images=-1"], "images=-1 is no number"),
-        ([".", "sample=nowhere"], "sample=nowhere is no folder"),
-        ([".", "attack=agr"], "and no more than sample="),
+        (["nowhere"], "nowhere is not a folder"),
+        ([".", "images=-1"], "images=-1 is not a number"),
+        ([".", "sample=nowhere"], "sample=nowhere is not a folder"),
+        ([".", "attack=agr"], "attack= is unknown: known: --config-dir, data.labels, "),
+        ([".", "samples=x"], r"samples= is unknown: did you mean sample\?"),
     ],
 )
 def test_wrong_words(words: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        agr.review.main(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["entry/records"], r"entry/records lies in the entry .*/entry: give that"),
+        (["entry", "sample=sample/cell"], "holds images itself: give the folder around it"),
+        (["sample"], "sample looks like a sample: give the entry, and sample=sample"),
+    ],
+)
+def test_folders_that_are_parts_of_others(
+    words: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("entry/records", "sample/cell"):
+        Path(place).mkdir(parents=True)
+    Path("entry", CLAIM).touch()
+    Path("sample/cell/a.png").touch()
     with pytest.raises(ConfigError, match=reason):
         agr.review.main(words)
 
@@ -739,7 +794,7 @@ def test_a_review_is_of_one_entry(tmp_path: Path) -> None:
 
 def test_overrides_of_a_review_are_read_first(tmp_path: Path) -> None:
     for word in (f"--config-dir={tmp_path}/nowhere", "suite=nowhere"):
-        with pytest.raises(ConfigError, match=r"nowhere is (no folder|unknown)"):
+        with pytest.raises(ConfigError, match=r"nowhere is (not a folder|unknown)"):
             agr.review.main([str(tmp_path), word])
 
 

@@ -196,14 +196,14 @@ def test_every_key_of_the_standard_space_is_an_attacks_and_can_be_built() -> Non
 WRONG: dict[str, str] = {
     "chain.momentun.decay: [1.0]": "no attack has the key chain.momentun.decay: did you mean",
     "steps: [5, 10]": "steps is not tuned",
-    "size: []": r"size: \[\] is no list of 1 to 1,000",
-    "size: full": "size: full is no list",
+    "size: []": r"size: \[\] is not a list of 1 to 1,000",
+    "size: full": "size: full is not a list",
     "size: [full, full]": "has a value twice",
-    "chain.momentum.decay: [[1]]": "is no list",
-    "chain.momentum.decay: {from: 1, to: 2}": "is no range",
-    "chain.momentum.decay: {from: 1, to: 2, by: 0}": "is no range",
-    "chain.momentum.decay: {from: 2, to: 1, by: 0.5}": "is no list of 1 to",
-    "chain.momentum.decay: {from: 0, to: 1, by: 0.00001}": "is no list of 1 to",
+    "chain.momentum.decay: [[1]]": "is not a list",
+    "chain.momentum.decay: {from: 1, to: 2}": "is not a range",
+    "chain.momentum.decay: {from: 1, to: 2, by: 0}": "is not a range",
+    "chain.momentum.decay: {from: 2, to: 1, by: 0.5}": "is not a list of 1 to",
+    "chain.momentum.decay: {from: 0, to: 1, by: 0.00001}": "is not a list of 1 to",
     "[1, 2]": "has no keys",
 }
 
@@ -215,7 +215,7 @@ def test_a_wrong_search_space_is_told_in_a_line(text: str, tmp_path: Path) -> No
 
 
 def test_an_unknown_search_space() -> None:
-    with pytest.raises(ConfigError, match=r"tuning=standart: .* is no file: did you mean standard"):
+    with pytest.raises(ConfigError, match=r"standart.* is not a file: did you mean standard"):
         load_space("standart", [])
 
 

@@ -123,7 +123,7 @@ def replaces(chain: Sequence[Stage]) -> bool:
 def check(attack: Any) -> None:
     """Raise ValueError for parts of an `Iteration` that don't go together."""
     if attack.steps < 1:
-        raise ValueError(f"steps={attack.steps} is no attack: use 1 or more")
+        raise ValueError(f"steps={attack.steps} is not an attack: use 1 or more")
     if attack.quantize not in ("always", "end", "off"):
         raise ValueError(f"quantize={attack.quantize} is unknown: use always, end or off")
     if attack.ball.eps > 0:

@@ -45,7 +45,7 @@ def step_size(rule: str | float, eps: float, steps: int) -> float:
             return eps / float(part[1])
         raise ValueError(f"step_size={rule} is unknown: use a number, eps/4, or {list(rules)}")
     if not 0 < rule < math.inf:
-        raise ValueError(f"step_size={rule} is no step: use a finite number above 0")
+        raise ValueError(f"step_size={rule} is not a step: use a finite number above 0")
     return rule
 
 

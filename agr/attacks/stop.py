@@ -73,7 +73,7 @@ class AnyOf:
             raise ValueError(f"stops={self.stops} cannot be: give a list of stops")
         for stop in self.stops:
             if not hasattr(stop, "update") or not hasattr(stop, "init"):
-                raise ValueError(f"stops={self.stops} cannot be: {stop} is no stop")
+                raise ValueError(f"stops={self.stops} cannot be: {stop} is not a stop")
         object.__setattr__(self, "stops", tuple(self.stops))
 
     def init(self, x: Tensor) -> State:

@@ -104,7 +104,7 @@ def _folder(distribution: str, value: str) -> Path:
     """Return the folder that an entry point names. Nothing of the package is run."""
     said = f'its entry point {GROUP} = "{value}"'
     if not (parts := VALUE.fullmatch(value)):
-        raise _broken(distribution, f"{said} is no package:folder")
+        raise _broken(distribution, f"{said} is not a package:folder")
     top, *inner = parts[1].split(".")
     try:
         spec = importlib.util.find_spec(top)

@@ -146,7 +146,7 @@ def explain(e: BaseException) -> str:
         way = next((way for words, way in WAYS_OUT.items() if words in text), None)
         value = WRONG_VALUE.match(text)
         if folder := NO_FOLDER.search(text):
-            text = f"{folder[1]} is no folder of configs: name one that is there"
+            text = f"{folder[1]} is not a folder of configs: name one that is there"
         elif way:
             text = f"{value[1] if value else text}: {way}"
     return _with_place(e, key and str(key), text)
@@ -196,11 +196,11 @@ def _unknown_key(e: BaseException, key: str) -> str:
     if key.startswith("hydra.launcher."):
         known = getattr(e.__cause__ or e, "parent_node", ())
         way = nearest(key.rpartition(".")[2], map(str, known))
-        return f"{key} is no key of the launcher: {way}"
+        return f"{key} is not a key of the launcher: {way}"
     way = moved(key) or nearest(key, _all_keys(Config), ALL_KEYS)
     if ADDED.fullmatch(key):
         way = f"correct the name, or add it as +{key}=…"
-    return _with_place(e, None, f"{key} is no key of the config: {way}")
+    return _with_place(e, None, f"{key} is not a key of the config: {way}")
 
 
 def moved(key: str) -> str | None:

@@ -106,7 +106,7 @@ def with_networks(config: DictConfig) -> DictConfig:
         itself = undefended(network, config.defenses)[0]
         if slash and (itself in known or Path(itself.partition(":")[2]).is_file()):
             hint = nearest(defense, config.defenses)
-            raise ConfigError(f"{place}: {defense} is no defense: {hint}")
+            raise ConfigError(f"{place}: {defense} is not a defense: {hint}")
         if not is_tag(name):
             hint = f"known: {', '.join(known)}, timm's names, and TAG:FILE"
             every = [*known, *timm.list_models()]
@@ -152,7 +152,7 @@ def _named_networks(config: DictConfig) -> list[tuple[str, str]]:
     source, targets = config.source, config.targets
     sources = [source] if isinstance(source, str) else source
     if not isinstance(sources, list | ListConfig) or not all(isinstance(s, str) for s in sources):
-        raise ConfigError(f"source={source} is no network: give a name, or a list [name,name]")
+        raise ConfigError(f"source={source} is not a network: give a name, or a list [name,name]")
     if not sources or len(set(sources)) < len(sources):
         raise ConfigError(f"source={source}: an ensemble is a list of different networks")
     for name in sources:
@@ -208,7 +208,7 @@ def check_network(name: str, n: NetworkConfig) -> None:
     if not all(s > 0 for s in n.std):
         raise ConfigError(f"network {name}: std={n.std}: give three numbers above 0")
     if n.width is not None and not 0 < n.width <= 1:
-        raise ConfigError(f"network {name}: width={n.width} is no share of the width: 0 to 1")
+        raise ConfigError(f"network {name}: width={n.width} is not a share of the width: 0 to 1")
     check_geometry(f"network {name}", n.geometry)
     if not 2 <= n.classes <= MOST_CLASSES:
         raise ConfigError(f"network {name}: classes={n.classes} cannot be: give 2 or more")

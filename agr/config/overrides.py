@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from agr.config.schema import conf_dir
-from agr.utils.errors import ConfigError, first_line
+from agr.config.schema import Config, conf_dir
+from agr.utils.errors import ConfigError, first_line, nearest
 from agr.utils.program import as_called, is_agr
 
 MOST_SHARDS = 9999
 MOST_SEEDS = 1000
 MOST_VALUES = 2_000  # in one override
+CHOSEN = ("experiment", "shards", "seeds")  # keys of a sweep that no config has
+SLIP = 0.74  # likeness of a key that was mistyped: nmae is one of name
 MULTIRUN = ("-m", "--multirun")
 RUNNING_FLAGS = (*MULTIRUN, "-r", "--run", "-cd", "--config-dir")  # those with which cells run
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -128,17 +132,54 @@ def _number_of(given: Sequence[str], form: str, most: int) -> int:
     (key, _, letter), number = form.partition("="), given[0].partition("=")[2]
     if len(given) > 1 or not re.fullmatch("[1-9][0-9]*", number) or int(number) > most:
         raise ConfigError(
-            f"{' '.join(given)} is no number of {key}: give {form}, {letter} from 1 to {most}"
+            f"{' '.join(given)} is not a number of {key}: give {form}, {letter} from 1 to {most}"
         )
     return int(number)
 
 
-def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:
-    """Parse the key=value arguments of a command that isn't Hydra's. Raises ConfigError."""
+# ---- a command's own words -----------------------------------------------------------------------
+
+
+def split_own(arguments: Sequence[str], own: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """Split a command's own words, KEY=VALUE with a key in `own`, from all others.
+
+    Raises ConfigError for one that is there twice or has no value, and for a key that is neither
+    of `own` nor of the config, and nearly one of the former.
+    """
+    found: dict[str, str] = {}
+    rest = []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if not equals or key not in own:
+            if equals and (meant := _meant(key, own)):
+                raise ConfigError(f"{word}: did you mean {meant}=?")
+            rest.append(word)
+        elif key in found or not value.strip():
+            raise ConfigError(f"{word}: give {key}=… once, with a value")
+        else:
+            found[key] = value
+    return found, rest
+
+
+def _meant(key: str, own: Collection[str]) -> str | None:
+    """Return the key of `own` that was mistyped, if it was."""
+    if key in CHOSEN or key in {f.name for f in fields(Config)}:
+        return None
+    return next(iter(get_close_matches(key, own, n=1, cutoff=SLIP)), None)
+
+
+def parse_pairs(arguments: Sequence[str], own: Collection[str] = ()) -> dict[str, Any]:
+    """Parse the key=value arguments of a command that isn't Hydra's.
+
+    Raises ConfigError, and for keys that aren't of `own`, if these are given.
+    """
     try:
         pairs: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
     except Exception as e:
         raise ConfigError(f"{' '.join(arguments)} cannot be read: {first_line(e)}") from e
+    for key in pairs if own else ():
+        if key not in own:
+            raise ConfigError(f"{key}= is unknown: {nearest(str(key), own)}")
     return dict(pairs)
 
 
@@ -197,10 +238,10 @@ def _checked_flag(word: str, rest: list[str]) -> str:
         if VALUED_FLAGS[name] and value not in VALUED_FLAGS[name]:
             raise ConfigError(f"{name}={value}: give one of {', '.join(VALUED_FLAGS[name])}")
         if name in ("--config-dir", "-cd") and not (value and Path(value).is_dir()):
-            raise ConfigError(f"{name}={value} is no folder: name the one of your configs")
+            raise ConfigError(f"{name}={value} is not a folder: name the one of your configs")
         return f"{name}={value}"
     if word not in RUNNING_FLAGS and word not in PLAIN_FLAGS:
         raise ConfigError(
-            f"{word} is no flag: -m sweeps, --config-dir=FOLDER adds configs of yours, --help"
+            f"{word} is not a flag: -m sweeps, --config-dir=FOLDER adds configs of yours, --help"
         )
     return word

@@ -67,7 +67,7 @@ def check_architecture(name: str, place: str) -> None:
 def describe(name: str, place: str) -> dict[str, Any]:
     """Return the fields of a NetworkConfig for `name`; `place` begins the text of an error.
 
-    Raises ConfigError if timm and the hub don't know it, or if it is no classifier of square
+    Raises ConfigError if timm and the hub don't know it, or if it is not a classifier of square
     RGB images.
     """
     head, colon, rest = name.partition(":")

@@ -60,7 +60,7 @@ def check_cell(cell: Cell) -> None:
     i, _, k = cell.config.shard.partition("/")
     if not SHARD.fullmatch(cell.config.shard) or int(i) >= int(k):
         raise ConfigError(
-            f"shard={cell.config.shard} is no shard: write i/k with 0 <= i < k, as 0/3"
+            f"shard={cell.config.shard} is not a shard: write i/k with 0 <= i < k, as 0/3"
         )
 
 
@@ -73,7 +73,7 @@ def reject_unknown_keys(node: DictConfig, prefix: str = "") -> None:
             continue
         if known and key not in known:
             way = moved(f"{prefix}{key}") or nearest(key, known)
-            raise ConfigError(f"{prefix}{key} is no key of the config: {way}")
+            raise ConfigError(f"{prefix}{key} is not a key of the config: {way}")
         inner = node._get_node(key)
         if isinstance(inner, DictConfig) and isinstance(inner._value(), dict):
             reject_unknown_keys(inner, f"{prefix}{key}.")
@@ -98,7 +98,7 @@ def _check_text(c: Config) -> None:
     for package in c.allow:
         if not package.isidentifier():
             raise ConfigError(
-                f"allow=[{package}] is no package: give the name that a _target_ begins with"
+                f"allow=[{package}] is not a package: give the name that a _target_ begins with"
             )
 
 
@@ -160,8 +160,8 @@ def _check_names(cell: Cell) -> None:
         raise ConfigError("success=targeted needs a targeted attack: add attack.targeted=true")
     if c.save_adversarials < 0:
         raise ConfigError(
-            f"save_adversarials={c.save_adversarials} is no number of images: give true, false, or "
-            "how many of the first are kept"
+            f"save_adversarials={c.save_adversarials} is not a number of images: give true, false, "
+            "or how many of the first are kept"
         )
     if c.save_adversarials and c.quantize == "off":
         raise ConfigError(
@@ -184,7 +184,8 @@ def _check_score_steps(c: Config) -> None:
         )
     if not steps or len({*steps}) < len(steps) or min(steps) < 1:
         raise ConfigError(
-            f"score_steps={steps} is no list of steps: give different numbers from 1 to {c.steps}"
+            f"score_steps={steps} is not a list of steps: give different numbers from 1 to "
+            f"{c.steps}"
         )
     if min(steps) > c.steps and c.attack.steps > 1 and c.gradients is None:
         raise ConfigError(
@@ -247,9 +248,9 @@ def check_library_steps(config: DictConfig) -> None:
 
 
 def check_eps(eps: float) -> None:
-    """Raise ConfigError for a value that is no budget in any norm."""
+    """Raise ConfigError for a value that is not a budget in any norm."""
     if not (math.isfinite(eps) and eps >= 0):
-        raise ConfigError(f"eps={eps} is no budget: give a number that is 0 or more")
+        raise ConfigError(f"eps={eps} is not a budget: give a number that is 0 or more")
 
 
 def _check_ranges(c: Config) -> None:
@@ -260,10 +261,10 @@ def _check_ranges(c: Config) -> None:
             raise ConfigError(f"{key}={value} is too {size}")
     for key, seconds in {"part_seconds": c.part_seconds, "check.seconds": c.check.seconds}.items():
         if not 0 <= seconds < math.inf:
-            raise ConfigError(f"{key}={seconds:g} is no time: give 0 or more seconds")
+            raise ConfigError(f"{key}={seconds:g} is not a time: give 0 or more seconds")
     if c.suite.l2_reference is not None and not 1 <= c.suite.l2_reference <= 3 * LARGEST_SIDE**2:
         raise ConfigError(
-            f"suite.l2_reference={c.suite.l2_reference} is no number of values: give pixels x "
+            f"suite.l2_reference={c.suite.l2_reference} is not a number of values: give pixels x "
             "channels, as 268203"
         )
 
@@ -294,6 +295,6 @@ def _check_step_size(c: Config) -> None:
         fine = isinstance(size, int | float) and not isinstance(size, bool) and 0 < size < math.inf
     if not fine:
         raise ConfigError(
-            f"attack.size={size} is no step size: give a number above 0, eps/4 or one of "
+            f"attack.size={size} is not a step size: give a number above 0, eps/4 or one of "
             f"{', '.join(STEP_RULES)}"
         )

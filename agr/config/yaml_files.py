@@ -18,7 +18,7 @@ def named_file(key: str, name: str) -> Path:
     if not path.is_file():
         known = [file.stem for file in own.glob("*.yaml")]
         raise ConfigError(
-            f"{key}={name}: {path} is no file: {nearest(name, known)}, or give the path of a file"
+            f"{key}={name}: {path} is not a file: {nearest(name, known)}, or give a file's path"
         )
     return path
 
@@ -28,7 +28,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as e:
-        raise ConfigError(f"{path} is no text in UTF-8 ({first_line(e)}): save it as such") from e
+        raise ConfigError(f"{path} is not text in UTF-8 ({first_line(e)}): save it as such") from e
     except yaml.YAMLError as e:
         raise ConfigError(yaml_problem(e, str(path))) from e
     except RecursionError as e:

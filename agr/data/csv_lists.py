@@ -265,7 +265,7 @@ def _row(fields: dict[str, str]) -> CsvRow:
         also = f", target {target!r}" if target else ""
         raise _WrongRow(f"{name!r}, label {label!r}{also}: give a file name and a class number")
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise _WrongRow(f"{name!r}: {sha256!r} is no sha256")
+        raise _WrongRow(f"{name!r}: {sha256!r} is not a sha256")
     return CsvRow("", name, label, target or None, sha256)
 
 

@@ -129,7 +129,7 @@ def _opened(path: Path) -> BinaryIO:
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     return os.fdopen(file, "rb")
 
 
@@ -137,7 +137,7 @@ def _reason(e: Exception) -> str:
     if isinstance(e, FileNotFoundError):
         return "it is missing"
     if isinstance(e, UnidentifiedImageError):  # its own text has an address in memory
-        return f"it is no image ({', '.join(FORMATS)}) that can be read"
+        return f"it is not an image ({', '.join(FORMATS)}) that can be read"
     if isinstance(e, OSError) and e.strerror:
         return e.strerror
     return first_line(e)

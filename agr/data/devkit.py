@@ -46,7 +46,7 @@ def ilsvrc_ids(meta: bytes, path: Path) -> dict[int, str]:
         rows = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         columns = (rows[name].tolist() for name in ("ILSVRC2012_ID", "WNID", "num_children"))
         leaves = {int(i): str(name) for i, name, below in zip(*columns, strict=True) if not below}
-    except Exception as e:  # whatever scipy makes of bytes that are no such file
+    except Exception as e:  # whatever scipy makes of bytes that are not such a file
         raise ConfigError(f"{path}: {META} cannot be read: {first_line(e)}: copy it again") from e
     return {i: name for i, name in leaves.items() if SYNSET.fullmatch(name)}
 

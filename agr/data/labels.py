@@ -65,7 +65,7 @@ def _class_order(raw: Iterable[str], classes: int, synsets: str | None, where: s
         unknown = [name for name in names if name not in order]
         if unknown:
             raise ConfigError(
-                f"{where}: {unknown[0]} is no class of ImageNet-1k ({len(unknown)} such of "
+                f"{where}: {unknown[0]} is not a class of ImageNet-1k ({len(unknown)} such of "
                 f"{len(names)}): take it away, or use a suite whose networks know it"
             )
         return order
@@ -96,8 +96,8 @@ def number(
         where: file or folder of the raw labels, for messages.
         among: raw labels whose synsets are sorted, where these are more than those in `raw`.
 
-    Raises ConfigError for a synset that is no class, or for another number of them, and for a raw
-    label that is no class of 0..classes-1, with its image.
+    Raises ConfigError for a synset that is not a class, or for another number of them, and for a
+    raw label that is not a class of 0..classes-1, with its image.
     """
     order = _class_order(raw.values() if among is None else among, classes, synsets, where)
     numbers = {word: order.get(word, word) for word in set(raw.values())}
@@ -211,7 +211,7 @@ def parse_val_txt(text: str, path: Path) -> RawLabels:
 
 
 def _label(name: str, word: str, where: str) -> tuple[str, str]:
-    """Return the file name and the class of an image. Raises ConfigError for what is no class."""
+    """Return the file name and the class of an image. Raises ConfigError for another word."""
     name, word = name.strip().strip("\"'").replace("\\", "/"), class_word(word)
     if not name or not is_class(word):
         raise ConfigError(

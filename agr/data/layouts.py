@@ -242,7 +242,7 @@ def _packed(path: Path, descriptor: int) -> Iterator[ImageFile]:
     start = read(0, tar.BLOCK)
     packing = tar.packing(start)
     if packing or (start[257:262] != b"ustar" and not path.name.endswith(".tar")):
-        why = f"is compressed ({packing}): unpack it to a .tar" if packing else "is no tar"
+        why = f"is compressed ({packing}): unpack it to a .tar" if packing else "is not a tar"
         raise ConfigError(f"{path} {why}; images are read in place from a folder, a tar or a CSV")
     try:
         for member in tar.members(read, os.fstat(descriptor).st_size):

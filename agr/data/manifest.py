@@ -60,7 +60,7 @@ def read_manifest(data: Data, suite: Suite, classes: int, keep: Path | None = No
 def check_labels(data: Data, suite: Suite, manifest: Manifest) -> list[Comparison]:
     """Compare the labels of `manifest` with every other source of labels near the images.
 
-    A source that can't be read is no error here: its comparison says why.
+    A source that can't be read is not an error here: its comparison says why.
     """
     snapshot, classes = FileSnapshot(), max(n.classes for n in suite.networks.values())
     mine = {e.image_id: e.label for e in manifest.entries}

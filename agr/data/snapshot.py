@@ -18,7 +18,7 @@ class Listing(NamedTuple):
     """Content of a folder, hidden things left out."""
 
     folders: list[str]
-    files: list[str]  # and whatever else is no folder
+    files: list[str]  # and whatever else is not a folder
 
 
 class FileSnapshot:
@@ -111,12 +111,12 @@ def decode(content: bytes, path: Path) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise ConfigError(f"{path} is no text file: {first_line(e)}: save it as UTF-8") from e
+        raise ConfigError(f"{path} is not a text file: {first_line(e)}: save it as UTF-8") from e
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _kind(mode: int) -> str:
-    """Kind of a thing that is no file: reading it may never come to an end."""
+    """Kind of a thing that is not a file: reading it may never come to an end."""
     if stat.S_ISDIR(mode):
         return "a folder"
     return "a pipe" if stat.S_ISFIFO(mode) else "a device"

@@ -37,7 +37,7 @@ def members(read: Read, end: int) -> Iterator[Member]:
     """Yield the regular files of an uncompressed tar of `end` bytes, in its order.
 
     Raises ValueError, with what is wrong and where, for a tar that is cut off or damaged; what was
-    found before is no whole list then.
+    found before is not a whole list then.
     """
     at, name = 0, None
     while (block := read(at, BLOCK)) != END:
@@ -62,7 +62,7 @@ def members(read: Read, end: int) -> Iterator[Member]:
 
 
 def size_at(header: bytes) -> int | None:
-    """Size of the regular file with this header (512 bytes); None if it is no such header."""
+    """Size of the regular file with this header (512 bytes); None if it is not such a header."""
     try:
         info = _header(header, 0)
     except ValueError:

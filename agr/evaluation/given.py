@@ -49,7 +49,7 @@ def images_in(folder: str, sha256: str | None = None) -> GivenImages:
     """
     place = Path(folder).expanduser()
     if not place.is_dir():
-        raise ConfigError(f"images={folder} is no folder: give that of the adversarial PNGs")
+        raise ConfigError(f"images={folder} is not a folder: give that of the adversarial PNGs")
     files = {path.stem: path for path in sorted(place.glob("*.png"))}
     if not files:
         there = sorted(path.name for path in place.iterdir())

@@ -155,7 +155,7 @@ def adversarial_rows(work: Todo, made: Sequence[CraftedImage], folder: Path) -> 
 def succeeded(rule: str, label: int, target_label: int | None, predictions: Row) -> bool:
     """Return whether a target was fooled, by the rule "label", "changed" or "targeted".
 
-    A prediction of -1 (logits that are not finite) is no success.
+    A prediction of -1 (logits that are not finite) is not a success.
     """
     pred = predictions["adv_pred"]
     if rule == "targeted":

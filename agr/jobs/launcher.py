@@ -69,7 +69,7 @@ def _check_params(kind: str, params: dict[str, Any]) -> None:
     for key in params:
         if key not in _keys(kind):  # it came with a + before it
             close = nearest(key, _keys(kind))
-            raise ConfigError(f"hydra.launcher.{key} is no key of the launcher: {close}")
+            raise ConfigError(f"hydra.launcher.{key} is not a key of the launcher: {close}")
     for key in ("nodes", "tasks_per_node"):
         if params[key] != 1:
             raise ConfigError(

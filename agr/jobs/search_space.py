@@ -18,7 +18,7 @@ from agr.utils.hashing import draw
 
 MOST_VALUES = 1_000  # of one key
 FEW = 10_000  # combinations that are put into an order as a whole; at least ten times the trials
-# What a comparison gives to all attacks alike, and what is no hyperparameter.
+# What a comparison gives to all attacks alike, and what is not a hyperparameter.
 GIVEN = {"steps", "quantize", "eps", "norm", "targeted", "target", "label"}
 GIVEN |= {"name", "title", "images"}
 
@@ -142,7 +142,7 @@ def _values(place: Path, key: str, node: Any) -> list[Any]:
     scalars = isinstance(node, list) and all(isinstance(v, int | float | str) for v in node)
     if not scalars or not 0 < len(node) <= MOST_VALUES:
         raise ConfigError(
-            f"{place}: {key}: {str(node)[:100]} is no list of 1 to {MOST_VALUES:,} numbers or "
+            f"{place}: {key}: {str(node)[:100]} is not a list of 1 to {MOST_VALUES:,} numbers or "
             "words: write [0.5, 1.0], or {from: 0.2, to: 1.0, by: 0.2}"
         )
     if len({*node}) < len(node):
@@ -156,7 +156,7 @@ def _range(place: Path, key: str, node: Mapping[str, Any]) -> list[float]:
     numbers = [n for n in ends if isinstance(n, int | float) and math.isfinite(n)]
     if {*node} != {"from", "to", "by"} or len(numbers) < 3 or numbers[2] <= 0:
         raise ConfigError(
-            f"{place}: {key}: {str(dict(node))[:100]} is no range: write "
+            f"{place}: {key}: {str(dict(node))[:100]} is not a range: write "
             "{from: 0.2, to: 1.0, by: 0.2}"
         )
     low, high, by = numbers

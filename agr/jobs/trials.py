@@ -15,7 +15,7 @@ import yaml
 
 from agr.config.cell import Cell
 from agr.config.compose import expand
-from agr.config.overrides import MOST_VALUES, quoted
+from agr.config.overrides import MOST_VALUES, quoted, split_own
 from agr.jobs.search_space import SearchSpace, Values
 from agr.records.claim import refuse_entry
 from agr.utils.errors import ConfigError
@@ -49,9 +49,8 @@ def parse_options(arguments: Sequence[str]) -> tuple[Options | None, list[str]]:
     Raises ConfigError.
     """
     keys = ("tuned", "trials", "tuning_images", "tuning")
-    words = [word for word in arguments if word.partition("=")[0] in keys]
-    given = {key: value for key, _, value in (word.partition("=") for word in words)}
-    rest = [word for word in arguments if word not in words]
+    given, rest = split_own(arguments, keys)
+    words = [f"{key}={value}" for key, value in given.items()]
     mode = given.pop("tuned", "false")
     if mode == "false":
         for key, value in given.items():

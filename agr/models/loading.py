@@ -97,7 +97,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         try:
             weights: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
         except (AttributeError, EOFError, KeyError, IndexError, TypeError) as e:
-            raise RuntimeError("it is no state_dict that torch can read") from e
+            raise RuntimeError("it is not a state_dict that torch can read") from e
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise RuntimeError("it has other things in it than named tensors")
     if not any(w.dim() for w in weights.values()):

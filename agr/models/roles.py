@@ -217,7 +217,7 @@ def layer_of(network: nn.Module, layer: str | float) -> tuple[str, nn.Module]:
     if not names:
         known = ", ".join(name for name, _ in network.named_children())
         raise ValueError(
-            f"{_title(network)} doesn't list its layers, so that {layer:g} is no depth of it: "
+            f"{_title(network)} doesn't list its layers, so that {layer:g} is not a depth of it: "
             f"give a layer's name, such as {known}"
         )
     name = names[int(layer * (len(names) - 1) + 0.5)]

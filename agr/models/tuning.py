@@ -43,12 +43,12 @@ def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
 
     Batch norms that can't be folded stay: a self-check compares the logits in float64. What can't
     be copied comes back itself, as it is. A caller's inference mode or no_grad doesn't matter.
-    Raises ValueError for what is no network, no batch or no format.
+    Raises ValueError for what is not a network, a batch or a format.
     """
     if not isinstance(model, nn.Module) or isinstance(model, nn.ModuleList | nn.ModuleDict):
         raise ValueError(f"model is a {type(model).__name__}: tune takes one network, nn.Module")
     if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
-        raise ValueError("x is no batch of images: give a float tensor (B, 3, H, W)")
+        raise ValueError("x is not a batch of images: give a float tensor (B, 3, H, W)")
     if memory_format not in ("auto", "try", *MEMORY_FORMATS):
         way = nearest(memory_format, ["auto", "try", *MEMORY_FORMATS])
         raise ValueError(f"memory_format={memory_format} is unknown: {way}")

@@ -68,7 +68,7 @@ def _given_file(weights: str, what: str) -> Path:
         raise ConfigError(f"{what}: there is no weight file {path}: correct the path")
     if path.suffix not in WEIGHT_SUFFIXES:
         raise ConfigError(
-            f"{what}: {path} is no weight file: known endings are {', '.join(WEIGHT_SUFFIXES)}"
+            f"{what}: {path} is not a weight file: known endings are {', '.join(WEIGHT_SUFFIXES)}"
         )
     return path
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from agr.records.places import texts_of
 from agr.records.run_info import parse_run
@@ -162,7 +163,7 @@ def read_claim(folder: str | Path) -> Claim:
             )
         claim: Claim = parse_run(content, Claim)
         if asdict(claim) != content:
-            raise ValueError("it has keys that no claim has")
+            raise ValueError(f"no claim has {', '.join(_strange(content, asdict(claim)))}")
         _check(claim)
     except FileNotFoundError as e:
         raise ConfigError(f"{path} is missing: an entry is a folder of agr submit") from e
@@ -173,8 +174,20 @@ def read_claim(folder: str | Path) -> Claim:
     return claim
 
 
+def _strange(content: Any, known: Any, place: str = "") -> Iterator[str]:
+    """Yield the places of keys that aren't known ones."""
+    if isinstance(content, dict) and isinstance(known, dict):
+        for key, value in content.items():
+            if key not in known:
+                yield f"{place}{key!r:.50}"
+            yield from _strange(value, known.get(key), f"{place}{key!r:.50}.")
+    elif isinstance(content, list) and isinstance(known, list):
+        for n, (one, other) in enumerate(zip(content, known, strict=False)):
+            yield from _strange(one, other, f"{place}{n}.")
+
+
 def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of a claim")
+    raise ValueError(f"{text} is not a number of a claim")
 
 
 def _finite(text: str) -> float:
@@ -195,7 +208,7 @@ def _check(claim: Claim) -> None:
     folders = [cell.folder for cell in claim.cells]
     for name in (claim.protocol.suite, *folders):
         if not is_name(name, LONGEST_FOLDER):
-            raise ValueError(f"{name!r:.60} is no name of a folder")
+            raise ValueError(f"{name!r:.60} is not a folder name")
     if len({*folders}) < len(folders):
         raise ValueError("a cell stands there twice")
     for cell in claim.cells:
@@ -204,4 +217,4 @@ def _check(claim: Claim) -> None:
                 raise ValueError(f"{rate.successes} successes of {rate.images} images are no rate")
         for image in cell.sample:
             if not is_plain(image.image_id):
-                raise ValueError(f"{image.image_id!r:.60} is no id of an image")
+                raise ValueError(f"{image.image_id!r:.60} is not an id of an image")

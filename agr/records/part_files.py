@@ -39,7 +39,7 @@ class PartFile(NamedTuple):
 
     @classmethod
     def parse(cls, path: Path) -> PartFile | None:
-        """Parse the name of a file; None if it is no part's."""
+        """Parse the name of a file; None if it isn't a part's."""
         match = PART.fullmatch(path.name)
         return match and cls(path, match[1], match[2], int(match[3]))
 
@@ -79,8 +79,8 @@ class PartFile(NamedTuple):
             return found
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError) as e:
             raise Damaged(
-                f"{self.path} was made with {found!r:.80}, which are no slots and width: restore "
-                "it, or move its folder away"
+                f"{self.path} was made with {found!r:.80}, which are not slots and a width: "
+                "restore it, or move its folder away"
             ) from e
 
     def damaged(self) -> Damaged:

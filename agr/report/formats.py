@@ -16,7 +16,7 @@ from agr.report.numbers import MARKDOWN, TEX, TableCell, printed
 from agr.utils.files import write_all
 from agr.utils.text import plural, printable
 
-# A spreadsheet's formula: whatever begins like one and is no plain number, or a dash for nothing.
+# A spreadsheet's formula: whatever begins like one and isn't a plain number, or a dash for nothing.
 FORMULA = re.compile(r"(?!([+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-)\Z)[=+\-@\t\r]", re.I | re.A)
 NUMBERED = re.compile(r"^Table \d+: ")  # LaTeX numbers tables itself
 TEX_TEMPLATES = Environment(

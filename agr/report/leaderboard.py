@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from agr.config.cell import Cell
+from agr.records.progress import rest_of
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.report.families import TITLES, families_of, family_notes
@@ -166,7 +167,7 @@ def _row(
         "title": cells[0].config.attack.title,
         "sources": ",".join(dict.fromkeys(cell.source for cell in cells)),
         "run": len(finished) == len(cells),
-        "command": " && ".join(cell.command() for cell, frame in pairs if frame is None),
+        "command": rest_of(*(cell for cell, frame in pairs if frame is None)),
         "images": 0,
         "n": 0,
     }

@@ -15,6 +15,7 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.config.networks import undefended
+from agr.records.progress import rest_of
 from agr.report.frames import counted_rows, selected
 from agr.report.rates import NORM_TITLES
 from agr.utils.errors import ConfigError
@@ -129,7 +130,7 @@ class Outcomes:
     def missing(self) -> list[str]:
         """Return lines with the commands that run the cells that aren't finished."""
         missing = [cell for key, cell in self.cells.items() if not self.is_finished(Place(*key))]
-        lines = [f"missing: {cell.command()}" for cell in missing[:MOST_MISSING]]
+        lines = [f"missing: {rest_of(cell)}" for cell in missing[:MOST_MISSING]]
         rest = len(missing) - MOST_MISSING
         return [*lines, f"missing: {rest} more cells"] if rest > 0 else lines
 

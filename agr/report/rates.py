@@ -13,6 +13,7 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.config.schema import PACKAGE
+from agr.records.progress import rest_of
 from agr.records.schema import PERCEPTUAL
 from agr.records.values import ABSTAINED
 from agr.report.frames import rows_counted, selected
@@ -116,7 +117,7 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
         "target": target,
         "white_box": cell.white_box(target),
         "run": frame is not None,
-        "command": cell.command(),
+        "command": rest_of(cell) if frame is None else cell.command(),
         "n": 0,
         "successes": 0,
         "silent": 0,
@@ -155,7 +156,8 @@ def identity(cell: Cell) -> dict[str, Any]:
 
 def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
     """Return one row of the sizes, from the `selected` rows of a cell."""
-    row = identity(cell) | {"run": frame is not None, "n": 0, "command": cell.command()}
+    command = rest_of(cell) if frame is None else cell.command()
+    row = identity(cell) | {"run": frame is not None, "n": 0, "command": command}
     row |= dict.fromkeys(("l2", "rel_l2", "mean_abs", "mean_abs_sym", "cosine", "steps_used"), NAN)
     row |= dict.fromkeys(PERCEPTUAL, NAN)
     row["eps_effective"] = cell.eps_effective

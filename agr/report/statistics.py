@@ -90,7 +90,7 @@ def bootstrap(
     if not x.size:
         return Bootstrap(math.nan, math.nan, 1.0)
     if not np.isfinite(x).all():
-        raise ValueError("values that are no numbers have no mean")
+        raise ValueError("values that are not numbers have no mean")
     place = np.unique(names, return_inverse=True)[1]
     sums: NDArray[np.float64] = np.bincount(place, x).astype(float)
     sizes = np.bincount(place)

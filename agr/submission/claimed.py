@@ -46,8 +46,10 @@ class Entry(NamedTuple):
     records: Records
 
 
-def entry_of(records: Records) -> Entry:
+def entry_of(records: Records, n_images: int | None = None) -> Entry:
     """Return a cell as its records have it, with every target that all its images were scored on.
+
+    It is of the first `n_images`, or of as many as the last run was asked for.
 
     Raises ConfigError for records that are damaged or unfinished, and for an attack whose code is
     neither agr's nor in a file that others have.
@@ -56,6 +58,8 @@ def entry_of(records: Records) -> Entry:
     if run is None or "suite" not in run.config:
         raise ConfigError(f"{records.folder} has no records: give the folder of a cell")
     cell = stored_cell(run.config, records.folder)
+    if n_images:
+        cell = Cell(replace(cell.config, n_images=n_images))
     own = {target.partition(".")[0] for target in targets_of(asdict(cell.config.attack))}
     if foreign := sorted(own - {HOME}):
         raise ConfigError(

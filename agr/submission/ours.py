@@ -30,7 +30,7 @@ def our_cell(entry: Entry, words: Sequence[str], outputs: str) -> Cell:
     theirs, ours = entry.cell.config, _our_suite(entry.cell.suite.name, tuple(words))
     for name in (*entry.cell.sources, *entry.cell.targets):
         if undefended(name, ours.defenses)[0] not in ours.suite.networks:
-            raise Unknown(f"{name} is no network of suite={ours.suite.name} here")
+            raise Unknown(f"{name} is not a network of suite={ours.suite.name} here")
     device = "cpu" if _device(entry.run).startswith("cpu") else "auto"
     cell = Cell(
         replace(

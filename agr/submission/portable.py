@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 from agr.records.held import held_by
 from agr.records.part_files import PartFile, once, write_part_file
 from agr.records.places import PLACE, shared_command, texts_of
+from agr.records.progress import Wanted
 from agr.records.run_info import RunInfo
 from agr.records.schema import TABLES
 from agr.records.store import Records
+from agr.submission.claimed import Entry
 from agr.utils.errors import ConfigError
 from agr.utils.hub import HUB
 from agr.utils.packages import PACKAGE
@@ -27,17 +29,16 @@ SMALL = {"compression_level": 19, "write_statistics": False}
 UNREAD = "its file could not be read"
 
 
-def pack(records: Records, to: Path, targets: list[str]) -> Records:
+def pack(entry: Entry, to: Path) -> Records:
     """Write a cell's rows and run.json below an empty folder `to`, as others can have them.
 
-    Rows stay whole, and are in one file for each number of slots that they were made with. Traces,
-    scored steps and saved images stay behind. Raises ConfigError for records that are damaged, or
-    that name a place of this machine.
+    Rows of the entry's images stay whole, and are in one file for each number of slots that they
+    were made with. Traces, scored steps and saved images stay behind. Raises ConfigError for
+    records that are damaged, or that name a place of this machine.
     """
-    run = records.run()
-    if run is None:
-        raise ConfigError(f"{records.folder} has no records: give the folder of a cell")
-    packed, told = Records(to), without_places(run, targets)
+    cell, run, records = entry
+    packed, told = Records(to), without_places(run, cell.targets)
+    told.config["n_images"] = cell.config.n_images
     for place, text in texts_of(asdict(told)):
         if PLACE.search(text):
             raise ConfigError(
@@ -50,15 +51,15 @@ def pack(records: Records, to: Path, targets: list[str]) -> Records:
             setattr(new, each.name, getattr(told, each.name))
 
     packed.update_run(describe)
-    for number, (about, table) in enumerate(_merged(records)):
+    for number, (about, table) in enumerate(_merged(entry)):
         write_part_file(PartFile(to, "rows", "0of1", number), table, about, **SMALL)
     packed.update_run(lambda new: setattr(new, "held", held_by(packed)))
     return packed
 
 
-def _merged(records: Records) -> Iterator[tuple[dict[str, int], pa.Table]]:
-    """Yield the rows of a cell once, by what their parts were made with."""
-    parts, schema = records.part_files("rows"), TABLES["rows"]
+def _merged(entry: Entry) -> Iterator[tuple[dict[str, int], pa.Table]]:
+    """Yield the rows of an entry's images once, by what their parts were made with."""
+    parts, schema = entry.records.part_files("rows"), TABLES["rows"]
     abouts = [part.about() for part in parts]
     numbers = [abouts.index(about) for about in abouts]  # of the first that is the same
     tables = [part.read(schema.names) for part in parts]
@@ -67,6 +68,7 @@ def _merged(records: Records) -> Iterator[tuple[dict[str, int], pa.Table]]:
         for table, n in zip(tables, numbers, strict=True)
     ]
     rows = once(pa.concat_tables(tables), "rows")
+    rows = rows.filter(pc.less(rows["position"], Wanted(entry.cell, entry.run).n))
     plain = pa.schema([field.remove_metadata() for field in schema])
     for n in sorted({*numbers}):
         mine = rows.filter(pc.equal(rows["about"], n)).drop_columns("about").cast(plain)

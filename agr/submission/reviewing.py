@@ -13,6 +13,7 @@ from typing import Any
 from agr.config.cell import Cell
 from agr.records.audit import check_records
 from agr.records.claim import RECORDS, Claim, ClaimedCell, read_claim
+from agr.records.progress import Wanted
 from agr.records.store import Records
 from agr.submission.checks import FALSE, Check, Unknown, check
 from agr.submission.claimed import Entry, claim_of, entry_of
@@ -99,7 +100,9 @@ def _audited(folder: Path, claim: Claim, cell: ClaimedCell, entries: list[Entry]
     entry = entry_of(records)
     _check_order(entry)
     entries.append(entry)
-    return f"{plural(report.images, 'image')}, {plural(report.rows, 'row')}"
+    images, n = plural(report.images, "image"), len(Wanted(entry.cell, entry.run))
+    claimed = f"; the claim is of the first {n}" if n < report.images else ""
+    return f"{images}, {plural(report.rows, 'row')}{claimed}"
 
 
 def _check_order(entry: Entry) -> None:

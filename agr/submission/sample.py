@@ -68,7 +68,7 @@ def read_sample(folder: Path, image: SampleImage, side: int) -> Pixels:
     path = folder / f"{image.image_id}.png"
     try:
         if folder.is_symlink() or not stat.S_ISREG((found := path.lstat()).st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         if found.st_size > 3 * side**2 + SPARE:
             raise ValueError(f"it has {found.st_size:,} bytes")
         pixels = _decoded(path, side)

@@ -71,7 +71,7 @@ def flag(default: bool) -> Any:
 
 def layer(default: str | float) -> Any:
     """Declare a parameter that is a layer of a network: its depth, or the name of a module."""
-    otherwise = "is no layer: give a depth from 0 to 1, or the name of a module"
+    otherwise = "is not a layer: give a depth from 0 to 1, or the name of a module"
     return _declare(default, _is_layer, otherwise)
 
 

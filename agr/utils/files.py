@@ -90,7 +90,7 @@ def write_named(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
 def read_text(path: Path) -> str:
     """Read the text of a regular file: a pipe would make us wait. Raises OSError, ValueError."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{path} is no regular file")
+        raise ValueError(f"{path} is not a regular file")
     return path.read_text(encoding="utf-8")
 
 

@@ -44,7 +44,7 @@ def hub_file(hub_id: str, names: tuple[str, ...], place: str, instead: str = "")
     try:
         cached = [try_to_load_from_cache(hub_id, name, cache_dir=folder) for name in names]
     except HFValidationError as e:
-        raise ConfigError(f"{place}: {hub_id} is no hub id: write owner/name") from e
+        raise ConfigError(f"{place}: {hub_id} is not a hub id: write owner/name") from e
     for file in cached:
         if isinstance(file, str) and Path(file).is_file():
             return Path(file)

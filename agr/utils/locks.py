@@ -73,7 +73,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[SoftFileLease]:
     """
     if not 0 < LEASE < float("inf"):
         raise ConfigError(
-            f"AGR_LEASE_SECONDS={os.environ['AGR_LEASE_SECONDS']} is no number of seconds: give "
+            f"AGR_LEASE_SECONDS={os.environ['AGR_LEASE_SECONDS']} is not a number of seconds: give "
             f"one above 0, or none, which is {DEFAULT_LEASE}"
         )
     lease = SoftFileLease(path, lease_duration=LEASE, heartbeat_interval=BEAT)

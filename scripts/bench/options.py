@@ -142,7 +142,7 @@ def _parser(text: str | None) -> argparse.ArgumentParser:
 def _whole(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number, 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number, 1 or more")
     return number
 
 
@@ -167,7 +167,7 @@ def _networks(given: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if not timm.is_model(name):
             hint = nearest(name, timm.list_models(), "timm.list_models() has all names")
-            raise ConfigError(f"--network {name} is no name of timm's: {hint}")
+            raise ConfigError(f"--network {name} is not a name of timm's: {hint}")
     return names
 
 

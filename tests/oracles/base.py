@@ -71,7 +71,7 @@ def changed(config: Config, *overrides: str) -> Config:
         for name in path:
             node = node[name] if isinstance(node, dict) else getattr(node, name)
         if isinstance(node, dict):
-            assert last in node, f"{key} is no key of this attack"
+            assert last in node, f"{key} is not a key of this attack"
             node[last] = value
         elif node is config:
             config = replace(config, **{last: value})

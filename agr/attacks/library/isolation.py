@@ -20,7 +20,7 @@ class Face(nn.Module):
 
     def __init__(self, model: nn.Module, like: Tensor):
         super().__init__()
-        self.behind: tuple[nn.Module, ...] = (model,)  # in a tuple it is no submodule
+        self.behind: tuple[nn.Module, ...] = (model,)  # in a tuple it is not a submodule
         self.dtype = like.dtype
         # where torchattacks looks for the device
         self.where = nn.Parameter(torch.empty(0, device=like.device), requires_grad=False)

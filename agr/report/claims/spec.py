@@ -124,7 +124,7 @@ def load_claims(name: str) -> tuple[Claims, dict[str, pd.DataFrame]]:
     except ConfigKeyError as e:
         key = str(e.full_key).rpartition(".")[2]
         way = nearest(key, KNOWN_KEYS)
-        raise ConfigError(f"{path}: {e.full_key} is no key of a file of claims: {way}") from e
+        raise ConfigError(f"{path}: {e.full_key} is not a key of a file of claims: {way}") from e
     except Exception as e:
         raise ConfigError(f"{path}: {explain(e)}") from e
     for claim in claims.claims:
@@ -155,7 +155,7 @@ def _check_whole(claims: Claims, printed: Mapping[str, pd.DataFrame], path: Path
         for played in (attack for option in options.values() for attack in option):
             if played not in known:
                 raise ConfigError(
-                    f"{path}: readings: {title}: {played} is no attack of these claims: "
+                    f"{path}: readings: {title}: {played} is not an attack of these claims: "
                     f"{nearest(played, known)}"
                 )
 
@@ -191,7 +191,7 @@ def _check(claim: Claim, claims: Claims, of: str) -> None:
     for compare in claim.compare:
         for key in (*compare.left, *compare.right):
             if key not in KEYS:
-                raise ConfigError(f"{of}: {key} is no part of a place: {nearest(key, KEYS)}")
+                raise ConfigError(f"{of}: {key} is not a part of a place: {nearest(key, KEYS)}")
         left = {key: compare.left.get(key, getattr(compare, key)) for key in compare.right}
         if left == compare.right:
             raise ConfigError(f"{of}: right: name what differs from the left side")
@@ -211,7 +211,7 @@ def _printed(printed: Printed, path: Path, name: str) -> pd.DataFrame:
     places = [path.parent / printed.file, PACKAGE / "assets" / printed.file]
     file = next((place for place in places if place.is_file()), None)
     if file is None:
-        raise ConfigError(f"{of} is no file: put it there, as {places[0]}")
+        raise ConfigError(f"{of} is not a file: put it there, as {places[0]}")
     try:
         frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as e:
@@ -224,7 +224,7 @@ def _printed(printed: Printed, path: Path, name: str) -> pd.DataFrame:
     texts = frame[printed.column]
     values = pd.to_numeric(texts, errors="coerce")
     for row, text in texts[values.isna() & (texts != "")].items():
-        raise ConfigError(f"{of}: row {row}: {text} is no number: write 44.2, or nothing")
+        raise ConfigError(f"{of}: row {row}: {text} is not a number: write 44.2, or nothing")
     for norm in keys["norm"].unique():
         if norm not in NORMS:
             raise ConfigError(f"{of}: norm {norm}: {nearest(norm, NORMS)}")

@@ -30,7 +30,8 @@ def check_finished(outcomes: Outcomes) -> None:
     """Raise ConfigError if no cell is finished."""
     if not series.with_images(outcomes):
         raise ConfigError(
-            f"none of these {len(outcomes.cells)} cells is finished: run them first, or add --run"
+            f"none of these {len(outcomes.cells)} cells is finished: add --run, or run them: "
+            f"{outcomes.missing()[0].removeprefix('missing: ')}"
         )
 
 

@@ -64,7 +64,7 @@ def _answers(example: Example, networks: dict[str, int]) -> list[list[Any]]:
 
 
 def _confidence(value: float) -> float | None:
-    """Rounded; None for what is no number, as a network that gave no finite answer has it."""
+    """Rounded; None for what is not a number, as a network that gave no finite answer has it."""
     return round(float(value), 4) if math.isfinite(value) else None
 
 
