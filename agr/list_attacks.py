@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         if all(word.casefold() in " ".join((name, *texts)).casefold() for word in words)
     }
     if not kept:
-        raise ConfigError(f"{' '.join(words)}: none of the {len(found)} attacks has this")
+        raise ConfigError(f"{' '.join(words)}: none of the {len(found)} attacks matches")
     costs = _costs([*kept], without_flags(flags))
     others = any(by for *_, by in kept.values())
     header = ["attack", "gradients", "title", "paper", *(["distribution"] if others else [])]

@@ -196,7 +196,7 @@ def test_attacks_are_listed(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert lines["l2t"].startswith("~")
     assert lines["library/deepfool"].startswith("- DeepFool")
     assert "pgd" not in lines
-    with pytest.raises(ConfigError, match="cvpr nobody: none of the 102 attacks has this"):
+    with pytest.raises(ConfigError, match="cvpr nobody: none of the 102 attacks matches"):
         agr.list_attacks.main(["cvpr", "nobody"])
     with pytest.raises(ConfigError, match="-m: give words"):
         agr.list_attacks.main(["-m"])

@@ -17,7 +17,16 @@ from agr.records.claim import read_claim, write_claim
 from agr.records.run_info import DataInfo, RunInfo, Session
 from agr.records.store import Records
 from agr.site import main
-from agr.submission.boards import BEST, boards_of, leads, placed, protocol_of, read_entries
+from agr.submission.boards import (
+    BEST,
+    boards_of,
+    costs_of,
+    frame_of,
+    leads,
+    placed,
+    protocol_of,
+    read_entries,
+)
 from agr.submission.card import address
 from agr.submission.claimed import claim_of, entry_of
 from agr.submission.site import site
@@ -76,6 +85,19 @@ def test_places_differences_and_leads_by_hand(folders: list[Path]) -> None:
     assert [p.result.rates["transfer"] for p in everything] == [100, 93.75, 6.25]
     assert [p.result.gradients for p in everything] == [200, 10, 10]
     assert everything[0].against_best == BEST
+    # At most 210 gradients leaves out nothing, 10 leaves out as much as 70: shown is 70.
+    assert costs_of([results]) == [math.inf, 70]
+    frame = frame_of({task: results})
+    columns = ["gradients_at_most", "entry", "place", "best", "difference", "images_of_both"]
+    assert frame[columns].fillna({"gradients_at_most": 0}).values.tolist() == [
+        [0, "Dear", 1, "Dear", 0, 8],
+        [0, "Strong", 2, "Dear", -6.25, 8],
+        [0, "Weak", 3, "Dear", -93.75, 8],
+        [70, "Strong", 1, "Strong", 0, 8],
+        [70, "Weak", 2, "Strong", -87.5, 8],
+    ]
+    led = ["2026-01-02 12:00", "", "2026-01-01 12:00", "", ""]  # at any cost
+    assert frame["led_from"].tolist() == led
     # One image of eight differs, by half: nothing that a test could see.
     assert everything[1].against_best.startswith("can't be told apart at n = 8")
     assert everything[2].against_best.startswith("transfers worse (−93.8 points [")
@@ -277,4 +299,7 @@ def test_boards_sort_and_filter(browser: Any, pages: Path) -> None:
         tab.locator("input").first.fill("dear")
         assert first.locator("tbody tr").count() == 1
         captions = [c.inner_text() for c in tab.locator("caption").all()]
-        assert captions[:2] == ["L∞ = 10, any cost", "L∞ = 10, at most 70 gradients per image"]
+        assert captions[:2] == [
+            "L∞ = 10, any cost (at most 200.0 gradients per image)",
+            "L∞ = 10, at most 70 gradients per image",
+        ]

@@ -8,7 +8,7 @@ image fools.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import pandas as pd
 
 from agr.records.claim import RECORDS, Claim, Protocol, read_claim
 from agr.records.store import Records
-from agr.report.comparison.paired import in_short, transfer_pair
+from agr.report.comparison.paired import Paired, in_short, transfer_pair
 from agr.report.frames import selected
 from agr.report.rates import NAN
 from agr.report.statistics import holm
@@ -57,7 +57,12 @@ class Result(NamedTuple):
     shares: pd.Series[float]  # percent of the targets fooled, by image id
     rates: dict[str, float]  # of `mean_rates`
     gradients: float  # per image; NaN where nobody counted them
-    day: str  # on which its last image was crafted, ISO 8601; "" of images from elsewhere
+    ended: str  # when its last image was crafted, ISO 8601, UTC; "" of images from elsewhere
+
+    @property
+    def minute(self) -> str:
+        """When its last image was crafted, to the minute."""
+        return f"{self.ended[:10]} {self.ended[11:16]}".strip()
 
 
 class Placed(NamedTuple):
@@ -65,7 +70,15 @@ class Placed(NamedTuple):
 
     result: Result
     place: int
-    against_best: str
+    best: Result
+    pair: Paired  # with the best, on the images of both
+    p: float  # of that difference, after Holm's correction
+    tests: int  # over which that is
+
+    @property
+    def against_best(self) -> str:
+        """The difference from the best, in words."""
+        return BEST if self.result is self.best else in_short(self.pair, self.p, self.tests)
 
 
 class Lead(NamedTuple):
@@ -133,14 +146,14 @@ def _result(entry: Submitted, cells: Sequence[Entry]) -> Result:
         finished.append((one.cell, frame))
     shares = pd.concat([success_shares(*each, white_box=False) for each in finished])
     spent = pd.concat([f.drop_duplicates("image_id")["backwards"] for _, f in finished])
-    days = [session.ended[:10] for one in cells for session in one.run.sessions]
+    ends = [session.ended for one in cells for session in one.run.sessions]
     return Result(
         entry,
         [*cells],
         100 * shares.groupby(level=0).mean(),
         mean_rates(finished),
         float(spent.mean()) if spent.notna().all() else NAN,
-        max(days, default=""),
+        max(ends, default=""),
     )
 
 
@@ -161,11 +174,13 @@ def placed(results: Iterable[Result], most: float = math.inf) -> list[Placed]:
     """
     if not (order := ranked(results, most)):
         return []
-    best, others = order[0][0], [r for r, _ in order[1:]]
-    pairs = [transfer_pair([r.shares], [best.shares]) for r in others]
-    adjusted = holm([pair.p if pair.n else 1.0 for pair in pairs])
-    words = [in_short(pair, p, len(pairs)) for pair, p in zip(pairs, adjusted, strict=True)]
-    return [Placed(*each, word) for each, word in zip(order, [BEST, *words], strict=True)]
+    best = order[0][0]
+    pairs = [transfer_pair([r.shares], [best.shares]) for r, _ in order]
+    adjusted = [1.0, *holm([pair.p if pair.n else 1.0 for pair in pairs[1:]])]
+    return [
+        Placed(*each, best, pair, p, len(order) - 1)
+        for each, pair, p in zip(order, pairs, adjusted, strict=True)
+    ]
 
 
 def _transfer(result: Result) -> float:
@@ -176,8 +191,53 @@ def _transfer(result: Result) -> float:
 def leads(results: Iterable[Result]) -> list[Lead]:
     """Return the results of a board that were the best when they came, the first one first."""
     found: list[Lead] = []
-    for result in sorted(results, key=lambda r: (r.day, -_transfer(r))):
+    for result in sorted(results, key=lambda r: (r.ended, -_transfer(r))):
         before = found[-1].result if found else None
         if before is None or _transfer(result) > _transfer(before):
             found.append(Lead(result, before))
+    return found
+
+
+def frame_of(boards: Mapping[Task, Sequence[Result]]) -> pd.DataFrame:
+    """Return a row for each result and cost up to which it is ranked, with what the site shows.
+
+    Costs of which none leaves a result out come once, as the first. `gradients_at_most` is NaN
+    where cost doesn't count; `difference`, its 95 % interval and `p` (Holm's) are from the best of
+    the row's board and cost; `led_from` is when a result came that was the best of any cost.
+    """
+    rows = []
+    for task, results in boards.items():
+        led = {id(lead.result): lead.result.minute for lead in leads(results)}
+        for most in costs_of([results]):
+            led = led if most == math.inf else {}
+            for p in placed(results, most):
+                r, pair, claim = p.result, p.pair, p.result.entry.claim
+                rows.append(
+                    {"norm": task.norm, "eps": task.eps, "source": task.source}
+                    | {"targets": " ".join(task.targets)}
+                    | {"gradients_at_most": NAN if most == math.inf else most}
+                    | {"place": p.place, "entry": claim.name, "attack": claim.attack.name}
+                    | {"attack_hash": claim.attack.hash, "by": claim.by}
+                    | {"steps": claim.protocol.steps, "gradients": r.gradients}
+                    | {"ended": r.ended, "led_from": led.get(id(r), "")}
+                    | {name: round(value, 4) for name, value in r.rates.items()}
+                    | {"best": p.best.entry.claim.name, "difference": round(pair.difference, 4)}
+                    | {"difference_low": round(pair.low, 4), "p": float(f"{p.p:.4g}")}
+                    | {"difference_high": round(pair.high, 4), "images_of_both": pair.n}
+                )
+    return pd.DataFrame(rows)
+
+
+def costs_of(boards: Iterable[Sequence[Result]]) -> list[float]:
+    """Return the costs up to which results are ranked, the largest first.
+
+    Each leaves out some that the one before it does not, and has some.
+    """
+    found, counts = list[float](), set[int]()
+    results = [result for board in boards for result in board]
+    for most in sorted(COSTS, reverse=True):
+        count = sum(r.gradients <= most or most == math.inf for r in results)
+        if count and count not in counts:
+            found.append(most)
+        counts.add(count)
     return found

@@ -8,20 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
 from agr.records.claim import Protocol
 from agr.report.formats import csv_text
 from agr.report.html.contract import HtmlTable, SitePage, SiteSection
 from agr.report.html.render import render_site
 from agr.report.numbers import Number, TableCell
 from agr.submission.boards import (
-    COSTS,
     Placed,
     Result,
     Submitted,
     Task,
     boards_of,
+    costs_of,
+    frame_of,
     leads,
     placed,
     protocol_of,
@@ -34,13 +33,13 @@ from agr.utils.text import plural
 INDEX = "index.html"
 BOARD = ["entry", "source", "place", "mean transfer % [95 %]", "against the best"]
 BOARD += ["white-box %", "gradients / image", "steps", "images", "by", "day"]
-LEADS = ["entry", "day", "board", "mean transfer % [95 %]", "led before"]
+LEADS = ["entry", "since (UTC)", "board", "mean transfer % [95 %]", "led before"]
 NOTES = (
     "mean transfer: the share of its black-box targets that an image fools; brackets: 95 % "
     "bootstrap interval over images",
     "place: among the results with the same source in this table",
     "against the best: of the same source in this table, on the images of both, by McNemar's test "
-    "where there is one target and by a bootstrap over images else, with Holm's correction",
+    "where there is one target, otherwise by a bootstrap over images, with Holm's correction",
     "gradients: of the source, as the image needed them; steps: at most",
 )
 
@@ -61,7 +60,7 @@ def site(entries: Sequence[Submitted], title: str) -> dict[str, str]:
     files = {INDEX: render_site(_index(groups, title))}
     for group in groups:
         files[f"{group.name}.html"] = render_site(_protocol_page(group, cards))
-        files[f"{group.name}.csv"] = csv_text(_frame(group))
+        files[f"{group.name}.csv"] = csv_text(frame_of(group.boards))
         back = [("Leaderboard", f"../{group.name}.html"), ("All boards", f"../{INDEX}")]
         for entry in group.entries:
             files[cards[entry.folder]] = render_site(card(entry, group.boards, back))
@@ -124,7 +123,7 @@ def _protocol_page(group: Group, cards: dict[Path, str]) -> SitePage:
         for tasks in _budgets(group).values()
     ]
     history = _history(group, cards)
-    words = "By the day on which an entry's last image was crafted."
+    words = "By when an entry's last image was crafted."
     sections.append(SiteSection("History", [words], tables=[history]))
     terms = SiteSection("Protocol", terms=protocol_terms(group.protocol))
     return SitePage(
@@ -155,14 +154,15 @@ def _budgets(group: Group) -> dict[tuple[str, float], list[Task]]:
 
 def _tables(tasks: Sequence[Task], group: Group, cards: dict[Path, str]) -> list[HtmlTable]:
     """Return the tables of one budget: of all results, and of those below smaller costs."""
-    tables, shown = list[HtmlTable](), set[int]()
-    for most in sorted(COSTS, reverse=True):
-        rows = [p for task in tasks for p in placed(group.boards[task], most)]
+    tables, boards = list[HtmlTable](), [group.boards[task] for task in tasks]
+    spent = [result.gradients for board in boards for result in board]
+    for most in costs_of(boards):
+        rows = [p for board in boards for p in placed(board, most)]
         rows.sort(key=lambda p: (p.place, -p.result.rates["transfer"]))
-        if len(rows) in shown or not rows:  # nothing costs more than this
-            continue
-        shown.add(len(rows))
-        cost = "any cost" if most == math.inf else f"at most {most} gradients per image"
+        cost = f"at most {most:g} gradients per image"
+        if most == math.inf:
+            known = f" (at most {max(spent):.1f} gradients per image)"
+            cost = "any cost" if any(map(math.isnan, spent)) else f"any cost{known}"
         tables.append(
             HtmlTable(
                 f"{group.name}-{budget(tasks[0])}-{cost}",
@@ -189,7 +189,7 @@ def _board_row(p: Placed) -> list[TableCell]:
         Number(claim.protocol.steps, "d"),
         Number(result.rates["images"], ".0f"),
         claim.by,
-        result.day,
+        result.ended[:10],
     ]
 
 
@@ -201,25 +201,9 @@ def _history(group: Group, cards: dict[Path, str]) -> HtmlTable:
             before = lead.before.entry.claim.name if lead.before else ""
             board = f"{source_of(results)}, {budget(task)}"
             name = lead.result.entry.claim.name
-            rows.append([name, lead.result.day, board, _transfer(lead.result), before])
+            rows.append([name, lead.result.minute, board, _transfer(lead.result), before])
             links.append(cards[lead.result.entry.folder])
     return HtmlTable("history", "Entries that led when they came", LEADS, rows, (), links)
-
-
-def _frame(group: Group) -> pd.DataFrame:
-    """Return a protocol's results, a row each, as the CSV has them."""
-    rows = []
-    for task, results in group.boards.items():
-        for r, place in ranked(results):
-            claim = r.entry.claim
-            rows.append(
-                {"norm": task.norm, "eps": task.eps, "source": task.source}
-                | {"targets": " ".join(task.targets), "place": place, "entry": claim.name}
-                | {"attack": claim.attack.name, "attack_hash": claim.attack.hash, "by": claim.by}
-                | {"steps": claim.protocol.steps, "gradients": r.gradients, "day": r.day}
-                | {name: round(value, 4) for name, value in r.rates.items()}
-            )
-    return pd.DataFrame(rows)
 
 
 def _transfer(result: Result) -> Number:
