@@ -37,12 +37,14 @@ OURS = ("suite", "data.root", "data.labels", "--config-dir")  # overrides that a
 
 def main(arguments: Sequence[str]) -> None:
     """Print a line per check and the sum, and exit with 1 if something doesn't hold."""
-    folders = [word for word in arguments if "=" not in word]
-    words = [word for word in arguments if word.partition("=")[0] in OURS]
-    for key in (word.partition("=")[0] for word in arguments if word not in (*folders, *words)):
-        if key not in OWN:
-            raise ConfigError(f"{key}= is unknown: {nearest(key, (*OWN, *OURS))}")
-    given = parse_pairs([word for word in arguments if word.startswith(("sample=", "images="))])
+    folders = [word for word in arguments if "=" not in word and word[:1] != "-"]
+    pairs = [word for word in arguments if word not in folders]
+    for key, equals, _ in (word.partition("=") for word in pairs):
+        if not equals or key not in (*OWN, *OURS):
+            way = f"write {key}=…" if key in OURS else nearest(key, (*OWN, *OURS))
+            raise ConfigError(f"{key} is unknown: {way}")
+    words = [word for word in pairs if word.partition("=")[0] in OURS]
+    given = parse_pairs([word for word in pairs if word not in words])
     if len(folders) != 1:
         raise ConfigError(f"{' '.join(folders) or 'no folder'}: give one folder of an entry")
     images, folder = given.get("images", 20), Path(folders[0])
@@ -59,12 +61,10 @@ def main(arguments: Sequence[str]) -> None:
     sample = Path(str(given["sample"])).expanduser() if given.get("sample") else None
     if sample and not sample.is_dir():
         raise ConfigError(f"sample={sample} is not a folder: give that of the sample's images")
-    if sample and any(sample.glob("*.png")):
+    if sample and any(sample.glob("*.png")) and not any(map(Path.is_dir, sample.iterdir())):
         raise ConfigError(
             f"sample={sample} holds images itself: give the folder around it, with one per cell"
         )
-    if entry is None and any(folder.glob("*/*.png")):
-        raise ConfigError(f"{folder} looks like a sample: give the entry, and sample={folder}")
     words = without_flags(words)
     if words:  # folders and suites that aren't there show before anything is checked
         expand(words)

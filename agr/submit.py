@@ -26,6 +26,7 @@ from agr.records.audit import check_records
 from agr.records.claim import LONGEST, RECORDS, entry_at, write_claim
 from agr.records.progress import Wanted, progress
 from agr.records.store import Records
+from agr.report.unfinished import rest_of
 from agr.submission.claimed import Entry, claim_of, entry_of
 from agr.submission.portable import pack
 from agr.submission.sample import sample_images, write_sample
@@ -105,7 +106,7 @@ def _folders(words: Sequence[str]) -> dict[Path, int | None]:
     for folder, cell in cells.items():
         state = progress(cell, Records(folder))
         if state.missing:
-            raise ConfigError(f"{folder} is not finished ({state.word}): run {cell.command()}")
+            raise ConfigError(f"{folder} is not finished ({state.word}): run {rest_of(cell)}")
     return {folder: cell.config.n_images for folder, cell in cells.items()}
 
 
@@ -118,8 +119,8 @@ def _checked(records: Records, n_images: int | None = None) -> Entry:
         raise ConfigError(f"{records.folder}: {found}: agr.verify says more")
     if (n := len(Wanted(entry.cell, entry.run))) < report.images:
         print(
-            f"{records.folder}: its first {n} images of {report.images}; overrides with "
-            f"n_images={report.images} would take all"
+            f"{records.folder}: its first {n} images are claimed, of {report.images} with rows; "
+            "overrides with n_images=… say how many"
         )
     return entry
 

@@ -62,7 +62,7 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     asked = DEFAULTS | parse_pairs(arguments, DEFAULTS)
     for key in ("images", "seed"):
         if type(asked[key]) is not int or asked[key] < 0:
-            raise ConfigError(f"{key}={asked[key]} is not a number of {key}: give 0 or more")
+            raise ConfigError(f"{key}={asked[key]} is not a whole number, 0 or more")
     if not isinstance(asked["allow"], list):
         raise ConfigError(f"allow={asked['allow']} is not a list: write allow=[package]")
     return asked | {"outputs": str(asked["outputs"]), "cells": str(asked["cells"])}

@@ -289,7 +289,7 @@ def test_groups_of_classes_have_no_id(tmp_path: Path) -> None:
     standins.flat(tmp_path / "val", ITEMS[:2])
     devkit = standins.devkit(tmp_path / DEVKIT, ITEMS)
     (devkit / "data" / TRUTH).write_text("1\n1001\n")
-    with pytest.raises(ConfigError, match=r"line 2: '1001' is no ILSVRC id"):
+    with pytest.raises(ConfigError, match=r"line 2: '1001' is not an ILSVRC id"):
         read(tmp_path)
 
 

@@ -387,7 +387,7 @@ CONFIGS = {
     "YAML with a tab": attack("name:\tx\n\tsteps: 1\n", "own.yaml line 1", "'\\t'"),
     "YAML with a key twice": attack(f"{WHOLE}name: b\n", "own.yaml line 5", "duplicate key name"),
     "YAML of bytes": attack(b"\x00\x01\xff", "own.yaml is not text in UTF-8"),
-    "YAML with a NUL": attack("name: a\0b\n", "own.yaml is no YAML", "special characters"),
+    "YAML with a NUL": attack("name: a\0b\n", "own.yaml is not YAML", "special characters"),
     "YAML in UTF-16": attack(WHOLE.encode("utf-16"), "own.yaml is not text in UTF-8", "save it"),
     "YAML of two documents": attack(f"{WHOLE}---\n{WHOLE}", "own.yaml line 5", "document"),
     "YAML with a Python tag": attack(

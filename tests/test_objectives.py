@@ -184,7 +184,7 @@ def test_what_else_is_refused() -> None:
     y = model(x).argmax(1)
     layers: Any
     for layers in ([], [2], "conv", 0.5):
-        with pytest.raises(ValueError, match="are no layers: give a list of depths"):
+        with pytest.raises(ValueError, match="are not layers: give a list of depths"):
             FeatureDistance(layers=layers)
     enlarged = Attack(Linf(EPS), objective=Importance("conv"), views=(Diverse(prob=1),))
     with pytest.raises(ValueError, match=r"^Importance needs features .*diverse.back=true"):

@@ -192,7 +192,7 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
             return victim.touch, ()
 
     torch.save(Bad(), path)
-    with pytest.raises(ValueError, match="is no TorchScript program: there is no code in it"):
+    with pytest.raises(ValueError, match="is not a TorchScript program: there is no code in it"):
         purify(path)
     traced(tmp_path / "q.pt", Blur())
     out = io.BytesIO()
@@ -203,7 +203,7 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
                 is_data = info.filename.endswith("/data.pkl")
                 new.writestr(info.filename, pickle if is_data else old.read(info))
     write_content(path, out.getvalue())
-    with pytest.raises(ValueError, match="is no TorchScript program"):
+    with pytest.raises(ValueError, match="is not a TorchScript program"):
         purify(path)
     assert not victim.exists()
 
@@ -211,7 +211,7 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
 def test_an_exported_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.pt2"
     torch.export.save(torch.export.export(Blur(), (torch.rand(1, 3, 12, 12),)), path)
-    with pytest.raises(ValueError, match=r"is no TorchScript program.*torch\.jit\.trace"):
+    with pytest.raises(ValueError, match=r"is not a TorchScript program.*torch\.jit\.trace"):
         purify(path)
 
 
@@ -278,7 +278,7 @@ def test_the_file_of_a_source_is_its_identity(tmp_path: Path) -> None:
             "vgg16/purify:{0}/small.pt",
             r"target vgg16/purify.*doesn't take an image \(1, 3, 64, 64\)",
         ),
-        ("vgg16/purify:{0}/text.pt", r"text\.pt is no TorchScript program"),
+        ("vgg16/purify:{0}/text.pt", r"text\.pt is not a TorchScript program"),
         ("vgg16/purify:{0}/blur.pt/jpeg76", "jpeg76|there is no file"),
         ("vgg16/randpad/purify:{0}/blur.pt", "network's own resize: put it last"),
         ("nothing/purify:{0}/blur.pt", "nothing"),

@@ -20,10 +20,10 @@ from agr.site import main
 from agr.submission.boards import (
     BEST,
     boards_of,
-    costs_of,
     frame_of,
     leads,
     placed,
+    placements,
     protocol_of,
     read_entries,
 )
@@ -86,8 +86,9 @@ def test_places_differences_and_leads_by_hand(folders: list[Path]) -> None:
     assert [p.result.gradients for p in everything] == [200, 10, 10]
     assert everything[0].against_best == BEST
     # At most 210 gradients leaves out nothing, 10 leaves out as much as 70: shown is 70.
-    assert costs_of([results]) == [math.inf, 70]
-    frame = frame_of({task: results})
+    places = placements({task: results})
+    assert [most for _, most in places] == [math.inf, 70]
+    frame = frame_of({task: results}, places)
     columns = ["gradients_at_most", "entry", "place", "best", "difference", "images_of_both"]
     assert frame[columns].fillna({"gradients_at_most": 0}).values.tolist() == [
         [0, "Dear", 1, "Dear", 0, 8],
@@ -96,7 +97,7 @@ def test_places_differences_and_leads_by_hand(folders: list[Path]) -> None:
         [70, "Strong", 1, "Strong", 0, 8],
         [70, "Weak", 2, "Strong", -87.5, 8],
     ]
-    led = ["2026-01-02 12:00", "", "2026-01-01 12:00", "", ""]  # at any cost
+    led = ["2026-01-02 12:00:00", "", "2026-01-01 12:00:00", "", ""]  # at any cost
     assert frame["led_from"].tolist() == led
     # One image of eight differs, by half: nothing that a test could see.
     assert everything[1].against_best.startswith("can't be told apart at n = 8")

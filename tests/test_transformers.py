@@ -21,7 +21,7 @@ from agr.attacks.idle import idle_parts
 from agr.attacks.loss import CrossEntropy
 from agr.attacks.rows import Host
 from agr.attacks.rules import ConstantAttention, Regularize, Tune
-from agr.attacks.rules.transformers import _shrunk_pairs, _shrunk_tokens
+from agr.attacks.rules.transformers import _shrunk
 from agr.attacks.stages import Distance, MeanNormalize, Momentum
 from agr.attacks.surrogate import Surrogate
 from agr.attacks.views import PatchOut, SelfPaced
@@ -139,11 +139,11 @@ def test_gradients_are_those_of_formulas(at: Any) -> None:
 def test_extremes_by_hand() -> None:
     factor = torch.tensor([0.5, 0.0])[:, None, None]
     g = torch.tensor([[3.0, -2.0], [1.0, 3.0], [-2.0, 0.0]])  # ties: the first of equals
-    tokens = _shrunk_tokens(torch.stack([g, g]), factor)
+    tokens = _shrunk("mlp", torch.stack([g, g]), factor)
     assert torch.equal(tokens[0], torch.tensor([[1.5, -1.0], [1.0, 1.5], [-1.0, 0.0]]))
     assert torch.equal(tokens[1], torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]))
     g = torch.tensor([[1.0, 9.0, 1.0], [1.0, 1.0, 1.0], [-8.0, 1.0, 1.0]])
-    pairs = _shrunk_pairs(torch.stack([g, g])[:, None], factor)[:, 0]
+    pairs = _shrunk("attention", torch.stack([g, g])[:, None], factor)[:, 0]
     # 9 is in row 0 and column 1, -8 in row 2 and column 0: lines cross at four places.
     half = torch.tensor([[0.25, 2.25, 0.5], [0.5, 0.5, 1.0], [-2.0, 0.25, 0.5]])
     assert torch.equal(pairs[0], half)
@@ -155,16 +155,16 @@ def test_att_adapts_to_the_block_above() -> None:
     rule, shared = Tune(gamma=0.5, lam=0.2, truncated=1), {}
     first, second = torch.randn(2, 4, 3).double(), 4 * torch.randn(2, 4, 3).double()
     made = rule.changed("qkv", first, shared)
-    assert torch.equal(made, _shrunk_tokens(0.7 * first, torch.full((2, 1, 1), 0.5)))
+    assert torch.equal(made, _shrunk("mlp", 0.7 * first, torch.full((2, 1, 1), 0.5)))
     ratio = ((0.7 * second).flatten(1).var(1) / made.flatten(1).var(1)).sqrt()
     factor = (0.5 + 0.2 * (1 - ratio)).clamp(0, 1)[:, None, None]
     assert torch.allclose(
-        rule.changed("qkv", second, shared), _shrunk_tokens(0.7 * second, factor), atol=1e-15
+        rule.changed("qkv", second, shared), _shrunk("mlp", 0.7 * second, factor), atol=1e-15
     )
     maps = torch.randn(2, 2, 3, 3).double()
     assert not rule.changed("attention", maps, shared).any()  # truncated; its variance is 0
     below = rule.changed("attention", maps, shared)
-    assert torch.equal(below, _shrunk_pairs(0.45 * maps, torch.full((2, 1, 1), 0.5)))
+    assert torch.equal(below, _shrunk("attention", 0.45 * maps, torch.full((2, 1, 1), 0.5)))
 
 
 def test_rules_are_gone_afterwards() -> None:

@@ -700,8 +700,8 @@ def test_another_machine_cannot_craft_again(
         (["outputs=/nowhere"], "outputs=/nowhere is not a folder"),
         (["outputs=conf"], r"outputs=conf cells=\*: there are no records"),
         (["image=3"], r"image= is unknown: did you mean images\?"),
-        (["images=many"], "images=many is not a number"),
-        (["images=-1"], "images=-1 is not a number"),
+        (["images=many"], "images=many is not a whole number"),
+        (["images=-1"], "images=-1 is not a whole number"),
         (["allow=my_parts"], "allow=my_parts is not a list"),
     ],
 )

@@ -20,7 +20,7 @@ from agr.utils.program import as_called, is_agr
 MOST_SHARDS = 9999
 MOST_SEEDS = 1000
 MOST_VALUES = 2_000  # in one override
-CHOSEN = ("experiment", "shards", "seeds")  # keys of a sweep that no config has
+SWEEPS = ("shards", "seeds")  # keys of a sweep that no config has
 SLIP = 0.74  # likeness of a key that was mistyped: nmae is one of name
 MULTIRUN = ("-m", "--multirun")
 RUNNING_FLAGS = (*MULTIRUN, "-r", "--run", "-cd", "--config-dir")  # those with which cells run
@@ -163,9 +163,10 @@ def split_own(arguments: Sequence[str], own: Collection[str]) -> tuple[dict[str,
 
 def _meant(key: str, own: Collection[str]) -> str | None:
     """Return the key of `own` that was mistyped, if it was."""
-    if key in CHOSEN or key in {f.name for f in fields(Config)}:
+    plain = key.lstrip("+~")
+    if plain in SWEEPS or plain in {f.name for f in fields(Config)}:
         return None
-    return next(iter(get_close_matches(key, own, n=1, cutoff=SLIP)), None)
+    return next(iter(get_close_matches(plain, own, n=1, cutoff=SLIP)), None)
 
 
 def parse_pairs(arguments: Sequence[str], own: Collection[str] = ()) -> dict[str, Any]:
@@ -177,6 +178,8 @@ def parse_pairs(arguments: Sequence[str], own: Collection[str] = ()) -> dict[str
         pairs: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
     except Exception as e:
         raise ConfigError(f"{' '.join(arguments)} cannot be read: {first_line(e)}") from e
+    if own and (bare := [word for word in arguments if "=" not in word]):
+        raise ConfigError(f"{bare[0]}: give KEY=VALUE, with one of {', '.join(own)}")
     for key in pairs if own else ():
         if key not in own:
             raise ConfigError(f"{key}= is unknown: {nearest(str(key), own)}")

@@ -41,7 +41,7 @@ def read_yaml(path: Path) -> Any:
 def yaml_problem(e: yaml.YAMLError, name: str = "") -> str:
     """Text of an error in a YAML file; the error itself knows the name of a file it was given."""
     if isinstance(e, yaml.reader.ReaderError):
-        return f"{name or e.name} is no YAML ({e.reason}): mend it"
+        return f"{name or e.name} is not YAML ({e.reason}): mend it"
     mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None)
     line = f" line {mark.line + 1}" if mark else ""
     return f"{name or (mark.name if mark else 'a file')}{line}: {problem or first_line(e)}: mend it"

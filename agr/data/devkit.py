@@ -30,7 +30,9 @@ def parse_devkit(truth: str, meta: bytes, path: Path) -> RawLabels:
     for i, line in enumerate(truth.split(), 1):
         synset = synsets.get(int(line)) if NUMBER.fullmatch(line) else None
         if synset is None:
-            raise ConfigError(f"{path} line {i}: {line!r} is no ILSVRC id of {META}: copy it again")
+            raise ConfigError(
+                f"{path} line {i}: {line!r} is not an ILSVRC id of {META}: copy it again"
+            )
         words[f"ILSVRC2012_val_{i:08d}"] = synset
     return words
 

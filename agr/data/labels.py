@@ -211,7 +211,7 @@ def parse_val_txt(text: str, path: Path) -> RawLabels:
 
 
 def _label(name: str, word: str, where: str) -> tuple[str, str]:
-    """Return the file name and the class of an image. Raises ConfigError for another word."""
+    """Return an image's file name and class. Raises ConfigError for a word that isn't a class."""
     name, word = name.strip().strip("\"'").replace("\\", "/"), class_word(word)
     if not name or not is_class(word):
         raise ConfigError(

@@ -43,7 +43,7 @@ def tune(model: nn.Module, x: Tensor, memory_format: str = "auto") -> nn.Module:
 
     Batch norms that can't be folded stay: a self-check compares the logits in float64. What can't
     be copied comes back itself, as it is. A caller's inference mode or no_grad doesn't matter.
-    Raises ValueError for what is not a network, a batch or a format.
+    Raises ValueError for a network, a batch or a format that isn't one.
     """
     if not isinstance(model, nn.Module) or isinstance(model, nn.ModuleList | nn.ModuleDict):
         raise ValueError(f"model is a {type(model).__name__}: tune takes one network, nn.Module")

@@ -154,7 +154,7 @@ def read_claim(folder: str | Path) -> Claim:
             raise ValueError(f"it is a link, or larger than {LARGEST:,} bytes")
         content = json.loads(read_text(path), parse_constant=_refuse, parse_float=_finite)
         if not isinstance(content, dict):
-            raise TypeError("it is no JSON object")
+            raise TypeError("it is not a JSON object")
         if content.get("schema") != SCHEMA:
             version = content.get("schema")
             raise ConfigError(
@@ -163,7 +163,8 @@ def read_claim(folder: str | Path) -> Claim:
             )
         claim: Claim = parse_run(content, Claim)
         if asdict(claim) != content:
-            raise ValueError(f"no claim has {', '.join(_strange(content, asdict(claim)))}")
+            wrong = _differing(content, asdict(claim))
+            raise ValueError(", ".join(wrong) or "it has a number that no claim has")
         _check(claim)
     except FileNotFoundError as e:
         raise ConfigError(f"{path} is missing: an entry is a folder of agr submit") from e
@@ -174,20 +175,22 @@ def read_claim(folder: str | Path) -> Claim:
     return claim
 
 
-def _strange(content: Any, known: Any, place: str = "") -> Iterator[str]:
-    """Yield the places of keys that aren't known ones."""
+def _differing(content: Any, known: Any, place: str = "") -> Iterator[str]:
+    """Yield what is said of keys that aren't known ones, and of known ones that are missing."""
     if isinstance(content, dict) and isinstance(known, dict):
-        for key, value in content.items():
-            if key not in known:
-                yield f"{place}{key!r:.50}"
-            yield from _strange(value, known.get(key), f"{place}{key!r:.50}.")
+        for key in {**known, **content}:
+            if key not in known or key not in content:
+                said = "is missing" if key in known else "is a key of no claim"
+                yield f"{place}{key!r:.50} {said}"
+            else:
+                yield from _differing(content[key], known[key], f"{place}{key!r:.50}.")
     elif isinstance(content, list) and isinstance(known, list):
         for n, (one, other) in enumerate(zip(content, known, strict=False)):
-            yield from _strange(one, other, f"{place}{n}.")
+            yield from _differing(one, other, f"{place}{n}.")
 
 
 def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number of a claim")
+    raise ValueError(f"{text} is not a number that a claim can hold")
 
 
 def _finite(text: str) -> float:
@@ -214,7 +217,9 @@ def _check(claim: Claim) -> None:
     for cell in claim.cells:
         for rate in cell.rates:
             if not 0 <= rate.successes <= rate.images:
-                raise ValueError(f"{rate.successes} successes of {rate.images} images are no rate")
+                raise ValueError(
+                    f"{rate.successes} successes of {rate.images} images are not a rate"
+                )
         for image in cell.sample:
             if not is_plain(image.image_id):
                 raise ValueError(f"{image.image_id!r:.60} is not an id of an image")

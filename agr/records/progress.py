@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from agr.config.cell import Cell
-from agr.records.claim import entry_at
 from agr.records.held import noted
 from agr.records.part_files import Damaged
 from agr.records.run_info import RunInfo
@@ -104,25 +103,6 @@ def complete(cell: Cell, records: Records, run: RunInfo) -> set[int] | None:
     except Damaged:
         return None
     return done
-
-
-def rest_of(*cells: Cell) -> str:
-    """Return the commands that finish cells, with what else can be done as a shell's comment."""
-    remarks = dict.fromkeys(remark for cell in cells for remark in _remarks(cell))
-    commands = " && ".join(cell.command() for cell in cells)
-    return f"{commands}  # {'; '.join(remarks)}" if remarks else commands
-
-
-def _remarks(cell: Cell) -> Iterator[str]:
-    """Yield what there is to say on going on with a cell."""
-    if (run := (records := Records(cell.folder)).run()) is None:
-        return
-    wanted, known = Wanted(cell, run), {*(complete(cell, records, run) or ()), *run.lost}
-    whole = next((p for p in range(wanted.n) if p in wanted and p not in known), wanted.n)
-    if known and whole:
-        yield f"the first {whole} are there: n_images={whole} shows them"
-    if entry := entry_at(cell.folder):
-        yield f"copy the records of {entry} to go on, and give that folder as outputs=…"
 
 
 class Progress(NamedTuple):

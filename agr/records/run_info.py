@@ -159,7 +159,7 @@ def parse_run(value: Any, kind: Any = RunInfo) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise TypeError(f"{value!r:.50} is no {kind}")
+        raise TypeError(f"{value!r:.50} is not of {kind}")
     return value
 
 

@@ -45,7 +45,7 @@ def selected(cell: Cell, *, in_passing: bool = False) -> pd.DataFrame | None:
     `in_passing` keeps few, for who goes through all cells once. Raises ConfigError for damaged
     records.
     """
-    key = _key(cell)
+    key = cell_key(cell)
     if key in _kept:
         return _kept[key]
     frame = _selected(cell, Records(cell.folder))
@@ -65,13 +65,13 @@ def noted(cell: Cell) -> Noted | None:
 
     Rows that were `selected` before aren't read again.
     """
-    key = _key(cell)
+    key = cell_key(cell)
     if key not in _noted:
         selected(cell, in_passing=True)
     return _noted[key]
 
 
-def _key(cell: Cell) -> tuple[Any, ...]:
+def cell_key(cell: Cell) -> tuple[Any, ...]:
     """Return what the selected rows depend on: the config, and the state of the cell's files."""
     records = Records(cell.folder)
     files = [records.run_file, *(part.path for part in records.part_files("rows"))]

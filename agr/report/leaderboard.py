@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 
 from agr.config.cell import Cell
-from agr.records.progress import rest_of
 from agr.records.run_info import RunInfo
 from agr.records.store import Records
 from agr.report.families import TITLES, families_of, family_notes
@@ -33,6 +32,7 @@ from agr.report.numbers import Number, TableCell, over_seeds_cell
 from agr.report.published import Published, published_sheet
 from agr.report.rates import APPEARANCE, NAN, budget_title, identity, perceptual_means, rate
 from agr.report.transfer import ENDS, mean_rates, spread_over_seeds
+from agr.report.unfinished import rest_of
 from agr.utils.errors import ConfigError
 
 COLUMNS = {  # of numbers, in the table's order: heading and format
@@ -167,7 +167,7 @@ def _row(
         "title": cells[0].config.attack.title,
         "sources": ",".join(dict.fromkeys(cell.source for cell in cells)),
         "run": len(finished) == len(cells),
-        "command": rest_of(*(cell for cell, frame in pairs if frame is None)),
+        "command": rest_of(*left) if (left := [c for c, frame in pairs if frame is None]) else "",
         "images": 0,
         "n": 0,
     }

@@ -15,9 +15,9 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.config.networks import undefended
-from agr.records.progress import rest_of
 from agr.report.frames import counted_rows, selected
 from agr.report.rates import NORM_TITLES
+from agr.report.unfinished import rest_of
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
 

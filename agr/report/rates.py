@@ -13,11 +13,11 @@ import pandas as pd
 
 from agr.config.cell import Cell
 from agr.config.schema import PACKAGE
-from agr.records.progress import rest_of
 from agr.records.schema import PERCEPTUAL
 from agr.records.values import ABSTAINED
 from agr.report.frames import rows_counted, selected
 from agr.report.statistics import wilson
+from agr.report.unfinished import rest_of
 from agr.utils.errors import ConfigError
 from agr.utils.pixels import LEVELS
 

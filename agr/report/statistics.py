@@ -27,7 +27,7 @@ def wilson(successes: float, n: float, confidence: float = CONFIDENCE) -> tuple[
     Raises ValueError unless 0 <= successes <= n.
     """
     if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} are no rate")
+        raise ValueError(f"{successes} successes of {n} are not a rate")
     if n == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf((1 + confidence) / 2)

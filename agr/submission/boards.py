@@ -8,6 +8,7 @@ image fools.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from agr.utils.errors import ConfigError
 
 COSTS = (10, 70, 210, math.inf)  # gradients per image, up to which entries are ranked apart
 BEST = "the best"
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", re.ASCII)
 # What an entry is free to choose: how many steps, which iterates are rounded, in which numbers.
 FREE: dict[str, Any] = {"steps": 0, "quantize": "", "precision": ""}
 
@@ -57,12 +59,7 @@ class Result(NamedTuple):
     shares: pd.Series[float]  # percent of the targets fooled, by image id
     rates: dict[str, float]  # of `mean_rates`
     gradients: float  # per image; NaN where nobody counted them
-    ended: str  # when its last image was crafted, ISO 8601, UTC; "" of images from elsewhere
-
-    @property
-    def minute(self) -> str:
-        """When its last image was crafted, to the minute."""
-        return f"{self.ended[:10]} {self.ended[11:16]}".strip()
+    ended: str  # when its last image was crafted, 2026-11-30 12:34:56 UTC; "" if nobody knows
 
 
 class Placed(NamedTuple):
@@ -146,14 +143,14 @@ def _result(entry: Submitted, cells: Sequence[Entry]) -> Result:
         finished.append((one.cell, frame))
     shares = pd.concat([success_shares(*each, white_box=False) for each in finished])
     spent = pd.concat([f.drop_duplicates("image_id")["backwards"] for _, f in finished])
-    ends = [session.ended for one in cells for session in one.run.sessions]
+    ends = [session.ended[:19] for one in cells for session in one.run.sessions]
     return Result(
         entry,
         [*cells],
         100 * shares.groupby(level=0).mean(),
         mean_rates(finished),
         float(spent.mean()) if spent.notna().all() else NAN,
-        max(ends, default=""),
+        max(filter(TIME.fullmatch, ends), default="").replace("T", " "),
     )
 
 
@@ -175,8 +172,9 @@ def placed(results: Iterable[Result], most: float = math.inf) -> list[Placed]:
     if not (order := ranked(results, most)):
         return []
     best = order[0][0]
-    pairs = [transfer_pair([r.shares], [best.shares]) for r, _ in order]
-    adjusted = [1.0, *holm([pair.p if pair.n else 1.0 for pair in pairs[1:]])]
+    pairs = [transfer_pair([r.shares], [best.shares]) for r, _ in order[1:]]
+    adjusted = [1.0, *holm([pair.p if pair.n else 1.0 for pair in pairs])]
+    pairs = [Paired(difference=0.0, low=0.0, high=0.0, n=len(best.shares)), *pairs]
     return [
         Placed(*each, best, pair, p, len(order) - 1)
         for each, pair, p in zip(order, pairs, adjusted, strict=True)
@@ -198,46 +196,59 @@ def leads(results: Iterable[Result]) -> list[Lead]:
     return found
 
 
-def frame_of(boards: Mapping[Task, Sequence[Result]]) -> pd.DataFrame:
-    """Return a row for each result and cost up to which it is ranked, with what the site shows.
-
-    Costs of which none leaves a result out come once, as the first. `gradients_at_most` is NaN
-    where cost doesn't count; `difference`, its 95 % interval and `p` (Holm's) are from the best of
-    the row's board and cost; `led_from` is when a result came that was the best of any cost.
-    """
-    rows = []
-    for task, results in boards.items():
-        led = {id(lead.result): lead.result.minute for lead in leads(results)}
-        for most in costs_of([results]):
-            led = led if most == math.inf else {}
-            for p in placed(results, most):
-                r, pair, claim = p.result, p.pair, p.result.entry.claim
-                rows.append(
-                    {"norm": task.norm, "eps": task.eps, "source": task.source}
-                    | {"targets": " ".join(task.targets)}
-                    | {"gradients_at_most": NAN if most == math.inf else most}
-                    | {"place": p.place, "entry": claim.name, "attack": claim.attack.name}
-                    | {"attack_hash": claim.attack.hash, "by": claim.by}
-                    | {"steps": claim.protocol.steps, "gradients": r.gradients}
-                    | {"ended": r.ended, "led_from": led.get(id(r), "")}
-                    | {name: round(value, 4) for name, value in r.rates.items()}
-                    | {"best": p.best.entry.claim.name, "difference": round(pair.difference, 4)}
-                    | {"difference_low": round(pair.low, 4), "p": float(f"{p.p:.4g}")}
-                    | {"difference_high": round(pair.high, 4), "images_of_both": pair.n}
-                )
-    return pd.DataFrame(rows)
-
-
-def costs_of(boards: Iterable[Sequence[Result]]) -> list[float]:
-    """Return the costs up to which results are ranked, the largest first.
-
-    Each leaves out some that the one before it does not, and has some.
-    """
-    found, counts = list[float](), set[int]()
-    results = [result for board in boards for result in board]
-    for most in sorted(COSTS, reverse=True):
-        count = sum(r.gradients <= most or most == math.inf for r in results)
-        if count and count not in counts:
-            found.append(most)
-        counts.add(count)
+def budgets_of(boards: Iterable[Task]) -> dict[tuple[str, float], list[Task]]:
+    """Return boards by norm and eps."""
+    found: dict[tuple[str, float], list[Task]] = {}
+    for task in boards:
+        found.setdefault((task.norm, task.eps), []).append(task)
     return found
+
+
+def placements(boards: Mapping[Task, Sequence[Result]]) -> dict[tuple[Task, float], list[Placed]]:
+    """Return the `placed` results by board and cost up to which they are ranked, best first.
+
+    Of a budget, costs that leave out no more results than the larger one before are left out.
+    """
+    found: dict[tuple[Task, float], list[Placed]] = {}
+    for tasks in budgets_of(boards).values():
+        counts = set[int]()
+        for most in sorted(COSTS, reverse=True):
+            count = sum(len(ranked(boards[task], most)) for task in tasks)
+            if count and count not in counts:
+                found |= {(task, most): placed(boards[task], most) for task in tasks}
+            counts.add(count)
+    return found
+
+
+def frame_of(
+    boards: Mapping[Task, Sequence[Result]], shown: Mapping[tuple[Task, float], Sequence[Placed]]
+) -> pd.DataFrame:
+    """Return a row for each result in each of its `placements`, with what the site shows of it.
+
+    `gradients_at_most` is NaN where cost doesn't count; `difference`, its 95 % interval and `p`
+    (Holm's) are from the best of the row's board and cost; `led_from` is when a result came that
+    was the best of any cost.
+    """
+    led = {
+        (task, id(lead.result)): lead.result.ended
+        for task, results in boards.items()
+        for lead in leads(results)
+    }
+    rows = []
+    for (task, most), of in shown.items():
+        for p in of:
+            r, pair, claim = p.result, p.pair, p.result.entry.claim
+            rows.append(
+                {"norm": task.norm, "eps": task.eps, "source": task.source}
+                | {"targets": " ".join(task.targets)}
+                | {"gradients_at_most": NAN if most == math.inf else most}
+                | {"place": p.place, "entry": claim.name, "attack": claim.attack.name}
+                | {"attack_hash": claim.attack.hash, "by": claim.by}
+                | {"steps": claim.protocol.steps, "gradients": r.gradients, "ended": r.ended}
+                | {"led_from": led.get((task, id(r)), "") if most == math.inf else ""}
+                | {name: round(value, 4) for name, value in r.rates.items()}
+                | {"best": p.best.entry.claim.name, "difference": round(pair.difference, 4)}
+                | {"difference_low": round(pair.low, 4), "p": float(f"{p.p:.4g}")}
+                | {"difference_high": round(pair.high, 4), "images_of_both": pair.n}
+            )
+    return pd.DataFrame(rows)

@@ -28,7 +28,7 @@ class Check(NamedTuple):
 def check(what: str, work: Callable[[], str]) -> Check:
     """Do a check: `work` returns what it saw, or raises ConfigError with what is wrong, or Unknown.
 
-    Whatever else it raises is not a traceback: who makes an entry can write anything into it.
+    Whatever else it raises ends in no traceback: who makes an entry can write anything into it.
     """
     try:
         return Check(what, HOLDS, work())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from itertools import accumulate
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -38,7 +39,10 @@ def pack(entry: Entry, to: Path) -> Records:
     """
     cell, run, records = entry
     packed, told = Records(to), without_places(run, cell.targets)
-    told.config["n_images"] = cell.config.n_images
+    told.config["n_images"] = n = cell.config.n_images
+    # As far as sessions say it: whoever crafted the images that aren't claimed left no time.
+    made = accumulate((session.images for session in run.sessions), initial=0)
+    told.sessions = [s for s, before in zip(told.sessions, made, strict=False) if before < n]
     for place, text in texts_of(asdict(told)):
         if PLACE.search(text):
             raise ConfigError(

@@ -19,10 +19,10 @@ from agr.submission.boards import (
     Submitted,
     Task,
     boards_of,
-    costs_of,
+    budgets_of,
     frame_of,
     leads,
-    placed,
+    placements,
     protocol_of,
     ranked,
 )
@@ -45,12 +45,13 @@ NOTES = (
 
 
 class Group(NamedTuple):
-    """The entries of one protocol, and the files about them."""
+    """The entries of one protocol, the files about them, and their places."""
 
     protocol: Protocol
     name: str  # of its page and its table, without an ending
     entries: list[Submitted]
     boards: dict[Task, list[Result]]
+    places: dict[tuple[Task, float], list[Placed]]  # `placements`
 
 
 def site(entries: Sequence[Submitted], title: str) -> dict[str, str]:
@@ -60,7 +61,7 @@ def site(entries: Sequence[Submitted], title: str) -> dict[str, str]:
     files = {INDEX: render_site(_index(groups, title))}
     for group in groups:
         files[f"{group.name}.html"] = render_site(_protocol_page(group, cards))
-        files[f"{group.name}.csv"] = csv_text(frame_of(group.boards))
+        files[f"{group.name}.csv"] = csv_text(frame_of(group.boards, group.places))
         back = [("Leaderboard", f"../{group.name}.html"), ("All boards", f"../{INDEX}")]
         for entry in group.entries:
             files[cards[entry.folder]] = render_site(card(entry, group.boards, back))
@@ -91,7 +92,11 @@ def _groups(entries: Sequence[Submitted]) -> list[Group]:
     for protocol, _ in order:
         name, again = slug(protocol.suite), sum(p.suite == protocol.suite for p, _ in order)
         names.append(f"{name}-{digest(str(protocol))}" if again > 1 else name)
-    return [Group(p, n, of, boards_of(of)) for (p, of), n in zip(order, names, strict=True)]
+    boards = [boards_of(of) for _, of in order]
+    return [
+        Group(protocol, name, of, each, placements(each))
+        for (protocol, of), name, each in zip(order, names, boards, strict=True)
+    ]
 
 
 def _index(groups: Sequence[Group], title: str) -> SitePage:
@@ -105,7 +110,9 @@ def _index(groups: Sequence[Group], title: str) -> SitePage:
                 source_of(results), Number(len(results), "d"), best.entry.claim.name,
                 _transfer(best),
             ])  # fmt: skip
-            links.append(f"{group.name}.html#section-{1 + [*_budgets(group)].index(task[:2])}")
+            links.append(
+                f"{group.name}.html#section-{1 + [*budgets_of(group.boards)].index(task[:2])}"
+            )
     header = ["suite", "protocol", "budget", "source", "entries", "best", "mean transfer % [95 %]"]
     table = HtmlTable("boards", "Every board, and who leads it", header, rows, (), links)
     texts = [
@@ -120,7 +127,7 @@ def _index(groups: Sequence[Group], title: str) -> SitePage:
 def _protocol_page(group: Group, cards: dict[Path, str]) -> SitePage:
     sections = [
         SiteSection(budget(tasks[0]), _targets(tasks, group), tables=_tables(tasks, group, cards))
-        for tasks in _budgets(group).values()
+        for tasks in budgets_of(group.boards).values()
     ]
     history = _history(group, cards)
     words = "By when an entry's last image was crafted."
@@ -144,25 +151,18 @@ def _notices(group: Group) -> list[str]:
     return [*dict.fromkeys(filter(None, said))]
 
 
-def _budgets(group: Group) -> dict[tuple[str, float], list[Task]]:
-    """Return the boards of a protocol by norm and eps."""
-    found: dict[tuple[str, float], list[Task]] = {}
-    for task in group.boards:
-        found.setdefault((task.norm, task.eps), []).append(task)
-    return found
-
-
 def _tables(tasks: Sequence[Task], group: Group, cards: dict[Path, str]) -> list[HtmlTable]:
     """Return the tables of one budget: of all results, and of those below smaller costs."""
-    tables, boards = list[HtmlTable](), [group.boards[task] for task in tasks]
-    spent = [result.gradients for board in boards for result in board]
-    for most in costs_of(boards):
-        rows = [p for board in boards for p in placed(board, most)]
+    tables = list[HtmlTable]()
+    spent = [result.gradients for task in tasks for result in group.boards[task]]
+    for most in dict.fromkeys(most for task, most in group.places if task in tasks):
+        rows = [p for task in tasks for p in group.places[task, most]]
         rows.sort(key=lambda p: (p.place, -p.result.rates["transfer"]))
         cost = f"at most {most:g} gradients per image"
-        if most == math.inf:
-            known = f" (at most {max(spent):.1f} gradients per image)"
-            cost = "any cost" if any(map(math.isnan, spent)) else f"any cost{known}"
+        if most == math.inf and any(map(math.isnan, spent)):
+            cost = "any cost"
+        elif most == math.inf:
+            cost = f"any cost (at most {math.ceil(10 * max(spent)) / 10} gradients per image)"
         tables.append(
             HtmlTable(
                 f"{group.name}-{budget(tasks[0])}-{cost}",
@@ -201,7 +201,7 @@ def _history(group: Group, cards: dict[Path, str]) -> HtmlTable:
             before = lead.before.entry.claim.name if lead.before else ""
             board = f"{source_of(results)}, {budget(task)}"
             name = lead.result.entry.claim.name
-            rows.append([name, lead.result.minute, board, _transfer(lead.result), before])
+            rows.append([name, lead.result.ended, board, _transfer(lead.result), before])
             links.append(cards[lead.result.entry.folder])
     return HtmlTable("history", "Entries that led when they came", LEADS, rows, (), links)
 

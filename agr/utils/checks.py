@@ -81,7 +81,7 @@ def layers(default: Sequence[str | float]) -> Any:
     def fits(value: Any) -> bool:
         return isinstance(value, list | tuple) and bool(value) and all(map(_is_layer, value))
 
-    otherwise = "are no layers: give a list of depths from 0 to 1, or of names of modules"
+    otherwise = "are not layers: give a list of depths from 0 to 1, or of names of modules"
     return _declare(default, fits, otherwise)
 
 

@@ -166,29 +166,32 @@ def _variance(g: Tensor) -> Tensor:
 
 
 def _shrunk(kind: str, g: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the extremes of `g` by `factor` (B, 1, 1); those that are hit twice, twice."""
-    return (_shrunk_pairs if kind == "attention" else _shrunk_tokens)(g, factor)
+    """Multiply the extremes of `g`, in place, by `factor` (B, 1, 1); those hit twice, twice."""
+    if kind == "attention":
+        _shrink_pairs(g, factor[..., None])
+    else:
+        for place in _extremes(g, 1):
+            _scale(g, 1, place, factor)
+    return g
 
 
-def _shrunk_pairs(g: Tensor, factor: Tensor) -> Tensor:
+def _shrink_pairs(g: Tensor, factor: Tensor) -> None:
     """Shrink rows and columns of maps (B, maps, n, m): those of the largest and smallest entry."""
     n, m = g.shape[2:]
-    flat = g.flatten(2)
-    for place in (flat.argmax(2), flat.argmin(2)):
-        g = g * _weights(place // m, n, factor)[:, :, :, None]
-        g = g * _weights(place % m, m, factor)[:, :, None, :]
-    return g
+    for place in _extremes(g.flatten(2), 2):
+        row, column = (place // m)[..., None], (place % m)[..., None]
+        _scale(g, 2, row.expand(-1, -1, 1, m), factor)
+        _scale(g, 3, column.expand(-1, -1, n, 1), factor)
 
 
-def _weights(place: Tensor, n: int, factor: Tensor) -> Tensor:
-    """Return weights (B, maps, n): the factor at `place` (B, maps), else 1."""
-    return torch.where(torch.arange(n, device=place.device) == place[:, :, None], factor, 1.0)
+def _extremes(g: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of the largest and the smallest entries; of equals the first.
+
+    `max` finds them in half of the time that `argmax` takes on a CPU.
+    """
+    return g.max(dim, keepdim=True).indices, g.min(dim, keepdim=True).indices
 
 
-def _shrunk_tokens(g: Tensor, factor: Tensor) -> Tensor:
-    """Shrink the largest and the smallest entry of each channel of `g` (B, tokens, channels)."""
-    token = torch.arange(g.shape[1], device=g.device)[:, None]
-    largest, smallest = g.argmax(1, keepdim=True), g.argmin(1, keepdim=True)
-    for place in (largest, smallest):
-        g = torch.where(token == place, g * factor, g)
-    return g
+def _scale(g: Tensor, dim: int, place: Tensor, factor: Tensor) -> None:
+    """Multiply entries of `g` in place; a thousandth of all, which `torch.where` would pass."""
+    g.scatter_(dim, place, g.gather(dim, place) * factor)

@@ -14,7 +14,7 @@ from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, symmetric, uniform
 from agr.attacks.parts import Context, Copy
 from agr.attacks.views.copies import check_square
-from agr.attacks.views.sampling import between, either, gathered
+from agr.attacks.views.sampling import between, either, gathered, tents
 from agr.utils.checks import Checked, number, whole
 
 # The operators' numbers: 0 none, 1 and 2 flips of rows and of columns, 3 and 4 rolls down and to
@@ -106,13 +106,19 @@ def _moved(x: Tensor, operator: Tensor, numbers: Tensor) -> Tensor:
     side, n = x.shape[-1], operator[:, None, None]
     row, column = rotated(side, _of(ROTATIONS, operator - ROTATE, 0.0))
     shift = (numbers[:, :1, None] * side).long()
-    row = torch.where(n == 1, side - 1 - row, torch.where(n == 3, (row - shift) % side, row))
+    row = torch.where(n == 1, side - 1 - row, torch.where(n == 3, _back(row, shift, side), row))
     column = torch.where(n == 2, side - 1 - column, column)
-    column = torch.where(n == 4, (column - shift) % side, column)
+    column = torch.where(n == 4, _back(column, shift, side), column)
     inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
     made = gathered(x, row.clamp(0, side - 1), column.clamp(0, side - 1))
     share = inside / _of(DIVISORS, operator - DIVIDE, 1.0)[:, None, None]
     return made * share.to(x.dtype)[:, None]
+
+
+def _back(place: Tensor, shift: Tensor, side: int) -> Tensor:
+    """Return places on a line, less a shift below `side`, which come again from the end."""
+    moved = place - shift  # `%` takes three times as long on a CPU
+    return moved + (moved < 0) * side
 
 
 def rotated(side: int, degrees: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,16 +146,16 @@ def _resized(x: Tensor, operator: Tensor, numbers: Tensor) -> Tensor:
 def padded(side: int, full: Tensor, size: Tensor, offset: Tensor, dtype: torch.dtype) -> Tensor:
     """Return matrices (B, side, side) of `_resized` for a line, of each image's numbers (B,)."""
     pixels = torch.arange(side, dtype=torch.float64, device=full.device)
+    made = torch.zeros(len(full), side, side, dtype=torch.float64, device=full.device)
     full, size, offset = (t[:, None].double() for t in (full, size, offset))
     place = ((pixels + 0.5) * (full / side) - 0.5).clamp_min(0).minimum(full - 1)  # padded
-    first, total = place.floor(), torch.zeros((), dtype=torch.float64, device=full.device)
-    for i in (0, 1):
-        at = first + i
+    for at in (place.floor(), place.floor() + 1):
         inside = (at >= offset) & (at < offset + size)
         source = ((at - offset + 0.5) * (side / size) - 0.5).clamp(0, side - 1)
-        tent = (1 - (source[:, :, None] - pixels).abs()).clamp_min(0)
-        total = total + tent * ((1 - (place - at).abs()) * inside)[:, :, None]
-    return total.to(dtype)
+        share = (1 - (place - at).abs()) * inside
+        for pixel, tent in tents(source, side):
+            made.scatter_add_(2, pixel[:, :, None], (tent * share)[:, :, None])
+    return made.to(dtype)
 
 
 def _of(values: tuple[float, ...], index: Tensor, otherwise: float) -> Tensor:

@@ -11,7 +11,7 @@ from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, integers, uniform
 from agr.attacks.parts import Context, Copy
 from agr.attacks.views.copies import LEVEL, check_square
-from agr.attacks.views.sampling import between, either
+from agr.attacks.views.sampling import between, either, tents
 from agr.utils.checks import LIMIT, Checked, flag, number, one_of, whole
 
 
@@ -155,12 +155,13 @@ def _resizing(x: Tensor, size: Tensor, offset: Tensor, canvas: int, mode: str) -
     side = x.shape[-1]
     at = torch.arange(canvas, device=x.device) - offset[:, None]  # (B, canvas): place in the image
     inside = (at >= 0) & (at < size[:, None])
-    pixels = torch.arange(side, device=x.device)
+    made = x.new_zeros(len(size), canvas, side)
     if mode == "nearest":
         source = at * side // size[:, None]
-        weights = (source[..., None] == pixels).to(x.dtype)
+        taps = [(source.clamp(0, side - 1), torch.ones_like(source))]
     else:
         ratio = side / size.double()[:, None]
-        source = ((at + 0.5) * ratio - 0.5).clamp_(0, side - 1)
-        weights = (1 - (source[..., None] - pixels).abs()).clamp_min_(0).to(x.dtype)
-    return weights * inside[..., None]
+        taps = tents(((at + 0.5) * ratio - 0.5).clamp_(0, side - 1), side)
+    for pixel, share in taps:
+        made.scatter_add_(2, pixel[..., None], (share * inside).to(x.dtype)[..., None])
+    return made

@@ -43,6 +43,18 @@ def of_blocks(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return by_row.gather(2, columns[:, None, :].expand(-1, rows.shape[1], -1))
 
 
+def tents(place: Tensor, n: int) -> list[Pair]:
+    """Return the pixels before and after places (B, m) on a line of `n`, and their shares.
+
+    A share is 1 less the distance, and 0 for the pixel after the last.
+    """
+    before = place.floor()
+    return [
+        (at.long().clamp(0, n - 1), (1 - (place - at).abs()).clamp_min(0))
+        for at in (before, before + 1)
+    ]
+
+
 def between(down: Tensor, x: Tensor, right: Tensor) -> Tensor:
     """Return `x` (B, C, h, w) between matrices on its rows (B, H, h) and its columns (B, W, w)."""
     return down[:, None] @ x @ right[:, None].transpose(2, 3)

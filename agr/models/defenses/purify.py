@@ -137,7 +137,7 @@ def _program(file: str, sha256: str, device: str) -> Any:
     program, why = _loaded(content, device)
     if program is None:
         raise ValueError(
-            f"{file} is no TorchScript program: {why[:200]}: make it with "
+            f"{file} is not a TorchScript program: {why[:200]}: make it with "
             "torch.jit.trace(network.eval(), image).save(FILE)"
         )
     if foreign := sorted({*_kinds(program.forward.inlined_graph)} - ALLOWED):

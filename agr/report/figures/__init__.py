@@ -29,10 +29,9 @@ MODELS = 2  # of Figures 4 and 6
 def check_finished(outcomes: Outcomes) -> None:
     """Raise ConfigError if no cell is finished."""
     if not series.with_images(outcomes):
-        raise ConfigError(
-            f"none of these {len(outcomes.cells)} cells is finished: add --run, or run them: "
-            f"{outcomes.missing()[0].removeprefix('missing: ')}"
-        )
+        missing = [line.removeprefix("missing: ") for line in outcomes.missing()[:1]]
+        way = f"add --run, or run them, as by {missing[0]}" if missing else "all images were lost"
+        raise ConfigError(f"none of these {len(outcomes.cells)} cells is finished: {way}")
 
 
 @dataclass(frozen=True)
