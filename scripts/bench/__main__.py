@@ -1,6 +1,6 @@
 """Measure agr beside a bare loop and the field's libraries.
 
-    python -m scripts.bench                                   # everything, about half an hour
+    python -m scripts.bench                                   # everything, about an hour
     python -m scripts.bench --parts limit,peers --network resnet50 --images 8
     python -m scripts.bench --parts stops --demo-sources inc_v3,vgg16
 
