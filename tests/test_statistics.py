@@ -170,7 +170,7 @@ def test_very_many_images_are_not_drawn() -> None:
 
 
 def test_what_is_no_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="no numbers"):
+    with pytest.raises(ValueError, match="not numbers"):
         bootstrap([1.0, float("nan")])
 
 
