@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -17,13 +17,14 @@ from agr.attacks.ball import per_image
 from agr.attacks.draws import fold, normal, symmetric, uniform
 from agr.attacks.parts import At, Context, State, Stateless
 from agr.attacks.views.copies import check_square
-from agr.attacks.views.resized import drawn_place, placed, resized
-from agr.attacks.views.sampling import bilinear, either
+from agr.attacks.views.resized import drawn_place, resized, resizing
+from agr.attacks.views.sampling import beside, between, either, summed
 from agr.utils.checks import LIMIT, Checked, flag, number, whole
 
 # Of MuMoDIG; the first has probability 1/2, the others 1/10 each.
 OPERATIONS = ("resize", "roll down", "roll right", "flip rows", "flip columns", "turn")
 WIDEST = math.radians(45)  # angle of a turn
+Change = Callable[[Tensor], Tensor]
 
 
 class Move(NamedTuple):
@@ -71,13 +72,13 @@ class Integrate(Checked, Stateless):
         def points() -> Iterator[At]:
             uses = itertools.count()
             for k, j in itertools.product(range(self.copies + 1), range(self.baselines)):
-                move = self.move(k, c) if k else None
-                image = moved(c.image, move, canvas)
+                moved = mover(self.move(k, c), c.image, canvas) if k else _same
+                image = moved(c.image)
                 low = floors(image, self.levels(k, j, c).to(image.dtype))
                 for i in range(self.points):
                     paths.append(image - low)
                     place = (i + self.position) / self.points
-                    make = partial(_between, move=move, canvas=canvas, low=low, place=place)
+                    make = partial(_between, moved=moved, low=low, place=place)
                     yield At(c.image, next(uses), make)
 
         for _, slope in c.slopes(points()):
@@ -103,10 +104,11 @@ class Integrate(Checked, Stateless):
         return uniform(fold(c.key, k, 7, j), (c.x.shape[1], self.regions - 1), torch.float64)
 
 
-def moved(x: Tensor, move: Move | None, canvas: int) -> Tensor:
-    """Transform images `x` (B, 3, H, W); what comes from outside is black."""
-    if move is None:
-        return x
+def mover(move: Move, x: Tensor, canvas: int) -> Change:
+    """Return a transform of images such as `x` (B, 3, H, W); what comes from outside is black.
+
+    What it takes is worked out once: it is applied to the image, and again for its gradient.
+    """
     height, width = x.shape[2:]
     roll, angle = move.roll[:, None, None], move.angle[:, None, None]
     row = torch.arange(height, device=x.device, dtype=torch.float64)[None, :, None]
@@ -124,9 +126,21 @@ def moved(x: Tensor, move: Move | None, canvas: int) -> Tensor:
     right = torch.where(at("roll right"), (column - (roll * width).floor()) % width, right)
     down = torch.where(at("flip rows"), height - 1 - row, down)
     right = torch.where(at("flip columns"), width - 1 - column, right)
-    small = placed(x, move.size, move.top, move.left, canvas, "bilinear", "black")
-    small = resized(small, width, "bilinear")
-    return either(at("resize")[:, None], small, bilinear(x, down, right))
+    pixels, resize = beside(down, right, x), at("resize")[:, None]
+    large = [
+        resizing(width, move.size, offset, canvas, "bilinear", x.dtype)
+        for offset in (move.top, move.left)
+    ]
+
+    def change(x: Tensor) -> Tensor:
+        small = resized(between(large[0], x, large[1]), width, "bilinear")
+        return either(resize, small, summed(x, pixels))
+
+    return change
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def floors(x: Tensor, levels: Tensor) -> Tensor:
@@ -142,8 +156,8 @@ def floors(x: Tensor, levels: Tensor) -> Tensor:
     return floor
 
 
-def _between(x: Tensor, *, move: Move | None, canvas: int, low: Tensor, place: float) -> Tensor:
-    return low + place * (moved(x, move, canvas) - low)
+def _between(x: Tensor, *, moved: Change, low: Tensor, place: float) -> Tensor:
+    return low + place * (moved(x) - low)
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,7 @@ def placed(
 ) -> Tensor:
     """Resize each image of `x` to its size (B,), at its place on a canvas of the level `zero`."""
     # Products with sparse matrices: every row of the batch has a size of its own.
-    down = _resizing(x, size, top, canvas, mode)
-    right = _resizing(x, size, left, canvas, mode)
+    down, right = (resizing(x.shape[-1], size, at, canvas, mode, x.dtype) for at in (top, left))
     inside = down.sum(2)[:, None, :, None] * right.sum(2)[:, None, None, :]
     return between(down, x, right) + LEVEL[zero] * (1 - inside)
 
@@ -142,20 +141,23 @@ def resized(x: Tensor, side: int, mode: str) -> Tensor:
     if side == x.shape[-1]:
         return x
     none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    line = _resizing(x, none + side, none, side, mode)
+    line = resizing(x.shape[-1], none + side, none, side, mode, x.dtype)
     return between(line, x, line)
 
 
-def _resizing(x: Tensor, size: Tensor, offset: Tensor, canvas: int, mode: str) -> Tensor:
-    """Return matrices (B, canvas, side) that resize a line of `x` to `size` (B,), at `offset` (B,).
+def resizing(
+    side: int, size: Tensor, offset: Tensor, canvas: int, mode: str, dtype: torch.dtype
+) -> Tensor:
+    """Return matrices (B, canvas, side) that resize a line to `size` (B,), at `offset` (B,).
 
     "nearest" is floor(i * side / size), "bilinear" with pixel centres at half: both as in
     torch.nn.functional.interpolate without antialiasing. Lines outside are 0.
     """
-    side = x.shape[-1]
-    at = torch.arange(canvas, device=x.device) - offset[:, None]  # (B, canvas): place in the image
+    at = (
+        torch.arange(canvas, device=size.device) - offset[:, None]
+    )  # (B, canvas): place in the image
     inside = (at >= 0) & (at < size[:, None])
-    made = x.new_zeros(len(size), canvas, side)
+    made = torch.zeros(len(size), canvas, side, dtype=dtype, device=size.device)
     if mode == "nearest":
         source = at * side // size[:, None]
         taps = [(source.clamp(0, side - 1), torch.ones_like(source))]
@@ -163,5 +165,5 @@ def _resizing(x: Tensor, size: Tensor, offset: Tensor, canvas: int, mode: str) -
         ratio = side / size.double()[:, None]
         taps = tents(((at + 0.5) * ratio - 0.5).clamp_(0, side - 1), side)
     for pixel, share in taps:
-        made.scatter_add_(2, pixel[..., None], (share * inside).to(x.dtype)[..., None])
+        made.scatter_add_(2, pixel[..., None], (share * inside).to(dtype)[..., None])
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,9 +72,14 @@ def either(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def gathered(x: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Return the pixels of `x` (B, C, H, W) at `row` and `column`, (B, h, w) int64 each."""
-    index = (row * x.shape[3] + column).flatten(1)[:, None].expand(-1, x.shape[1], -1)
+    return _pixels(x, row * x.shape[3] + column)
+
+
+def _pixels(x: Tensor, index: Tensor) -> Tensor:
+    """Return the pixels of `x` (B, C, H, W) that are counted by `index` (B, h, w), row by row."""
+    places = index.flatten(1)[:, None].expand(-1, x.shape[1], -1)
     # Not grid_sample, whose gradients are not deterministic on a GPU.
-    return x.flatten(2).gather(2, index).view(*x.shape[:2], *row.shape[1:])
+    return x.flatten(2).gather(2, places).view(*x.shape[:2], *index.shape[1:])
 
 
 def bilinear(x: Tensor, row: Tensor, column: Tensor, box: Box | None = None) -> Tensor:
@@ -81,13 +87,22 @@ def bilinear(x: Tensor, row: Tensor, column: Tensor, box: Box | None = None) -> 
 
     Pixels outside of `box`, or of the image, count as 0. Differentiable in image and places.
     """
+    return summed(x, beside(row, column, x, box))
+
+
+def beside(row: Tensor, column: Tensor, x: Tensor, box: Box | None = None) -> list[Pair]:
+    """Return the four pixels of `x` beside each place, for `summed`: counted, and their shares."""
     height, width = x.shape[2:]
     top, bottom, left, right = box or (0, height, 0, width)
     rows, columns = _beside(row, top, bottom, height), _beside(column, left, right, width)
+    return [(r * width + c, (tall * wide).to(x.dtype)) for r, tall in rows for c, wide in columns]
+
+
+def summed(x: Tensor, pixels: Sequence[Pair]) -> Tensor:
+    """Return the sum of pixels of `x` times their shares, (B, C, h, w)."""
     total = torch.zeros((), dtype=x.dtype, device=x.device)
-    for r, tall in rows:
-        for c, wide in columns:
-            total = total + gathered(x, r, c) * (tall * wide).to(x.dtype)[:, None]
+    for index, share in pixels:
+        total = total + _pixels(x, index) * share[:, None]
     return total
 
 
