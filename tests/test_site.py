@@ -301,6 +301,6 @@ def test_boards_sort_and_filter(browser: Any, pages: Path) -> None:
         assert first.locator("tbody tr").count() == 1
         captions = [c.inner_text() for c in tab.locator("caption").all()]
         assert captions[:2] == [
-            "L∞ = 10, any cost (at most 200.0 gradients per image)",
+            "L∞ = 10, any cost (up to 200.0 gradients)",
             "L∞ = 10, at most 70 gradients per image",
         ]

@@ -162,7 +162,7 @@ def _tables(tasks: Sequence[Task], group: Group, cards: dict[Path, str]) -> list
         if most == math.inf and any(map(math.isnan, spent)):
             cost = "any cost"
         elif most == math.inf:
-            cost = f"any cost (at most {math.ceil(10 * max(spent)) / 10} gradients per image)"
+            cost = f"any cost (up to {math.ceil(10 * max(spent)) / 10} gradients)"
         tables.append(
             HtmlTable(
                 f"{group.name}-{budget(tasks[0])}-{cost}",
