@@ -153,6 +153,7 @@ def loaded(name: str, norm: str) -> Attack:
     return load_attack(name, norm=norm)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* came back unchanged")
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", NAMES)

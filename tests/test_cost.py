@@ -85,6 +85,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Records:
     return run_quietly(cell_of(outputs, "attack=agr", "score_steps=[1,2,5,10,40]"))
 
 
+@pytest.mark.slow
 def test_rows_carry_the_step(scored: Records, tmp_path: Path) -> None:
     steps, rows = scored.read("steps"), scored.read()
     assert sorted(steps["step"].unique()) == [1, 2, 5, 10]  # T is 10
@@ -145,6 +146,7 @@ def forge(records: Records, change: Callable[[pd.DataFrame], pd.DataFrame]) -> N
     write_named(part.path.parent, stem, ".parquet", sink.getvalue().to_pybytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORGED)
 def test_forged_iterates_are_found(kind: str, scored: Records, tmp_path: Path) -> None:
     cell = cell_of(tmp_path, "attack=agr")
@@ -219,6 +221,7 @@ def test_new_targets_are_scored_from_saved_images(tmp_path: Path) -> None:
 # ---- gradients -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_budget_of_gradients_is_used_and_kept(name: str) -> None:
     """Counted by the engine, for every attack that there is: within a step of the budget."""

@@ -53,6 +53,7 @@ def test_the_suite_takes_the_images_that_are_there(monkeypatch: pytest.MonkeyPat
     assert small.geometry.size == cell.geometry.size == 224
 
 
+@pytest.mark.slow
 def test_the_fields_protocol() -> None:
     """ILSVRC or NIPS 2017, L-infinity 16, eps/T or (targeted) 300 steps of 2 levels, all images."""
     for name in ("field", "field_targeted"):

@@ -192,6 +192,7 @@ def test_wrong_images_are_named(name: str, exported: Path, tmp_path: Path) -> No
     assert not list(tmp_path.glob("o/demo/*/rows-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "reference"), [("linf", "null"), *(("l2", n) for n in ("null", 1, 268203))]
 )
@@ -222,6 +223,7 @@ def test_a_name_of_our_attacks_is_refused(name: str, exported: Path, tmp_path: P
     assert not (tmp_path / "o" / "given").exists()
 
 
+@pytest.mark.slow
 def test_a_refused_score_leaves_the_attack_of_an_earlier_one(
     exported: Path, tmp_path: Path
 ) -> None:

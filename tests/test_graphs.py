@@ -48,6 +48,7 @@ def same(made: list[Crafted], expected: list[Crafted]) -> None:
     assert all(np.array_equal(m.image, e.image) for m, e in zip(made, expected, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
 def test_replayed_passes_make_the_same_bits(name: str, members: int) -> None:

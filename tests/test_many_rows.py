@@ -103,6 +103,7 @@ def test_what_is_done_is_known_without_the_rows(cells: list[Cell], read: list[in
     assert read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", ["gone", "of other parts", "nonsense"])
 def test_without_a_note_the_rows_are_read(cells: list[Cell], read: list[int], held: str) -> None:
     """Also in a run.json of an earlier version, which has no such key."""
@@ -174,6 +175,7 @@ def test_counted_rows_are_forgotten_with_their_frame(cells: list[Cell]) -> None:
     assert place not in frames._counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denominator", ["all", "target-correct", "all-correct"])
 def test_rates_are_those_of_plain_pandas(cells: list[Cell], denominator: str) -> None:
     words = [*SWEEP, f"outputs={cells[0].config.outputs}", f"denominator={denominator}"]
@@ -217,6 +219,7 @@ def a_row_is_missing(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.iloc[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [nothing, another_success, an_image_again, a_row_is_missing])
 def test_an_audit_in_blocks_finds_the_same(
     cells: list[Cell],

@@ -58,6 +58,7 @@ IDLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", IDLE)
 def test_a_part_that_changes_nothing(part: str, tmp_path: Path) -> None:
     words = [*IDLE[part], "steps=1", "n_images=2"]

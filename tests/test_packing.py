@@ -36,6 +36,7 @@ def crafted(
     return run(attack, source, small_items(n), SLOTS, calls=calls, graph=graph), calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MANY)
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_bits_and_costs_are_the_same_and_passes_fewer(

@@ -750,6 +750,7 @@ def test_gradients_of_nought_or_nan_leave_finite_images(name: str, norm: str) ->
             assert torch.equal(adv, x)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* logits are not finite", "ignore:.* came back unchanged")
 @pytest.mark.filterwarnings("ignore:.*every gradient was zero:UserWarning")
 @pytest.mark.parametrize(
@@ -822,6 +823,7 @@ def together(ball: Ball, *parts: tuple[str, Any]) -> Attack | None:
     return Attack(ball, steps=2, size="eps/2", quantize="off", pool=side, **made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("first", range(len(ALL)), ids=[str(part) for _, part in ALL])
 def test_any_two_parts_make_an_attack(first: int, norm: str) -> None:

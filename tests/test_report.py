@@ -176,6 +176,7 @@ def test_the_page_says_everything(cells: list[Cell], tmp_path: Path) -> None:
     assert len(text.encode()) < 20_000_000
 
 
+@pytest.mark.slow
 def test_figures_of_many_cells_are_drawn_by_another_process(
     cells: list[Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,6 +227,7 @@ SPOILT: dict[str, tuple[str, Callable[[pd.DataFrame], Any], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPOILT)
 def test_what_is_wrong_is_found(
     name: str, records: Records, capsys: pytest.CaptureFixture[str]
@@ -281,6 +282,7 @@ def test_abstentions_behind_defenses() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORGED)
 def test_forged_values_are_a_problem_and_no_traceback(
     name: str, records: Records, capsys: pytest.CaptureFixture[str]
@@ -300,6 +302,7 @@ def test_forged_values_are_a_problem_and_no_traceback(
             records.read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [11, 150_000_000, 2**31 - 1])
 def test_steps_without_end_cost_no_memory(steps: int, records: Records) -> None:
     rewrite(records, "rows", assign(steps_used=steps))
@@ -382,6 +385,7 @@ def test_an_attack_that_looks_for_a_trace_only(
     assert "nothing is wrong" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -498,6 +502,7 @@ def test_forged_slots_are_a_problem(about: Any, records: Records) -> None:
     assert all("which are not slots and a width" in problem for problem in problems)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("can't start new thread"), KeyError("x"), OSError(5, "x")]
 )

@@ -107,6 +107,7 @@ def at_most_once(waits: list[list[str]]) -> None:
     assert {name for step in waits for name in step} <= {"told", "craft"}, waits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norm"),
     [
