@@ -27,6 +27,7 @@ from tests.transcriptions import around as papers
 SMALL = [o for o in ORACLES.values() if o.attack in ("mef", "rap", "mumodig", "anda", "dem")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mef", "rap", "mumodig", "anda", "dem"])
 def test_targets_are_approached(name: str) -> None:
     """The objective goes up towards another label, in both norms."""

@@ -106,6 +106,7 @@ def test_rows_carry_the_step(scored: Records, tmp_path: Path) -> None:
     assert (first["adv_conf"] == one["adv_conf"].loc[first.index]).all()
 
 
+@pytest.mark.slow
 def test_they_can_be_asked_for_later_and_are_the_same(scored: Records, tmp_path: Path) -> None:
     words = ["attack=agr", "n_images=6"]
     before = run_quietly(cell_of(tmp_path, *words)).read()
@@ -209,6 +210,7 @@ def test_iterates_are_made_again(scored: Records, tmp_path: Path) -> None:
     assert all("on ir_v2, step 1 is" in problem for problem in problems)
 
 
+@pytest.mark.slow
 def test_new_targets_are_scored_from_saved_images(tmp_path: Path) -> None:
     cell = cell_of(tmp_path, "attack=mifgsm", "save_adversarials=true", "score_steps=[2]")
     run_quietly(cell)

@@ -38,6 +38,7 @@ def test_values_come_from_where_sources_says() -> None:
     assert not torch.equal(part.sources(5, 12, 12), other.sources(5, 12, 12))
 
 
+@pytest.mark.slow
 def test_one_deflection_is_uniform_within_the_window() -> None:
     part, side, moves = many(1, 9, window=2), 9, Counter[tuple[int, int]]()
     places, n = Counter[int](), 6000

@@ -66,6 +66,7 @@ def test_the_cells_of_an_experiment() -> None:
     }
 
 
+@pytest.mark.slow
 def test_attacks_that_are_read_alone() -> None:
     """Of a sweep's attacks but the first only the own files are read; of wrong ones nothing."""
     with pytest.raises(ConfigError, match="attack=agrr is unknown"):

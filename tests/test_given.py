@@ -83,6 +83,7 @@ def test_a_round_trip_gives_the_same_rows(ours: Cell, exported: Path, tmp_path: 
     assert theirs["backwards"].isna().all()
 
 
+@pytest.mark.slow
 def test_a_defended_source_needs_no_draws(ours: Cell, exported: Path, tmp_path: Path) -> None:
     """Their gradients were taken elsewhere: eot would be part of nothing."""
     name = f"{ours.source}/jpeg75"
@@ -182,6 +183,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_images_are_named(name: str, exported: Path, tmp_path: Path) -> None:
     spoil, message = WRONG[name]

@@ -140,6 +140,7 @@ def test_a_model_that_cannot_be_fooled_gives_clean_images(name: str) -> None:
     assert torch.equal(made, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_bits(name: str, model: nn.Module) -> None:
     x = images()

@@ -63,6 +63,7 @@ def heads(net: str) -> Path:
     return Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("net", "side"), [("alex", 32), ("alex", 65), ("vgg", 33)])
 def test_values_are_the_authors(net: str, side: int, tmp_path: Path) -> None:
     """In float64, of the same files; equal images are at distance 0."""
@@ -165,6 +166,7 @@ def test_the_check_before_a_run_loads_it(alex: Path, tmp_path: Path) -> None:
     assert wrong.text.startswith("no file has lin0.model.1.weight: give lpips=[BACKBONE,HEADS]")
 
 
+@pytest.mark.slow
 def test_rows_have_it_and_are_checked_again(
     alex: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +214,7 @@ def test_rows_have_it_and_are_checked_again(
         run_cell(changed, lambda _: None)
 
 
+@pytest.mark.slow
 def test_images_of_another_program_have_it(alex: Path, tmp_path: Path) -> None:
     """Exported and scored as if they were another's: the same images have the same sizes."""
     files = f"lpips=[{alex},{HEADS.format('alex')}]"

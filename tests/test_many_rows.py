@@ -90,6 +90,7 @@ def test_positions_as_text(positions: list[int]) -> None:
     assert positions_of("0-999999999999,4", 3) == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_what_is_done_is_known_without_the_rows(cells: list[Cell], read: list[int]) -> None:
     records = Records(cells[0].folder)
     assert progress(cells[0], records)[:2] == ("done", 0)
@@ -148,6 +149,7 @@ def test_a_note_that_lies_is_found(cells: list[Cell]) -> None:
 # ---- tables --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tables_keep_few_rows_and_are_the_same(
     cells: list[Cell], read: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def here(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return outputs
 
 
+@pytest.mark.slow
 def test_a_folder_reads_as_its_rows(outputs: Path) -> None:
     for folder in sorted(outputs.glob("demo/*-linf-*")):
         ours = Records(folder).read()
@@ -50,6 +51,7 @@ def test_a_folder_reads_as_its_rows(outputs: Path) -> None:
         assert (theirs["linf"] % 1 == 0).all()  # in levels
 
 
+@pytest.mark.slow
 def test_the_examples_of_pandas(here: Path) -> None:
     names: dict[str, Any] = {}
     for text in blocks(PAGE, "python"):

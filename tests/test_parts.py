@@ -866,6 +866,7 @@ def test_a_pool_of_one_class_and_a_wrong_order_are_refused() -> None:
         Attack(Linf(EPS), views=(Diverse(prob=1.0), Admix(pool=3)), pool=mixed)(model, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts",
     [{"views": (Admix(2, pool=4),)}, {"chain": (Learn(samples=9, length=1, pool=4),)}],

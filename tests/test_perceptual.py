@@ -83,6 +83,7 @@ def test_small_images_have_no_ssim() -> None:
     assert [row["ssim"] for row in perceptual_sizes(x, y)] == [None] * 5
 
 
+@pytest.mark.slow
 def test_rows_have_them_where_they_are_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +120,7 @@ def test_rows_have_them_where_they_are_asked_for(
         finished(again, Records(again.folder))
 
 
+@pytest.mark.slow
 def test_smallest_perturbations_keep_their_size_before_rounding(tmp_path: Path) -> None:
     words = ("attack=library/fmn_linf", "source=vgg16", "targets=[vgg16]", "n_images=4")
     records = run_cell(demo_cell(tmp_path, *words, "attack.library.chunk=4"), lambda _: None)

@@ -188,6 +188,7 @@ def test_figures_of_many_cells_are_drawn_by_another_process(
     assert [(f.name, f.png, f.plotly) for f in there] == [(f.name, f.png, f.plotly) for f in here]
 
 
+@pytest.mark.slow
 def test_classes_of_imagenet_have_names(tmp_path: Path) -> None:
     """timm's first lemma of each class that the rows speak of, and of no other suite's."""
     cells = cells_of(tmp_path, "source=vgg16")

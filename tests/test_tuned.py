@@ -116,6 +116,7 @@ def test_several_seeds_are_refused_before_anything_is_run(tmp_path: Path) -> Non
         tuned_ranking(OPTIONS, words, expand(words), run=True)
 
 
+@pytest.mark.slow
 def test_budgets_of_gradients_are_settings_of_their_own(tmp_path: Path) -> None:
     words = ["attack=sinifgsm,mifgsm", "gradients=10,70", f"outputs={tmp_path}"]
     cells = expand(words)
