@@ -116,7 +116,10 @@ def test_words_choose_the_launcher() -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("hydra.launcher.partitionn=x", "hydra.launcher.partitionn is not a key of the launcher"),
+        (
+            "hydra.launcher.partitionn=x",
+            "hydra.launcher.partitionn is not a key of the launcher: did",
+        ),
         ("+hydra.launcher.partitionn=x", "did you mean partition"),
         ("hydra.launcher.timeout_min=x", "timeout_min=x: give a whole number"),
         ("hydra.launcher.timeout_min=2", "timeout_min=2 is too short for signal_delay_s=120"),

@@ -684,8 +684,12 @@ MANIFESTS = {
     ),
     "a CSV with fields too many": csv("filename,label\ni0.JPEG,0,7\n", "line 2: ", "more fields"),
     "a CSV with fields too few": csv("filename,label\ni0.JPEG\n", "line 2: 'i0.JPEG', label ''"),
-    "a CSV in UTF-16": csv("filename,label\n".encode("utf-16"), "is not a text file", "as UTF-8"),
-    "a CSV in Latin 1": csv("filename,label\nü.JPEG,0\n".encode("latin-1"), "is not a text file"),
+    "a CSV in UTF-16": csv(
+        "filename,label\n".encode("utf-16"), "list.csv is not a text file", "as UTF-8"
+    ),
+    "a CSV in Latin 1": csv(
+        "filename,label\nü.JPEG,0\n".encode("latin-1"), "list.csv is not a text file"
+    ),
     "a CSV with a NUL": csv("filename,label\ni\0.JPEG,0\n", "'i\\x00' needs another name"),
     "a CSV with an open quote": csv('filename,label\n"i0.JPEG,0\n', "list.csv line 2: "),
     "a CSV with a line break": csv('filename,label\n"i\n0.JPEG",0\n', "'i\\n0' needs another name"),

@@ -216,7 +216,8 @@ def test_a_wrong_search_space_is_told_in_a_line(text: str, tmp_path: Path) -> No
 
 
 def test_an_unknown_search_space() -> None:
-    with pytest.raises(ConfigError, match=r"standart.* is not a file: did you mean standard"):
+    said = r"tuning=standart: .* is not a file: did you mean standard"
+    with pytest.raises(ConfigError, match=said):
         load_space("standart", [])
 
 

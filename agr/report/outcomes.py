@@ -127,9 +127,13 @@ class Outcomes:
         attacks = {attack: cell.config.attack.title for (*_, attack), cell in self.cells.items()}
         return distinct(networks) | distinct(attacks) | NORM_TITLES
 
+    def unfinished(self) -> list[Cell]:
+        """Return the cells that aren't finished."""
+        return [cell for key, cell in self.cells.items() if not self.is_finished(Place(*key))]
+
     def missing(self) -> list[str]:
         """Return lines with the commands that run the cells that aren't finished."""
-        missing = [cell for key, cell in self.cells.items() if not self.is_finished(Place(*key))]
+        missing = self.unfinished()
         lines = [f"missing: {rest_of(cell)}" for cell in missing[:MOST_MISSING]]
         rest = len(missing) - MOST_MISSING
         return [*lines, f"missing: {rest} more cells"] if rest > 0 else lines

@@ -153,9 +153,7 @@ def resizing(
     "nearest" is floor(i * side / size), "bilinear" with pixel centres at half: both as in
     torch.nn.functional.interpolate without antialiasing. Lines outside are 0.
     """
-    at = (
-        torch.arange(canvas, device=size.device) - offset[:, None]
-    )  # (B, canvas): place in the image
+    at = torch.arange(canvas, device=size.device) - offset[:, None]  # place in the image
     inside = (at >= 0) & (at < size[:, None])
     made = torch.zeros(len(size), canvas, side, dtype=dtype, device=size.device)
     if mode == "nearest":

@@ -18,6 +18,7 @@ from agr.report.figures.style import AttackStyle, attack_styles, styled
 from agr.report.formats import csv_text
 from agr.report.notes import setting_notes
 from agr.report.outcomes import Outcomes
+from agr.report.unfinished import rest_of
 from agr.utils.errors import ConfigError
 from agr.utils.files import write_all
 
@@ -29,8 +30,10 @@ MODELS = 2  # of Figures 4 and 6
 def check_finished(outcomes: Outcomes) -> None:
     """Raise ConfigError if no cell is finished."""
     if not series.with_images(outcomes):
-        missing = [line.removeprefix("missing: ") for line in outcomes.missing()[:1]]
-        way = f"add --run, or run them, as by {missing[0]}" if missing else "all images were lost"
+        left = outcomes.unfinished()
+        way = (
+            f"add --run, or run them, as by {rest_of(left[0])}" if left else "all images were lost"
+        )
         raise ConfigError(f"none of these {len(outcomes.cells)} cells is finished: {way}")
 
 
