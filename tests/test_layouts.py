@@ -730,7 +730,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Count:
 @pytest.fixture(params=["in memory", "on disk"])
 def forget(request: pytest.FixtureRequest) -> Callable[[], None]:
     """As a new process would, or not."""
-    return index_module._load.cache_clear if request.param == "on disk" else lambda: None
+    return index_module._known.clear if request.param == "on disk" else lambda: None
 
 
 def age(root: Path) -> None:
@@ -768,7 +768,7 @@ def test_a_kept_index_is_the_same(
     assert count.made == 2
 
 
-def test_small_and_fresh_trees_are_not_kept(
+def test_fresh_trees_are_not_kept_and_small_ones_only_in_memory(
     tmp_path: Path, count: Count, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = standins.synset_folders(tmp_path / "val", ITEMS)
@@ -777,8 +777,12 @@ def test_small_and_fresh_trees_are_not_kept(
         assert count.of(lambda: read(root, keep=keep)) == 1
     age(tmp_path)
     monkeypatch.setattr(index_module, "LARGE", len(ITEMS) + 1)
-    for _ in range(2):
-        assert count.of(lambda: read(root, keep=keep)) == 1
+    for made in (1, 0):
+        assert count.of(lambda: read(root, keep=keep)) == made
+    index_module._known.clear()
+    assert count.of(lambda: read(root, keep=keep)) == 1
+    index_module.forget(keep)
+    assert count.of(lambda: read(root, keep=keep)) == 1
     assert not keep.exists()
 
 
@@ -856,7 +860,7 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, count: Count) -> None:
         damaged.append(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
     for content in damaged:
         path.write_bytes(content)
-        index_module._load.cache_clear()
+        index_module._known.clear()
         assert read(root, keep=keep) == first
     assert [p.name for p in keep.iterdir()] == [path.name]
     (root / "n01440764").mkdir()
@@ -874,7 +878,7 @@ def test_an_index_that_cannot_be_kept_is_no_error(
     age(tmp_path)
     (tmp_path / "file").write_text("")
     assert len(read(root, keep=tmp_path / "file" / "keep").entries) == len(ITEMS)
-    index_module._load.cache_clear()
+    index_module._known.clear()
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agr.attacks.ball import per_image
+from agr.attacks.ball import nonzero, per_image
 from agr.attacks.composition import Composition, look_aheads, replaces
 from agr.attacks.draws import GRADIENT, OWN, START, STEPS, fold
 from agr.attacks.goal import Goal
@@ -243,7 +243,7 @@ class Iteration(Composition):
         for i, stage in enumerate(self.chain):
             g, chain[str(i)] = stage.update(g, s["chain"][str(i)], of_stage(i))
             first = g if replaced and i == 0 else first
-        flat = s["flat"] & (ask.flat if ask else ~(first != 0).flatten(1).any(1))
+        flat = s["flat"] & (ask.flat if ask else ~nonzero(first))
         x, step = self.step.update(g, s["step"], of_stage(len(self.chain)))
         if not known(x.sum().isfinite(), False):  # one pass where nothing is wrong
             x = torch.where(x.isfinite(), x, s["x0"])

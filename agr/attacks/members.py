@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agr.attacks.ball import per_image
+from agr.attacks.ball import nonzero, per_image
 from agr.attacks.gradient import Taker
 from agr.attacks.host import known
 from agr.attacks.parts import Context
@@ -50,5 +50,5 @@ class Members:
         return self.taker.goal.climbed(logits, self.taker.y)
 
     def _noted(self, g: Tensor) -> Tensor:
-        self.flat &= ~(g != 0).flatten(1).any(1)
+        self.flat &= ~nonzero(g)
         return g

@@ -1,4 +1,4 @@
-"""The index of a large data set, kept on disk for the next run."""
+"""The index of a data set: kept for the next cell, that of a large one on disk for the next run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import json
 import os
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +19,8 @@ from agr.utils.files import is_whole, write_named
 from agr.utils.hashing import digest
 
 VERSION = 6
-LARGE = 2000  # images; fewer are indexed in no time, and their index is never kept
+LARGE = 2000  # images; fewer are indexed in no time, and their index is never kept on disk
+_known: dict[str, tuple[Stamps, Manifest]] = {}  # by key: a sweep asks for it in every cell
 
 
 def index_key(data: Data, suite: Suite, classes: int) -> str:
@@ -30,17 +31,22 @@ def index_key(data: Data, suite: Suite, classes: int) -> str:
 
 def recall(folder: Path, key: str) -> Manifest | None:
     """Return the manifest kept under this key, if there is one and its sources are unchanged."""
+    stamps, manifest = _known.get(key, ({}, None))
+    if manifest and unchanged(stamps):
+        return manifest
     for path in _files(folder, key):
         with suppress(OSError):
             if is_whole(path):  # else it is damaged, and made again
                 stamps, manifest = _load(path)
                 if unchanged(stamps):
+                    _known[key] = stamps, manifest
                     return manifest
     return None
 
 
 def keep(folder: Path, key: str, stamps: Stamps, manifest: Manifest) -> None:
-    """Keep a manifest of many images, with the stamps of the files that it was made from."""
+    """Keep a manifest with the stamps of the files that it was made from; if large, on disk."""
+    _known[key] = stamps, manifest
     if len(manifest.entries) < LARGE:
         return
     with suppress(OSError):  # a full disk or a read-only folder: the next run makes it again
@@ -53,6 +59,7 @@ def keep(folder: Path, key: str, stamps: Stamps, manifest: Manifest) -> None:
 
 def forget(folder: Path) -> None:
     """Drop the kept indices: a file is not as it was indexed, so the next run looks again."""
+    _known.clear()
     for path in _files(folder):
         with suppress(OSError):
             path.unlink()
@@ -73,7 +80,6 @@ def _pack(stamps: Stamps, manifest: Manifest) -> bytes:
     return buffer.getvalue()
 
 
-@lru_cache(maxsize=4)  # a file's name holds the hash of its content
 def _load(path: Path) -> tuple[Stamps, Manifest]:
     table = pq.read_table(io.BytesIO(path.read_bytes()))
     about = json.loads(table.schema.metadata[b"about"])
