@@ -333,6 +333,11 @@ def test_pairs_are_matched_by_image() -> None:
     right = pd.Series([0.0, 0.0], index=["c", "b"])
     found = transfer_pair([left], [right])
     assert (found.n, found.difference, found.only_left) == (2, 50.0, 1)
+    back, again = found.exchanged(), transfer_pair([right], [left])
+    assert back[:3] == again[:3] == (0.0, 50.0, -50.0)
+    assert back[5:] == again[5:]  # draws of a bootstrap come in another order
+    assert (back.low, back.high) == (-found.high, -found.low)
+    assert str(Paired(1.0, 1.0, 0.0, 0.0, 0.0).exchanged().difference) == "0.0"
     assert transfer_pair([], []) == pytest.approx(Paired(), nan_ok=True)
     twice = transfer_pair([left, left], [right, right])  # from two sources
     assert (twice.n, twice.difference, twice.only_left) == (2, 50.0, 0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
 
 from agr.records.claim import Claim, Protocol
-from agr.report.comparison.paired import transfer_pair
+from agr.report.comparison.paired import Paired, transfer_pair
 from agr.report.html.contract import HtmlTable, SitePage, SiteSection
 from agr.report.numbers import Number, TableCell
 from agr.report.rates import NAN, NORM_TITLES
@@ -16,11 +18,23 @@ TARGETS = ["target", "source", "budget", "ASR % [95 %]", "fooled", "images", "cl
 CELLS = ["cell", "gradients / image", "forwards / image", "steps", "s / image", "device"]
 AGAINST = ["against", "board", "images", "difference, points [95 %]", "p"]
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})", re.IGNORECASE)
+# On each board, by an entry's folder: the others, and how it differs from them.
+Differences = dict[Task, dict[Path, list[tuple[Result, Paired]]]]
 
 
-def card(
-    entry: Submitted, boards: Mapping[Task, Sequence[Result]], links: Sequence[tuple[str, str]]
-) -> SitePage:
+def differences_of(boards: Mapping[Task, Sequence[Result]]) -> Differences:
+    """Compare every two results of a board, once for the cards of both."""
+    found: Differences = {}
+    for task, results in boards.items():
+        rows = found[task] = {result.entry.folder: [] for result in results}
+        for left, right in combinations(results, 2):
+            pair = transfer_pair([left.shares], [right.shares])
+            rows[left.entry.folder].append((right, pair))
+            rows[right.entry.folder].append((left, pair.exchanged()))
+    return found
+
+
+def card(entry: Submitted, differences: Differences, links: Sequence[tuple[str, str]]) -> SitePage:
     """Return the card of an entry; `links` lead back to its board."""
     claim = entry.claim
     titles = {n: one.cell.title(n) for one in entry.cells for n in one.cell.targets}
@@ -36,7 +50,7 @@ def card(
         SiteSection("Targets", tables=[_rates(claim, titles)]),
         SiteSection("Cost", tables=[_cost(claim)]),
     ]
-    if against := _against(entry, boards):
+    if against := _against(entry, differences):
         words = (
             "On the images that both attacked. p is of one test each, without a correction, and "
             "never below what a sign test on as many images could give."
@@ -80,20 +94,15 @@ def _cost(claim: Claim) -> HtmlTable:
     return HtmlTable("cost", "What its images cost", CELLS, rows, notes)
 
 
-def _against(entry: Submitted, boards: Mapping[Task, Sequence[Result]]) -> HtmlTable | None:
+def _against(entry: Submitted, differences: Differences) -> HtmlTable | None:
     """Return the paired differences of an entry from every other one of its boards."""
     rows: list[list[TableCell]] = []
-    for task, results in boards.items():
-        mine = next((r for r in results if r.entry is entry), None)
-        for other in results if mine else []:
-            if (
-                mine
-                and other is not mine
-                and (pair := transfer_pair([mine.shares], [other.shares])).n
-            ):
+    for task, by_folder in differences.items():
+        for other, pair in by_folder.get(entry.folder, []):
+            if pair.n:
                 gap = Number(pair.difference, "+.1f", (pair.low, pair.high))
                 p = Number(pair.p, ".4f", text="< 0.0001" if pair.p < 1e-4 else "")
-                board = f"{source_of(results)}, {budget(task)}"
+                board = f"{source_of([other])}, {budget(task)}"
                 rows.append([other.entry.claim.name, board, Number(pair.n, "d"), gap, p])
     if not rows:
         return None

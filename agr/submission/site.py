@@ -26,7 +26,7 @@ from agr.submission.boards import (
     protocol_of,
     ranked,
 )
-from agr.submission.card import budget, card, protocol_terms, source_of
+from agr.submission.card import budget, card, differences_of, protocol_terms, source_of
 from agr.utils.hashing import digest, slug
 from agr.utils.text import plural
 
@@ -62,9 +62,10 @@ def site(entries: Sequence[Submitted], title: str) -> dict[str, str]:
     for group in groups:
         files[f"{group.name}.html"] = render_site(_protocol_page(group, cards))
         files[f"{group.name}.csv"] = csv_text(frame_of(group.boards, group.places))
+        differences = differences_of(group.boards)
         back = [("Leaderboard", f"../{group.name}.html"), ("All boards", f"../{INDEX}")]
         for entry in group.entries:
-            files[cards[entry.folder]] = render_site(card(entry, group.boards, back))
+            files[cards[entry.folder]] = render_site(card(entry, differences, back))
     return files
 
 

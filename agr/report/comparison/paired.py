@@ -29,6 +29,18 @@ class Paired(NamedTuple):
     p: float = NAN
     differing: int = 0  # images with a difference
 
+    def exchanged(self) -> Paired:
+        """Return the comparison with its sides exchanged."""
+        return self._replace(
+            left_value=self.right_value,
+            right_value=self.left_value,
+            difference=0 - self.difference,  # -0.0 would be shown with its sign
+            low=0 - self.high,
+            high=0 - self.low,
+            only_left=self.only_right,
+            only_right=self.only_left,
+        )
+
 
 def paired(columns: pd.DataFrame, *, rates: bool, clusters: bool) -> Paired:
     """Compare two columns, by image id, on the rows of which both have a number.
