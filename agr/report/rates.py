@@ -117,7 +117,7 @@ def rate(cell: Cell, target: str, frame: pd.DataFrame | None) -> dict[str, Any]:
         "target": target,
         "white_box": cell.white_box(target),
         "run": frame is not None,
-        "command": rest_of(cell) if frame is None else cell.command(),
+        "command": _command(cell, frame),
         "n": 0,
         "successes": 0,
         "silent": 0,
@@ -154,10 +154,14 @@ def identity(cell: Cell) -> dict[str, Any]:
     }
 
 
+def _command(cell: Cell, frame: pd.DataFrame | None) -> str:
+    """Return the command that made a cell's rows, or makes what is missing of them."""
+    return rest_of(cell) if frame is None else cell.command()
+
+
 def _size(cell: Cell, frame: pd.DataFrame | None) -> dict[str, Any]:
     """Return one row of the sizes, from the `selected` rows of a cell."""
-    command = rest_of(cell) if frame is None else cell.command()
-    row = identity(cell) | {"run": frame is not None, "n": 0, "command": command}
+    row = identity(cell) | {"run": frame is not None, "n": 0, "command": _command(cell, frame)}
     row |= dict.fromkeys(("l2", "rel_l2", "mean_abs", "mean_abs_sym", "cosine", "steps_used"), NAN)
     row |= dict.fromkeys(PERCEPTUAL, NAN)
     row["eps_effective"] = cell.eps_effective

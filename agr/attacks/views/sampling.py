@@ -94,7 +94,7 @@ def beside(row: Tensor, column: Tensor, x: Tensor, box: Box | None = None) -> li
     """Return the four pixels of `x` beside each place, for `summed`: counted, and their shares."""
     height, width = x.shape[2:]
     top, bottom, left, right = box or (0, height, 0, width)
-    rows, columns = _beside(row, top, bottom, height), _beside(column, left, right, width)
+    rows, columns = _on_line(row, top, bottom, height), _on_line(column, left, right, width)
     return [(r * width + c, (tall * wide).to(x.dtype)) for r, tall in rows for c, wide in columns]
 
 
@@ -106,7 +106,7 @@ def summed(x: Tensor, pixels: Sequence[Pair]) -> Tensor:
     return total
 
 
-def _beside(place: Tensor, first: Tensor | int, end: Tensor | int, n: int) -> list[Pair]:
+def _on_line(place: Tensor, first: Tensor | int, end: Tensor | int, n: int) -> list[Pair]:
     """Return the pixels before and after a place on a line of `n`, and the share of each.
 
     That of pixels outside of [`first`, `end`) is 0.
