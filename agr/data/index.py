@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from agr.config.schema import Data, Suite
 from agr.data.entries import Entry, Manifest
-from agr.data.snapshot import Stamps, expand_home, unchanged
+from agr.data.snapshot import Stamps, expand_home, look_at, unchanged
 from agr.utils.files import is_whole, write_named
 from agr.utils.hashing import digest
 
@@ -32,7 +32,7 @@ def index_key(data: Data, suite: Suite, classes: int) -> str:
 def recall(folder: Path, key: str) -> Manifest | None:
     """Return the manifest kept under this key, if there is one and its sources are unchanged."""
     stamps, manifest = _known.get(key, ({}, None))
-    if manifest and unchanged(stamps):
+    if manifest and unchanged(stamps) and _same_sizes(manifest):
         return manifest
     for path in _files(folder, key):
         with suppress(OSError):
@@ -55,6 +55,14 @@ def keep(folder: Path, key: str, stamps: Stamps, manifest: Manifest) -> None:
         for older in _files(folder, key):
             if older != path:
                 older.unlink(missing_ok=True)
+
+
+def _same_sizes(manifest: Manifest) -> bool:
+    """Return whether files of images still have their sizes; of many images that isn't asked."""
+    if len(manifest.entries) >= LARGE:
+        return True
+    found = ((e, look_at(e.path)) for e in manifest.entries if e.offset is None and e.size)
+    return all(file and file.st_size == e.size for e, file in found)
 
 
 def forget(folder: Path) -> None:
