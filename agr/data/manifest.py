@@ -39,8 +39,8 @@ def read_manifest(data: Data, suite: Suite, classes: int, keep: Path | None = No
         classes: how many the networks know; labels are 0..classes-1.
         keep: folder in which the index of a large tree or tar is kept; without one it is made
             anew. It is used again while the folders and files that it was made from have the same
-            size and time of change; files of images are not looked at, so `load_image` compares
-            their sizes.
+            size and time of change. Of many images (`index.LARGE`) their own files are not looked
+            at: `load_image` compares their sizes.
 
     Raises ConfigError for what is missing, damaged, or labelled with no class.
     """

@@ -15,7 +15,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from agr.attacks.ball import Ball, per_image
+from agr.attacks.ball import Ball, nonzero, per_image
 from agr.attacks.engine import Calls, Crafted, Item, Tag
 from agr.attacks.library import Library
 from agr.models.logits import is_fooled, joint, predict
@@ -81,7 +81,7 @@ def on_grid(model: nn.Module, x: Tensor, found: Tensor, y: Tensor, *, targeted: 
         Images like `x`, on the grid; exactly `x` where no stretch will do or `found` is `x`.
     """
     made, v = x, found - x
-    open_ = v.flatten(1).any(1)
+    open_ = nonzero(v)
     for stretch in STRETCHES:
         if not bool(open_.any()):
             break
