@@ -352,6 +352,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         patch.setattr(growth, "MOST_SLOTS", 2)
         patch.setattr(growth, "_in_new_process", in_this_process)
         patch.setattr(many, "ATTACKS", {"resnet18": ("sgm",)})
+        patch.setattr(many, "THEIRS", {})  # torchattack, where it is, warns
         patch.setattr(records, "SWEEP", ("experiment=paper", "source=vgg16"))
         patch.setattr(startup, "FEW", 2)
         patch.setattr(startup, "FINISHED_CELLS", 1)

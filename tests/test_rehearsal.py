@@ -37,7 +37,7 @@ from tests.test_networks import cache
 # One group: the two gigabytes of weights are made once, by one worker.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("rehearsal")]
 ROOT = Path(__file__).parent.parent
-N = 16
+N = 12
 TAGS = {
     "inc_v3": "inception_v3.tf_in1k", "inc_v4": "inception_v4.tf_in1k",
     "ir_v2": "inception_resnet_v2.tf_in1k", "vgg16": "vgg16.tv_in1k", "vgg19": "vgg19.tv_in1k",
@@ -126,11 +126,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     ):
         x = torch.stack([preprocess(kind)(picture(item)) for item in items])
         for name in names:
-            network = random_network(name, x)
+            labels_all = name in ("inc_v3", "vgg16", SMALL)
+            network = random_network(name, x if labels_all else x[:4])
             hub = folder / "hf" / "hub"
             tag = TAGS.get(name, name)
             save_file(network.state_dict(), cache(hub, f"timm/{tag}", "model.safetensors"))
-            if name in ("inc_v3", "vgg16", SMALL):
+            if labels_all:
                 with torch.no_grad():
                     labels = torch.cat([network(batch) for batch in x.split(12)]).argmax(1).tolist()
                 assert len(set(labels)) > 5
@@ -194,7 +195,8 @@ def listed(root: Path, items: Sequence[Item]) -> Path:
 def test_the_check_names_what_is_right_and_what_is_wrong(world: World) -> None:
     """All six networks, five of which are wrong by these labels, and nearly never agree."""
     root = synset_tree(world.data("synsets"), world.items["inc_v3"])
-    words = ["suite=imagenet", f"check.images={N}", "check.seconds=3", "slots=4"]
+    # As they are: how networks are folded is seen in the main job.
+    words = ["suite=imagenet", f"check.images={N}", "check.seconds=1", "slots=2", "fold=false"]
     page = world.call("-m", "agr.check", *words, root=root, code=1)
     fine, wrong = lines(page, "ok"), lines(page, "problem")
     for name in TAGS:

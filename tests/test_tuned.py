@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -27,10 +25,10 @@ from agr.report.hyperparameters import AS_SHIPPED, whose, whose_note
 from agr.utils.errors import ConfigError
 from agr.utils.hashing import draw
 from tests.conftest import demo_cell
+from tests.forked import run
 from tests.madeup import record
 
 pytestmark = pytest.mark.xdist_group("tuned")  # one whole run for all of them
-SCRIPT = Path(__file__).parent.parent / "scripts" / "make_leaderboard.py"
 BOARD = ("experiment=leaderboard", "n_images=6", "steps=2")
 
 
@@ -322,8 +320,7 @@ def test_a_winner_that_is_the_authors_is_one_cell(tmp_path: Path) -> None:
 
 
 def script(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *words]
-    return subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    return run(["leaderboard", *words], module="agr")
 
 
 @pytest.fixture(scope="module")

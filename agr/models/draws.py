@@ -24,6 +24,7 @@ def _signed(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
+SPREAD = 0x9E3779B9
 GOLDEN = _signed(0x9E3779B97F4A7C15, 64)
 MIX64 = ((30, _signed(0xBF58476D1CE4E5B9, 64)), (27, _signed(0x94D049BB133111EB, 64)))
 MIX32 = ((16, 0x7FEB352D), (15, _signed(0x846CA68B, 32)))  # Wellons' "lowbias32"
@@ -37,8 +38,8 @@ def key_of(number: int) -> int:
 def fold(key: Tensor, *data: int | Tensor) -> Tensor:
     """Return new keys (B,) from `key` (B,) and numbers, each one for all rows or (B,) int64."""
     for value in data:
-        spread = torch.as_tensor((value + 1) * 0x9E3779B9)
-        key = _mixed64((key ^ _mixed64(spread)) + GOLDEN)
+        spread = _spread(value) if isinstance(value, int) else _mixed64((value + 1) * SPREAD)
+        key = _mixed64((key ^ spread) + GOLDEN)
     return key
 
 
@@ -83,6 +84,11 @@ def _draws(key: Tensor, shape: Sequence[int]) -> Tensor:
 @lru_cache(maxsize=8)
 def _counter(n: int, device: torch.device) -> Tensor:
     return torch.arange(n, dtype=torch.int32, device=device)
+
+
+@lru_cache(maxsize=1024)  # steps, copies and uses are the same for all images
+def _spread(value: int) -> int:
+    return int(_mixed64(torch.tensor((value + 1) * SPREAD)))
 
 
 def _mixed64(x: Tensor) -> Tensor:
