@@ -345,13 +345,13 @@ WORDS = ["n_images=3", "norm=linf", "source=vgg16,vgg19", "attack=ifgsm,agr", "p
 def test_a_real_report_shows_the_images_of_its_records(tmp_path: Path) -> None:
     """From nothing to a page: what the browser shows are the very images that were scored."""
     script = [sys.executable, str(ROOT / "scripts/make_report.py"), "--run"]
-    words = [*WORDS, f"outputs={tmp_path}", "slots=8", "threads=1"]
+    words = [*WORDS, "targets=[vgg16,vgg19]", f"outputs={tmp_path}", "slots=8", "threads=1"]
     done = subprocess.run([*script, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (html,) = tmp_path.glob("demo/report/*/report.html")
-    assert (
-        len(list(tmp_path.glob("demo/*/_about/run.json"))) == 2 * 2 * 5
-    )  # eps 10, and four others
+    runs = [Records(path.parents[1]).run() for path in tmp_path.glob("demo/*/_about/run.json")]
+    assert len(runs) == 2 * 2 * 5  # eps 10, and four others
+    assert all(run and run.config["targets"] == ["vgg16", "vgg19"] for run in runs)
     with chromium() as browser, opened(browser, html) as tab:
         for source in ("VGG16", "VGG19"):
             for attack in ("I-FGSM", "AGR"):

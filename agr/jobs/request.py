@@ -25,8 +25,8 @@ CLAIMS = "agr_paper"
 RUN_FLAG = "--run"  # run what is missing first
 REPORT = "experiment=report"
 FILLED = "experiment=filled"  # what the report has under L2 beside experiment=report
-# Set by a sweep over eps itself, or of no use to it.
-SET_BY_SWEEPS = ("experiment=", "norm=", "eps=", "targets=")
+# Set by a sweep over eps itself.
+SET_BY_SWEEPS = ("experiment=", "norm=", "eps=")
 
 
 @dataclass(frozen=True)
