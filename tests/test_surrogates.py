@@ -32,7 +32,7 @@ from agr.attacks.stages import Flatten, Penalize, Relate, Reverse
 from agr.attacks.surrogate import Surrogate
 from agr.attacks.views import Diverse, Draws
 from agr.config.compose import expand
-from agr.models import roles
+from agr.models.branches import branch_ends
 from agr.models.network import load_network
 from tests.conftest import CLASSES, EPS, demo_items, images
 from tests.oracles.base import Draws as DrawsOf
@@ -107,7 +107,7 @@ def test_linear_branches_keep_their_norm(name: str) -> None:
     got = slope(LinearReLU(), block, x)
     assert not any("forward" in vars(module) for module in block.modules())
     leaf = x.clone().requires_grad_()
-    (end,) = roles.branch_ends(block)
+    (end,) = branch_ends(block)
     kept: list[Tensor] = []
     handle = getattr(block, end).register_forward_hook(lambda m, a, out: kept.append(out.clone()))
     plain = torch.autograd.grad(block(leaf * 1).sum(), leaf)[0]

@@ -13,32 +13,15 @@ from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
-Modules = dict[str, nn.Module]
+from agr.models.branches import Modules, branch_ends, check_known, residual, title, unknown_blocks
 
-# The last module of a block's residual branches, before the shortcut is added: the first of these
-# attributes that a block has is one branch's.
-BRANCHES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "BasicBlock": (("drop_path", "se", "bn2"),),  # ResNet
-    "Bottleneck": (("drop_path", "se", "bn3"),),
-    "Block35": (("conv2d",),),  # Inception-ResNet-v2, before it is scaled
-    "Block17": (("conv2d",),),
-    "Block8": (("conv2d",),),
-    "DenseLayer": (("conv2",),),  # what is added to the list of features
-    "InvertedResidual": (("drop_path",),),  # EfficientNet, MobileNet; with `has_skip` only
-    "DepthwiseSeparableConv": (("drop_path",),),
-    "EdgeResidual": (("drop_path",),),
-    "ConvBnAct": (("drop_path",),),
-    "ConvNeXtBlock": (("drop_path",),),
-    "Block": (("drop_path1",), ("drop_path2",)),  # ViT, DeiT, PiT, BEiT
-    "SwinTransformerBlock": (("drop_path1",), ("drop_path2",)),
-    "MixerBlock": (("mlp_tokens",), ("mlp_channels",)),
-}
 RELUS = nn.ReLU, nn.ReLU6
 HEADS = ("global_pool", "pre_logits", "head_drop", "head", "fc", "classifier")
 
 
 def residual_branches(network: nn.Module, start: str | float = 0.0) -> Modules:
     """Return the last module of each residual branch from depth `start` on (see `from_depth`)."""
+    check_known(network)
     found = {
         f"{name}.{last}": getattr(block, last)
         for name, block in network.named_modules()
@@ -52,23 +35,8 @@ def residual_blocks(network: nn.Module, start: str | float = 0.0) -> Modules:
 
     Not those of DenseNets, whose layers add nothing, nor of transformers, which add two.
     """
-    return from_depth(network, _some(_blocks(network), network, "residual block"), start)
-
-
-def branch_ends(block: nn.Module) -> list[str]:
-    """Return the attributes that are the last modules of a block's residual branches; or none."""
-    if getattr(block, "has_skip", True) is False:
-        return []
-    kinds = BRANCHES.get(type(block).__name__, ())
-    ends = (
-        next((a for a in names if getattr(block, a, None) is not None), None) for names in kinds
-    )
-    return [end for end in ends if end is not None]
-
-
-def opens_stage(name: str, block: nn.Module) -> bool:
-    """Return whether a residual block is the first of a ResNet's stage."""
-    return hasattr(block, "downsample") and name.rpartition(".")[2] == "0"
+    check_known(network)
+    return from_depth(network, _some(residual(network), network, "residual block"), start)
 
 
 def inner_relus(block: nn.Module) -> Modules:
@@ -93,17 +61,17 @@ def from_depth(network: nn.Module, found: Modules, start: str | float) -> Module
     if start == 0:
         return found
     order = {name: place for place, (name, _) in enumerate(network.named_modules())}
+    places = sorted(residual(network) | unknown_blocks(network) or found, key=order.__getitem__)
     if isinstance(start, str):
         if not start or start not in order:
-            some = ", ".join([*(_blocks(network) or found)][:3])
+            some = ", ".join(places[:3])
             raise ValueError(
-                f"{_title(network)} has no module {start}: give a depth from 0 to 1, or a name "
+                f"{title(network)} has no module {start}: give a depth from 0 to 1, or a name "
                 f"such as {some}"
             )
         first = start
     else:
-        names = [*(_blocks(network) or found)]
-        first = names[min(int(start * len(names)), len(names) - 1)]
+        first = places[min(int(start * len(places)), len(places) - 1)]
     late = {name: module for name, module in found.items() if order[name] >= order[first]}
     return _some(late, network, f"such module from {first} on")
 
@@ -154,9 +122,7 @@ def classifier(network: nn.Module) -> Modules:
     """Return the linear layer that makes the logits: timm's classifier, or the last one."""
     head = getattr(network, "get_classifier", lambda: network)()
     if not isinstance(head, nn.Module):
-        raise ValueError(
-            f"{_title(network)} has several classifiers, of which the attack takes one"
-        )
+        raise ValueError(f"{title(network)} has several classifiers, of which the attack takes one")
     own = {*head.modules()}
     linear = _of_kind(network, "linear classifier", lambda m: isinstance(m, nn.Linear) and m in own)
     return dict([*linear.items()][-1:])
@@ -167,7 +133,7 @@ def children_of(owners: Modules, attribute: str, network: nn.Module) -> Modules:
     lacking = [n for n, owner in owners.items() if getattr(owner, attribute, None) is None]
     if lacking:
         some = ", ".join(f"{name} ({type(owners[name]).__name__})" for name in lacking[:3])
-        raise ValueError(f"{_title(network)} has no {attribute} in {some}")
+        raise ValueError(f"{title(network)} has no {attribute} in {some}")
     return {f"{name}.{attribute}": getattr(owner, attribute) for name, owner in owners.items()}
 
 
@@ -213,11 +179,11 @@ def layer_of(network: nn.Module, layer: str | float) -> tuple[str, nn.Module]:
         if _has(network, layer):
             return layer, network.get_submodule(layer)
         known = ", ".join(names) or ", ".join(name for name, _ in network.named_children())
-        raise ValueError(f"{_title(network)} has no layer {layer}: use one of {known}")
+        raise ValueError(f"{title(network)} has no layer {layer}: use one of {known}")
     if not names:
         known = ", ".join(name for name, _ in network.named_children())
         raise ValueError(
-            f"{_title(network)} doesn't list its layers, so that {layer:g} is not a depth of it: "
+            f"{title(network)} doesn't list its layers, so that {layer:g} is not a depth of it: "
             f"give a layer's name, such as {known}"
         )
     name = names[int(layer * (len(names) - 1) + 0.5)]
@@ -247,25 +213,13 @@ def _of_kind(network: nn.Module, role: str, fits: Callable[[nn.Module], bool]) -
     return _some(found, network, role)
 
 
-def _blocks(network: nn.Module) -> Modules:
-    return {
-        name: block
-        for name, block in network.named_modules()
-        if len(branch_ends(block)) == 1 and type(block).__name__ != "DenseLayer"
-    }
-
-
 def _some(found: Modules, network: nn.Module, role: str) -> Modules:
     if not found:
         raise ValueError(
-            f"{_title(network)} has no {role}, which the attack changes: take another network"
+            f"{title(network)} has no {role}, which the attack changes: take another network"
         )
     return found
 
 
 def _has(network: nn.Module, name: str) -> bool:
     return name in dict(network.named_modules()) and name != ""
-
-
-def _title(network: nn.Module) -> str:
-    return f"the network ({type(network).__name__})"

@@ -17,6 +17,7 @@ from agr.attacks.ball import per_image, row_norm
 from agr.attacks.parts import Pass
 from agr.attacks.surrogate import replaced
 from agr.models import roles
+from agr.models.branches import branch_ends
 from agr.utils.checks import Checked, number, place
 
 
@@ -71,7 +72,7 @@ def _cut_off(own: Callable[..., Any], block: nn.Module, x: Tensor) -> Tensor:
     """Run a residual block whose branch sends the gradient of `LinearReLU` back."""
     linear = [False]
     ends: list[Tensor] = []
-    (end,) = roles.branch_ends(block)
+    (end,) = branch_ends(block)
 
     def make(_: int, name: str, module: nn.Module) -> Callable[..., Any]:
         inner = module.forward

@@ -14,6 +14,7 @@ from agr.attacks.draws import fold, normal, uniform
 from agr.attacks.parts import Context, Pass
 from agr.attacks.surrogate import check_shape
 from agr.models import roles
+from agr.models.branches import branch_ends
 from agr.utils.checks import Checked, number, place
 
 
@@ -81,9 +82,7 @@ class FeatureDiversity(Checked):
         """Return the ReLUs inside of residual branches, and their last modules."""
         found: roles.Modules = {}
         for name, block in roles.residual_blocks(network, self.start).items():
-            own = roles.inner_relus(block) | {
-                e: getattr(block, e) for e in roles.branch_ends(block)
-            }
+            own = roles.inner_relus(block) | {e: getattr(block, e) for e in branch_ends(block)}
             found |= {f"{name}.{inner}": module for inner, module in own.items()}
         return found
 

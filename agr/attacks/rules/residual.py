@@ -12,6 +12,7 @@ from agr.attacks.draws import symmetric, uniform
 from agr.attacks.parts import Context, Pass
 from agr.attacks.surrogate import replaced
 from agr.models import roles
+from agr.models.branches import branch_ends, opens_stage
 from agr.utils.checks import Checked, flag, number
 
 PROJECTIONS = ("downsample", "shortcut")  # of a block: what its shortcut goes through, if anything
@@ -43,7 +44,7 @@ class SkipGradient(Checked):
         kept = {
             name: module
             for name, module in found.items()
-            if self.first or not roles.opens_stage(blocks[name], own[blocks[name]])
+            if self.first or not opens_stage(blocks[name], own[blocks[name]])
         }
         if not kept:
             raise ValueError(
@@ -107,7 +108,7 @@ class Ghost(Checked):
         """Return the forward pass of a projection, of a block or of a unit."""
         if p.name.endswith(DROPPED):
             return lambda *inputs: self._dropped(own(*inputs), p.c)
-        ends = roles.branch_ends(p.module)
+        ends = branch_ends(p.module)
         if not ends:
             return lambda x: (z := own(x)) + self._change(z, p.c)
         scale = getattr(p.module, "scale", 1.0)  # of the branch, in Inception-ResNets
