@@ -71,6 +71,19 @@ def test_the_exit_code_tells(
     assert e.value.code == code
 
 
+def test_rules_that_the_network_passes_by_are_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("attack=sgm", "source=res50", "targets=[res50]")
+    fine, wrong = page(tmp_path, capsys, *words)
+    assert "sgm on res50: SkipGradient changes 12 modules (" in fine["attack"]
+    assert not wrong
+    blocks = "timm.models.resnet.Bottleneck.forward"  # as of a network that skips its branches
+    monkeypatch.setattr(blocks, lambda block, x: block.downsample(x) if block.downsample else x)
+    _, wrong = page(tmp_path, capsys, *words)
+    assert "attack=sgm on res50: the network never called layer1.1.bn3" in wrong["attack"]
+
+
 def test_missing_images_leave_the_rest_of_the_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

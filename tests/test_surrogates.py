@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers.pool2d_same import MaxPool2dSame
 from torch import Tensor, nn
 
 from agr import load_attack
@@ -32,7 +33,7 @@ from agr.attacks.stages import Flatten, Penalize, Relate, Reverse
 from agr.attacks.surrogate import Surrogate
 from agr.attacks.views import Diverse, Draws
 from agr.config.compose import expand
-from agr.models.branches import branch_ends
+from agr.models.branches import branch_ends, unknown_blocks
 from agr.models.network import load_network
 from tests.conftest import CLASSES, EPS, demo_items, images
 from tests.oracles.base import Draws as DrawsOf
@@ -80,16 +81,19 @@ def test_relus_by_hand(inplace: bool) -> None:
 @pytest.mark.parametrize(
     "pool",
     [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d(3, 2, ceil_mode=True),
-     nn.MaxPool2d((3, 2), (2, 1), (1, 0), dilation=(1, 2))],
+     nn.MaxPool2d((3, 2), (2, 1), (1, 0), dilation=(1, 2)), MaxPool2dSame(3, 2),
+     MaxPool2dSame((2, 3), 2, dilation=(1, 2))],
 )  # fmt: skip
-def test_pools_share_gradients(pool: nn.MaxPool2d) -> None:
+@pytest.mark.parametrize("size", [6, 7])
+def test_pools_share_gradients(pool: nn.MaxPool2d, size: int) -> None:
     """Hot, it is the maximum's own gradient; cold, each of a window has an equal share."""
-    x = images(2, size=6) + 0.1 * torch.rand(2, 3, 6, 6, dtype=torch.float64) + 0.1
+    x = images(2, size=size) + 0.1 * torch.rand(2, 3, size, size, dtype=torch.float64) + 0.1
     leaf = x.clone().requires_grad_()
     true = torch.autograd.grad(pool(leaf).sum(), leaf)[0]
     assert torch.allclose(slope(SoftMaxPool(1e7), pool, x), true, rtol=0, atol=1e-3)
-    flat = slope(SoftMaxPool(0), nn.MaxPool2d(2), x)
-    assert torch.equal(flat, torch.full_like(x, 1 / 4))
+    whole = x[:, :, :6, :6]
+    flat = slope(SoftMaxPool(0), nn.MaxPool2d(2), whole)
+    assert torch.equal(flat, torch.full_like(whole, 1 / 4))
 
 
 def test_a_skip_factor_by_hand() -> None:
@@ -149,7 +153,17 @@ def test_depths() -> None:
         (SoftMaxPool(), "tf_efficientnet_lite0", "no max-pool.*attack.surrogate.pools=null"),
         (LinearReLU(), "vit_tiny_patch16_224", "no ReLU"),
         (LinearReLU("layer9"), "resnet18", "no module layer9.*such as layer1.0, layer1.1"),
-        (SmoothReLU("fc"), "resnet18", "no such module from fc on"),
+        (LinearReLU("layer4.1.bn1"), "resnet18", "nothing from layer4.1.bn1 on.*begin earlier"),
+        (
+            LinearReLU(),
+            "res2net50_14w_8s",
+            r"16 blocks .*aren't known here \(Bottle2neck, such",
+        ),
+        (SkipGradient(), "crossvit_9_240", "6 blocks .*CrossAttentionBlock, such as blocks.0.fusi"),
+        (SkipGradient(), "mobilenetv5_base", "UniversalInvertedResidual, MobileAttention, such"),
+        (FeatureDiversity(), "efficientnet_b0", "no ReLU inside of .* residual blocks from start"),
+        (LinearReLU(), "mobilenetv3_small_050", "no ReLU inside of"),
+        (SmoothReLU("fc"), "resnet18", "nothing from fc on"),
         (PerturbationDecay("layer9"), "resnet18", "no layer layer9: use one of act1, layer1"),
     ],
 )
@@ -158,6 +172,50 @@ def test_what_a_network_lacks_is_named(rule: Any, architecture: str, message: st
         body = timm.create_model(architecture)
     with pytest.raises(ValueError, match=message):
         rule.find(body)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kinds"),
+    [
+        ("resnet18", {"BasicBlock"}),
+        ("resnetv2_18", {"PreActBasic"}),
+        ("resnetv2_50", {"PreActBottleneck"}),
+        ("skresnet18", {"SelectiveKernelBasic"}),
+        ("skresnet50", {"SelectiveKernelBottleneck"}),
+        ("resnest14d", {"ResNestBottleneck"}),
+        ("gernet_m", {"BasicBlock", "BottleneckBlock"}),
+        ("cspresnet50", {"BottleneckBlock"}),
+        ("regnetx_002", {"Bottleneck"}),
+        ("mobilenetv2_050", {"InvertedResidual"}),
+        ("eva02_tiny_patch14_224", {"EvaBlock"}),
+        ("swinv2_tiny_window8_256", {"SwinTransformerV2Block"}),
+    ],
+)
+@torch.no_grad()
+def test_what_ends_a_branch_is_added_to_the_shortcut(architecture: str, kinds: set[str]) -> None:
+    """What is added there comes out of the block, the same everywhere; ReLUs let it through."""
+    torch.manual_seed(0)
+    body = timm.create_model(architecture).double().eval()
+    side = body.pretrained_cfg["input_size"][1] if hasattr(body, "blocks") else 64
+    side = 256 if architecture.startswith("swin") else side
+    given: dict[str, Any] = {}
+    blocks = {name: b for name, b in body.named_modules() if branch_ends(b)}
+    for name, block in blocks.items():
+        block.register_forward_pre_hook(
+            lambda m, a, k, name=name: given.setdefault(name, (a, k)) and None, with_kwargs=True
+        )
+    body(torch.rand(1, 3, side, side, dtype=torch.float64))
+    assert {type(b).__name__ for b in blocks.values()} == kinds
+    assert not unknown_blocks(body)
+    for name, block in [*blocks.items()][:: max(1, len(blocks) // 4)]:
+        a, k = given[name]
+        end = branch_ends(block)[-1]
+        out = []
+        for more in (1e4, 2e4):
+            handle = getattr(block, end).register_forward_hook(lambda m, i, z, more=more: z + more)
+            out.append(block(*a, **k))
+            handle.remove()
+        assert (out[1] - out[0] - 1e4).abs().max() < 1e-6, name
 
 
 @pytest.mark.parametrize(
@@ -263,6 +321,30 @@ def test_high_level_features_change_once_an_image_has_fooled_for_good() -> None:
     s |= {"y": model(s["x"]).argmax(1), "t": s["t"] * 0}  # not any more: it stays
     _, s = attack.tick(source, s)
     assert s["fooled"].tolist()[1]
+
+
+class Placed(nn.Module):
+    """A classifier with a table of 16 places, made by a linear layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.table = residual(), nn.Linear(2, CLASSES).double().requires_grad_(False)
+        self.places = torch.rand(16, 2, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + self.table(self.places).mean(0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("rule", [Mixup(1, pool=8), TunedMixup(1, pool=8)])
+def test_what_is_no_image_is_not_mixed(rule: Mixup) -> None:
+    """As many rows as two of each image of the pool, or one of each image that is attacked."""
+    torch.manual_seed(0)
+    model, x = Placed().eval(), images(16)
+    attack = Attack(Linf(EPS), steps=2, size="eps/2", surrogate=(rule,), pool=a_pool(x.shape[-1]))
+    y = model(x).argmax(1)
+    whole = attack(model, x, y)
+    assert torch.equal(whole[:3], attack(model, x[:3], y[:3]))
+    assert not torch.equal(whole, replace(attack, surrogate=())(model, x, y))
 
 
 def test_copies_have_references_of_their_own() -> None:

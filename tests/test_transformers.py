@@ -243,6 +243,21 @@ def test_what_cannot_be_attacked_is_named(
         Attack(Linf(EPS), steps=1, **parts)(net(), x, torch.tensor([0]))
 
 
+def test_modules_that_are_never_called_are_found_by_one_pass() -> None:
+    """As `agr check` tries them: a BEiT takes qkv.weight, and leaves the module alone."""
+    source = Surrogate(body("beit_base_patch16_224", **PLAIN, depth=1), (Regularize(),))
+    with pytest.raises(ValueError, match=r"never called blocks.0.attn.qkv"):
+        source.try_out(images(1, size=SIDE))
+    fine = body("vit")
+    Surrogate(fine, (Regularize(), ConstantAttention())).try_out(images(1, size=SIDE))
+    assert not any("forward" in vars(module) for module in fine.modules())
+    said = Surrogate(fine, (Regularize(),)).described()
+    assert said == [
+        "Regularize changes 9 modules (3 attn_drop, 3 qkv, 3 mlp: blocks.0.attn.attn_drop, …, "
+        "blocks.2.mlp)"
+    ]
+
+
 def test_maps_that_are_no_softmax_are_taken_at_the_map() -> None:
     rule = Regularize(at="map")
     assert not close(gradient(Gated(), rule), plain(Gated()))

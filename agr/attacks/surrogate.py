@@ -83,6 +83,17 @@ class Surrogate:
         read = [self.layers, *(modules for _, modules in self.reading.values())]
         return [*lines, *(f"features of {_listed(modules)}" for modules in read if modules)]
 
+    @torch.no_grad()
+    def try_out(self, x: Tensor) -> None:
+        """Run images. Raises ValueError where the network doesn't call what was found."""
+        for b, found in enumerate(self.found):
+            for rule, modules in zip(self.rules, found, strict=True):
+                with unfused(self.fused), replaced(modules, lambda *at: at[2].forward, _some(rule)):
+                    self.members[b](x)
+        if self.layers:
+            with recorded(self.layers, {}):
+                self.members[0](x)
+
     def __call__(self, *inputs: Any, **keys: Any) -> Tensor:
         """Return the model's own logits."""
         return self.model(*inputs, **keys)
@@ -152,7 +163,13 @@ class Surrogate:
             for i, rule in enumerate(self.rules):
                 size = getattr(rule, "pool", 0)
                 if size and self.pool and (b, i) not in self._benign:
-                    self._benign[b, i] = self._made(b, i, self.pool.images[:size])
+                    images = self.pool.images[:size]
+                    alone = self._made(b, i, images[:1])
+                    self._benign[b, i] = {  # without tables, whose rows aren't images'
+                        name: made
+                        for name, made in self._made(b, i, images).items()
+                        if name in alone and len(made) == len(images) * len(alone[name])
+                    }
 
     @torch.no_grad()
     def _made(self, b: int, i: int, x: Tensor) -> dict[str, Tensor]:
@@ -244,8 +261,15 @@ def check_shape(part: Any, place: str, own: Sequence[int], clean: Sequence[int])
 
 
 def _listed(modules: Mapping[str, nn.Module]) -> str:
+    """Return how many modules there are, and their names: of many the first and the last.
+
+    Those that a rule finds by several roles are counted by the last word of their names.
+    """
     names = [*modules]
+    kinds = Counter(name.rpartition(".")[2] for name in names)
     shown = ", ".join(names) if len(names) < 4 else f"{names[0]}, …, {names[-1]}"
+    if 1 < len(kinds) < len(names) and not any(map(str.isdecimal, kinds)):
+        shown = f"{', '.join(f'{n} {kind}' for kind, n in kinds.items())}: {shown}"
     return f"{plural(len(names), 'module')} ({shown})"
 
 

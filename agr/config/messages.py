@@ -19,7 +19,9 @@ from agr.utils.errors import ConfigError, bare, first_line, nearest
 from agr.utils.program import as_called
 
 # A parameter of an attack's part, such as attack.chain.momentum.decay
-PART_KEY = re.compile(r"attack\.((start|loss|step|stop|library)\.|(views|chain)\.\w+\.)")
+PART_KEY = re.compile(
+    r"attack\.((start|loss|objective|ensemble|step|stop|library)\.|(views|surrogate|chain)\.\w+\.)"
+)
 IN_FILE = re.compile(r"In '(?P<file>[^']+)': (?:\w+ raised while composing config:\s*)?")
 FULL_KEY = re.compile(r"full_key: (\S+)")
 # Keys below which a file, or an override with +, can add names.
@@ -189,9 +191,9 @@ def _unknown_key(e: BaseException, key: str) -> str:
     if part and not IN_FILE.match(str(e)):
         slot = part[0].rstrip(".")
         return (
-            f"{key}: {slot} is empty, or its part has no such parameter (docs/attacks.md lists "
-            f"them): give a part as a whole, '{slot}={{_target_:…}}', one that replaces another "
-            f"with ++ before it"
+            f"{key} is not set in the attack's file: +{key}=… adds it, if the part there has "
+            f"such a parameter (docs/attacks.md lists them); a part as a whole is given by "
+            f"'{slot}={{_target_:…}}', with ++ before it if it replaces another"
         )
     if key.startswith("hydra.launcher."):
         known = getattr(e.__cause__ or e, "parent_node", ())

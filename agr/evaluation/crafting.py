@@ -71,15 +71,21 @@ def attack_of(cell: Cell) -> AnyAttack:
     return attack
 
 
-def found_by(cell: Cell, attack: AnyAttack | None, source: Source) -> list[str]:
+def found_by(
+    cell: Cell, attack: AnyAttack | None, source: Source, images: Tensor | None = None
+) -> list[str]:
     """Describe what an attack's rules and objective find in its source, a line each.
 
-    Raises ConfigError where they don't find it, or `graph=true` asks for what can't be.
+    Raises ConfigError where they don't find it, or `graph=true` asks for what can't be; given
+    `images`, also where a pass of the source doesn't come by what they have found.
     """
     if not isinstance(attack, Attack):
         return []
     try:
-        found = attack.bind(source).described()
+        surrogate = attack.bind(source)
+        found = surrogate.described()
+        if images is not None and not surrogate.takes_draw:
+            surrogate.try_out(images)
         if cell.config.graph is not False and (why := _unreplayed(cell, attack, source)):
             if cell.config.graph:
                 raise ValueError(f"graph=true: {why}: use graph=null or false")

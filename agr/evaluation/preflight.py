@@ -18,6 +18,7 @@ from agr.evaluation.crafting import attack_of, found_by
 from agr.evaluation.determinism import device_of, load_bare, settle
 from agr.evaluation.inputs import find_images
 from agr.evaluation.predictions import predict_batched, source_and_slots
+from agr.evaluation.profiling import random_images
 from agr.models.lpips import load_lpips
 from agr.models.network import Network
 from agr.models.sources import Source
@@ -132,7 +133,8 @@ def _attacks(cells: Sequence[Cell], source: Source) -> Iterator[Line]:
     """Check that the rules of attacks find the modules of a source that they change."""
     for cell in {c.attack_hash: c for c in cells}.values():
         try:
-            for text in found_by(cell, attack_of(cell), source):
+            images = random_images(source, cell.geometry.size, 1)
+            for text in found_by(cell, attack_of(cell), source, images):
                 yield ok("attack", f"{cell.config.attack.name} on {cell.source}: {text}")
         except ConfigError as e:
             yield problem("attack", str(e))

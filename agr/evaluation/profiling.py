@@ -50,7 +50,7 @@ def _kept(network: Source, size: int, images: int) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         # Held, so that no place is used twice. An attack's gradient goes through one draw.
-        out = network(_images(network, size, images), **one_draw(network, images))
+        out = network(random_images(network, size, images), **one_draw(network, images))
         total = sum(kept.values())
         del out
     return total
@@ -75,10 +75,11 @@ def free_bytes(device: torch.device) -> int:
 
 def _step(network: Source, size: int, batch: int) -> float:
     draw = one_draw(network, batch)
-    return gradient_seconds(lambda x: network(x, **draw), _images(network, size, batch))
+    return gradient_seconds(lambda x: network(x, **draw), random_images(network, size, batch))
 
 
-def _images(network: Source, size: int, batch: int) -> Tensor:
+def random_images(network: Source, size: int, batch: int) -> Tensor:
+    """Return images (batch, 3, size, size) as a network takes them, for a trial."""
     shape = (batch, 3, size, size)
     x = torch.rand(shape, dtype=network.dtype, device=network.device)
     return x.contiguous(memory_format=network.memory_format).requires_grad_()

@@ -102,9 +102,9 @@ def check_known(network: nn.Module) -> None:
     if unknown := unknown_blocks(network):
         kinds = ", ".join({type(block).__name__: None for block in unknown.values()})
         raise ValueError(
-            f"{title(network)} has blocks of a kind whose residual branches aren't known here "
-            f"({kinds}; {plural(len(unknown), 'block')}, such as {next(iter(unknown))}): the attack "
-            "would leave them out, so take another network"
+            f"{title(network)} has {plural(len(unknown), 'block')} whose residual branches aren't "
+            f"known here ({kinds}, such as {next(iter(unknown))}): the attack would leave them "
+            "out, so take another network"
         )
 
 

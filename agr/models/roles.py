@@ -10,10 +10,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
+from timm.layers import get_same_padding
+from timm.layers.pool2d_same import MaxPool2dSame
 from torch import Tensor, nn
 
 from agr.models.branches import Modules, branch_ends, check_known, residual, title, unknown_blocks
+from agr.utils.text import plural
 
 RELUS = nn.ReLU, nn.ReLU6
 HEADS = ("global_pool", "pre_logits", "head_drop", "head", "fc", "classifier")
@@ -46,6 +50,26 @@ def inner_relus(block: nn.Module) -> Modules:
     return {name: module for name, module in before if isinstance(module, RELUS)}
 
 
+def blocks_with_relus(network: nn.Module, start: str | float = 0.0) -> Modules:
+    """Return `residual_blocks`. Raises ValueError if the branch of one has no ReLU inside.
+
+    Those of a squeeze-and-excitation don't count: the branch has other activations then.
+    """
+    found = residual_blocks(network, start)
+    without = [
+        name
+        for name, block in found.items()
+        if all(relu.startswith("se.") for relu in inner_relus(block))
+    ]
+    if without:
+        raise ValueError(
+            f"{title(network)} has no ReLU inside of {plural(len(without), 'residual block')} from "
+            f"start={start} on, such as {without[0]}, which the attack changes: take another "
+            "network"
+        )
+    return found
+
+
 def relus(network: nn.Module, start: str | float = 0.0) -> Modules:
     """Return the ReLUs and ReLU6s from depth `start` on, in the order of the modules."""
     found = _of_kind(network, "ReLU", lambda m: isinstance(m, RELUS))
@@ -73,7 +97,11 @@ def from_depth(network: nn.Module, found: Modules, start: str | float) -> Module
     else:
         first = places[min(int(start * len(places)), len(places) - 1)]
     late = {name: module for name, module in found.items() if order[name] >= order[first]}
-    return _some(late, network, f"such module from {first} on")
+    if not late:
+        raise ValueError(
+            f"{title(network)} has nothing from {first} on that the attack changes: begin earlier"
+        )
+    return late
 
 
 def units(network: nn.Module) -> Modules:
@@ -99,7 +127,21 @@ def units(network: nn.Module) -> Modules:
 
 def max_pools(network: nn.Module) -> Modules:
     """Return the max-poolings of two dimensions."""
-    return _of_kind(network, "max-pool", lambda m: isinstance(m, nn.MaxPool2d))
+    found = _of_kind(network, "max-pool", lambda m: isinstance(m, nn.MaxPool2d))
+    for name, pool in found.items():
+        if type(pool) not in (nn.MaxPool2d, MaxPool2dSame):
+            raise ValueError(f"{name} pools in a way of its own ({type(pool).__name__})")
+    return found
+
+
+def padding_of(pool: nn.MaxPool2d, shape: Sequence[int]) -> tuple[int, int]:
+    """Return how many rows and columns a pooling puts before maps (B, C, H, W) of a shape."""
+    if not isinstance(pool, MaxPool2dSame):
+        pad = pool.padding
+        return (pad, pad) if isinstance(pad, int) else pad
+    how: Any = pool.kernel_size, pool.stride, pool.dilation  # of pairs, by timm's constructor
+    both = [get_same_padding(n, *own) for n, *own in zip(shape[2:], *how, strict=True)]
+    return both[0] // 2, both[1] // 2
 
 
 def attentions(network: nn.Module) -> Modules:

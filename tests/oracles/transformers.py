@@ -135,6 +135,13 @@ DIFFERENCES = [
         "none",
     ],
     [
+        "TGR, ATT: networks",
+        "ViT-B, PiT-B, CaiT-S and Visformer-S, by the names of their modules",
+        "the same; torchattack: ViT, CaiT, PiT, Visformer. Here all whose attention calls a module "
+        "`qkv`, which leaves out BEiT, CaiT, EVA and Swin-V2: refused",
+        "none",
+    ],
+    [
         "TGR: MLP",
         "0.5 in the program",
         "TransferAttack: 0.5, with a note that 0.25 is official",

@@ -17,7 +17,7 @@ from agr.attacks.ball import per_image, row_norm
 from agr.attacks.parts import Pass
 from agr.attacks.surrogate import replaced
 from agr.models import roles
-from agr.models.branches import branch_ends
+from agr.models.branches import branch_ends, check_known, residual
 from agr.utils.checks import Checked, number, place
 
 
@@ -37,19 +37,11 @@ class LinearReLU(Checked):
     cuts = True
 
     def find(self, network: nn.Module) -> roles.Modules:
-        """Return the blocks with ReLUs in their branch; without blocks, the ReLUs."""
-        found = roles.relus(network, self.start)
-        try:
-            blocks = roles.residual_blocks(network, self.start)
-        except ValueError:
-            return found
-        bent = {name: block for name, block in blocks.items() if roles.inner_relus(block)}
-        if not bent:
-            raise ValueError(
-                f"the residual branches of the network ({type(network).__name__}) have no ReLU "
-                f"from start={self.start} on: take another network"
-            )
-        return bent
+        """Return the blocks; of a network without them, the ReLUs."""
+        check_known(network)
+        if not residual(network):
+            return roles.relus(network, self.start)
+        return roles.blocks_with_relus(network, self.start)
 
     def forward(self, own: Callable[..., Any], p: Pass) -> Callable[..., Any]:
         """Return the forward pass of a block, or of a ReLU."""
@@ -208,10 +200,11 @@ class _Pool(Function):
     @staticmethod
     def backward(ctx: Any, *g: Tensor) -> Any:
         ((z,), (out,)), pool = (ctx.saved_tensors, g), ctx.pool
-        kernel, stride, pad, far = (
+        kernel, stride, far = (
             (n, n) if isinstance(n, int) else n
-            for n in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+            for n in (pool.kernel_size, pool.stride, pool.dilation)
         )
+        pad = roles.padding_of(pool, z.shape)
         # How far windows reach, which in ceil mode may be beyond the padding.
         reach = [(out.shape[2 + a] - 1) * stride[a] + (kernel[a] - 1) * far[a] + 1 for a in (0, 1)]
         after = [max(pad[a], reach[a] - z.shape[2 + a] - pad[a]) for a in (0, 1)]

@@ -81,7 +81,7 @@ class FeatureDiversity(Checked):
     def find(self, network: nn.Module) -> roles.Modules:
         """Return the ReLUs inside of residual branches, and their last modules."""
         found: roles.Modules = {}
-        for name, block in roles.residual_blocks(network, self.start).items():
+        for name, block in roles.blocks_with_relus(network, self.start).items():
             own = roles.inner_relus(block) | {e: getattr(block, e) for e in branch_ends(block)}
             found |= {f"{name}.{inner}": module for inner, module in own.items()}
         return found

@@ -72,7 +72,7 @@ class Mixup(Checked):
         """
         assert p.c.pool is not None  # `Attack` checks it
         made, count = p.benign, min(self.pool, len(p.c.pool.images))
-        if made is None or made.dim() < 2 or len(made) % count:
+        if made is None or made.dim() < 2:
             return None
         large = made.shape[-1] > p.c.x0.shape[-1] // self.divisor
         if large and not isinstance(p.module, nn.Linear):
