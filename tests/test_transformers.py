@@ -258,6 +258,23 @@ def test_modules_that_are_never_called_are_found_by_one_pass() -> None:
     ]
 
 
+def test_a_class_tokens_attention_loses_columns() -> None:
+    """As TGR's authors have it for CaiT; its queries are of one token, which is both extremes."""
+    g = torch.tensor([[[[1.0, -2.0, 3.0, 0.5]]]])
+    assert _shrunk("attention", g.clone(), g.new_zeros(1, 1, 1)).tolist() == [[[[1, 0, 0, 0.5]]]]
+    cait = body("cait_xxs24_224", **PLAIN, depth=1)
+    rule = Regularize(at="map")
+    names = {name.removeprefix("blocks_token_only.0.attn.") for name in rule.find(cait)}
+    assert {"q", "k", "v", "attn_drop"} <= names
+    kept: dict[str, Tensor] = {}
+    q = cait.get_submodule("blocks_token_only.0.attn.q")
+    q.register_forward_hook(lambda m, i, z: z.register_hook(lambda g: kept.update(q=g)) and None)
+    made = gradient(cait, rule)
+    assert torch.equal(kept["q"], torch.zeros_like(kept["q"]))
+    assert not close(made, plain(cait))
+    assert kept["q"].any()
+
+
 def test_maps_that_are_no_softmax_are_taken_at_the_map() -> None:
     rule = Regularize(at="map")
     assert not close(gradient(Gated(), rule), plain(Gated()))

@@ -179,6 +179,18 @@ def children_of(owners: Modules, attribute: str, network: nn.Module) -> Modules:
     return {f"{name}.{attribute}": getattr(owner, attribute) for name, owner in owners.items()}
 
 
+def projections(network: nn.Module) -> Modules:
+    """Return what makes the queries, keys and values of attentions: their qkv, or their q, k, v."""
+    joined, apart = attentions(network), Modules()
+    for name, owner in [*joined.items()]:
+        if all(isinstance(getattr(owner, one, None), nn.Module) for one in "qkv"):
+            apart[name] = joined.pop(name)
+    found = children_of(joined, "qkv", network)
+    for one in "qkv":
+        found |= children_of(apart, one, network)
+    return found
+
+
 def mlps(network: nn.Module) -> Modules:
     """Return the MLPs of transformer blocks."""
     return children_of(blocks(network), "mlp", network)

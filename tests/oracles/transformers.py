@@ -138,7 +138,13 @@ DIFFERENCES = [
         "TGR, ATT: networks",
         "ViT-B, PiT-B, CaiT-S and Visformer-S, by the names of their modules",
         "the same; torchattack: ViT, CaiT, PiT, Visformer. Here all whose attention calls a module "
-        "`qkv`, which leaves out BEiT, CaiT, EVA and Swin-V2: refused",
+        "`qkv`, and TGR on CaiT, with `at=map`; BEiT, EVA and Swin-V2 are refused",
+        "none",
+    ],
+    [
+        "TGR: CaiT",
+        "the first of two blocks of the class token is left alone, by a slip",
+        "TransferAttack: the same. Here both are changed",
         "none",
     ],
     [

@@ -15,12 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from agr.attacks.parts import Pass
-from agr.models.roles import Modules, attention_maps, attentions, channels_at, children_of, mlps
+from agr.models.roles import (
+    Modules,
+    attention_maps,
+    attentions,
+    channels_at,
+    children_of,
+    mlps,
+    projections,
+)
 from agr.utils.checks import LIMIT, Checked, number, one_of, whole
 from agr.utils.errors import Refused
 
 PLACES = ("scores", "map")
-KINDS = {"attn_drop": "attention", "qkv": "qkv", "mlp": "mlp"}  # by the last word of a name
+KINDS = {"attn_drop": "attention", "mlp": "mlp"}  # by the last word of a name; others are qkv
 Change = Callable[[Tensor], Tensor]
 
 
@@ -55,7 +63,7 @@ class _Tokens(Checked, abc.ABC):
 
     def forward(self, own: Callable[..., Any], p: Pass) -> Callable[..., Any]:
         """Return the forward pass that stands for that of the module of `p`, `own`."""
-        kind, images = KINDS[p.name.rpartition(".")[2]], len(p.c.x)
+        kind, images = KINDS.get(p.name.rpartition(".")[2], "qkv"), len(p.c.x)
 
         def change(g: Tensor) -> Tensor:  # windows are further maps, or tokens, of their image
             if kind == "attention":
@@ -94,8 +102,9 @@ class Regularize(_Tokens):
 
     As in the authors' program, gradients are multiplied by `attention`, `qkv` and `mlp`. Of each
     attention map the row and the column of the largest entry, and those of the smallest, become 0;
-    of each channel of the qkv and MLP outputs the largest and the smallest token's entry.
-    Extremes are signed, and each image's own. Authors: 0.25, 0.75 and 0.5.
+    of each channel of the qkv and MLP outputs the largest and the smallest token's entry. Of the
+    maps of a class token's attention, which are a row, only columns do; its q, k and v count as
+    qkv (CaiT). Extremes are signed, and each image's own. Authors: 0.25, 0.75 and 0.5.
 
     `at` is where attention's gradient is changed: "scores", before the softmax, as the authors'
     hooks did, or "map", behind it.
@@ -105,6 +114,10 @@ class Regularize(_Tokens):
     qkv: float = number(0.75, 0)
     mlp: float = number(0.5, 0)
     at: str = one_of("scores", PLACES)
+
+    def find(self, network: nn.Module) -> Modules:
+        """Return the modules that maps go through, those of queries, keys and values, the MLPs."""
+        return attention_maps(network) | projections(network) | mlps(network)
 
     def changed(self, kind: str, g: Tensor, shared: dict[str, Any]) -> Tensor:
         return _shrunk(kind, getattr(self, kind) * g, g.new_zeros(len(g), 1, 1))
@@ -180,7 +193,8 @@ def _shrink_pairs(g: Tensor, factor: Tensor) -> None:
     n, m = g.shape[2:]
     for place in _extremes(g.flatten(2), 2):
         row, column = (place // m)[..., None], (place % m)[..., None]
-        _scale(g, 2, row.expand(-1, -1, 1, m), factor)
+        if n > 1:
+            _scale(g, 2, row.expand(-1, -1, 1, m), factor)
         _scale(g, 3, column.expand(-1, -1, n, 1), factor)
 
 
