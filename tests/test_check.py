@@ -78,6 +78,9 @@ def test_rules_that_the_network_passes_by_are_a_problem(
     fine, wrong = page(tmp_path, capsys, *words)
     assert "sgm on res50: SkipGradient changes 12 modules (" in fine["attack"]
     assert not wrong
+    fine, wrong = page(tmp_path, capsys, "attack=sgm", "source=[res50,dense121]", "targets=[res50]")
+    assert "of network 2" in fine["attack"]
+    assert not wrong
     blocks = "timm.models.resnet.Bottleneck.forward"  # as of a network that skips its branches
     monkeypatch.setattr(blocks, lambda block, x: block.downsample(x) if block.downsample else x)
     _, wrong = page(tmp_path, capsys, *words)

@@ -472,7 +472,7 @@ def test_no_answer_is_no_success() -> None:
         ),
         (
             ["attack.stop={_target_:agr.attacks.stop.Margin,by:1}"],
-            r"with \+\+ before it",
+            r"replaces another with \+\+",
         ),
         (["attack.loss=3"], "attack.loss=3 names no part"),
         (["attack.step=Adm"], r"names no part: write 'attack.step=\{_target_:.*did you mean Adam"),
@@ -483,7 +483,7 @@ def test_no_answer_is_no_success() -> None:
         ),
         (
             ["attack=ifgsm", "attack.chain.momentum.decay=1"],
-            r"\+attack.chain.momentum.decay=… adds",
+            "if it is empty, give a part as a whole",
         ),
         (["attack=_di"], "the attack has no name: it is a piece"),
         (["attack.step=null"], "attack.step=None names no part"),

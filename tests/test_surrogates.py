@@ -35,6 +35,7 @@ from agr.attacks.views import Diverse, Draws
 from agr.config.compose import expand
 from agr.models.branches import branch_ends, unknown_blocks
 from agr.models.network import load_network
+from agr.models.roles import inner_relus
 from tests.conftest import CLASSES, EPS, demo_items, images
 from tests.oracles.base import Draws as DrawsOf
 from tests.oracles.base import Given, a_pool, ours
@@ -141,6 +142,10 @@ def test_depths() -> None:
     assert len(LinearReLU(0.5).find(vgg)) == 15 - 7
     assert len(LinearReLU(0).find(lite)) == 9
     assert len(Ghost(0, 0.9).find(vgg)) == 13 + 5 - 1
+    with torch.device("meta"):  # these add nothing
+        assert len(LinearReLU(0).find(timm.create_model("selecsls42"))) == 41
+    said = Surrogate(bodies[50], (Ghost(0, 0.9),)).described()
+    assert said == ["Ghost changes 17 modules (act1 (dropout), …, layer4.1 (dropout))"]
 
 
 @pytest.mark.parametrize(
@@ -161,8 +166,12 @@ def test_depths() -> None:
         ),
         (SkipGradient(), "crossvit_9_240", "6 blocks .*CrossAttentionBlock, such as blocks.0.fusi"),
         (SkipGradient(), "mobilenetv5_base", "UniversalInvertedResidual, MobileAttention, such"),
-        (FeatureDiversity(), "efficientnet_b0", "no ReLU inside of .* residual blocks from start"),
-        (LinearReLU(), "mobilenetv3_small_050", "no ReLU inside of"),
+        (
+            FeatureDiversity(),
+            "efficientnet_b0",
+            "blocks without a ReLU in the branch from start",
+        ),
+        (LinearReLU(), "mobilenetv3_small_050", "without a ReLU in the branch"),
         (SmoothReLU("fc"), "resnet18", "nothing from fc on"),
         (PerturbationDecay("layer9"), "resnet18", "no layer layer9: use one of act1, layer1"),
     ],
@@ -208,14 +217,26 @@ def test_what_ends_a_branch_is_added_to_the_shortcut(architecture: str, kinds: s
     assert {type(b).__name__ for b in blocks.values()} == kinds
     assert not unknown_blocks(body)
     for name, block in [*blocks.items()][:: max(1, len(blocks) // 4)]:
-        a, k = given[name]
-        end = branch_ends(block)[-1]
-        out = []
-        for more in (1e4, 2e4):
-            handle = getattr(block, end).register_forward_hook(lambda m, i, z, more=more: z + more)
-            out.append(block(*a, **k))
-            handle.remove()
-        assert (out[1] - out[0] - 1e4).abs().max() < 1e-6, name
+        ends = [getattr(block, end) for end in branch_ends(block)]
+        for end in ends:
+            out = []
+            for more in (1e4, 2e4):
+                hooks = [e.register_forward_hook(lambda m, i, z: z * 0) for e in ends]  # all others
+                hooks[ends.index(end)].remove()
+                hooks.append(end.register_forward_hook(lambda m, i, z, more=more: z + more))
+                out.append(block(*given[name][0], **given[name][1]))
+                for hook in hooks:
+                    hook.remove()
+            assert (out[1] - out[0] - 1e4).abs().max() < 1e-6, name
+        if len(ends) > 1:
+            continue
+        order: list[str] = []
+        inner = inner_relus(block)
+        for part, module in {**inner, "end": ends[0]}.items():
+            module.register_forward_hook(lambda m, i, z, to=order, part=part: to.append(part))
+        block(*given[name][0], **given[name][1])
+        assert {*order} == {*inner, "end"}
+        assert order[-1] == "end"  # none is that after the addition
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from agr.attacks.ball import per_image
 from agr.attacks.contracts import Objective, Rule, View
 from agr.attacks.parts import Context, Model, Pass, Pool, State
 from agr.models.roles import fused_attentions, layer_of, unfused
-from agr.models.sources import behind, bodies_of
+from agr.models.sources import behind, bodies_of, one_draw
 from agr.utils.errors import Refused
 from agr.utils.text import plural
 
@@ -86,13 +86,18 @@ class Surrogate:
     @torch.no_grad()
     def try_out(self, x: Tensor) -> None:
         """Run images. Raises ValueError where the network doesn't call what was found."""
-        for b, found in enumerate(self.found):
+
+        def run(member: Any) -> None:
+            member(x, **one_draw(member, len(x)))
+
+        for found, member in zip(self.found, self.members, strict=False):  # none without rules
             for rule, modules in zip(self.rules, found, strict=True):
                 with unfused(self.fused), replaced(modules, lambda *at: at[2].forward, _some(rule)):
-                    self.members[b](x)
-        if self.layers:
-            with recorded(self.layers, {}):
-                self.members[0](x)
+                    run(member)
+        for layers in (self.layers, *(modules for _, modules in self.reading.values())):
+            if layers:
+                with unfused(self.fused), recorded(layers, {}):
+                    run(self.model)
 
     def __call__(self, *inputs: Any, **keys: Any) -> Tensor:
         """Return the model's own logits."""
@@ -163,13 +168,11 @@ class Surrogate:
             for i, rule in enumerate(self.rules):
                 size = getattr(rule, "pool", 0)
                 if size and self.pool and (b, i) not in self._benign:
-                    images = self.pool.images[:size]
-                    alone = self._made(b, i, images[:1])
-                    self._benign[b, i] = {  # without tables, whose rows aren't images'
-                        name: made
-                        for name, made in self._made(b, i, images).items()
-                        if name in alone and len(made) == len(images) * len(alone[name])
-                    }
+                    made = self._made(b, i, self.pool.images[:size])
+                    one, two = (self._made(b, i, self.pool.images[[0] * n]) for n in (1, 2))
+                    # Without tables, whose rows aren't images'.
+                    rows = {n for n, t in one.items() if n in two and len(two[n]) == 2 * len(t)}
+                    self._benign[b, i] = {n: made[n] for n in made if n in rows}
 
     @torch.no_grad()
     def _made(self, b: int, i: int, x: Tensor) -> dict[str, Tensor]:
@@ -266,7 +269,7 @@ def _listed(modules: Mapping[str, nn.Module]) -> str:
     Those that a rule finds by several roles are counted by the last word of their names.
     """
     names = [*modules]
-    kinds = Counter(name.rpartition(".")[2] for name in names)
+    kinds = Counter(name.partition(" ")[0].rpartition(".")[2] for name in names)
     shown = ", ".join(names) if len(names) < 4 else f"{names[0]}, …, {names[-1]}"
     if 1 < len(kinds) < len(names) and not any(map(str.isdecimal, kinds)):
         shown = f"{', '.join(f'{n} {kind}' for kind, n in kinds.items())}: {shown}"

@@ -191,9 +191,9 @@ def _unknown_key(e: BaseException, key: str) -> str:
     if part and not IN_FILE.match(str(e)):
         slot = part[0].rstrip(".")
         return (
-            f"{key} is not set in the attack's file: +{key}=… adds it, if the part there has "
-            f"such a parameter (docs/attacks.md lists them); a part as a whole is given by "
-            f"'{slot}={{_target_:…}}', with ++ before it if it replaces another"
+            f"{key} is not in the attack's file: if {slot} has a part with that parameter "
+            f"(docs/attacks.md lists them), +{key}=… adds it; if it is empty, give a part as a "
+            f"whole, '{slot}={{_target_:…}}', one that replaces another with ++ before it"
         )
     if key.startswith("hydra.launcher."):
         known = getattr(e.__cause__ or e, "parent_node", ())

@@ -77,14 +77,14 @@ def found_by(
     """Describe what an attack's rules and objective find in its source, a line each.
 
     Raises ConfigError where they don't find it, or `graph=true` asks for what can't be; given
-    `images`, also where a pass of the source doesn't come by what they have found.
+    `images`, also where a pass of the source doesn't call what they have found.
     """
     if not isinstance(attack, Attack):
         return []
     try:
         surrogate = attack.bind(source)
         found = surrogate.described()
-        if images is not None and not surrogate.takes_draw:
+        if images is not None:
             surrogate.try_out(images)
         if cell.config.graph is not False and (why := _unreplayed(cell, attack, source)):
             if cell.config.graph:

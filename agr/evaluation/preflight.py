@@ -130,10 +130,10 @@ def _labels(cell: Cell, manifest: Manifest) -> Iterator[Line]:
 
 
 def _attacks(cells: Sequence[Cell], source: Source) -> Iterator[Line]:
-    """Check that the rules of attacks find the modules of a source that they change."""
+    """Check that rules find the modules of a source that they change, and a pass calls them."""
+    images = random_images(source, cells[0].geometry.size, 1)
     for cell in {c.attack_hash: c for c in cells}.values():
         try:
-            images = random_images(source, cell.geometry.size, 1)
             for text in found_by(cell, attack_of(cell), source, images):
                 yield ok("attack", f"{cell.config.attack.name} on {cell.source}: {text}")
         except ConfigError as e:

@@ -36,10 +36,11 @@ BRANCHES: dict[str, tuple[tuple[str, ...], ...]] = {
     "EvaBlock": (("drop_path1",), ("drop_path2",)),
     "MixerBlock": (("mlp_tokens",), ("mlp_channels",)),
 }
-# What residual blocks have and other modules don't, whatever their class; stages that have some of
-# it hold the blocks.
+# What residual blocks have and other modules don't, whatever their class, or how timm calls them;
+# stages that have some of it hold the blocks.
 SIGNS = ("drop_path", "drop_path1", "downsample", "shortcut", "skip", "has_skip")
 SUFFIXES = ("Block", "Bottleneck", "Bottle2neck", "Residual")
+PLAIN = ("SelecSlsBlock",)  # concatenates
 
 
 def branch_ends(block: nn.Module) -> list[str]:
@@ -75,13 +76,19 @@ def unknown_blocks(network: nn.Module) -> Modules:
         name: module
         for name, module in named.items()
         if name
-        and (
-            any(hasattr(module, sign) for sign in SIGNS) or type(module).__name__.endswith(SUFFIXES)
-        )
+        and _seems_residual(module)
         and not any(f"{name}.".startswith(f"{block}.") for block in known)
     }
     holders = {parent for name in (*known, *seeming) for parent in _parents(name)}
     return {name: module for name, module in seeming.items() if name not in holders}
+
+
+def _seems_residual(module: nn.Module) -> bool:
+    kind = type(module)
+    if kind.__name__ in PLAIN:
+        return False
+    named = kind.__module__.startswith("timm.") and kind.__name__.endswith(SUFFIXES)
+    return named or any(hasattr(module, sign) for sign in SIGNS)
 
 
 def _parents(name: str) -> Iterator[str]:
@@ -91,10 +98,13 @@ def _parents(name: str) -> Iterator[str]:
 
 
 def _adds(block: nn.Module) -> bool:
-    """Return False for a block whose own attributes say that it has no shortcut."""
-    return (
-        getattr(block, "has_skip", True) is not False and getattr(block, "shortcut", 0) is not None
-    )
+    """Return False for a block whose own attributes say that it has no shortcut.
+
+    Of timm's, those with `shortcut` None are meant: only Aligned Xception's have one all the same,
+    and those networks are refused for their other blocks.
+    """
+    said = (getattr(block, name, True) for name in ("has_skip", "residual"))
+    return False not in said and getattr(block, "shortcut", 0) is not None
 
 
 def check_known(network: nn.Module) -> None:

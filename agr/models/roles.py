@@ -46,8 +46,10 @@ def residual_blocks(network: nn.Module, start: str | float = 0.0) -> Modules:
 def inner_relus(block: nn.Module) -> Modules:
     """Return the ReLUs inside the branch of a residual block, not that after the addition."""
     (end,) = branch_ends(block)
+    acts = [name for name, _ in block.named_children() if name.startswith("act")]
     before = itertools.takewhile(lambda pair: pair[0] != end, block.named_modules())
-    return {name: module for name, module in before if isinstance(module, RELUS)}
+    # The last activation of the block itself is that after the addition, wherever it is registered.
+    return {n: module for n, module in before if isinstance(module, RELUS) and n not in acts[-1:]}
 
 
 def blocks_with_relus(network: nn.Module, start: str | float = 0.0) -> Modules:
@@ -63,9 +65,9 @@ def blocks_with_relus(network: nn.Module, start: str | float = 0.0) -> Modules:
     ]
     if without:
         raise ValueError(
-            f"{title(network)} has no ReLU inside of {plural(len(without), 'residual block')} from "
-            f"start={start} on, such as {without[0]}, which the attack changes: take another "
-            "network"
+            f"{title(network)} has {plural(len(without), 'residual block')} without a ReLU in the "
+            f"branch from start={start} on, such as {without[0]}, and the attack changes those: "
+            "take another network"
         )
     return found
 
@@ -80,7 +82,8 @@ def from_depth(network: nn.Module, found: Modules, start: str | float) -> Module
     """Return those of the modules `found` that come with a place in the network or after it.
 
     `start` is the name of a module, or a fraction: the place is then the residual block that so
-    many come before, or the one of `found` if the network has no blocks. 0 is all of them.
+    many come before, of kinds that aren't known here too, or the one of `found` if the network has
+    no blocks. 0 is all of them.
     """
     if start == 0:
         return found
@@ -130,7 +133,10 @@ def max_pools(network: nn.Module) -> Modules:
     found = _of_kind(network, "max-pool", lambda m: isinstance(m, nn.MaxPool2d))
     for name, pool in found.items():
         if type(pool) not in (nn.MaxPool2d, MaxPool2dSame):
-            raise ValueError(f"{name} pools in a way of its own ({type(pool).__name__})")
+            raise ValueError(
+                f"{title(network)} has a max-pool of a kind that isn't known here, {name} "
+                f"({type(pool).__name__})"
+            )
     return found
 
 

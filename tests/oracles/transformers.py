@@ -137,8 +137,9 @@ DIFFERENCES = [
     [
         "TGR, ATT: networks",
         "ViT-B, PiT-B, CaiT-S and Visformer-S, by the names of their modules",
-        "the same; torchattack: ViT, CaiT, PiT, Visformer. Here all whose attention calls a module "
-        "`qkv`, and TGR on CaiT, with `at=map`; BEiT, EVA and Swin-V2 are refused",
+        "the same; torchattack: ViT, CaiT, PiT, Visformer. Here all whose attention has an "
+        "`attn_drop` and calls a module `qkv`, and TGR on CaiT, with `at=map`; BEiT, Swin-V2 and "
+        "most EVAs, which use the weight of their qkv alone, are refused",
         "none",
     ],
     [

@@ -146,9 +146,9 @@ class Drawing:
         yield Drawn(
             f"eps-{norm}",
             f"ASR against eps, {self.names[norm]}",
-            "White-box ASR, and the mean share of the other networks of the source's group that an "
-            f"image fools, over budgets. At most {int(mine['n'].max())} images a point; bands are "
-            "95 % intervals.",
+            "White-box ASR, and the mean share of black-box targets that an image fools (those of "
+            "the source's group, where it has any), over budgets. "
+            f"At most {int(mine['n'].max())} images a point; bands are 95 % intervals.",
             draw.over_eps(mine, self.styles, self.names),
             mine,
         )
