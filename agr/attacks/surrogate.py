@@ -86,18 +86,16 @@ class Surrogate:
     @torch.no_grad()
     def try_out(self, x: Tensor) -> None:
         """Run images. Raises ValueError where the network doesn't call what was found."""
-
-        def run(member: Any) -> None:
-            member(x, **one_draw(member, len(x)))
-
-        for found, member in zip(self.found, self.members, strict=False):  # none without rules
+        read = [self.layers, *(modules for _, modules in self.reading.values())]
+        tried = [(modules, recorded(modules, {})) for modules in read]
+        for found in self.found:
             for rule, modules in zip(self.rules, found, strict=True):
-                with unfused(self.fused), replaced(modules, lambda *at: at[2].forward, _some(rule)):
-                    run(member)
-        for layers in (self.layers, *(modules for _, modules in self.reading.values())):
-            if layers:
-                with unfused(self.fused), recorded(layers, {}):
-                    run(self.model)
+                tried.append((modules, replaced(modules, lambda *at: at[2].forward, _some(rule))))
+        model: Any = self.model
+        for modules, context in tried:
+            if modules:
+                with unfused(self.fused), context:
+                    model(x, **one_draw(model, len(x)))
 
     def __call__(self, *inputs: Any, **keys: Any) -> Tensor:
         """Return the model's own logits."""
@@ -264,10 +262,7 @@ def check_shape(part: Any, place: str, own: Sequence[int], clean: Sequence[int])
 
 
 def _listed(modules: Mapping[str, nn.Module]) -> str:
-    """Return how many modules there are, and their names: of many the first and the last.
-
-    Those that a rule finds by several roles are counted by the last word of their names.
-    """
+    """Return how many modules there are, also by roles, and their names: the ends of many."""
     names = [*modules]
     kinds = Counter(name.partition(" ")[0].rpartition(".")[2] for name in names)
     shown = ", ".join(names) if len(names) < 4 else f"{names[0]}, …, {names[-1]}"
