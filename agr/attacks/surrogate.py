@@ -61,8 +61,8 @@ class Surrogate:
             j: (view, view.find(bodies[0]))  # type: ignore[attr-defined]
             for j, view in reading.items()
         }
-        read = [self.layers, *(modules for _, modules in self.reading.values())]
-        for layers, found in product(read, self.found):
+        self.read = [self.layers, *(modules for _, modules in self.reading.values())]
+        for layers, found in product(self.read, self.found):
             _check_reach(rules, found, layers)
         wanted = any(getattr(rule, "unfused", False) for rule in rules)
         self.fused = [m for body in bodies for m in fused_attentions(body)] if wanted else []
@@ -80,14 +80,12 @@ class Surrogate:
             of = f" of network {b + 1}" if len(self.found) > 1 else ""
             for rule, modules in zip(self.rules, rules, strict=True):
                 lines.append(f"{type(rule).__name__} changes {_listed(modules)}{of}")
-        read = [self.layers, *(modules for _, modules in self.reading.values())]
-        return [*lines, *(f"features of {_listed(modules)}" for modules in read if modules)]
+        return [*lines, *(f"features of {_listed(modules)}" for modules in self.read if modules)]
 
     @torch.no_grad()
     def try_out(self, x: Tensor) -> None:
         """Run images. Raises ValueError where the network doesn't call what was found."""
-        read = [self.layers, *(modules for _, modules in self.reading.values())]
-        tried = [(modules, recorded(modules, {})) for modules in read]
+        tried = [(modules, recorded(modules, {})) for modules in self.read]
         for found in self.found:
             for rule, modules in zip(self.rules, found, strict=True):
                 tried.append((modules, replaced(modules, lambda *at: at[2].forward, _some(rule))))
