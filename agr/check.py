@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> bool:
     sources = ", ".join(dict.fromkeys(c.title(c.source) for c in cells))
     print(
         f"{plural(len(cells), 'cell')} of suite={cells[0].suite.name} on {sources}, "
-        f"{cells[0].config.n_images:,} images each\n"
+        f"{plural(cells[0].config.n_images, 'image')} each\n"
     )
     for line in left_out:
         print(f"left out: {line}")

@@ -26,6 +26,7 @@ from agr.records.audit import CellReport, check_records
 from agr.records.folders import cell_folders
 from agr.records.store import Records
 from agr.utils.errors import ConfigError, one_line
+from agr.utils.text import plural
 
 DEFAULTS: dict[str, Any] = {"outputs": "outputs", "cells": "*", "images": 0, "seed": 0, "allow": []}
 
@@ -49,10 +50,10 @@ def main(arguments: Sequence[str]) -> None:
     wrong = sum(bool(report.problems) for report in reports)
     again = sum(report.again for report in reports)
     print(
-        f"\n{len(reports)} cells, {sum(r.parts for r in reports):,} part files, "
-        f"{sum(r.rows for r in reports):,} rows"
-        + (f", {again:,} images crafted and scored again" if asked["images"] else "")
-        + (f": {wrong} cells are wrong" if wrong else ": nothing is wrong")
+        f"\n{plural(len(reports), 'cell')}, {plural(sum(r.parts for r in reports), 'part file')}, "
+        f"{plural(sum(r.rows for r in reports), 'row')}"
+        + (f", {plural(again, 'image')} crafted and scored again" if asked["images"] else "")
+        + (f": {plural(wrong, 'cell is', 'cells are')} wrong" if wrong else ": nothing is wrong")
     )
     if wrong:
         raise SystemExit(1)
@@ -84,7 +85,7 @@ def _folders(outputs: Path, pattern: str) -> list[Path]:
 def _show(report: CellReport) -> None:
     rates = ", ".join(f"{target} {rate:.1f}" for target, rate in report.rates.items())
     again = f", {report.again} crafted again" if report.again else ""
-    counts = f"{report.images} images, {report.parts} parts{again}"
+    counts = f"{plural(report.images, 'image')}, {plural(report.parts, 'part')}{again}"
     print(one_line(f"{report.name}: {counts}; ASR % {rates}"))
     for note in report.notes:
         print(f"  note: {one_line(note)}")

@@ -97,10 +97,10 @@ def test_attention_can_be_held(name: str, depth: int) -> None:
 
 
 def right(cell: Cell, names: list[str]) -> dict[str, float]:
-    """The share of all shipped images that each network has right, in the cell's geometry."""
+    """The share of every other image that each network has right, in the cell's geometry."""
     cell = replace(cell, config=replace(cell.config, targets=names))
     evaluator = open_evaluator(cell, Records(cell.folder))
-    entries = find_images(cell).entries
+    entries = find_images(cell).entries[::2]
     evaluator.ensure_clean_predictions(names, entries)
     assert not evaluator.images.bad
     return {

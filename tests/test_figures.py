@@ -255,9 +255,7 @@ def test_figures_are_the_same_every_time(drawing: Drawing) -> None:
 
 
 def test_nothing_finished_is_said(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="none of these 1 cells is finished: add --run, or run them"
-    ):
+    with pytest.raises(ConfigError, match="no cell is finished: add --run, or run them"):
         Drawing(Outcomes(cells_of(tmp_path, "source=vgg16")))
 
 

@@ -27,6 +27,7 @@ from agr.report.leaderboard import (
 )
 from agr.report.statistics import bootstrap, wilson
 from agr.utils.errors import ConfigError
+from tests.forked import run
 from tests.madeup import began
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_leaderboard.py"
@@ -420,7 +421,7 @@ def test_the_latex_page(own: Path, tmp_path: Path) -> None:
 
 
 def script(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True)
+    return run(words, module="scripts.make_leaderboard")
 
 
 @pytest.mark.slow

@@ -139,8 +139,8 @@ def on_images(*words: str) -> list[Cell]:
 
 @pytest.mark.slow
 def test_clean_accuracy(tmp_path: Path) -> None:
-    """At least 85 % of 120 images, or 17 of 20, each network in the group's geometry."""
-    n = 120 if HAS_NIPS17 else 20
+    """At least 85 % of 60 images, or 17 of 20, each network in the group's geometry."""
+    n = 60 if HAS_NIPS17 else 20
     words = ["attack=fgsm", "norm=linf", "eps=1", "source=lite0", f"targets=[{','.join(LITE)}]"]
     (one,) = on_images(*words, "select=none", f"n_images={n}", f"outputs={tmp_path}")
     rows = run_cell(one, lambda _: None).read("rows")
@@ -184,8 +184,8 @@ def test_no_image_leaves_its_budget(rows: pd.DataFrame) -> None:
 @pytest.mark.parametrize("name", LITE)
 def test_images_are_those_of_a_plain_loop(name: str, tmp_path: Path) -> None:
     """I-FGSM written out, on timm's network with weights in the order of its layers."""
-    words = ["attack=ifgsm", "norm=linf", f"source={name}", f"targets=[{name}]", "n_images=2"]
-    how = ["slots=2", "select=source", "steps=3", "save_adversarials=true", "precision=fp64"]
+    words = ["attack=ifgsm", "norm=linf", f"source={name}", f"targets=[{name}]", "n_images=1"]
+    how = ["slots=1", "select=source", "steps=2", "save_adversarials=true", "precision=fp64"]
     (one,) = on_images(*words, *how, f"outputs={tmp_path}")
     run_cell(one, lambda _: None)
 
@@ -195,12 +195,10 @@ def test_images_are_those_of_a_plain_loop(name: str, tmp_path: Path) -> None:
     body.load_state_dict(dict(zip(body.state_dict(), weights.values(), strict=True)))
     body.eval().double()
     labels = Records(one.folder).read("rows").set_index("image_id")["label"]
-    wrong = 0.0
-    (images,) = Records(one.folder).saved_images({0, 1})
-    for image in images:
-        clean, mine = (image_of(image, k) for k in ("clean_pixels", "pixels"))
-        loop = plain_ifgsm(body, as_tensor(clean), int(labels[image["image_id"]]), config.size)
-        wrong = max(wrong, float((loop != as_tensor(mine)).double().mean()))
+    ((image,),) = Records(one.folder).saved_images({0})
+    clean, mine = (image_of(image, k) for k in ("clean_pixels", "pixels"))
+    loop = plain_ifgsm(body, as_tensor(clean), int(labels[image["image_id"]]), config.size)
+    wrong = (loop != as_tensor(mine)).double().mean()
     assert wrong < 0.01  # signs of gradients near 0 depend on rounding
 
 
@@ -210,15 +208,15 @@ def as_tensor(image: NDArray[np.uint8]) -> Tensor:
 
 
 def plain_ifgsm(body: nn.Module, clean: Tensor, label: int, size: int) -> Tensor:
-    """Three steps of eps/3 at eps 10, of which the network sees the rounded iterate; on 0-255."""
+    """Two steps of eps/2 at eps 10, of which the network sees the rounded iterate; on 0-255."""
     x0 = x = clean / 255
-    for _ in range(3):
+    for _ in range(2):
         seen = (x * 255).round().div(255).requires_grad_(True)
         resized = nn.functional.interpolate(
             seen[None], (size, size), mode="bicubic", antialias=True
         )
         loss = nn.functional.cross_entropy(body((resized - 0.5) / 0.5), torch.tensor([label]))
         (gradient,) = torch.autograd.grad(loss, seen)
-        x = x + 10 / 255 / 3 * gradient.sign()
+        x = x + 10 / 255 / 2 * gradient.sign()
         x = x.clamp(x0 - 10 / 255, x0 + 10 / 255).clamp(0, 1)
     return (x * 255).round()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,9 @@ from agr.report.report import _short_enough, results, tex, write_report
 from agr.report.statistics import holm, mcnemar
 from agr.utils.errors import ConfigError
 from tests.browser import chromium, decoded, opened
+from tests.forked import run
 from tests.madeup import record
+from tests.pages import AT_ONCE
 
 N = 16
 ROOT = Path(__file__).parent.parent
@@ -344,9 +345,8 @@ WORDS = ["n_images=3", "norm=linf", "source=vgg16,vgg19", "attack=ifgsm,agr", "p
 @pytest.mark.xdist_group("browser")
 def test_a_real_report_shows_the_images_of_its_records(tmp_path: Path) -> None:
     """From nothing to a page: what the browser shows are the very images that were scored."""
-    script = [sys.executable, str(ROOT / "scripts/make_report.py"), "--run"]
     words = [*WORDS, "targets=[vgg16,vgg19]", f"outputs={tmp_path}", "slots=8", "threads=1"]
-    done = subprocess.run([*script, *words], capture_output=True, text=True)
+    done = run(["--run", *words], module="scripts.make_report", patch=AT_ONCE)
     assert done.returncode == 0, done.stdout + done.stderr
     (html,) = tmp_path.glob("demo/report/*/report.html")
     runs = [Records(path.parents[1]).run() for path in tmp_path.glob("demo/*/_about/run.json")]

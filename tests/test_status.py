@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from agr.records.store import Records
 from agr.status import main, status_of
 from agr.utils.locks import Holder, alive, this_host
 from tests.conftest import demo_cell
+from tests.forked import run
 
 VGG = ("source=vgg16", "targets=[vgg16]", "n_images=4", "progress=false")
 SWEEP = ["-m", *VGG, "slots=8", "threads=1", "attack=agr,ifgsm,mifgsm,fgsm"]
@@ -54,7 +53,8 @@ def test_the_command_of_status_does_what_is_missing(
     line = capsys.readouterr().out.splitlines()[-1].removeprefix("what is missing: ")
     command = shlex.split(line)
     assert command[0] == "python"
-    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    assert command[1:3] == ["-m", "agr.run"]
+    assert run(command[3:]).returncode == 0
     main(words)
     out = capsys.readouterr().out
     assert "2 cells: 2 done" in out

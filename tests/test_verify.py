@@ -80,7 +80,7 @@ def test_nothing_is_wrong(whole: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (
         f"12 images, 6 parts; ASR % vgg16 {rates['vgg16']:.1f}, vgg19 {rates['vgg19']:.1f}" in out
     )
-    assert out.endswith("1 cells, 6 part files, 24 rows: nothing is wrong\n")
+    assert out.endswith("1 cell, 6 part files, 24 rows: nothing is wrong\n")
 
 
 def assign(**values: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
@@ -240,7 +240,7 @@ def test_what_is_wrong_is_found(
     out = capsys.readouterr().out
     problems = [line for line in out.splitlines() if line.startswith("  problem: ")]
     assert any(words in line for line in problems), out
-    assert out.endswith(": 1 cells are wrong\n")
+    assert out.endswith(": 1 cell is wrong\n")
 
 
 # Values that no run writes, under hashes that are right.
@@ -364,7 +364,7 @@ def test_a_run_that_was_killed_before_its_first_part_is_a_note(
     main([f"outputs={records.folder.parent.parent}", "images=1"])
     out = capsys.readouterr().out
     assert "note: unfinished: 12 of 12 images have no row for vgg16" in out
-    assert out.endswith("1 cells, 0 part files, 0 rows, 0 images crafted and scored again: "
+    assert out.endswith("1 cell, 0 part files, 0 rows, 0 images crafted and scored again: "
                         "nothing is wrong\n")  # fmt: skip
 
 
@@ -478,7 +478,7 @@ def test_forged_runs_are_a_problem_and_no_traceback(
     out = capsys.readouterr().out
     if name not in ("numeric=None", "numeric.networks={}"):  # what it is can be found again
         assert "  problem: " in out
-    assert "cells, " in out
+    assert "cell, " in out
     assert max(map(len, out.splitlines())) < 2000
     if name.startswith("config."):
         assert os.environ["HOME"] not in out.replace(str(records.folder), "")
@@ -687,7 +687,7 @@ def test_code_of_ones_own_is_run_again_where_it_is_allowed(
         main([f"outputs={tmp_path / 'b'}", "images=1"])
     assert "has parts of mine, whose code would be run: add allow=[mine]" in capsys.readouterr().out
     main([f"outputs={tmp_path / 'b'}", "images=1", "allow=[mine]"])
-    assert "1 images crafted and scored again: nothing is wrong" in capsys.readouterr().out
+    assert "1 image crafted and scored again: nothing is wrong" in capsys.readouterr().out
 
 
 def test_another_machine_cannot_craft_again(

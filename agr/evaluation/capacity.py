@@ -43,7 +43,7 @@ def check_memory(sources: Sequence[Loaded]) -> Line:
     needs = [step_bytes(s.network, s.cell.geometry.size) for s in sources]
     worst, need = max(zip(sources, needs, strict=True), key=lambda pair: pair[0].slots * pair[1])
     total, free = worst.slots * need, free_bytes(worst.network.device)
-    text = f"{worst.cell.source}, {worst.slots} slots: about {format_bytes(total)}, "
+    text = f"{worst.cell.source}, {plural(worst.slots, 'slot')}: about {format_bytes(total)}, "
     text += f"{format_bytes(free)} free"
     if total > free:
         text += f": use slots={max(1, int(free / need))} or fewer"

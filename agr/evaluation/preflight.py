@@ -76,7 +76,7 @@ def _images(cell: Cell) -> Generator[Line, None, Manifest | None]:
         return None
     yield ok("images", f"{manifest.layout} in {manifest.place}")
     n, classes = len(manifest.entries), len({e.label for e in manifest.entries})
-    found = f"{n:,} images in {classes:,} classes"
+    found = f"{plural(n, 'image')} in {plural(classes, 'class', 'classes')}"
     wanted = cell.suite.images
     if wanted in (None, n):
         yield ok("complete", found)

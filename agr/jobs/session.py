@@ -27,6 +27,7 @@ from agr.records.store import Records
 from agr.utils.errors import ConfigError, first_line, one_line
 from agr.utils.locks import Busy
 from agr.utils.process import NO_SPACE, keep_freed_memory, set_up_process
+from agr.utils.text import plural
 
 if TYPE_CHECKING:
     from agr.evaluation.crafting import AnyAttack
@@ -208,7 +209,7 @@ def greet(cell: Cell, before: str = "", *, notice: bool = True) -> None:
     targets = ", ".join(map(cell.title, cell.targets))
     print(
         f"\n{before}{c.attack.title} on {cell.title(cell.source)}, {c.norm.name} eps {eps}, "
-        f"T = {c.steps}, {c.n_images} images, targets {targets}"
+        f"T = {c.steps}, {plural(c.n_images, 'image')}, targets {targets}"
     )
     if settings := _unusual_settings(cell):
         print(settings)

@@ -14,6 +14,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from agr.models.tuning import MEMORY_FORMATS
+from agr.utils.text import plural
 from scripts.bench import demo, full_size, growth, many, peers, row
 from scripts.bench.options import PARTS
 from scripts.bench.targets import (
@@ -96,7 +97,7 @@ def _paid_back(own: Results, seconds: float) -> str:
     saved = 1 / speed[against[0]] - 1 / speed[full_size.CALL]
     if saved <= 0:
         return ""
-    return f"; paid back, against {against[0]}, after {seconds / saved:,.0f} images"
+    return f"; paid back, against {against[0]}, after {plural(round(seconds / saved), 'image')}"
 
 
 def _many_table(settings: dict[str, Results]) -> str:

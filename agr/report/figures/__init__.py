@@ -34,7 +34,7 @@ def check_finished(outcomes: Outcomes) -> None:
         way = (
             f"add --run, or run them, as by {rest_of(left[0])}" if left else "all images were lost"
         )
-        raise ConfigError(f"none of these {len(outcomes.cells)} cells is finished: {way}")
+        raise ConfigError(f"no cell is finished: {way}")
 
 
 @dataclass(frozen=True)
