@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 LOWEST := .venv.lowest
 RUN := $(VENV)/bin/python
+INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 # ARGS are overrides for the programs: make tables SUITE=demo ARGS="seed=1 n_images=200"
 SUITE ?= demo
@@ -135,6 +136,8 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	  { echo "error: $(PYTHON) is older than Python 3.11: make PYTHON=python3.12 ..."; exit 1; }
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip uninstall --quiet --yes agr 2>/dev/null # what we were called before
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchattacks
+	$(INSTALL) -e ".[dev]"
+	$(INSTALL) --no-deps torchattacks
+	@# as pip does, which uses one core; some packages bring files that are no Python
+	@$(RUN) -W ignore -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
