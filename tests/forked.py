@@ -24,14 +24,9 @@ import agr.evaluation.replay
 import agr.evaluation.runner
 import agr.report.page
 import agr.run  # noqa: F401
-from agr.config.compose import expand
-
-# Composed once for all: what Hydra makes of the demo's files, and the parser's tables.
-for attack in ("agr", "ifgsm", "mifgsm"):
-    expand([f"attack={attack}", "source=vgg16"])
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT.set_forkserver_preload([__name__, "tests.preloaded"])
 PATIENCE = 120.0  # seconds that a program may take
 
 

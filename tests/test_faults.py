@@ -70,14 +70,6 @@ def parts_of(folder: Path) -> int:
     return len(list(folder.glob("rows-*.parquet")))
 
 
-def really(words: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run the real command, with variables that are read when it starts."""
-    return subprocess.run(
-        [*COMMAND, *words], env=os.environ | env, capture_output=True, text=True, check=False,
-        timeout=PATIENCE,
-    )  # fmt: skip
-
-
 def wait_for(process: subprocess.Popen[str] | Forked, met: Callable[[], bool]) -> None:
     """Until a condition is met by a process at work."""
     deadline = time.monotonic() + PATIENCE
@@ -465,13 +457,16 @@ def lock_ahead(folder: Path, ahead: float) -> Path:
     return path
 
 
+# As AGR_LEASE_SECONDS=3, which is read when a program starts.
+IMPATIENT = "import agr.utils.locks as locks; locks.LEASE, locks.BEAT = 3.0, 0.25"
+
+
 @pytest.mark.parametrize("ahead", [-86400.0, 86400.0])
 def test_a_lock_of_a_dead_process_elsewhere(ahead: float, tmp_path: Path) -> None:
     """It is taken over once nobody has touched it for a lease's time, whatever its clock says."""
     lock = lock_ahead(cell_of(tmp_path).folder, ahead)
-    quick = {"AGR_LEASE_SECONDS": "3"}
     started = time.monotonic()
-    done = really(words_of(tmp_path, "n_images=8"), quick)
+    done = run(words_of(tmp_path, "n_images=8"), patch=IMPATIENT)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started > 3
     assert not lock.exists()
@@ -490,7 +485,7 @@ def test_a_lock_of_a_living_process_elsewhere(ahead: float, tmp_path: Path) -> N
     heart = threading.Thread(target=beat)
     heart.start()
     try:
-        done = really(words_of(tmp_path, "n_images=8"), {"AGR_LEASE_SECONDS": "3"})
+        done = run(words_of(tmp_path, "n_images=8"), patch=IMPATIENT)
     finally:
         over.set()
         heart.join()

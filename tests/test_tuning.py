@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -79,6 +80,8 @@ def test_folding_by_hand() -> None:
     norm.running_mean[:], norm.running_var[:] = 4.0, 4.0  # type: ignore[index]
     network = nn.Sequential(conv, norm).double().eval()
     folded = fold_batch_norms(network, seen())
+    assert folded is not network
+    assert fold_batch_norms(copy.deepcopy(network), seen(), in_place=True)[0].bias.tolist() == [0.5]
     assert folded[0].weight.flatten().tolist() == [3.0] * 3  # 2 * 3 / sqrt(4)
     assert folded[0].bias.tolist() == [0.5]  # (1 - 4) * 3 / 2 + 5
     assert len(folded[1]) == 0  # nothing is left of the norm
@@ -110,6 +113,10 @@ def test_what_cannot_be_folded_is_refused(case: str) -> None:
     network = trained(Odd(relation))
     with pytest.raises(CannotFold, match=why):
         fold_batch_norms(network, seen())
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(CannotFold, match=why):
+        fold_batch_norms(network, seen(), in_place=True)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     fast = tune(network, seen())
     assert torch.allclose(fast(seen()), network(seen()), rtol=1e-12)
 
@@ -371,7 +378,7 @@ def test_a_cell_keeps_its_tuning(tmp_path: Path) -> None:
 
 
 def test_norms_that_stay_are_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(network: nn.Module, x: Tensor, *, check: bool = True) -> nn.Module:
+    def refuse(*_: object, **__: object) -> nn.Module:
         raise CannotFold("its logits would differ by 3e-05 of the largest")
 
     monkeypatch.setattr(zoo, "fold_batch_norms", refuse)

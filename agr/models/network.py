@@ -110,7 +110,7 @@ def load_network(
         body = load_body(name, config)
         if folded:
             blank = torch.zeros(1, 3, config.size, config.size, dtype=DTYPES[precision])
-            body = fold_batch_norms(body.to(blank.dtype), blank, check=False)
+            body = fold_batch_norms(body.to(blank.dtype), blank, check=False, in_place=True)
         _loaded[key] = Network(body, config, memory_format, precision).to(device)
     return _loaded[key]
 
@@ -130,7 +130,7 @@ def choose_tuning(
     folded = fold and any(isinstance(layer, nn.BatchNorm2d) for layer in body.modules())
     if folded:
         try:
-            body = fold_batch_norms(body, noise)
+            body = fold_batch_norms(body, noise, in_place=True)
         except CannotFold as e:
             folded, why = False, str(e)
     if memory_format == "auto":
