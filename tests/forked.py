@@ -29,6 +29,19 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__, "tests.preloaded"])
 PATIENCE = 120.0  # seconds that a program may take
 
+# What --run runs, in the same process: that it is one of its own is seen in other tests.
+AT_ONCE = """
+import agr.jobs.needed as needed
+import agr.jobs.session as session
+from agr.config.compose import expand
+
+def run_first(words):
+    cells = expand(words)
+    session.run_all(cells, session.check_all(cells))
+
+needed.run_first = run_first
+"""
+
 
 class Forked:
     """A program at work, with the methods of Popen that tests use.

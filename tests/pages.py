@@ -13,23 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.forked import run
+from tests.forked import AT_ONCE, run
 
 DOCS = Path(__file__).parents[1] / "docs"
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NAMED = re.compile(r"# ([\w./-]+\.\w+)\n")  # the first line of a block that is a file's content
-# What --run runs, in the same process: that it is one of its own is seen in other tests.
-AT_ONCE = """
-import agr.jobs.needed as needed
-import agr.jobs.session as session
-from agr.config.compose import expand
-
-def run_first(words):
-    cells = expand(words)
-    session.run_all(cells, session.check_all(cells))
-
-needed.run_first = run_first
-"""
 # The program `agr`, as it is installed.
 AS_AGR = """
 import sys

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests import standins
-from tests.forked import run
-from tests.pages import AT_ONCE, DOCS, blocks, commands, globbed
+from tests.forked import AT_ONCE, run
+from tests.pages import DOCS, blocks, commands, globbed
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("recipes")]
 COMMANDS = [words[1:] for block in blocks(DOCS / "recipes.md", "sh") for words in commands(block)]

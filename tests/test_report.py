@@ -37,9 +37,8 @@ from agr.report.report import _short_enough, results, tex, write_report
 from agr.report.statistics import holm, mcnemar
 from agr.utils.errors import ConfigError
 from tests.browser import chromium, decoded, opened
-from tests.forked import run
+from tests.forked import AT_ONCE, run
 from tests.madeup import record
-from tests.pages import AT_ONCE
 
 N = 16
 ROOT = Path(__file__).parent.parent

@@ -64,7 +64,7 @@ def _tuned(model: nn.Module, x: Tensor, memory_format: str) -> nn.Module:
     except Exception:  # locks, open files, parameters still to be made: whatever a model holds
         return model
     with suppress(Exception):  # CannotFold, or whatever one image alone meets in a network
-        fast = fold_batch_norms(fast, x[:1])
+        fast = fold_batch_norms(fast, x[:1], in_place=True)
     if memory_format == "auto":
         memory_format = preferred_format(fast)
     elif memory_format == "try":
